@@ -1,0 +1,79 @@
+# CLANG is part of the generated files: gen.go names it too.
+CLANG = 19
+
+QEMU = qemu-system-x86 qemu-system-arm
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
+PREFIX = /usr/local
+export CGO_ENABLED = 0
+
+chargetrace: FORCE
+	go build -trimpath -o $@ ./cmd/chargetrace
+
+# One static binary, its man page, and what completes it in shells.
+SHARE = $(DESTDIR)$(PREFIX)/share
+install: chargetrace man
+	install -D -m 755 chargetrace $(DESTDIR)$(PREFIX)/bin/chargetrace
+	install -D -m 644 chargetrace.1 $(SHARE)/man/man1/chargetrace.1
+	./chargetrace -completion bash | install -D -m 644 /dev/stdin $(SHARE)/bash-completion/completions/chargetrace
+	./chargetrace -completion zsh | install -D -m 644 /dev/stdin $(SHARE)/zsh/site-functions/_chargetrace
+	./chargetrace -completion fish | install -D -m 644 /dev/stdin $(SHARE)/fish/vendor_completions.d/chargetrace.fish
+
+# The man page, of what -h prints.
+man: chargetrace
+	./chargetrace -h | go run ./internal/help/man > chargetrace.1
+
+# The article's experiment: here, or in a virtual machine where this kernel
+# cannot be traced, or one with the image KERNEL.
+demo: tools-vm
+	go run ./internal/vm/demo $(if $(KERNEL),-kernel $(KERNEL))
+
+# On every kernel; test-short boots none.
+test: tools-vm test-short
+	go test -count=1 -timeout 40m -run '^TestKernels' -v ./cmd/chargetrace
+
+FUZZTIME = 5s
+test-short: tools-shells
+	go test -skip '^TestKernels' ./...
+	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/event
+	go test -run '^$$' -fuzz FuzzAppendPrintable -fuzztime $(FUZZTIME) ./internal/event
+	go test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/trace
+	go test -run '^$$' -fuzz FuzzBlock -fuzztime $(FUZZTIME) ./internal/trace
+	go test -run '^$$' -fuzz FuzzJSONL -fuzztime $(FUZZTIME) ./internal/export
+
+# Instructions for each charge, in a virtual machine, and Go's benchmarks.
+bench: tools-vm
+	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./cmd/chargetrace
+	go test -run '^$$' -bench . ./internal/event ./internal/table ./internal/summary ./internal/trace
+
+# The recordings that the tests play, which are committed: one of each kernel.
+recordings: tools-vm
+	UPDATE_RECORDINGS=1 GUEST_RUN='^TestRecording$$' go test -count=1 -timeout 40m -run '^TestKernels$$' ./cmd/chargetrace
+
+# The BPF objects, which are committed.
+generate: tools-bpf
+	go generate ./...
+
+# What CI checks beside the tests.
+check: generate
+	test -z "$$(gofmt -l .)"
+	go vet ./...
+	go vet -tags guest ./cmd/chargetrace
+	go tool staticcheck ./...
+	go tool staticcheck -tags guest ./cmd/chargetrace
+	git diff --exit-code -- 'internal/capture/bpf_*'
+
+tools-vm:
+	@{ command -v qemu-system-x86_64 && command -v qemu-system-aarch64 ; } >/dev/null || \
+	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(QEMU) ; }
+
+# What the scripts of -completion are for.
+tools-shells:
+	@{ command -v bash && command -v zsh && command -v fish ; } >/dev/null || \
+	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends bash zsh fish ; }
+
+tools-bpf:
+	@test -x /usr/bin/clang-$(CLANG) -a -x /usr/bin/llvm-strip-$(CLANG) -a -e /usr/include/bpf/bpf_tracing.h || \
+	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends clang-$(CLANG) llvm-$(CLANG) libbpf-dev ; }
+
+FORCE:
+.PHONY: FORCE install man demo test test-short bench recordings generate check tools-vm tools-shells tools-bpf

@@ -1,0 +1,191 @@
+//go:build guest
+
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// chargetraceOutput runs the command to its end and returns what it prints.
+func chargetraceOutput(t *testing.T, args ...string) (stdout, stderr string) {
+	t.Helper()
+	cmd := exec.Command("/usr/bin/chargetrace", args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd.Args, err, &errs)
+	}
+	return out.String(), errs.String()
+}
+
+// TestRecording records a process until it is killed, and plays that: it must
+// print what the live trace prints, with the same flags.
+func TestRecording(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.ctrace")
+	g := newCgroup(t)
+	g.write(t, "memory.max", "10M")
+	alloc := startWorkload(t, g, 0, "touch 20")
+	tr := chargetrace(t, "-pid", alloc.pid(), "-o", file, "-o", "-")
+	limited := chargetrace(t, "-wide", "-pid", alloc.pid(), "-limited")
+	alloc.begin(t)
+	alloc.waitKilled(t)
+	tr.rows(t)
+	live, err := os.ReadFile(tr.stdout.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	played, stderr := chargetraceOutput(t, "-r", file)
+	if played != string(live) {
+		t.Errorf("live\n%s\nplayed\n%s", live, played)
+	}
+	// The summary is the same too, after the lines that count.
+	_, summary, _ := strings.Cut(tr.stderr.String(), "\n\n")
+	if _, got, _ := strings.Cut(stderr, "\n\n"); got != summary {
+		t.Errorf("live summary\n%s\nplayed\n%s", summary, got)
+	}
+	s := tr.counted(t)
+	if m := summaryLine.FindStringSubmatch(strings.Replace(strings.Replace(stderr, "when recorded: ", "", 1), "recorded", "shown", 1)); m == nil || m[2] == "0" {
+		t.Errorf("%+v, but played: %s", s, stderr)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+
+	rows := limited.wideRows(t)
+	if len(rows) == 0 {
+		t.Error("-limited: no rows")
+	}
+	compareThreads(t, rows, playWide(t, file, "-limited"))
+	for _, none := range [][]string{{"-pid", "1"}, {"-counter", "hugetlb"}, {"-from", "1h"}, {"-to", "0s"}} {
+		played, _ := chargetraceOutput(t, append([]string{"-r", file}, none...)...)
+		if len(parseTable(t, played).rows) != 0 {
+			t.Errorf("%v: %s", none, played)
+		}
+	}
+	mustFail(t, exec.Command("/usr/bin/chargetrace", "-for", "1ms", "-o", file), 1, "exists", "hint: -force overwrites it")
+
+	// For the tests on the host.
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("recording: %s", base64.StdEncoding.EncodeToString(content))
+}
+
+// TestRecordingKilled kills a tracer that records a storm: what is older than a
+// second must be there.
+func TestRecordingKilled(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.ctrace")
+	storm, pids := startStorm(t, 1_000_000)
+	tr := chargetrace(t, "-pid", pids, "-o", file)
+	blow(t, storm)
+	// A reader that follows the recording has rows once there is a whole block.
+	reader := startTracer(t, "", "/usr/bin/chargetrace", "-r", file, "-follow")
+	waitForWrite(t, reader.stdout.Name(), func() bool {
+		content, err := os.ReadFile(reader.stdout.Name())
+		return err == nil && bytes.Count(content, []byte("\n")) > 100
+	})
+	killed := time.Now()
+	if err := tr.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	tr.Cmd.Wait()
+	cmd := exec.Command("/usr/bin/chargetrace", "-r", file, "-o", "-", "-format", "jsonl")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	mustFail(t, cmd, 1, "the recording ends early", "hint: ")
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) < 100 {
+		t.Fatalf("%d lines", len(lines))
+	}
+	var last struct {
+		WallTime time.Time `json:"wall_time"`
+	}
+	// The last line is the end.
+	if err := json.Unmarshal([]byte(lines[len(lines)-2]), &last); err != nil {
+		t.Fatal(err)
+	}
+	// The reader takes events from the buffer every 50 ms.
+	if lost := killed.Sub(last.WallTime); lost > 1500*time.Millisecond {
+		t.Errorf("the last event is of %v before the kill", lost)
+	}
+}
+
+// TestRotation records into files of which each stands alone.
+func TestRotation(t *testing.T) {
+	dir := t.TempDir()
+	storm, pids := startStorm(t, 3000)
+	tr := chargetrace(t, "-pid", pids, "-o", filepath.Join(dir, "x.ctrace"), "-rotate", "300ms", "-o", "-")
+	blow(t, storm)
+	calm(t, storm)
+	tr.rows(t)
+	live, err := os.ReadFile(tr.stdout.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "x-*.ctrace"))
+	if err != nil || len(files) < 2 {
+		t.Fatalf("files %q, %v", files, err)
+	}
+	var args []string
+	var rows int
+	for i := range files {
+		file := filepath.Join(dir, fmt.Sprintf("x-%d.ctrace", i+1))
+		args = append(args, "-r", file)
+		played, _ := chargetraceOutput(t, "-r", file)
+		rows += len(parseTable(t, played).rows)
+	}
+	played, _ := chargetraceOutput(t, args...)
+	if played != string(live) {
+		t.Errorf("%d bytes were printed live, %d of the recordings", len(live), len(played))
+	}
+	if want := len(parseTable(t, played).rows); rows != want {
+		t.Errorf("%d rows one by one, %d in all", rows, want)
+	}
+}
+
+// TestRecordingDiskFull records to a file system that is too small.
+func TestRecordingDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	file := filepath.Join(dir, "x.ctrace")
+	g := newCgroup(t)
+	first := startWorkload(t, g, 0, "storm 2000")
+	g.leaveRoom(t)
+	storm, pids := startStorm(t, 1_000_000)
+	tr := startTracer(t, "Tracing ", "/usr/bin/chargetrace", "-pid", first.pid()+","+pids, "-o", file)
+	first.begin(t)
+	first.wait(t)
+	// What a block holds can be more than what the disk does, so that one block at
+	// least is written before the storm.
+	waitForWrite(t, file, func() bool {
+		played, _ := exec.Command("/usr/bin/chargetrace", "-r", file).Output()
+		return bytes.Count(played, []byte("\n")) > 1000
+	})
+	blow(t, storm)
+	tr.Cmd.Wait()
+	if tr.ProcessState.ExitCode() != 1 || !strings.Contains(tr.stderr.String(), "hint: the disk is full; what was written until then is whole") {
+		t.Errorf("exit status %d: %s", tr.ProcessState.ExitCode(), tr.stderr)
+	}
+	cmd := exec.Command("/usr/bin/chargetrace", "-r", file)
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	mustFail(t, cmd, 1, "the recording ends early")
+	if len(parseTable(t, out.String()).rows) < 1000 {
+		t.Errorf("too little is left: %d bytes", out.Len())
+	}
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/export"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/table"
+	"chargetrace/internal/trace"
+)
+
+// formats are what an output can be, by the ending of its name.
+var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace"}
+
+// output is a value of -o.
+type output struct {
+	path   string // - is stdout
+	format string
+}
+
+// parseOutputs returns the outputs that -o and -format ask for; without any, the
+// table on stdout.
+func parseOutputs(paths []string, format string) ([]output, error) {
+	if format != "" && !slices.Contains(formats, format) {
+		return nil, usageErrorf("-format %s: want %s", format, strings.Join(formats, ", "))
+	}
+	if len(paths) == 0 {
+		paths = []string{"-"}
+	}
+	var outputs []output
+	for _, path := range paths {
+		o := output{path, strings.TrimPrefix(filepath.Ext(path), ".")}
+		if !slices.Contains(formats[1:], o.format) {
+			o.format = format
+			if path == "-" && format == "" {
+				o.format = "table"
+			}
+		}
+		if o.format == "" {
+			return nil, usageErrorf("-o %s: its ending, none of .%s, does not say its form; -format does", path, strings.Join(formats[1:], ", ."))
+		}
+		if slices.ContainsFunc(outputs, func(x output) bool { return x.path == path }) {
+			return nil, usageErrorf("-o %s is given twice", path)
+		}
+		outputs = append(outputs, o)
+	}
+	return outputs, nil
+}
+
+// keepsForks reports whether an output keeps forks, for -f when it is played.
+func (cfg *config) keepsForks() bool {
+	return slices.ContainsFunc(cfg.outputs, func(o output) bool { return o.format == "ctrace" })
+}
+
+// recording is what a recording says of what it was made from.
+type recording struct {
+	meta   trace.Meta
+	totals func() (trace.Totals, error)
+}
+
+// open makes the outputs of a trace, all of them one sink. Where one fails, none
+// is left open.
+func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (_ stream.Sink, err error) {
+	var sinks []stream.Sink
+	defer func() {
+		if err != nil {
+			for _, s := range sinks {
+				s.Close()
+			}
+		}
+	}()
+	for _, o := range cfg.outputs {
+		var sink stream.Sink
+		switch {
+		case o.format == "ctrace" && o.path != "-" && (cfg.rotateBytes > 0 || cfg.rotateAfter > 0):
+			sink, err = newRotator(o.path, cfg, rec)
+		case o.path == "-":
+			sink, err = cfg.newSink(o.format, stdout, header, rec)
+		default:
+			var f *os.File
+			f, err = create(o.path, cfg.force)
+			if err != nil {
+				return nil, err
+			}
+			sink, err = cfg.newSink(o.format, f, header, rec)
+			if err != nil {
+				f.Close()
+				return nil, err
+			}
+			sink = &fileSink{sink, f}
+		}
+		if err != nil {
+			return nil, err
+		}
+		sinks = append(sinks, sink)
+	}
+	return stream.Tee(sinks...), nil
+}
+
+// newSink returns a sink that writes to w in a form.
+func (cfg *config) newSink(format string, w io.Writer, header stream.Header, rec recording) (stream.Sink, error) {
+	switch format {
+	case "ctrace":
+		return trace.NewWriter(w, rec.meta, rec.totals)
+	case "jsonl":
+		return export.NewJSONL(w, header), nil
+	case "csv":
+		return export.NewCSV(w, header), nil
+	case "pftrace":
+		return export.NewPerfetto(w, header), nil
+	}
+	return table.New(w, header, table.Options{Units: cfg.units, Time: cfg.time, Wide: cfg.wide, Columns: columns(w)}), nil
+}
+
+// fileSink is a sink and the file that it writes to.
+type fileSink struct {
+	stream.Sink
+	file *os.File
+}
+
+func (s *fileSink) Close() error { return errors.Join(s.Sink.Close(), s.file.Close()) }
+
+// create makes a file that only the user may read who called, also through sudo:
+// a trace tells of all processes. An existing file is overwritten with force
+// only.
+func create(path string, force bool) (*os.File, error) {
+	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	if force {
+		flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, &hintedError{fmt.Errorf("%s exists", path), "-force overwrites it"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
+	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
+	if uidErr == nil && gidErr == nil && os.Geteuid() == 0 {
+		if err := f.Chown(uid, gid); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+// rotator is a sink that goes on in another recording when one is large or old
+// enough: x.ctrace becomes x-1.ctrace, x-2.ctrace and so on.
+type rotator struct {
+	cfg     *config
+	path    string
+	number  int
+	current *trace.Writer
+	file    *os.File
+	begun   time.Time
+}
+
+func newRotator(path string, cfg *config, rec recording) (*rotator, error) {
+	r := &rotator{cfg: cfg, path: path}
+	if err := r.create(); err != nil {
+		return nil, err
+	}
+	w, err := trace.NewWriter(r.file, rec.meta, rec.totals)
+	if err != nil {
+		return nil, errors.Join(err, r.file.Close())
+	}
+	r.current = w
+	return r, nil
+}
+
+func (r *rotator) name(number int) string {
+	ext := filepath.Ext(r.path)
+	return fmt.Sprintf("%s-%d%s", strings.TrimSuffix(r.path, ext), number, ext)
+}
+
+// create makes the next file.
+func (r *rotator) create() error {
+	f, err := create(r.name(r.number+1), r.cfg.force)
+	if err != nil {
+		return err
+	}
+	r.number++
+	r.file, r.begun = f, time.Now()
+	return nil
+}
+
+func (r *rotator) Write(batch []event.Event) error {
+	if r.cfg.rotateBytes > 0 && r.current.Bytes() >= r.cfg.rotateBytes ||
+		r.cfg.rotateAfter > 0 && time.Since(r.begun) >= r.cfg.rotateAfter {
+		if err := r.rotate(); err != nil {
+			return err
+		}
+	}
+	return r.current.Write(batch)
+}
+
+func (r *rotator) rotate() error {
+	old := r.file
+	if err := r.create(); err != nil {
+		return err
+	}
+	next, err := r.current.Next(r.file)
+	if err := errors.Join(err, old.Close()); err != nil {
+		return err
+	}
+	r.current = next
+	if oldest := r.number - r.cfg.keep; r.cfg.keep > 0 && oldest > 0 {
+		if err := os.Remove(r.name(oldest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *rotator) Close() error { return errors.Join(r.current.Close(), r.file.Close()) }

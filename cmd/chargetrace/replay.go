@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+	"chargetrace/internal/trace"
+)
+
+// replay plays recordings.
+func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
+	var readers []*trace.Reader
+	for _, path := range cfg.inputs {
+		in := stdin
+		if path != "-" {
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			in = f
+		}
+		r, err := newReader(in, cfg)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		readers = append(readers, r)
+	}
+	src, err := trace.NewSequence(readers...)
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer cancel()
+	context.AfterFunc(ctx, func() {
+		cancel()
+		src.Stop()
+	})
+
+	header := src.Header()
+	sink, err := cfg.open(stdout, header, recording{*readers[0].Meta(), func() (trace.Totals, error) {
+		t, _ := src.Recorded()
+		return t, nil
+	}})
+	if err != nil {
+		return err
+	}
+	sum := summary.New()
+	res, err := stream.Copy(stream.Tee(sink, sum), src, cfg.aim())
+	if errors.Is(err, trace.ErrEndsEarly) {
+		err = &hintedError{
+			fmt.Errorf("%s: %w", cfg.inputs[len(cfg.inputs)-1], err),
+			"what made it was killed, or its disk was full, or the file is damaged; all before that was read",
+		}
+	}
+	if err != nil && !errors.Is(err, trace.ErrEndsEarly) {
+		return writeError(err)
+	}
+	printRecorded(stderr, res, src)
+	return errors.Join(sum.Print(stderr, header), err)
+}
+
+// newReader reads the beginning of a recording, of which -for, -from and -to
+// choose a part.
+func newReader(in io.Reader, cfg *config) (*trace.Reader, error) {
+	r, err := trace.NewReader(in, trace.Options{Follow: cfg.tail})
+	if err != nil {
+		return nil, err
+	}
+	header := r.Header()
+	var from, to uint64
+	if cfg.from != "" {
+		if from, err = moment(cfg.from, header); err != nil {
+			return nil, usageErrorf("-from %s: %w", cfg.from, err)
+		}
+	}
+	if cfg.to != "" {
+		if to, err = moment(cfg.to, header); err != nil {
+			return nil, usageErrorf("-to %s: %w", cfg.to, err)
+		}
+	}
+	if cfg.duration > 0 {
+		end := max(from, header.StartBootNanos) + uint64(cfg.duration)
+		if to == 0 || end < to {
+			to = end
+		}
+	}
+	r.Limit(from, to)
+	return r, nil
+}
+
+// moment returns a time on the clock of BootNanos that is given as a duration
+// since the trace began, or by the wall clock: with its date, or without it for
+// the first such time in the trace.
+func moment(s string, header stream.Header) (uint64, error) {
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return header.StartBootNanos + uint64(d), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05"} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return uint64(max(0, t.UnixNano()-header.BootWallNanos)), nil
+		}
+	}
+	for _, layout := range []string{"15:04:05", "15:04"} {
+		t, err := time.ParseInLocation(layout, s, time.Local)
+		if err != nil {
+			continue
+		}
+		start := time.Unix(0, header.BootWallNanos+int64(header.StartBootNanos))
+		t = time.Date(start.Year(), start.Month(), start.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.Local)
+		if t.Before(start.Truncate(time.Second)) {
+			t = t.AddDate(0, 0, 1)
+		}
+		return uint64(max(0, t.UnixNano()-header.BootWallNanos)), nil
+	}
+	return 0, errors.New("want a time since the start, such as 90s, or of the clock, such as 15:04:05")
+}
+
+// printRecorded prints what was read of what the kernel had counted.
+func printRecorded(w io.Writer, res stream.Result, src *trace.Sequence) {
+	fmt.Fprintf(w, "chargetrace: read %d = shown %d + filtered %d\n", res.Shown+res.Filtered, res.Shown, res.Filtered)
+	t, complete := src.Recorded()
+	if !complete {
+		return
+	}
+	if t.Seen >= t.Charges+t.Lost {
+		// Filtered in the kernel, and after that.
+		filtered := t.Seen - t.Charges - t.Lost
+		fmt.Fprintf(w, "chargetrace: when recorded: seen %d = recorded %d + filtered %d + lost %d\n", t.Seen, t.Charges, filtered, t.Lost)
+	}
+	var warnings []string
+	for _, x := range []struct {
+		n    uint64
+		what string
+	}{
+		{t.Lost + t.LostOthers, "events were lost when it was recorded"},
+		{t.Missed, "calls were missed when it was recorded"},
+	} {
+		if x.n > 0 {
+			warnings = append(warnings, fmt.Sprintf("chargetrace: warning: %d %s\n", x.n, x.what))
+		}
+	}
+	io.WriteString(w, strings.Join(warnings, ""))
+}

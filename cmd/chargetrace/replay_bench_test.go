@@ -1,0 +1,64 @@
+//go:build !guest
+
+package main
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"testing"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+	"chargetrace/internal/table"
+	"chargetrace/internal/trace"
+)
+
+// BenchmarkReplay plays a recording of a process that touches memory: to the
+// summary alone, which is always made, and to the table too.
+func BenchmarkReplay(b *testing.B) {
+	const n = 1 << 20
+	var file bytes.Buffer
+	w, err := trace.NewWriter(&file, trace.Meta{PageSize: 4096}, func() (trace.Totals, error) { return trace.Totals{}, nil })
+	if err != nil {
+		b.Fatal(err)
+	}
+	e := event.Event{
+		Type: event.Charge, PID: 7, TID: 7, Comm: [16]byte{'a'}, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK, RequestedPages: 64,
+		MaxPages: 100_000, Limiting: event.Level{CgroupID: 3, MaxPages: 100_000},
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := range n {
+		e.BootNanos += 100_000 + r.Uint64N(1<<17)
+		e.UsagePages = int64(i % 1400 * 64)
+		e.Limiting.UsagePages = e.UsagePages
+		if err := w.Write([]event.Event{e}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	for name, sinks := range map[string]func(stream.Header) stream.Sink{
+		"nothing": func(stream.Header) stream.Sink { return stream.Tee(summary.New()) },
+		"table": func(h stream.Header) stream.Sink {
+			return stream.Tee(table.New(io.Discard, h, table.Options{}), summary.New())
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				r, err := trace.NewReader(bytes.NewReader(file.Bytes()), trace.Options{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				res, err := stream.Copy(sinks(r.Header()), r, stream.Aim{})
+				if err != nil || res.Shown != n {
+					b.Fatal(res, err)
+				}
+			}
+			b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds()/1e6, "Mevents/s")
+		})
+	}
+}

@@ -1,0 +1,29 @@
+// Package chargetrace is the root of the module; it holds no code. The command
+// is in cmd/chargetrace.
+//
+//	kernel -> ring buffer -> capture --+                    +-> table
+//	                                   +-> stream.Copy -----+-> export
+//	.ctrace file ----------> trace ----+                    +-> trace.Writer
+//	                                                        +-> summary
+//
+// BPF programs (bpf/) at the entry and the return of page_counter_try_charge
+// write one event for each call into a ring buffer, and others what reclaim and
+// the OOM killer do. Package capture loads the programs, drains the buffer and
+// decodes what it finds with package event. Package stream moves the events, in
+// batches, from that source to the sinks: table prints them, summary adds them
+// up, export writes what other programs read, all with the names that package
+// cgroup learns from the events. Package trace is the recording: a sink that
+// writes one, and a source that plays it. Data goes one way: every package knows
+// event, sinks know nothing of each other or of capture, and only the command
+// joins them.
+//
+// What is shown is a matter of stream, and a live source does it in the kernel:
+// package glob has patterns for names of threads in a form for both. Package help
+// makes the man page and the completions of shells from what -h prints.
+//
+// Package vm boots real kernels in QEMU, for the tests and the demonstration.
+package chargetrace
+
+// The generated files are committed, so that building needs no clang. The
+// version of clang is part of the output, hence pinned.
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -output-dir internal/capture -go-package capture -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror

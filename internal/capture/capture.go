@@ -1,0 +1,778 @@
+// Package capture is the live source of events: it loads the BPF program,
+// attaches it to page_counter_try_charge, drains the ring buffer, and stops
+// without losing what is still in it. It is the only package that knows
+// cilium/ebpf.
+package capture
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/glob"
+	"chargetrace/internal/stream"
+)
+
+// Function is the kernel function that is traced.
+const Function = "page_counter_try_charge"
+
+// Attach is a way to attach a program to [Function].
+type Attach string
+
+// The values of the -attach flag.
+const (
+	// Kprobe needs CONFIG_KPROBES.
+	Kprobe Attach = "kprobe"
+	// Fentry needs BTF and ftrace's direct calls, and no kprobes.
+	Fentry Attach = "fentry"
+	// Auto is Kprobe, and Fentry where that fails.
+	Auto Attach = "auto"
+)
+
+// AllAttach is what the flag may say.
+var AllAttach = []Attach{Kprobe, Fentry, Auto}
+
+// ParseAttach returns the Attach of that name.
+func ParseAttach(name string) (Attach, error) {
+	if a := Attach(name); slices.Contains(AllAttach, a) {
+		return a, nil
+	}
+	return "", errors.New("want kprobe, fentry or auto")
+}
+
+// DefaultBufferBytes is the size of the ring buffer: over 23,000 events. The
+// reader has it mapped twice, so it counts double in its memory.
+const DefaultBufferBytes = 2 << 20
+
+// MaxBufferBytes is the largest ring buffer: the kernel takes its size as a
+// power of two in 32 bits.
+const MaxBufferBytes = 1 << 31
+
+// RoundBuffer returns the smallest size of a ring buffer that is at least
+// bytes: a power of two of at least one page.
+func RoundBuffer(bytes int) int {
+	size := os.Getpagesize()
+	for size < bytes {
+		size *= 2
+	}
+	return size
+}
+
+// Options say what to trace and how.
+type Options struct {
+	// PIDs are the thread groups to trace, by their numbers in the tracer's pid
+	// namespace; none means all. The tracer itself is never traced.
+	PIDs []int
+	// Follow traces what descends from them too.
+	Follow bool
+	// Forks sends an event for each fork of a process that is traced, and with
+	// Follow for what has descended from them before. Without PIDs it is for
+	// all.
+	Forks bool
+	// Comms are the names of the threads to trace; nil means all.
+	Comms *glob.Set
+	// Cgroups are those to trace the charges to, with what is below them; none
+	// means all. Reclaim and OOM kills are also traced in those that are
+	// AboveCgroups.
+	Cgroups, AboveCgroups []event.CgroupID
+	// Attach is Kprobe where it is empty.
+	Attach Attach
+	// BufferBytes is DefaultBufferBytes where it is 0, and rounded up with
+	// [RoundBuffer].
+	BufferBytes int
+	// Kinds of counters to trace; none means all.
+	Kinds event.Kinds
+	// OnlyLimited leaves out charges that did not hit a limit; see
+	// [event.Event.LimitHit]. Charges that follow a failed one come all the
+	// same: they tell what it was.
+	OnlyLimited bool
+	// MinPages leaves out smaller charges, with the same exception.
+	MinPages uint64
+}
+
+// Counts say what became of the charges since the trace began.
+type Counts struct {
+	// Seen charges were met by the program: those it put into the ring buffer,
+	// Filtered and Lost.
+	Seen uint64
+	// Filtered charges were none of those asked for, as far as the kernel can
+	// tell.
+	Filtered uint64
+	// Lost charges found the ring buffer full.
+	Lost uint64
+	// LostOthers is how many events that are not charges found it full.
+	LostOthers uint64
+	// Missed calls of the function never came to the program, because it or
+	// another BPF program was already running on that CPU. They are not part
+	// of Seen. Kernels before 6.7 count not all of them.
+	Missed uint64
+	// Unfollowed processes were forked by those that are traced, but were too
+	// many to be traced too.
+	Unfollowed uint64
+}
+
+// readInterval is how long an event stays in the buffer at most. The reader
+// wakes up so often as long as there are events. After an interval without any
+// it asks to be woken by the next, and sleeps.
+const readInterval = 50 * time.Millisecond
+
+// Tracer is a running trace, and a [stream.Source]. Read, Counts and Close are
+// for one goroutine; Stop is for any.
+type Tracer struct {
+	attached Attach
+	header   stream.Header
+	lacking  []string
+
+	programs []*ebpf.Program
+	links    []link.Link // in the order in which they were attached
+	counters *ebpf.Map
+	calls    *ebpf.Map
+	targets  *ebpf.Map
+
+	ring    *ringbuf.Reader
+	record  ringbuf.Record
+	flushed bool
+	// quiet counts the intervals without an event.
+	quiet      int
+	readerIdle *ebpf.Variable
+	unfollowed *ebpf.Variable
+
+	// held are events that are not final; see settle.
+	held []event.Event
+	// lost is how many lost events of each CPU have been passed on, and
+	// pending what is to be read before the ring buffer.
+	lost    []uint64
+	pending []event.Event
+
+	stop     sync.Once
+	missed   uint64
+	leftOver []event.Event
+	stopErr  error
+}
+
+var _ stream.Source = (*Tracer)(nil)
+
+// Start loads and attaches the programs. When it returns, charges are traced.
+func Start(o Options) (*Tracer, error) {
+	// Before 5.11 maps count against RLIMIT_MEMLOCK.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
+	}
+	switch o.Attach {
+	case Kprobe, Fentry:
+		return start(o, o.Attach)
+	case Auto:
+		t, kprobeErr := start(o, Kprobe)
+		if kprobeErr == nil {
+			return t, nil
+		}
+		t, fentryErr := start(o, Fentry)
+		if fentryErr == nil {
+			return t, nil
+		}
+		return nil, fmt.Errorf("%w; %w", kprobeErr, fentryErr)
+	}
+	return start(o, Kprobe)
+}
+
+// A hook is a place in the kernel to put a program.
+type hook struct {
+	// name is that of a function or a tracepoint.
+	name string
+	// programs for each way to attach.
+	programs map[Attach]string
+	attach   func(h hook, a Attach, p *ebpf.Program) (link.Link, error)
+	// without says what is lost without the hook; nothing is traced without
+	// one where that is empty.
+	without string
+	// needed says whether some options need the hook; nil is always.
+	needed func(o *Options) bool
+}
+
+// hooks are in the order in which they are attached: a charge that is seen to
+// begin is also seen to end.
+var hooks = []hook{
+	{
+		name:     "oom_kill_process",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeOom, Fentry: bpfProgFentryOom},
+		attach:   attachEntry,
+		without:  "which cgroup ran out of memory at an OOM kill",
+	},
+	{
+		name:     "__oom_kill_process",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeOomKill, Fentry: bpfProgFentryOomKill},
+		attach:   attachEntry,
+		without:  "OOM kills",
+	},
+	{
+		name:     "mm_vmscan_memcg_reclaim_end",
+		programs: map[Attach]string{Kprobe: bpfProgReclaimEnd, Fentry: bpfProgReclaimEnd},
+		attach:   attachTracepoint,
+		without:  "the end of reclaim",
+	},
+	{
+		name:     "try_to_free_mem_cgroup_pages",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeReclaimBegin, Fentry: bpfProgFentryReclaimBegin},
+		attach:   attachEntry,
+		without:  "reclaim",
+	},
+	{
+		name:     Function,
+		programs: map[Attach]string{Kprobe: bpfProgKretprobeTryCharge, Fentry: bpfProgFexitTryCharge},
+		attach:   attachReturn,
+	},
+	{
+		name:     Function,
+		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
+		attach:   attachEntry,
+	},
+	// Before the processes that there are are looked at, so that none is born
+	// unseen.
+	{
+		name:     "sched_process_fork",
+		programs: map[Attach]string{Kprobe: bpfProgProcessFork, Fentry: bpfProgProcessFork},
+		attach:   attachTracepoint,
+		needed:   func(o *Options) bool { return o.Forks || o.hasTargets() },
+	},
+	{
+		name:     "sched_process_free",
+		programs: map[Attach]string{Kprobe: bpfProgProcessFree, Fentry: bpfProgProcessFree},
+		attach:   attachTracepoint,
+		needed:   (*Options).hasTargets,
+	},
+	{
+		name:     "task",
+		programs: map[Attach]string{Kprobe: bpfProgFindProcesses, Fentry: bpfProgFindProcesses},
+		attach:   iterate,
+		needed:   func(o *Options) bool { return o.Forks || o.hasTargets() },
+	},
+}
+
+// hasTargets reports whether the processes to trace are in a map. One alone, with
+// the number that it has everywhere, is compared with.
+func (o *Options) hasTargets() bool {
+	return len(o.PIDs) > 1 || len(o.PIDs) == 1 && (o.Follow || !inInitialPIDNamespace())
+}
+
+func inInitialPIDNamespace() bool {
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	return err == nil && ns == "pid:[4026531836]" // PROC_PID_INIT_INO of include/linux/proc_ns.h
+}
+
+func attachEntry(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
+	if a == Kprobe {
+		return link.Kprobe(h.name, p, nil)
+	}
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+func attachReturn(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
+	if a == Kprobe {
+		return link.Kretprobe(h.name, p, nil)
+	}
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+func attachTracepoint(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {
+	return link.AttachRawTracepoint(link.RawTracepointOptions{Name: h.name, Program: p})
+}
+
+// iterate runs a program for each of the kernel's objects of that name.
+func iterate(_ hook, _ Attach, p *ebpf.Program) (link.Link, error) {
+	it, err := link.AttachIter(link.IterOptions{Program: p})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	r, err := it.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return nil, err
+}
+
+func start(o Options, attach Attach) (_ *Tracer, err error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
+	possibleCPUs, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("count the CPUs: %w", err)
+	}
+	if err := configure(spec, o, possibleCPUs); err != nil {
+		return nil, err
+	}
+
+	t := &Tracer{attached: attach, lost: make([]uint64, possibleCPUs)}
+	defer func() {
+		if err != nil {
+			t.Close()
+		}
+	}()
+	// A kernel may refuse the programs that are not to be attached.
+	wanted := make(map[string]*ebpf.ProgramSpec)
+	for _, h := range hooks {
+		if h.needed == nil || h.needed(&o) {
+			wanted[h.programs[attach]] = spec.Programs[h.programs[attach]]
+		}
+	}
+	spec.Programs = wanted
+	coll, err := ebpf.NewCollection(spec)
+	if errors.Is(err, btf.ErrNotFound) && attach == Fentry {
+		t.lacking = dropUnknown(spec)
+		coll, err = ebpf.NewCollection(spec)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load the BPF programs: %w", err)
+	}
+	// The programs keep the maps alive, and the reader its mapping.
+	defer coll.Close()
+	t.counters = coll.DetachMap(bpfMapCounters)
+	t.calls = coll.DetachMap(bpfMapCalls)
+	t.targets = coll.DetachMap(bpfMapTargets)
+	t.readerIdle = coll.Variables[bpfVarReaderIdle]
+	t.unfollowed = coll.Variables[bpfVarUnfollowed]
+	t.ring, err = ringbuf.NewReader(coll.Maps[bpfMapEvents])
+	if err != nil {
+		return nil, fmt.Errorf("map the ring buffer: %w", err)
+	}
+	t.ring.SetDeadline(time.Now().Add(readInterval))
+
+	t.header, err = newHeader()
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range hooks {
+		p := coll.DetachProgram(h.programs[attach])
+		if p == nil {
+			continue
+		}
+		t.programs = append(t.programs, p)
+		l, err := h.attach(h, attach, p)
+		switch {
+		case err == nil && l != nil:
+			t.links = append(t.links, l)
+		case err == nil: // it has done its work
+		case h.without == "":
+			return nil, fmt.Errorf("attach a %s to %s: %w", attach, h.name, err)
+		case errors.Is(err, os.ErrNotExist): // inlined in this kernel
+			t.lacking = append(t.lacking, h.without)
+		default:
+			return nil, fmt.Errorf("attach to %s: %w", h.name, err)
+		}
+	}
+	if o.hasTargets() {
+		var found uint32
+		if err := coll.Variables[bpfVarFound].Get(&found); err != nil {
+			return nil, fmt.Errorf("count the processes to trace: %w", err)
+		}
+		if int(found) != len(o.PIDs) {
+			return nil, fmt.Errorf("%d of the %d processes to trace are gone", len(o.PIDs)-int(found), len(o.PIDs))
+		}
+	}
+	return t, nil
+}
+
+// dropUnknown drops the fentry programs that can be done without and whose
+// function the kernel's type information does not have, and returns what is lost
+// with them.
+func dropUnknown(spec *ebpf.CollectionSpec) (lacking []string) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil // to load them tells why
+	}
+	for _, h := range hooks {
+		name := h.programs[Fentry]
+		if p := spec.Programs[name]; p == nil || p.Type != ebpf.Tracing || h.without == "" {
+			continue
+		}
+		if _, err := kernel.AnyTypesByName(h.name); errors.Is(err, btf.ErrNotFound) {
+			delete(spec.Programs, name)
+			lacking = append(lacking, h.without)
+		}
+	}
+	return lacking
+}
+
+// configure sets the sizes of the maps and the constants of the program.
+func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
+	bufferBytes := o.BufferBytes
+	if bufferBytes == 0 {
+		bufferBytes = DefaultBufferBytes
+	}
+	bufferBytes = RoundBuffer(bufferBytes)
+	spec.Maps[bpfMapEvents].MaxEntries = uint32(bufferBytes)
+	spec.Maps[bpfMapCounters].MaxEntries = uint32(possibleCPUs)
+	spec.Maps[bpfMapCalls].MaxEntries = uint32(possibleCPUs)
+
+	// All CPUs together wake the reader before the buffer is a quarter full.
+	const recordBytes = 8 + event.ChargeSize // struct bpf_ringbuf_hdr
+	wakeupEvents := max(1, bufferBytes/4/recordBytes/possibleCPUs)
+
+	values := map[string]any{
+		bpfVarTracerTgid:   uint32(os.Getpid()),
+		bpfVarWakeupEvents: uint32(wakeupEvents),
+		bpfVarOnlyLimited:  o.OnlyLimited,
+	}
+	if o.Kinds != 0 {
+		values[bpfVarTargetKinds] = uint32(o.Kinds)
+	}
+	switch {
+	case o.hasTargets():
+		values[bpfVarFilterTargets] = true
+		values[bpfVarFollow] = o.Follow
+		for _, pid := range o.PIDs {
+			addToSet(spec.Maps[bpfMapWanted], uint32(pid), uint8(1))
+		}
+		spec.Maps[bpfMapTargets].MaxEntries = uint32(len(o.PIDs))
+		if o.Follow {
+			spec.Maps[bpfMapTargets].MaxEntries = maxFollowed
+		}
+	case len(o.PIDs) == 1:
+		values[bpfVarTargetTgid] = uint32(o.PIDs[0])
+	}
+	values[bpfVarTellForks] = o.Forks
+	if o.Comms != nil {
+		values[bpfVarFilterComms] = true
+		values[bpfVarCommStart] = o.Comms.Start
+		values[bpfVarCommEnd] = o.Comms.End
+		values[bpfVarCommLoops] = o.Comms.Loops
+		values[bpfVarCommAccepts] = o.Comms.Accepts
+	}
+	if len(o.Cgroups) > 0 {
+		values[bpfVarFilterCgroups] = true
+		for _, id := range o.AboveCgroups {
+			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(cgroupAboveTarget))
+		}
+		for _, id := range o.Cgroups {
+			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(cgroupTarget))
+		}
+	}
+	values[bpfVarMinPages] = o.MinPages
+	values[bpfVarPageSize] = uint32(os.Getpagesize())
+	for name, value := range values {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("configure the BPF program: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// maxFollowed is how many processes are followed at once.
+const maxFollowed = 1 << 14
+
+// The values of target_cgroups.
+const (
+	cgroupTarget      = 1
+	cgroupAboveTarget = 2
+)
+
+// addToSet adds what a map holds from the beginning; what is added last counts.
+func addToSet(m *ebpf.MapSpec, key, value any) {
+	m.Contents = append(m.Contents, ebpf.MapKV{Key: key, Value: value})
+	m.MaxEntries = uint32(len(m.Contents))
+}
+
+// newHeader reads the clocks: the trace begins now.
+func newHeader() (stream.Header, error) {
+	var boot unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
+		return stream.Header{}, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
+	}
+	return stream.Header{
+		PageSize:       os.Getpagesize(),
+		StartBootNanos: uint64(boot.Nano()),
+		BootWallNanos:  time.Now().UnixNano() - boot.Nano(),
+	}, nil
+}
+
+// Attached says how the program is attached: Kprobe or Fentry.
+func (t *Tracer) Attached() Attach { return t.attached }
+
+// Lacking says what this kernel gives no way to see, for the reader.
+func (t *Tracer) Lacking() []string { return t.lacking }
+
+// Header implements [stream.Source].
+func (t *Tracer) Header() stream.Header { return t.header }
+
+// Read implements [stream.Source]. Where events were lost, a [event.Lost]
+// event stands before the next charge of that CPU; losses that no charge
+// followed come at the end, as do charges whose return was not seen.
+func (t *Tracer) Read(batch []event.Event) (int, error) {
+	n := copy(batch, t.held)
+	t.held = append(t.held[:0], t.held[n:]...)
+	for {
+		added, err := t.fill(batch[n:])
+		n += added
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		final := settle(batch[:n])
+		// What has had no successor for two intervals will have none, and a
+		// full batch has to go.
+		if err == io.EOF || t.quiet > 1 || final == 0 && n == len(batch) {
+			final = n
+		}
+		if final > 0 {
+			t.held = append(t.held, batch[final:n]...)
+			return final, nil
+		}
+		if err == io.EOF {
+			return 0, io.EOF
+		}
+	}
+}
+
+// fill reads events into batch: those there are, and at least one, unless an
+// interval ends before. At the end it returns io.EOF.
+func (t *Tracer) fill(batch []event.Event) (n int, err error) {
+	for n < len(batch) {
+		if len(t.pending) > 0 {
+			batch[n] = t.pending[0]
+			t.pending = t.pending[1:]
+			n++
+			continue
+		}
+		if t.flushed {
+			break
+		}
+		if n > 0 && t.record.Remaining == 0 && t.ring.AvailableBytes() == 0 {
+			return n, nil
+		}
+		err := t.ring.ReadInto(&t.record)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return n, t.endInterval()
+		case errors.Is(err, ringbuf.ErrFlushed):
+			t.flushed = true
+			t.Stop() // has flushed, but may not have returned yet
+			if t.stopErr != nil {
+				return n, t.stopErr
+			}
+			if err := t.queueFinal(); err != nil {
+				return n, err
+			}
+			continue
+		default:
+			return n, fmt.Errorf("read the ring buffer: %w", err)
+		}
+
+		if t.quiet > 2 { // woken
+			t.ring.SetDeadline(time.Now().Add(readInterval))
+		}
+		t.quiet = 0
+		e := &batch[n]
+		if err := e.Decode(t.record.RawSample); err != nil {
+			return n, fmt.Errorf("read the ring buffer: %w", err)
+		}
+		n++
+		if e.Type != event.Charge {
+			continue
+		}
+		if int(e.CPU) >= len(t.lost) {
+			return n, fmt.Errorf("read the ring buffer: event of CPU %d of %d", e.CPU, len(t.lost))
+		}
+		if e.LostEvents > t.lost[e.CPU] {
+			t.pending = append(t.pending, *e)
+			e.Type = event.Lost
+			e.LostEvents -= t.lost[e.CPU]
+			t.lost[e.CPU] = t.pending[0].LostEvents
+		}
+	}
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// endInterval sets how long the ring buffer is waited for next.
+func (t *Tracer) endInterval() error {
+	t.quiet++
+	deadline := time.Now().Add(readInterval)
+	switch t.quiet {
+	case 1: // there were events in the interval that ends now
+	case 2:
+		// A program that runs just now may not see it and not wake us, so the
+		// next interval still ends by itself.
+		if err := t.readerIdle.Set(true); err != nil {
+			return fmt.Errorf("go to sleep: %w", err)
+		}
+	default:
+		deadline = time.Time{}
+	}
+	t.ring.SetDeadline(deadline)
+	return nil
+}
+
+// queueFinal makes the last events what has not come through the ring buffer:
+// losses that no charge has reported, and charges whose return was not seen.
+func (t *Tracer) queueFinal() error {
+	counts, err := t.Counts()
+	if err != nil {
+		return err
+	}
+	for _, lost := range t.lost {
+		counts.Lost -= lost
+	}
+	if counts.Lost > 0 {
+		t.pending = append(t.pending, event.Event{Type: event.Lost, LostEvents: counts.Lost})
+	}
+	t.pending = append(t.pending, t.leftOver...)
+	return nil
+}
+
+// Stop detaches the programs, waits until no CPU runs them any more, and lets
+// Read come to its end.
+func (t *Tracer) Stop() {
+	t.stop.Do(func() {
+		var errs []error
+		// No charge begins any more, and then none is under way.
+		for _, l := range slices.Backward(t.links) {
+			t.missed += kprobeMissed(l)
+			errs = append(errs, l.Close())
+			waitForPrograms()
+		}
+		t.links = nil
+		if err := errors.Join(errs...); err != nil {
+			t.stopErr = fmt.Errorf("detach: %w", err)
+		}
+		t.stopErr = errors.Join(t.stopErr, t.takeUnreturned())
+		if err := t.ring.Flush(); err != nil {
+			t.stopErr = errors.Join(t.stopErr, fmt.Errorf("flush the ring buffer: %w", err))
+		}
+	})
+}
+
+// waitForPrograms waits until every CPU has left the programs that it was in.
+// They run inside RCU read-side sections, and this waits for all of those
+// (kernel/sched/membarrier.c). It fails only in a kernel without it, and then
+// there is no better way.
+func waitForPrograms() {
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+}
+
+// takeUnreturned makes the charges of which only the entry was seen left over.
+func (t *Tracer) takeUnreturned() error {
+	for cpu := range t.lost {
+		var calls bpfCalls
+		if err := t.calls.Lookup(uint32(cpu), &calls); err != nil {
+			return fmt.Errorf("read the calls under way: %w", err)
+		}
+		for i := range calls.Call {
+			call := &calls.Call[i]
+			if call.Stack == 0 {
+				continue
+			}
+			var e event.Event
+			if err := e.Decode(structBytes(&call.Event)); err != nil {
+				return fmt.Errorf("read the calls under way: %w", err)
+			}
+			e.Flags |= event.Predicted
+			t.leftOver = append(t.leftOver, e)
+		}
+	}
+	slices.SortFunc(t.leftOver, func(a, b event.Event) int { return cmp.Compare(a.BootNanos, b.BootNanos) })
+	return nil
+}
+
+// structBytes returns the memory of a struct that the BPF program shares.
+func structBytes[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+}
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of include/uapi/linux/membarrier.h.
+const membarrierGlobal = 1
+
+// kprobeMissed returns how often the kprobe was hit while a kprobe was being
+// handled on that CPU, as far as the kernel tells (6.7 or later).
+func kprobeMissed(l link.Link) uint64 {
+	info, err := l.Info()
+	if err != nil || info.PerfEvent() == nil || info.PerfEvent().Kprobe() == nil {
+		return 0
+	}
+	return info.PerfEvent().Kprobe().Missed
+}
+
+// WaitTargets returns when no process is left that is traced with
+// [Options.Follow], or ctx is done.
+func (t *Tracer) WaitTargets(ctx context.Context) error {
+	// The kernel has no way to tell when a map becomes empty.
+	const interval = 100 * time.Millisecond
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		var pid uint32
+		if err := t.targets.NextKey(nil, &pid); errors.Is(err, ebpf.ErrKeyNotExist) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("look for the traced processes: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Counts returns what the kernel has counted. After Read has returned io.EOF
+// the figures are final, and exact.
+func (t *Tracer) Counts() (Counts, error) {
+	c := Counts{Missed: t.missed, Seen: uint64(len(t.leftOver))}
+	for cpu := range t.lost {
+		var n bpfCounters
+		if err := t.counters.Lookup(uint32(cpu), &n); err != nil {
+			return Counts{}, fmt.Errorf("read the counters: %w", err)
+		}
+		c.Seen += n.Delivered + n.Filtered + n.Lost
+		c.Filtered += n.Filtered
+		c.Lost += n.Lost
+		c.LostOthers += n.LostOthers
+	}
+	if err := t.unfollowed.Get(&c.Unfollowed); err != nil {
+		return Counts{}, fmt.Errorf("read the counters: %w", err)
+	}
+	for _, p := range t.programs {
+		// Counted since 5.12; not every kernel tells.
+		if stats, err := p.Stats(); err == nil {
+			c.Missed += stats.RecursionMisses
+		}
+	}
+	return c, nil
+}
+
+// Close stops the trace and frees what it holds. Events that were not read are
+// gone.
+func (t *Tracer) Close() error {
+	var errs []error
+	if t.ring != nil {
+		t.Stop()
+		errs = append(errs, t.stopErr, t.ring.Close())
+	}
+	for _, m := range []*ebpf.Map{t.counters, t.calls, t.targets} {
+		errs = append(errs, m.Close())
+	}
+	for _, p := range t.programs {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,221 @@
+package capture
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"chargetrace/internal/event"
+)
+
+// TestEventLayout holds package event's idea of the events against the BPF
+// object's.
+func TestEventLayout(t *testing.T) {
+	var charge bpfChargeEvent
+	charge.E.Type, charge.E.Cpu, charge.E.BootNs, charge.E.Tgid, charge.E.Tid = 1, 2, 3, 4, 5
+	charge.E.Comm = [16]int8{'c', 'o', 'm', 'm'}
+	charge.E.Cgroup, charge.E.Hierarchy, charge.E.Kind, charge.E.Outcome, charge.E.Flags = 6, 7, 8, 2, 9
+	common := event.Event{
+		CPU: 2, BootNanos: 3, PID: 4, TID: 5, Comm: [16]byte{'c', 'o', 'm', 'm'},
+		Cgroup: event.CgroupID{ID: 6, Hierarchy: 7}, Kind: event.Dmem, Outcome: event.Failed, Flags: 9,
+	}
+	want := common
+	charge.Counter, charge.Stack, charge.Requested, charge.Usage, charge.Max = 10, 11, 12, -13, 14
+	charge.Limiting.Cgroup, charge.Limiting.Usage, charge.Limiting.Max = 15, -16, 17
+	charge.High.Cgroup, charge.High.Usage, charge.High.Max = 18, -19, 20
+	charge.Failed, charge.Lost = 21, 22
+	want.Type = event.Charge
+	want.Counter, want.Stack, want.RequestedPages, want.UsagePages, want.MaxPages = 10, 11, 12, -13, 14
+	want.Limiting, want.High = event.Level{CgroupID: 15, UsagePages: -16, MaxPages: 17}, event.Level{CgroupID: 18, UsagePages: -19, MaxPages: 20}
+	want.FailedAt, want.LostEvents = 21, 22
+	checkLayout(t, &charge, want)
+
+	reclaim := bpfReclaimEvent{E: charge.E, Freed: 10, Ns: 11}
+	reclaim.E.Type = 4
+	want = common
+	want.Type, want.FreedPages, want.DurationNanos = event.ReclaimEnd, 10, 11
+	checkLayout(t, &reclaim, want)
+
+	kill := bpfOomKillEvent{E: charge.E, VictimTgid: 10, VictimComm: [16]int8{'v'}, Anon: 11, File: 12, Shmem: 13, Swap: 14}
+	kill.E.Type = 5
+	want = common
+	want.Type = event.OOMKill
+	want.Victim = event.Victim{PID: 10, Comm: [16]byte{'v'}, AnonPages: 11, FilePages: 12, ShmemPages: 13, SwapPages: 14}
+	checkLayout(t, &kill, want)
+
+	name := bpfCgroupEvent{Type: 6, Hierarchy: 1, Cgroup: 2, Parent: 3, Name: [256]int8{'n', 0, 'x'}}
+	checkLayout(t, &name, event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2, Hierarchy: 1}, ParentID: 3, Name: "n"})
+}
+
+func checkLayout[T any](t *testing.T, raw *T, want event.Event) {
+	t.Helper()
+	var got event.Event
+	if err := got.Decode(structBytes(raw)); err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestRoundBuffer(t *testing.T) {
+	page := os.Getpagesize()
+	for in, want := range map[int]int{1: page, page: page, page + 1: 2 * page, 3 * page: 4 * page, MaxBufferBytes: MaxBufferBytes} {
+		if got := RoundBuffer(in); got != want {
+			t.Errorf("RoundBuffer(%d) = %d, want %d", in, got, want)
+		}
+	}
+}
+
+// good are the files of a machine on which nothing is lacking.
+var good = map[string]string{
+	"proc/sys/kernel/osrelease":                "6.1.0-50-cloud-amd64\n",
+	"sys/kernel/btf/vmlinux":                   "",
+	"proc/kallsyms":                            "0000000000000000 T page_counter_cancel\n0000000000000000 T page_counter_try_charge\n",
+	"sys/bus/event_source/devices/kprobe/type": "8\n",
+	"sys/kernel/security/lockdown":             "none [integrity] confidentiality\n",
+	"proc/self/status":                         "Name:\tx\nCapEff:\t000000c000000000\nCapBnd:\t0\n",
+	"proc/sys/kernel/perf_event_paranoid":      "2\n",
+	"proc/self/uid_map":                        "         0          0 4294967295\n",
+	"proc/self/mounts":                         "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n",
+	"sys/fs/cgroup/cgroup.controllers":         "cpuset cpu io memory pids\n",
+}
+
+func TestCheck(t *testing.T) {
+	const absent = "\x00"
+	for _, tc := range []struct {
+		name    string
+		changes map[string]string
+		// What is found out about the first of these that differs from good.
+		finding string
+		state   State
+		detail  string
+		hint    string
+		// Whether it keeps from tracing.
+		noKprobe, noFentry bool
+	}{
+		{name: "good"},
+		{
+			name: "old kernel", changes: map[string]string{
+				"proc/sys/kernel/osrelease": "5.7.19-generic", "proc/self/status": "Name:\tx\nCapEff:\t000000c001000000\n",
+			},
+			finding: "kernel", state: Lacking, detail: "has no BPF ring buffer", hint: "5.8 or later", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "no BTF", changes: map[string]string{"sys/kernel/btf/vmlinux": absent},
+			finding: "BTF", state: Lacking, detail: "no /sys/kernel/btf/vmlinux", hint: "CONFIG_DEBUG_INFO_BTF=y", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "no function", changes: map[string]string{"proc/kallsyms": "0 t my_page_counter_try_charge\n0 t page_counter_try_charge.cold\n"},
+			finding: "function", state: Lacking, detail: "not in /proc/kallsyms", hint: "CONFIG_MEMCG=y", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "no kallsyms", changes: map[string]string{"proc/kallsyms": absent},
+			finding: "function", state: Unknown,
+		},
+		{
+			name: "no kprobes", changes: map[string]string{"sys/bus/event_source/devices/kprobe/type": absent},
+			finding: "kprobes", state: Lacking, detail: "no kprobes", hint: "-attach fentry", noKprobe: true,
+		},
+		{
+			name: "locked down", changes: map[string]string{"sys/kernel/security/lockdown": "none integrity [confidentiality]"},
+			finding: "lockdown", state: Lacking, hint: "lockdown=confidentiality", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "no securityfs", changes: map[string]string{"sys/kernel/security/lockdown": absent},
+			finding: "lockdown", state: Unknown,
+		},
+		{
+			name: "no capabilities", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t0000000000000000\n"},
+			finding: "capabilities", state: Lacking, detail: "missing CAP_BPF and CAP_PERFMON", hint: "setcap cap_bpf,cap_perfmon+ep", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "root of old", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t0000000000200000\n"},
+		},
+		{
+			name: "5.10 without CAP_SYS_RESOURCE", changes: map[string]string{"proc/sys/kernel/osrelease": "5.10.0"},
+			finding: "capabilities", state: Lacking, detail: "missing CAP_SYS_RESOURCE", hint: "setcap cap_bpf,cap_perfmon,cap_sys_resource+ep", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "Debian's perf events", changes: map[string]string{"proc/sys/kernel/perf_event_paranoid": "3\n"},
+			finding: "perf events", state: Unknown, detail: "kernel.perf_event_paranoid is 3", hint: "-attach fentry",
+		},
+		{
+			name: "user namespace", changes: map[string]string{"proc/self/uid_map": "0 1000 1\n"},
+			finding: "capabilities", state: Lacking, detail: "user namespace", hint: "outside the container", noKprobe: true, noFentry: true,
+		},
+		{
+			name: "v1", changes: map[string]string{"proc/self/mounts": "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n"},
+			finding: "cgroup", state: OK, detail: "v1, memory at /sys/fs/cgroup/memory",
+		},
+		{
+			name: "hybrid", changes: map[string]string{"proc/self/mounts": "cgroup2 /u cgroup2 rw 0 0\ncgroup /m cgroup rw,memory 0 0\n"},
+			finding: "cgroup", state: OK, detail: "hybrid: memory is v1 at /m, v2 is at /u",
+		},
+		{
+			name: "nothing mounted", changes: map[string]string{"proc/self/mounts": "", "proc/cgroups": "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t1\t1\n"},
+			finding: "cgroup", state: Lacking, hint: "mount -t cgroup2",
+		},
+		{
+			name: "controller disabled", changes: map[string]string{
+				"sys/fs/cgroup/cgroup.controllers": "cpu\n", "proc/cgroups": "memory\t0\t1\t0\n",
+			},
+			finding: "memory controller", state: Lacking, detail: "nothing is ever charged", hint: "cgroup_enable=memory", noKprobe: true, noFentry: true,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			root := t.TempDir()
+			files := make(map[string]string)
+			for name, content := range good {
+				files[name] = content
+			}
+			for name, content := range tc.changes {
+				files[name] = content
+			}
+			for name, content := range files {
+				if content == absent {
+					continue
+				}
+				path := filepath.Join(root, name)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tc.changes["sys/bus/event_source/devices/kprobe/type"] == absent {
+				os.RemoveAll(filepath.Join(root, "sys/bus"))
+			}
+			findings := check(root)
+			for _, f := range findings {
+				if f.Name == tc.finding {
+					if f.State != tc.state || !strings.Contains(f.Detail, tc.detail) || !strings.Contains(f.Hint, tc.hint) {
+						t.Errorf("%+v", f)
+					}
+				} else if f.State != OK {
+					t.Errorf("unexpected: %+v", f)
+				}
+			}
+			for attach, blocked := range map[Attach]bool{
+				Kprobe: tc.noKprobe, Fentry: tc.noFentry, Auto: tc.noKprobe && tc.noFentry,
+			} {
+				if f := Blocking(findings, attach); (f != nil) != blocked {
+					t.Errorf("%s is blocked by %+v, want %v", attach, f, blocked)
+				} else if f != nil && f.Name != tc.finding {
+					t.Errorf("%s is blocked by %+v", attach, f)
+				}
+			}
+		})
+	}
+}
+
+func TestFentryByArchitecture(t *testing.T) {
+	if f := checkFentry("6.1.0", "arm64"); f.State != Lacking || f.Hint == "" {
+		t.Errorf("arm64, 6.1: %+v", f)
+	}
+	if f := checkFentry("6.4.0", "arm64"); f.State != OK {
+		t.Errorf("arm64, 6.4: %+v", f)
+	}
+}

@@ -1,0 +1,405 @@
+package capture
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// State says how a [Finding] turned out.
+type State int
+
+const (
+	// OK: it is there.
+	OK State = iota
+	// Lacking: it is not there, and Hint says what to do.
+	Lacking
+	// Unknown: this user cannot tell.
+	Unknown
+)
+
+func (s State) String() string {
+	switch s {
+	case OK:
+		return "ok"
+	case Lacking:
+		return "lacking"
+	}
+	return "unknown"
+}
+
+// Finding is one thing that a trace needs of the kernel or the user.
+type Finding struct {
+	Name  string
+	State State
+	// Detail is what was found, in words.
+	Detail string
+	// Hint is what to do about it; empty where nothing need be done.
+	Hint string
+	// Blocks are the ways to attach that cannot do without it.
+	Blocks []Attach
+}
+
+var (
+	both       = []Attach{Kprobe, Fentry}
+	onlyKprobe = []Attach{Kprobe}
+	onlyFentry = []Attach{Fentry}
+)
+
+// Check looks at what this kernel and this user offer, without changing
+// anything.
+func Check() []Finding { return check("/") }
+
+// Try attaches in the given way and detaches again.
+func Try(attach Attach) Finding {
+	name := "attach " + string(attach)
+	t, err := Start(Options{Attach: attach, BufferBytes: 1})
+	if err == nil {
+		err = t.Close()
+	}
+	if err != nil {
+		f := Explain(err, attach)
+		f.Name = name
+		return f
+	}
+	return Finding{Name: name, Detail: "attached and removed again", Blocks: []Attach{attach}}
+}
+
+// Explain says what err, from [Start], comes from, and what to do.
+func Explain(err error, attach Attach) Finding {
+	if f := Blocking(Check(), attach); f != nil {
+		return *f
+	}
+	perf := machine{root: "/"}.checkPerfEvents()
+	f := Finding{State: Lacking, Detail: err.Error(), Blocks: []Attach{attach}}
+	switch {
+	case errors.Is(err, unix.EACCES) && perf.State != OK:
+		f.Detail, f.Hint = perf.Detail, perf.Hint
+	case errors.Is(err, unix.EPERM):
+		f.Detail = "the kernel refuses the program, for all its capabilities: operation not permitted"
+		f.Hint = "a security module, seccomp or lockdown can be why; in a container, try outside; " +
+			"sudo mount -t securityfs none /sys/kernel/security lets -check see lockdown"
+	case errors.Is(err, unix.ENOMEM):
+		f.Hint = "try a smaller -buffer"
+	default:
+		f.Hint = "chargetrace -check tells what this kernel offers; if all of it is ok, please report this"
+	}
+	return f
+}
+
+// Blocking returns the first of the findings that keeps a program from being
+// attached in the given way, or nil.
+func Blocking(findings []Finding, attach Attach) *Finding {
+	if attach == Auto {
+		if f := Blocking(findings, Kprobe); f == nil {
+			return nil
+		}
+		attach = Fentry
+	}
+	for i, f := range findings {
+		if f.State == Lacking && slices.Contains(f.Blocks, attach) {
+			return &findings[i]
+		}
+	}
+	return nil
+}
+
+// check is Check for a machine whose files are under root.
+func check(root string) []Finding {
+	m := machine{root: root}
+	release := m.read("proc/sys/kernel/osrelease")
+	return []Finding{
+		checkKernel(release),
+		m.checkBTF(),
+		m.checkFunction(),
+		m.checkKprobes(),
+		checkFentry(release, runtime.GOARCH),
+		m.checkLockdown(),
+		m.checkCapabilities(release),
+		m.checkPerfEvents(),
+		m.checkCgroup(),
+		m.checkMemoryController(),
+	}
+}
+
+// machine reads the files of the machine that is mounted at root.
+type machine struct{ root string }
+
+func (m machine) path(name string) string { return filepath.Join(m.root, name) }
+
+// read returns the text of a small file, or "" where it cannot be read.
+func (m machine) read(name string) string {
+	b, err := os.ReadFile(m.path(name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func (m machine) exists(name string) bool {
+	_, err := os.Stat(m.path(name))
+	return err == nil
+}
+
+// atLeast reports whether a kernel release such as 6.1.0-50-cloud-amd64 is
+// major.minor or later.
+func atLeast(release string, major, minor int) bool {
+	var ma, mi int
+	if n, _ := fmt.Sscanf(release, "%d.%d", &ma, &mi); n != 2 {
+		return false
+	}
+	return ma > major || ma == major && mi >= minor
+}
+
+func checkKernel(release string) Finding {
+	f := Finding{Name: "kernel", Detail: "Linux " + release, Blocks: both}
+	if !atLeast(release, 5, 8) {
+		f.State = Lacking
+		f.Detail += " has no BPF ring buffer"
+		f.Hint = "Linux 5.8 or later is needed"
+	}
+	return f
+}
+
+func (m machine) checkBTF() Finding {
+	f := Finding{Name: "BTF", Detail: "/sys/kernel/btf/vmlinux", Blocks: both}
+	if !m.exists("sys/kernel/btf/vmlinux") {
+		f.State = Lacking
+		f.Detail = "the kernel does not describe its types: no /sys/kernel/btf/vmlinux"
+		f.Hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are"
+	}
+	return f
+}
+
+func (m machine) checkFunction() Finding {
+	f := Finding{Name: "function", Detail: Function + " is in /proc/kallsyms", Blocks: both}
+	file, err := os.Open(m.path("proc/kallsyms"))
+	if err != nil {
+		f.State = Unknown
+		f.Detail = "cannot read /proc/kallsyms"
+		return f
+	}
+	defer file.Close()
+	// address, type and name, and for a module's symbol its module
+	suffix := []byte(" " + Function)
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		if bytes.HasSuffix(lines.Bytes(), suffix) {
+			return f
+		}
+	}
+	if lines.Err() != nil {
+		f.State = Unknown
+		f.Detail = "cannot read /proc/kallsyms"
+		return f
+	}
+	f.State = Lacking
+	f.Detail = Function + " is not in /proc/kallsyms"
+	f.Hint = "use a kernel built with CONFIG_MEMCG=y, and without link-time optimisation, which can inline the function"
+	return f
+}
+
+func (m machine) checkKprobes() Finding {
+	f := Finding{Name: "kprobes", Detail: "/sys/bus/event_source/devices/kprobe", Blocks: onlyKprobe}
+	if !m.exists("sys/bus/event_source/devices/kprobe") {
+		f.State = Lacking
+		f.Detail = "the kernel has no kprobes: no /sys/bus/event_source/devices/kprobe"
+		f.Hint = "try -attach fentry, or use a kernel built with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y"
+	}
+	return f
+}
+
+// checkFentry tells what the version tells; [Try] finds out the rest.
+func checkFentry(release, arch string) Finding {
+	f := Finding{Name: "fentry", Blocks: onlyFentry}
+	// An arm64 kernel got ftrace's direct calls with 2aa6ac03516d.
+	major, minor := 5, 5
+	if arch == "arm64" {
+		major, minor = 6, 4
+	}
+	f.Detail = fmt.Sprintf("%s has it since Linux %d.%d", arch, major, minor)
+	if !atLeast(release, major, minor) {
+		f.State = Lacking
+		f.Hint = "use -attach kprobe"
+	}
+	return f
+}
+
+func (m machine) checkLockdown() Finding {
+	f := Finding{Name: "lockdown", Blocks: both}
+	// none [integrity] confidentiality
+	_, rest, found := strings.Cut(m.read("sys/kernel/security/lockdown"), "[")
+	mode, _, _ := strings.Cut(rest, "]")
+	switch {
+	case !found:
+		f.State = Unknown
+		f.Detail = "cannot read /sys/kernel/security/lockdown"
+	case mode == "confidentiality":
+		f.State = Lacking
+		f.Detail = "the kernel is locked down (confidentiality): no program may read its memory"
+		f.Hint = "boot without lockdown=confidentiality; integrity, which Secure Boot sets, is no obstacle"
+	default:
+		f.Detail = mode
+	}
+	return f
+}
+
+// capability is a privilege that tracing needs.
+type capability struct {
+	name string
+	bit  int
+}
+
+var (
+	capPerfmon     = capability{"CAP_PERFMON", unix.CAP_PERFMON}
+	capBPF         = capability{"CAP_BPF", unix.CAP_BPF}
+	capSysResource = capability{"CAP_SYS_RESOURCE", unix.CAP_SYS_RESOURCE}
+)
+
+func (m machine) checkCapabilities(release string) Finding {
+	f := Finding{Name: "capabilities", Blocks: both}
+	effective, ok := m.effective()
+	if !ok {
+		f.State = Unknown
+		f.Detail = "cannot read /proc/self/status"
+		return f
+	}
+	has := func(c capability) bool { return effective>>c.bit&1 == 1 }
+
+	needed := []capability{capBPF, capPerfmon}
+	var missing []string
+	for _, c := range needed {
+		// CAP_SYS_ADMIN is what both were split off from, in 5.8.
+		if !has(c) && effective>>unix.CAP_SYS_ADMIN&1 == 0 {
+			missing = append(missing, c.name)
+		}
+	}
+	// Until 5.11 a map counts against RLIMIT_MEMLOCK, which is to be raised.
+	if !atLeast(release, 5, 11) {
+		needed = append(needed, capSysResource)
+		if !has(capSysResource) {
+			missing = append(missing, capSysResource.name)
+		}
+	}
+	var setcap []string
+	for _, c := range needed {
+		setcap = append(setcap, strings.ToLower(c.name))
+	}
+
+	switch {
+	case len(missing) > 0:
+		f.State = Lacking
+		f.Detail = "missing " + strings.Join(missing, " and ")
+		f.Hint = fmt.Sprintf("run it with sudo, or grant what it needs: sudo setcap %s+ep \"$(command -v chargetrace)\"",
+			strings.Join(setcap, ","))
+	case !m.initialUserNamespace():
+		f.State = Lacking
+		f.Detail = "root of a user namespace has no power over the kernel"
+		f.Hint = "run it outside the container, or in one that has the host's users and is privileged"
+	default:
+		f.Detail = strings.ToUpper(strings.Join(setcap, ", "))
+	}
+	return f
+}
+
+// effective returns the set of this process's effective capabilities.
+func (m machine) effective() (set uint64, ok bool) {
+	_, rest, found := strings.Cut(m.read("proc/self/status"), "\nCapEff:")
+	hex, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	set, err := strconv.ParseUint(hex, 16, 64)
+	return set, found && err == nil
+}
+
+// checkPerfEvents looks at a setting of the kernels of Debian and its kin:
+// above 2, some of them let nobody but CAP_SYS_ADMIN open a perf event, which
+// a kprobe needs.
+func (m machine) checkPerfEvents() Finding {
+	f := Finding{Name: "perf events", Blocks: onlyKprobe}
+	level := m.read("proc/sys/kernel/perf_event_paranoid")
+	effective, _ := m.effective()
+	f.Detail = "kernel.perf_event_paranoid is " + level
+	if n, err := strconv.Atoi(level); err != nil || n <= 2 || effective>>unix.CAP_SYS_ADMIN&1 == 1 {
+		return f
+	}
+	f.State = Unknown
+	f.Detail += ", and some kernels then ask for CAP_SYS_ADMIN"
+	f.Hint = "if kprobe fails: sudo sysctl kernel.perf_event_paranoid=2, or -attach fentry"
+	return f
+}
+
+// initialUserNamespace reports whether all user ids are mapped to themselves,
+// as they are in the initial user namespace alone (user_namespaces(7)).
+func (m machine) initialUserNamespace() bool {
+	fields := strings.Fields(m.read("proc/self/uid_map"))
+	return len(fields) == 0 || slices.Equal(fields, []string{"0", "0", "4294967295"})
+}
+
+// cgroupMounts returns where cgroup v2 and the memory controller of v1 are
+// mounted; "" where they are not.
+func (m machine) cgroupMounts() (v2, v1Memory string) {
+	for line := range strings.Lines(m.read("proc/self/mounts")) {
+		// device, mount point, type, options; a blank in a path is \040
+		fields := strings.Fields(line)
+		if len(fields) < 4 {
+			continue
+		}
+		switch fields[2] {
+		case "cgroup2":
+			v2 = fields[1]
+		case "cgroup":
+			if slices.Contains(strings.Split(fields[3], ","), "memory") {
+				v1Memory = fields[1]
+			}
+		}
+	}
+	return v2, v1Memory
+}
+
+func (m machine) checkCgroup() Finding {
+	f := Finding{Name: "cgroup"}
+	switch v2, v1 := m.cgroupMounts(); {
+	case v1 != "" && v2 != "":
+		f.Detail = fmt.Sprintf("hybrid: memory is v1 at %s, v2 is at %s", v1, v2)
+	case v1 != "":
+		f.Detail = "v1, memory at " + v1
+	case v2 != "":
+		f.Detail = "v2 at " + v2
+	default:
+		f.State = Lacking
+		f.Detail = "no cgroup file system is mounted, so no group but the root has been made"
+		f.Hint = "sudo mount -t cgroup2 none /sys/fs/cgroup"
+	}
+	return f
+}
+
+func (m machine) checkMemoryController() Finding {
+	f := Finding{Name: "memory controller", Detail: "enabled", Blocks: both}
+	v2, v1 := m.cgroupMounts()
+	if v1 != "" || v2 != "" && slices.Contains(strings.Fields(m.read(filepath.Join(v2, "cgroup.controllers"))), "memory") {
+		return f
+	}
+	// subsys_name, hierarchy, num_cgroups, enabled
+	for line := range strings.Lines(m.read("proc/cgroups")) {
+		if fields := strings.Fields(line); len(fields) == 4 && fields[0] == "memory" {
+			if fields[3] == "1" {
+				return f
+			}
+			f.State = Lacking
+			f.Detail = "the memory controller is disabled: nothing is ever charged"
+			f.Hint = "boot with cgroup_enable=memory and without cgroup_disable=memory"
+			return f
+		}
+	}
+	f.State = Unknown
+	f.Detail = "neither a cgroup mount nor /proc/cgroups tells"
+	return f
+}

@@ -1,0 +1,184 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"chargetrace/internal/event"
+)
+
+// Tree is a hierarchy of cgroups of this machine.
+type Tree struct {
+	// Hierarchy is as in [event.CgroupID].
+	Hierarchy uint32
+	// Dir is where it is mounted.
+	Dir string
+}
+
+// Trees returns the hierarchies of this machine whose controllers count pages:
+// that of cgroup v2, and those of memory and hugetlb in v1.
+func Trees() ([]Tree, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	cgroups, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	trees := parseTrees(string(mounts), string(cgroups))
+	if len(trees) == 0 {
+		return nil, errors.New("no cgroup file system is mounted")
+	}
+	return trees, nil
+}
+
+// parseTrees takes the text of /proc/self/mountinfo and /proc/self/cgroup.
+func parseTrees(mounts, cgroups string) (trees []Tree) {
+	for _, m := range parseMounts(mounts) {
+		t := Tree{Dir: m.dir}
+		switch m.fsType {
+		case "cgroup2":
+		case "cgroup":
+			if !slices.Contains(m.options, "memory") && !slices.Contains(m.options, "hugetlb") {
+				continue
+			}
+			t.Hierarchy = hierarchyOf(cgroups, m.options)
+			if t.Hierarchy == 0 {
+				continue
+			}
+		default:
+			continue
+		}
+		// It may be mounted in several places.
+		if !slices.ContainsFunc(trees, func(x Tree) bool { return x.Hierarchy == t.Hierarchy }) {
+			trees = append(trees, t)
+		}
+	}
+	return trees
+}
+
+// hierarchyOf returns the number of the hierarchy of v1 that has one of some
+// controllers; 0 if there is none.
+func hierarchyOf(cgroups string, controllers []string) uint32 {
+	for line := range strings.Lines(cgroups) {
+		fields := strings.SplitN(line, ":", 3)
+		if len(fields) < 3 {
+			continue
+		}
+		for name := range strings.SplitSeq(fields[1], ",") {
+			if n, err := strconv.ParseUint(fields[0], 10, 32); err == nil && slices.Contains(controllers, name) {
+				return uint32(n)
+			}
+		}
+	}
+	return 0
+}
+
+// mount is a line of /proc/self/mountinfo; see proc_pid_mountinfo(5).
+type mount struct {
+	root, dir, fsType string
+	options           []string // of the file system: controllers, for one
+}
+
+func parseMounts(mountinfo string) (mounts []mount) {
+	for line := range strings.Lines(mountinfo) {
+		here, super, _ := strings.Cut(line, " - ")
+		fields, of := strings.Fields(here), strings.Fields(super)
+		if len(fields) < 5 || len(of) < 3 {
+			continue
+		}
+		mounts = append(mounts, mount{mountEscapes.Replace(fields[3]), mountEscapes.Replace(fields[4]), of[0], strings.Split(of[2], ",")})
+	}
+	return mounts
+}
+
+var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// Target is a cgroup of this machine.
+type Target struct {
+	ID event.CgroupID
+	// Above are its ancestors, the root last.
+	Above []event.CgroupID
+	Dir   string
+}
+
+// Find returns the cgroups of a path: one in each of some trees, as far as it is
+// there.
+func (p Path) Find(trees []Tree) ([]Target, error) {
+	var targets []Target
+	for _, t := range trees {
+		dir := filepath.Join(t.Dir, p.In(t.Hierarchy))
+		if IsWithin(p.V2, t.Dir) { // mounted where ParsePath does not know
+			dir = p.V2
+		}
+		if target, err := t.target(dir); err == nil {
+			targets = append(targets, target)
+		}
+	}
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("there is no cgroup %s: %w", p.V2, fs.ErrNotExist)
+	}
+	return targets, nil
+}
+
+// target returns the cgroup whose directory that is.
+func (t Tree) target(dir string) (Target, error) {
+	target := Target{Dir: dir}
+	for {
+		// The inode number is the cgroup's (since Linux 5.5).
+		var stat unix.Stat_t
+		if err := unix.Stat(dir, &stat); err != nil {
+			return Target{}, err
+		}
+		id := event.CgroupID{ID: stat.Ino, Hierarchy: t.Hierarchy}
+		if dir == target.Dir {
+			target.ID = id
+		} else {
+			target.Above = append(target.Above, id)
+		}
+		if len(dir) <= len(t.Dir) {
+			return target, nil
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// ContainersIn returns the containers of some trees: of each, its directories.
+func ContainersIn(trees []Tree) (map[Container][]Target, error) {
+	containers := make(map[Container][]Target)
+	for _, t := range trees {
+		err := filepath.WalkDir(t.Dir, func(dir string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.IsDir() {
+				return nil // removed meanwhile
+			}
+			path := strings.TrimPrefix(dir, t.Dir)
+			c := ContainerOf(path)
+			if c.ID == "" || c == ContainerOf(filepath.Dir(path)) {
+				return nil
+			}
+			if target, err := t.target(dir); err == nil {
+				containers[c] = append(containers[c], target)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return containers, nil
+}
+
+// Exists reports whether the cgroup is still there.
+func (t *Target) Exists() bool {
+	var stat unix.Stat_t
+	return unix.Stat(t.Dir, &stat) == nil && stat.Ino == t.ID.ID
+}

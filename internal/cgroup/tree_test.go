@@ -1,0 +1,100 @@
+package cgroup
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"chargetrace/internal/event"
+)
+
+func TestParsePath(t *testing.T) {
+	for given, want := range map[string]Path{
+		"/":                             {"/", "/"},
+		"/a/b":                          {"/a/b", "/a/b"},
+		"/a//b/../c/":                   {"/a/c", "/a/c"},
+		"/sys/fs/cgroup":                {"/", "/"},
+		"/sys/fs/cgroup/a":              {"/a", "/a"},
+		"/sys/fs/cgroup2/a":             {"/sys/fs/cgroup2/a", "/sys/fs/cgroup2/a"},
+		"/sys/fs/cgroup/unified/a":      {"/a", "/a"},
+		"/sys/fs/cgroup/memory/a":       {"/a", "/memory/a"},
+		"/sys/fs/cgroup/memory.slice/a": {"/memory.slice/a", "/memory.slice/a"},
+	} {
+		if got := ParsePath(given); got != want {
+			t.Errorf("%s: %q, want %q", given, got, want)
+		}
+	}
+	for _, tc := range []struct {
+		path, in string
+		want     bool
+	}{
+		{"/a", "/a", true}, {"/a/b", "/a", true}, {"/ab", "/a", false}, {"/", "/a", false}, {"/a", "/", true}, {"/", "/", true},
+	} {
+		if got := IsWithin(tc.path, tc.in); got != tc.want {
+			t.Errorf("%s is within %s: %v", tc.path, tc.in, got)
+		}
+	}
+}
+
+func TestParseTrees(t *testing.T) {
+	const mounts = `25 1 0:22 / /proc rw - proc proc rw
+30 25 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro
+31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+32 30 0:28 / /sys/fs/cgroup/my\040memory rw shared:9 - cgroup cgroup rw,memory
+33 30 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+34 30 0:30 / /sys/fs/cgroup/hugetlb rw - cgroup cgroup rw,hugetlb
+35 30 0:28 / /mnt rw - cgroup cgroup rw,memory
+short
+`
+	const cgroups = "12:hugetlb:/\n7:memory:/user.slice\n3:cpu,cpuacct:/\n0::/user.slice\n"
+	want := []Tree{{0, "/sys/fs/cgroup/unified"}, {7, "/sys/fs/cgroup/my memory"}, {12, "/sys/fs/cgroup/hugetlb"}}
+	if got := parseTrees(mounts, cgroups); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestFind(t *testing.T) {
+	root := t.TempDir()
+	id := strings.Repeat("ab", 32)
+	container := filepath.Join("a", "docker", id)
+	if err := os.MkdirAll(filepath.Join(root, container, "inner"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	trees := []Tree{{0, root}, {5, t.TempDir()}}
+	if _, err := ParsePath("/none").Find(trees); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	for _, path := range []string{"/a/docker", filepath.Join(root, "a", "docker")} {
+		targets, err := ParsePath(path).Find(trees)
+		if err != nil || len(targets) != 1 {
+			t.Fatalf("%v, %v", targets, err)
+		}
+		got := targets[0]
+		above := []event.CgroupID{inode(t, filepath.Join(root, "a")), inode(t, root)}
+		if got.ID != inode(t, filepath.Join(root, "a", "docker")) || !slices.Equal(got.Above, above) || !got.Exists() {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+	containers, err := ContainersIn(trees)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := containers[Container{Runtime: "docker", ID: id}]
+	if len(containers) != 1 || len(got) != 1 || got[0].Dir != filepath.Join(root, container) {
+		t.Errorf("%+v", containers)
+	}
+}
+
+// inode returns the number that a directory would have as a cgroup.
+func inode(t *testing.T, dir string) event.CgroupID {
+	t.Helper()
+	target, err := Tree{0, dir}.target(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target.ID
+}

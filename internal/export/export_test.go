@@ -1,0 +1,172 @@
+package export
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+var header = stream.Header{
+	PageSize:       4096,
+	StartBootNanos: 1_000_000_000,
+	BootWallNanos:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(),
+}
+
+const (
+	unlimited = (1<<63 - 1) / 4096
+	id        = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+)
+
+func comm(s string) (c [16]byte) {
+	copy(c[:], s)
+	return c
+}
+
+// story has an event of each type, with hostile names.
+func story() []event.Event {
+	charge := event.Event{
+		Type: event.Charge, CPU: 1, BootNanos: header.StartBootNanos + 1500, PID: 7, TID: 8, Comm: comm("=1\x1b\",x"),
+		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.Failed, Flags: event.Remote | event.Predicted, FailedAt: 2,
+		RequestedPages: 64, UsagePages: -3, MaxPages: unlimited,
+		Limiting: event.Level{CgroupID: 2, UsagePages: 101, MaxPages: 100}, High: event.Level{MaxPages: unlimited},
+	}
+	dmem := charge
+	dmem.Kind, dmem.Outcome, dmem.Flags, dmem.FailedAt, dmem.MaxPages = event.Dmem, event.OK, 0, 0, 8192
+	dmem.Comm, dmem.Limiting, dmem.High = comm("x"), event.Level{CgroupID: 3, UsagePages: -3, MaxPages: 8192}, event.Level{CgroupID: 2, UsagePages: 1, MaxPages: 2}
+	begin := event.Event{Type: event.ReclaimBegin, BootNanos: header.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}}
+	end := begin
+	end.Type, end.FreedPages, end.DurationNanos = event.ReclaimEnd, 5, 6
+	kill := begin
+	kill.Type, kill.Cgroup.ID = event.OOMKill, 0
+	kill.Victim = event.Victim{PID: 9, Comm: comm("+big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: 4}
+	return []event.Event{
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "docker-" + id + ".scope"},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a,\"\n"},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
+		charge, dmem, begin, end, kill,
+		{Type: event.Fork, BootNanos: header.StartBootNanos, PID: 7, TID: 8, Comm: comm("sh"), ChildPID: 10, Flags: event.Existing},
+		{Type: event.Lost, CPU: 2, BootNanos: header.StartBootNanos - 1, LostEvents: 12},
+	}
+}
+
+func render(t *testing.T, sink func(io.Writer) stream.Sink) string {
+	t.Helper()
+	var b strings.Builder
+	s := sink(&b)
+	events := story()
+	if err := errors.Join(s.Write(events[:4]), s.Write(events[4:]), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func jsonl(w io.Writer) stream.Sink { return NewJSONL(w, header) }
+
+func TestJSONL(t *testing.T) {
+	got := render(t, jsonl)
+	const when = `"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null`
+	const container = `"container":{"runtime":"docker","id":"` + id + `","pod":""}`
+	const path = `"cgroup":"/a,\"\\n/docker-` + id + `.scope"`
+	want := strings.Join([]string{
+		`{"type":"charge","time_ns":1500,"wall_time":"2026-01-02T03:04:06.000001500Z","cpu":1,"pid":7,"tid":8,"comm":"=1\\x1b\",x",` + path + `,"cgroup_id":3,"hierarchy":0,` + container +
+			`,"kind":"memory","outcome":"failed","requested_pages":64,"usage_pages":-3,"max_pages":null,"limiting":{"cgroup":"/a,\"\\n","usage_pages":101,"max_pages":100,"room_pages":-1},"high":null,"failed_at":"/a,\"\\n","flags":["remote","predicted"]}`,
+		`{"type":"charge","time_ns":1500,"wall_time":"2026-01-02T03:04:06.000001500Z","cpu":1,"pid":7,"tid":8,"comm":"x",` + path + `,"cgroup_id":3,"hierarchy":0,` + container +
+			`,"kind":"dmem","outcome":"ok","requested_bytes":64,"usage_bytes":-3,"max_bytes":8192,"limiting":{` + path + `,"usage_bytes":-3,"max_bytes":8192,"room_bytes":8195},"high":{"cgroup":"/a,\"\\n","usage_bytes":1,"max_bytes":2,"room_bytes":1},"failed_at":null,"flags":[]}`,
+		`{"type":"reclaim_begin","time_ns":0,` + when + `}`,
+		`{"type":"reclaim_end","time_ns":0,` + when + `,"freed_pages":5,"duration_ns":6}`,
+		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"victim":{"pid":9,"comm":"+big","anon_pages":1,"file_pages":2,"shmem_pages":3,"swap_pages":4}}`,
+		`{"type":"fork","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"sh","child_pid":10,"existing":true}`,
+		`{"type":"lost","time_ns":-1,"wall_time":"2026-01-02T03:04:05.999999999Z","cpu":2,"events":12}`,
+		`{"type":"end","charges":2}`,
+	}, "\n") + "\n"
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for line := range strings.Lines(got) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("not valid: %s", line)
+		}
+	}
+}
+
+func TestCSV(t *testing.T) {
+	got := render(t, func(w io.Writer) stream.Sink { return NewCSV(w, header) })
+	records, err := csv.NewReader(strings.NewReader(got)).ReadAll() // all of one length
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(got, "\r\n") != len(records) || strings.Count(got, "\n") != len(records) {
+		t.Errorf("lines do not end in CRLF: %q", got)
+	}
+	column := make(map[string]int)
+	for i, name := range records[0] {
+		column[name] = i
+	}
+	for i, want := range []map[string]string{
+		{"type": "charge", "time_ns": "1500", "wall_time": "2026-01-02T03:04:06.000001500Z", "cpu": "1", "pid": "7", "tid": "8", "comm": `'=1\x1b",x`,
+			"cgroup": `/a,"\n/docker-` + id + ".scope", "cgroup_id": "3", "hierarchy": "0", "container": "docker:0123456789ab", "kind": "memory",
+			"outcome": "failed", "unit": "pages", "requested": "64", "usage": "-3", "limiting_cgroup": `/a,"\n`, "limiting_usage": "101",
+			"limiting_max": "100", "limiting_room": "-1", "failed_at": `/a,"\n`, "flags": "remote predicted"},
+		{"type": "charge", "time_ns": "1500", "wall_time": "2026-01-02T03:04:06.000001500Z", "cpu": "1", "pid": "7", "tid": "8", "comm": "x",
+			"cgroup": `/a,"\n/docker-` + id + ".scope", "cgroup_id": "3", "hierarchy": "0", "container": "docker:0123456789ab", "kind": "dmem",
+			"outcome": "ok", "unit": "bytes", "requested": "64", "usage": "-3", "max": "8192", "limiting_cgroup": `/a,"\n/docker-` + id + ".scope",
+			"limiting_usage": "-3", "limiting_max": "8192", "limiting_room": "8195", "high_cgroup": `/a,"\n`, "high_usage": "1", "high_max": "2"},
+		{"type": "reclaim_begin"},
+		{"type": "reclaim_end", "freed_pages": "5", "duration_ns": "6"},
+		{"type": "oom_kill", "victim_pid": "9", "victim_comm": "'+big", "victim_anon_pages": "1", "victim_file_pages": "2",
+			"victim_shmem_pages": "3", "victim_swap_pages": "4", "cgroup": "", "cgroup_id": "0"},
+		{"type": "fork", "time_ns": "0", "pid": "7", "tid": "8", "comm": "sh", "child_pid": "10"},
+		{"type": "lost", "time_ns": "-1", "wall_time": "2026-01-02T03:04:05.999999999Z", "cpu": "2", "lost_events": "12"},
+	} {
+		record := records[i+1]
+		for name, value := range want {
+			if record[column[name]] != value {
+				t.Errorf("line %d, %s: %q, want %q", i+1, name, record[column[name]], value)
+			}
+		}
+		if len(want) < 15 && want["type"] != "lost" {
+			continue
+		}
+		for name, at := range column {
+			if _, ok := want[name]; !ok && record[at] != "" {
+				t.Errorf("line %d, %s: %q, want nothing", i+1, name, record[at])
+			}
+		}
+	}
+}
+
+func TestEmpty(t *testing.T) {
+	var a, b strings.Builder
+	if err := errors.Join(NewJSONL(&a, header).Close(), NewCSV(&b, header).Close()); err != nil {
+		t.Fatal(err)
+	}
+	if a.String() != `{"type":"end","charges":0}`+"\n" || b.String() != csvHeader {
+		t.Errorf("%q, %q", a.String(), b.String())
+	}
+}
+
+func FuzzJSONL(f *testing.F) {
+	f.Add([]byte("alloc"), "docker-"+id+".scope")
+	f.Add([]byte{0x1b, '"', '\\', 0xff}, "\u2028\u202e")
+	f.Fuzz(func(t *testing.T, name []byte, cgroup string) {
+		events := story()
+		copy(events[3].Comm[:], name)
+		events[0].Name = cgroup
+		var b strings.Builder
+		j := NewJSONL(&b, header)
+		j.Write(events)
+		j.Close()
+		for line := range strings.Lines(b.String()) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("not valid: %s", line)
+			}
+		}
+	})
+}

@@ -1,0 +1,290 @@
+package export
+
+import (
+	"io"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// Perfetto is a [stream.Sink] that writes a trace for Perfetto's user interface
+// and trace processor: a track for each cgroup and kind of counter, with its
+// usage, limit and room as counters and OOM kills as instants; and for each
+// thread, with reclaim as slices, and failed charges and OOM kills as instants.
+// Times are on CLOCK_BOOTTIME, as of other traces of the machine.
+type Perfetto struct {
+	writer
+	tracks  uint64 // the number of the last
+	started bool
+	levels  map[levelKey]*levelTracks
+	threads map[threadKey]uint64
+	procs   map[uint32]uint64
+	packet  []byte
+	message []byte
+}
+
+type levelKey struct {
+	cgroup event.CgroupID
+	kind   event.Kind
+}
+
+// levelTracks are the tracks of a level, and what was last written to them.
+type levelTracks struct {
+	track, usage, limit, room uint64
+	lastLimit                 uint64
+}
+
+// threadKey tells a thread from a later one with its number, as far as names do.
+type threadKey struct {
+	tid  uint32
+	comm [16]byte
+}
+
+// NewPerfetto returns a Perfetto that writes to w the events of a source with
+// that header.
+func NewPerfetto(w io.Writer, header stream.Header) *Perfetto {
+	return &Perfetto{
+		writer: newWriter(w, header),
+		levels: make(map[levelKey]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
+	}
+}
+
+// Write writes the packets of a batch.
+func (p *Perfetto) Write(batch []event.Event) error { return p.write(batch, p.encode) }
+
+// Close does nothing: a trace may end after any packet.
+func (p *Perfetto) Close() error { return nil }
+
+// The numbers of fields and of values in Perfetto's protos/perfetto/trace/.
+const (
+	tracePacket = 1 // Trace
+
+	packetTimestamp       = 8 // TracePacket
+	packetSequenceID      = 10
+	packetTrackEvent      = 11
+	packetSequenceFlags   = 13
+	packetTrackDescriptor = 60
+
+	descriptorUUID       = 1 // TrackDescriptor
+	descriptorName       = 2
+	descriptorProcess    = 3
+	descriptorThread     = 4
+	descriptorParentUUID = 5
+	descriptorCounter    = 8
+
+	processPID  = 1 // ProcessDescriptor
+	processName = 6
+	threadPID   = 1 // ThreadDescriptor
+	threadTID   = 2
+	threadName  = 5
+
+	counterUnit   = 3 // CounterDescriptor
+	unitSizeBytes = 3
+
+	eventAnnotations  = 4 // TrackEvent
+	eventType         = 9
+	eventTrackUUID    = 11
+	eventCategories   = 22
+	eventName         = 23
+	eventCounterValue = 30
+
+	typeSliceBegin = 1
+	typeSliceEnd   = 2
+	typeInstant    = 3
+	typeCounter    = 4
+
+	annotationUint   = 3 // DebugAnnotation
+	annotationString = 6
+	annotationName   = 10
+
+	incrementalStateCleared = 1 // SequenceFlags
+)
+
+func (p *Perfetto) encode(e *event.Event) {
+	switch e.Type {
+	case event.Charge:
+		p.charge(e)
+	case event.ReclaimBegin:
+		p.begin(typeSliceBegin, p.thread(e), "reclaim")
+		p.annotate("cgroup", p.names.Printable(e.Cgroup))
+		p.end(e)
+	case event.ReclaimEnd:
+		p.begin(typeSliceEnd, p.thread(e), "")
+		p.annotateUint("freed_pages", e.FreedPages)
+		p.end(e)
+	case event.OOMKill:
+		tracks := []uint64{p.thread(e)}
+		if e.Cgroup.ID != 0 {
+			tracks = append(tracks, p.level(e.Cgroup, event.Memory).track)
+		}
+		for _, track := range tracks {
+			v := &e.Victim
+			p.begin(typeInstant, track, "OOM kill")
+			p.annotateUint("victim_pid", uint64(v.PID))
+			p.annotate("victim", string(event.AppendPrintable(nil, v.CommBytes())))
+			p.annotateUint("anon_pages", v.AnonPages)
+			p.annotateUint("file_pages", v.FilePages)
+			p.annotateUint("shmem_pages", v.ShmemPages)
+			p.annotateUint("swap_pages", v.SwapPages)
+			p.end(e)
+		}
+	case event.Lost:
+		p.begin(typeInstant, 0, "events lost")
+		p.annotateUint("events", e.LostEvents)
+		p.end(e)
+	}
+}
+
+func (p *Perfetto) charge(e *event.Event) {
+	charged := int64(0)
+	if e.Outcome == event.OK {
+		charged = int64(e.RequestedPages)
+	}
+	own := event.Level{CgroupID: e.Cgroup.ID, UsagePages: e.UsagePages, MaxPages: e.MaxPages}
+	p.counters(e, &own, charged)
+	if e.Limiting.Limited() && e.Limiting.CgroupID != e.Cgroup.ID {
+		p.counters(e, &e.Limiting, charged)
+	}
+	if e.Outcome != event.Failed {
+		return
+	}
+	p.begin(typeInstant, p.thread(e), "charge failed")
+	p.annotateUint("requested_"+unit(e.Kind), e.RequestedPages)
+	p.annotate("kind", e.Kind.String())
+	p.annotate("cgroup", p.names.Printable(e.Cgroup))
+	p.annotate("failed_at", p.names.Printable(e.InCgroup(e.FailedAt)))
+	p.end(e)
+}
+
+// counters writes what a charge leaves at a level.
+func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
+	t := p.level(e.InCgroup(l.CgroupID), e.Kind)
+	scale := int64(p.header.PageSize)
+	if e.Kind == event.Dmem {
+		scale = 1
+	}
+	p.counter(e, t.usage, (l.UsagePages+charged)*scale)
+	if !l.Limited() {
+		return
+	}
+	if t.limit == 0 {
+		t.limit = p.describeCounter(t.track, "limit")
+		t.room = p.describeCounter(t.track, "room")
+	}
+	if t.lastLimit != l.MaxPages+1 { // 0 is a limit too
+		t.lastLimit = l.MaxPages + 1
+		p.counter(e, t.limit, int64(l.MaxPages)*scale)
+	}
+	p.counter(e, t.room, (l.RoomPages()-charged)*scale)
+}
+
+func (p *Perfetto) counter(e *event.Event, track uint64, value int64) {
+	p.begin(typeCounter, track, "")
+	p.message = appendVarint(p.message, eventCounterValue, uint64(value))
+	p.end(e)
+}
+
+// level returns the tracks of a level.
+func (p *Perfetto) level(id event.CgroupID, kind event.Kind) *levelTracks {
+	key := levelKey{id, kind}
+	t := p.levels[key]
+	if t == nil {
+		name := p.names.Printable(id)
+		if kind != event.Memory {
+			name += " [" + kind.String() + "]"
+		}
+		t = &levelTracks{track: p.describe(func(d []byte) []byte { return appendString(d, descriptorName, name) })}
+		t.usage = p.describeCounter(t.track, "usage")
+		p.levels[key] = t
+	}
+	return t
+}
+
+// describeCounter makes a track for a counter of bytes below another track.
+func (p *Perfetto) describeCounter(parent uint64, name string) uint64 {
+	return p.describe(func(d []byte) []byte {
+		d = appendString(d, descriptorName, name)
+		d = appendVarint(d, descriptorParentUUID, parent)
+		return appendBytes(d, descriptorCounter, appendVarint(nil, counterUnit, unitSizeBytes))
+	})
+}
+
+// thread returns the track of a thread.
+func (p *Perfetto) thread(e *event.Event) uint64 {
+	key := threadKey{e.TID, e.Comm}
+	if track, ok := p.threads[key]; ok {
+		return track
+	}
+	name := string(event.AppendPrintable(nil, e.CommBytes()))
+	if _, ok := p.procs[e.PID]; !ok {
+		p.procs[e.PID] = p.describe(func(d []byte) []byte {
+			process := appendVarint(nil, processPID, uint64(e.PID))
+			return appendBytes(d, descriptorProcess, appendString(process, processName, name))
+		})
+	}
+	track := p.describe(func(d []byte) []byte {
+		thread := appendVarint(nil, threadPID, uint64(e.PID))
+		thread = appendVarint(thread, threadTID, uint64(e.TID))
+		return appendBytes(d, descriptorThread, appendString(thread, threadName, name))
+	})
+	p.threads[key] = track
+	return track
+}
+
+// describe writes a descriptor of a new track, and returns its number.
+func (p *Perfetto) describe(fill func([]byte) []byte) uint64 {
+	p.tracks++
+	descriptor := fill(appendVarint(nil, descriptorUUID, p.tracks))
+	p.writePacket(appendBytes(p.packet[:0], packetTrackDescriptor, descriptor))
+	return p.tracks
+}
+
+// begin begins an event; what is appended to p.message then, belongs to it.
+func (p *Perfetto) begin(typ, track uint64, name string) {
+	p.message = appendVarint(p.message[:0], eventType, typ)
+	p.message = appendVarint(p.message, eventTrackUUID, track)
+	if name != "" {
+		p.message = appendString(p.message, eventName, name)
+		p.message = appendString(p.message, eventCategories, "chargetrace")
+	}
+}
+
+func (p *Perfetto) annotate(name, value string) {
+	a := appendString(nil, annotationName, name)
+	p.message = appendBytes(p.message, eventAnnotations, appendString(a, annotationString, value))
+}
+
+func (p *Perfetto) annotateUint(name string, value uint64) {
+	a := appendString(nil, annotationName, name)
+	p.message = appendBytes(p.message, eventAnnotations, appendVarint(a, annotationUint, value))
+}
+
+// end writes the event.
+func (p *Perfetto) end(e *event.Event) {
+	p.packet = appendVarint(p.packet[:0], packetTimestamp, e.BootNanos)
+	p.writePacket(appendBytes(p.packet, packetTrackEvent, p.message))
+}
+
+func (p *Perfetto) writePacket(packet []byte) {
+	packet = appendVarint(packet, packetSequenceID, 1)
+	if !p.started {
+		p.started = true
+		packet = appendVarint(packet, packetSequenceFlags, incrementalStateCleared)
+	}
+	p.packet = packet
+	p.buf = appendBytes(p.buf, tracePacket, packet)
+}
+
+func appendVarint(b []byte, field protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+func appendString(b []byte, field protowire.Number, s string) []byte {
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
+}
+
+func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
+}

@@ -1,0 +1,124 @@
+package export
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"chargetrace/internal/stream"
+)
+
+// fields decodes a message into its fields, in order.
+func fieldsOf(t *testing.T, b []byte) map[protowire.Number][]any {
+	t.Helper()
+	m := make(map[protowire.Number][]any)
+	for len(b) > 0 {
+		number, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			t.Fatal(protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch typ {
+		case protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				t.Fatal(protowire.ParseError(n))
+			}
+			m[number] = append(m[number], v)
+			b = b[n:]
+		case protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				t.Fatal(protowire.ParseError(n))
+			}
+			m[number] = append(m[number], v)
+			b = b[n:]
+		default:
+			t.Fatalf("field %d of type %d", number, typ)
+		}
+	}
+	return m
+}
+
+// TestPerfetto decodes a trace with the field numbers of Perfetto's published
+// schema, written out here again.
+func TestPerfetto(t *testing.T) {
+	file := render(t, func(w io.Writer) stream.Sink { return NewPerfetto(w, header) })
+	text := func(v any) string { return string(v.([]byte)) }
+	names := make(map[uint64]string) // of tracks, with those of their parents
+	var got []string
+	for i, raw := range fieldsOf(t, []byte(file))[1] {
+		packet := fieldsOf(t, raw.([]byte))
+		if packet[10][0].(uint64) != 1 || (len(packet[13]) == 1) != (i == 0) {
+			t.Errorf("packet %d: sequence %v, flags %v", i, packet[10], packet[13])
+		}
+		if d := packet[60]; d != nil {
+			track := fieldsOf(t, d[0].([]byte))
+			uuid := track[1][0].(uint64)
+			switch {
+			case track[3] != nil:
+				process := fieldsOf(t, track[3][0].([]byte))
+				names[uuid] = fmt.Sprintf("process %d %s", process[1][0], text(process[6][0]))
+			case track[4] != nil:
+				thread := fieldsOf(t, track[4][0].([]byte))
+				names[uuid] = fmt.Sprintf("thread %d/%d %s", thread[1][0], thread[2][0], text(thread[5][0]))
+			default:
+				names[uuid] = text(track[2][0])
+			}
+			if track[8] != nil {
+				if unit := fieldsOf(t, track[8][0].([]byte))[3]; unit[0].(uint64) != 3 {
+					t.Errorf("unit %v of %s", unit, names[uuid])
+				}
+				names[uuid] = names[track[5][0].(uint64)] + ": " + names[uuid]
+			}
+			continue
+		}
+		e := fieldsOf(t, packet[11][0].([]byte))
+		track := e[11][0].(uint64)
+		if track != 0 && names[track] == "" {
+			t.Errorf("event on a track that is not described: %v", e)
+		}
+		line := fmt.Sprintf("%d %s: ", packet[8][0].(uint64)-header.StartBootNanos, names[track])
+		switch e[9][0].(uint64) {
+		case 1:
+			line += "begin " + text(e[23][0])
+		case 2:
+			line += "end"
+		case 3:
+			line += "instant " + text(e[23][0])
+		case 4:
+			line += fmt.Sprint(int64(e[30][0].(uint64)))
+		}
+		for _, a := range e[4] {
+			annotation := fieldsOf(t, a.([]byte))
+			line += " " + text(annotation[10][0]) + "="
+			if annotation[3] != nil {
+				line += fmt.Sprint(annotation[3][0])
+			} else {
+				line += text(annotation[6][0])
+			}
+		}
+		got = append(got, strings.ReplaceAll(line, id, "ID"))
+	}
+	want := []string{
+		`1500 /a,"\n/docker-ID.scope: usage: -12288`,
+		`1500 /a,"\n: usage: 413696`,
+		`1500 /a,"\n: limit: 409600`,
+		`1500 /a,"\n: room: -4096`,
+		`1500 thread 7/8 =1\x1b",x: instant charge failed requested_pages=64 kind=memory cgroup=/a,"\n/docker-ID.scope failed_at=/a,"\n`,
+		`1500 /a,"\n/docker-ID.scope [dmem]: usage: 61`,
+		`1500 /a,"\n/docker-ID.scope [dmem]: limit: 8192`,
+		`1500 /a,"\n/docker-ID.scope [dmem]: room: 8131`,
+		`0 thread 7/8 a\xff: begin reclaim cgroup=/a,"\n`,
+		`0 thread 7/8 a\xff: end freed_pages=5`,
+		`0 thread 7/8 a\xff: instant OOM kill victim_pid=9 victim=+big anon_pages=1 file_pages=2 shmem_pages=3 swap_pages=4`,
+		`18446744073709551615 : instant events lost events=12`,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

@@ -1,0 +1,269 @@
+package stream
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/glob"
+)
+
+// fakeSource delivers its batches, and after Stop those in the ring.
+type fakeSource struct {
+	batches, ring [][]event.Event
+	err           error // instead of io.EOF
+	stopped       int
+}
+
+func (s *fakeSource) Header() Header { return Header{PageSize: 4096} }
+
+func (s *fakeSource) Read(batch []event.Event) (int, error) {
+	if s.stopped > 0 {
+		s.batches, s.ring = s.ring, nil
+		s.stopped = -1
+	}
+	if len(s.batches) == 0 {
+		if s.err != nil {
+			return 0, s.err
+		}
+		return 0, io.EOF
+	}
+	n := copy(batch, s.batches[0])
+	s.batches = s.batches[1:]
+	return n, nil
+}
+
+func (s *fakeSource) Stop() { s.stopped++ }
+
+type fakeSink struct {
+	events []event.Event
+	err    error
+	closed int
+}
+
+func (s *fakeSink) Write(batch []event.Event) error {
+	s.events = append(s.events, batch...)
+	return s.err
+}
+
+func (s *fakeSink) Close() error {
+	s.closed++
+	return nil
+}
+
+func charge(n uint64) event.Event {
+	return event.Event{Type: event.Charge, RequestedPages: n, Outcome: event.OK}
+}
+
+func of(pid uint32, e event.Event) event.Event {
+	e.PID = pid
+	return e
+}
+
+func fork(parent, child uint32, flags event.Flags) event.Event {
+	return event.Event{Type: event.Fork, PID: parent, ChildPID: child, Flags: flags}
+}
+
+func named(comm string, e event.Event) event.Event {
+	copy(e.Comm[:], comm)
+	return e
+}
+
+func killed(comm string, e event.Event) event.Event {
+	copy(e.Victim.Comm[:], comm)
+	return e
+}
+
+func in(id uint64, e event.Event) event.Event {
+	e.Cgroup.ID = id
+	return e
+}
+
+func dmem(bytes uint64) event.Event {
+	return event.Event{Type: event.Charge, Kind: event.Dmem, RequestedPages: bytes, Outcome: event.OK}
+}
+
+func mustCompile(t *testing.T, patterns ...string) *glob.Set {
+	t.Helper()
+	s, err := glob.Compile(patterns...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// tree is /a/b/c, /a/bc and a container.
+var tree = []event.Event{
+	cgroupName(1, 0, ""), cgroupName(2, 1, "a"), cgroupName(3, 2, "b"), cgroupName(4, 3, "c"), cgroupName(5, 2, "bc"),
+	cgroupName(6, 1, strings.Repeat("c", 64)), cgroupName(7, 1, "c"+strings.Repeat("d", 63)),
+}
+
+func cgroupName(id, parent uint64, name string) event.Event {
+	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
+}
+
+func victim(pid uint32, e event.Event) event.Event {
+	e.Victim.PID = pid
+	return e
+}
+
+var (
+	reclaim = event.Event{Type: event.ReclaimBegin}
+	lost    = event.Event{Type: event.Lost, LostEvents: 9}
+	kill    = event.Event{Type: event.OOMKill}
+	memory  = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 1, MaxPages: 2}}
+	swap    = event.Event{Type: event.Charge, Kind: event.Swap, Outcome: event.Failed}
+	failed  = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.Failed}
+	full    = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
+)
+
+func TestCopy(t *testing.T) {
+	failure := errors.New("failure")
+	a, b, c, d := charge(1), charge(2), charge(3), charge(4)
+	for _, tc := range []struct {
+		name    string
+		src     fakeSource
+		sinkErr error
+		aim     Aim
+		want    []event.Event
+		res     Result
+		err     error
+	}{
+		{name: "empty"},
+		{
+			name: "all",
+			src:  fakeSource{batches: [][]event.Event{{a, lost, b}, {c}}},
+			want: []event.Event{a, lost, b, c},
+			res:  Result{Shown: 3},
+		},
+		{
+			name: "rows, the rest of the batch and of the ring are beyond",
+			src: fakeSource{
+				batches: [][]event.Event{{a}, {lost, b, lost, c}, {d}},
+				ring:    [][]event.Event{{d, lost, d}},
+			},
+			aim:  Aim{MaxCharges: 2},
+			want: []event.Event{a, lost, b},
+			res:  Result{Shown: 2, Filtered: 3},
+		},
+		{
+			name: "rows, exactly at the end of a batch",
+			src:  fakeSource{batches: [][]event.Event{{a, b}, {c}}},
+			aim:  Aim{MaxCharges: 2},
+			want: []event.Event{a, b},
+			res:  Result{Shown: 2},
+		},
+		{
+			name: "aims",
+			src:  fakeSource{batches: [][]event.Event{{memory, swap, lost, failed}, {swap, kill, full}}},
+			aim:  Aim{Kinds: 1 << event.Memory, OnlyLimited: true},
+			want: []event.Event{lost, failed, kill, full},
+			res:  Result{Shown: 2, Filtered: 3},
+		},
+		{
+			name: "processes",
+			src:  fakeSource{batches: [][]event.Event{{of(1, memory), of(2, memory), of(2, kill), victim(1, of(3, kill)), of(3, kill), lost, of(1, reclaim), of(2, reclaim)}}},
+			aim:  Aim{PIDs: []uint32{1, 9}},
+			want: []event.Event{of(1, memory), victim(1, of(3, kill)), lost, of(1, reclaim)},
+			res:  Result{Shown: 1, Filtered: 1},
+		},
+		{
+			// A child before its parent, a stranger, and one with a child's number.
+			name: "descendants",
+			src: fakeSource{batches: [][]event.Event{{
+				fork(4, 5, event.Existing), fork(1, 4, event.Existing), fork(2, 3, event.Existing), fork(5, 6, 0),
+				of(1, memory), of(3, memory), of(5, memory), of(6, memory), fork(2, 6, 0), of(6, memory),
+			}}},
+			aim: Aim{PIDs: []uint32{1}, Follow: true},
+			want: []event.Event{
+				fork(1, 4, event.Existing), fork(5, 6, 0), of(1, memory), of(5, memory), of(6, memory),
+			},
+			res: Result{Shown: 3, Filtered: 2},
+		},
+		{
+			name: "names of threads",
+			src:  fakeSource{batches: [][]event.Event{{named("java", memory), named("nginx", memory), named("sh", kill), killed("java", kill)}}},
+			aim:  Aim{Comms: mustCompile(t, "j*", "nginy")},
+			want: []event.Event{named("java", memory), killed("java", kill)},
+			res:  Result{Shown: 1, Filtered: 1},
+		},
+		{
+			name: "cgroups",
+			src: fakeSource{batches: [][]event.Event{append(slices.Clone(tree),
+				in(3, memory), in(4, memory), in(5, memory), in(2, memory), in(2, reclaim), in(5, reclaim), in(4, kill), kill)}},
+			aim: Aim{Cgroups: []cgroup.Path{cgroup.ParsePath("/sys/fs/cgroup/a/b")}},
+			want: append(slices.Clone(tree),
+				in(3, memory), in(4, memory), in(2, reclaim), in(4, kill), kill),
+			res: Result{Shown: 2, Filtered: 2},
+		},
+		{
+			name: "containers",
+			src:  fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(3, memory), in(6, reclaim))}},
+			aim:  Aim{Containers: []string{"cc"}},
+			want: append(slices.Clone(tree), in(6, memory), in(6, reclaim)),
+			res:  Result{Shown: 1, Filtered: 1},
+		},
+		{
+			name: "large charges",
+			src:  fakeSource{batches: [][]event.Event{{charge(1), charge(2), dmem(8191), dmem(8192)}}},
+			aim:  Aim{MinPages: 2},
+			want: []event.Event{charge(2), dmem(8192)},
+			res:  Result{Shown: 2, Filtered: 2},
+		},
+		{
+			name: "the source fails",
+			src:  fakeSource{batches: [][]event.Event{{a}}, err: failure},
+			want: []event.Event{a},
+			res:  Result{Shown: 1},
+			err:  failure,
+		},
+		{
+			name:    "the sink fails",
+			src:     fakeSource{batches: [][]event.Event{{a}, {b}}},
+			sinkErr: failure,
+			want:    []event.Event{a},
+			err:     failure,
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dst := &fakeSink{err: tc.sinkErr}
+			res, err := Copy(dst, &tc.src, tc.aim)
+			if res != tc.res || !errors.Is(err, tc.err) {
+				t.Errorf("%+v, %v; want %+v, %v", res, err, tc.res, tc.err)
+			}
+			if !slices.Equal(dst.events, tc.want) {
+				t.Errorf("wrote %v\nwant %v", dst.events, tc.want)
+			}
+			if dst.closed != 1 {
+				t.Errorf("closed the sink %d times", dst.closed)
+			}
+			if tc.err != nil && tc.src.stopped == 0 {
+				t.Error("did not stop the source")
+			}
+		})
+	}
+}
+
+func TestAmbiguousContainer(t *testing.T) {
+	src := fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(7, memory))}}
+	_, err := Copy(&fakeSink{}, &src, Aim{Containers: []string{"c"}})
+	if err == nil || !strings.Contains(err.Error(), "-container c is ambiguous") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTee(t *testing.T) {
+	failure := errors.New("failure")
+	a, b, c := &fakeSink{}, &fakeSink{err: failure}, &fakeSink{}
+	s := Tee(a, b, c)
+	if err := s.Write([]event.Event{lost}); !errors.Is(err, failure) || len(a.events) != 1 || len(c.events) != 0 {
+		t.Errorf("%v, wrote %d and %d", err, len(a.events), len(c.events))
+	}
+	if err := s.Close(); err != nil || a.closed+b.closed+c.closed != 3 {
+		t.Errorf("%v", err)
+	}
+}

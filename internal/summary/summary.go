@@ -1,0 +1,223 @@
+// Package summary adds up a trace: who charged how much to which cgroup, which
+// limits were hit and by whom, what reclaim took, who was killed, and how much
+// of all this was seen. It is a Sink that prints nothing; reports read its
+// fields.
+package summary
+
+import (
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+)
+
+// Totals are the sums over some charges and reclaims.
+type Totals struct {
+	// Charges is how many there were, and ChargedPages what those that went
+	// through were for. Counters that count no pages ([event.Dmem]) and those
+	// that count the same pages again ([event.Memsw]) are left out of
+	// ChargedPages.
+	Charges, ChargedPages uint64
+	// Failures and BatchMisses are how many did not go through.
+	Failures, BatchMisses uint64
+	// FirstAtLimitNanos is when one first hit a limit, on the clock of
+	// [event.Event.BootNanos]; 0 if none did.
+	FirstAtLimitNanos uint64
+	// Reclaims is how many there were, ReclaimNanos how long they took, and
+	// FreedPages what they freed.
+	Reclaims, ReclaimNanos, FreedPages uint64
+}
+
+func (t *Totals) addCharge(e *event.Event) {
+	t.Charges++
+	switch e.Outcome {
+	case event.OK:
+		if e.Kind != event.Dmem && e.Kind != event.Memsw {
+			t.ChargedPages += e.RequestedPages
+		}
+	case event.BatchMiss:
+		t.BatchMisses++
+	case event.Failed:
+		t.Failures++
+	}
+	if t.FirstAtLimitNanos == 0 && hitsLimit(e) {
+		t.FirstAtLimitNanos = e.BootNanos
+	}
+}
+
+func (t *Totals) addReclaim(e *event.Event) {
+	t.Reclaims++
+	t.ReclaimNanos += e.DurationNanos
+	t.FreedPages += e.FreedPages
+}
+
+// hitsLimit leaves out batch misses, for which there was room.
+func hitsLimit(e *event.Event) bool { return e.Outcome == event.Failed || e.Limiting.AtLimit() }
+
+// Process is a process, by its number in the initial pid namespace.
+type Process struct {
+	PID uint32
+	// Comm is the name that its charging thread last had.
+	Comm [16]byte
+	Totals
+}
+
+// Limit is a limit that was hit.
+type Limit struct {
+	Cgroup event.CgroupID
+	Kind   event.Kind
+	// MaxPages is the limit when it was last hit; bytes for [event.Dmem].
+	MaxPages uint64
+	// Hits is how many charges failed or found it reached; Failures is how many
+	// of them failed.
+	Hits, Failures uint64
+	// FirstNanos is when, and ByPID and ByComm who, it was first hit by.
+	FirstNanos uint64
+	ByPID      uint32
+	ByComm     [16]byte
+}
+
+// LimitKey tells one limit from another.
+type LimitKey struct {
+	Cgroup event.CgroupID
+	Kind   event.Kind
+}
+
+// Coverage says how much of a trace is missing or uncertain.
+type Coverage struct {
+	// Lost events found no place in the ring buffer.
+	Lost uint64
+	// Predicted charges have an outcome that was not seen, but foretold.
+	Predicted uint64
+	// WalksCut is how many charges were to a cgroup with more ancestors than
+	// were looked at.
+	WalksCut uint64
+	// UnknownKinds is how many charges were to counters of no known kind.
+	UnknownKinds uint64
+}
+
+// maxProcesses is how many processes are told apart, so that a trace of weeks
+// does not fill the memory.
+const maxProcesses = 1 << 16
+
+// Summary is a [stream.Sink]. Its memory grows with the number of cgroups and
+// processes in the trace.
+type Summary struct {
+	Names cgroup.Names
+	// Total is the sum of all.
+	Total Totals
+	// Cgroups are those that pay.
+	Cgroups map[event.CgroupID]*Totals
+	// Processes are those that charge, by PID; Others is the sum of those that
+	// came when there were too many.
+	Processes map[uint32]*Process
+	Others    Totals
+	Limits    map[LimitKey]*Limit
+	// OOMKills are the events of that type.
+	OOMKills []event.Event
+	Coverage Coverage
+
+	// The last of each, since most events are like the one before.
+	lastCgroup  event.CgroupID
+	lastTotals  *Totals
+	lastProcess *Process
+}
+
+// New returns an empty Summary.
+func New() *Summary {
+	return &Summary{
+		Cgroups:   make(map[event.CgroupID]*Totals),
+		Processes: make(map[uint32]*Process),
+		Limits:    make(map[LimitKey]*Limit),
+	}
+}
+
+// Write adds the events of a batch. It does not fail.
+func (s *Summary) Write(batch []event.Event) error {
+	for i := range batch {
+		switch e := &batch[i]; e.Type {
+		case event.Charge:
+			s.addCharge(e)
+		case event.ReclaimEnd:
+			s.Total.addReclaim(e)
+			s.cgroup(e.Cgroup).addReclaim(e)
+			s.process(e).addReclaim(e)
+		case event.OOMKill:
+			s.OOMKills = append(s.OOMKills, *e)
+		case event.CgroupName:
+			s.Names.Add(e)
+		case event.Lost:
+			s.Coverage.Lost += e.LostEvents
+		}
+	}
+	return nil
+}
+
+// Close does nothing.
+func (s *Summary) Close() error { return nil }
+
+func (s *Summary) addCharge(e *event.Event) {
+	s.Total.addCharge(e)
+	s.cgroup(e.Cgroup).addCharge(e)
+	s.process(e).addCharge(e)
+	if e.Flags&event.Predicted != 0 {
+		s.Coverage.Predicted++
+	}
+	if e.Flags&event.WalkCut != 0 {
+		s.Coverage.WalksCut++
+	}
+	if e.Kind == event.Unknown {
+		s.Coverage.UnknownKinds++
+	}
+	if !hitsLimit(e) {
+		return
+	}
+	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
+	if e.Outcome == event.Failed && e.FailedAt != at {
+		at, max = e.FailedAt, 0
+		if at == e.Cgroup.ID {
+			max = e.MaxPages
+		}
+	}
+	key := LimitKey{e.InCgroup(at), e.Kind}
+	l := s.Limits[key]
+	if l == nil {
+		l = &Limit{Cgroup: key.Cgroup, Kind: key.Kind, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
+		s.Limits[key] = l
+	}
+	l.Hits++
+	if e.Outcome == event.Failed {
+		l.Failures++
+	}
+	if max != 0 {
+		l.MaxPages = max
+	}
+}
+
+func (s *Summary) cgroup(id event.CgroupID) *Totals {
+	if s.lastTotals != nil && s.lastCgroup == id {
+		return s.lastTotals
+	}
+	t := s.Cgroups[id]
+	if t == nil {
+		t = new(Totals)
+		s.Cgroups[id] = t
+	}
+	s.lastCgroup, s.lastTotals = id, t
+	return t
+}
+
+func (s *Summary) process(e *event.Event) *Totals {
+	p := s.lastProcess
+	if p == nil || p.PID != e.PID {
+		p = s.Processes[e.PID]
+	}
+	if p == nil {
+		if len(s.Processes) >= maxProcesses {
+			return &s.Others
+		}
+		p = &Process{PID: e.PID}
+		s.Processes[e.PID] = p
+	}
+	s.lastProcess = p
+	p.Comm = e.Comm
+	return &p.Totals
+}

@@ -1,0 +1,149 @@
+package summary
+
+import (
+	"strings"
+	"testing"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+const ms = 1_000_000
+
+var header = stream.Header{PageSize: 4096, StartBootNanos: 1000 * ms}
+
+func comm(s string) (c [16]byte) {
+	copy(c[:], s)
+	return c
+}
+
+func name(id, parent uint64, name string) event.Event {
+	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
+}
+
+// charge is one of process pid to the cgroup 3, limited by its parent 2.
+func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
+	e := event.Event{
+		Type: event.Charge, BootNanos: header.StartBootNanos + at*ms, PID: pid, Comm: comm("p"),
+		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: o, RequestedPages: requested,
+		Limiting: event.Level{CgroupID: 2, UsagePages: usage, MaxPages: 100},
+	}
+	if o != event.OK {
+		e.FailedAt = 2
+	}
+	return e
+}
+
+func TestSummary(t *testing.T) {
+	kill := event.Event{Type: event.OOMKill, BootNanos: header.StartBootNanos + 9*ms, PID: 7, Comm: comm("small\x1b"), Cgroup: event.CgroupID{ID: 2}}
+	kill.Victim = event.Victim{PID: 8, Comm: comm("big"), AnonPages: 80, FilePages: 2, ShmemPages: 1, SwapPages: 5}
+	reclaim := charge(8, 7, 0, 0, event.OK)
+	reclaim.Type, reclaim.Cgroup.ID, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 2, 1_500_000, 4
+	swap := charge(6, 8, 1, 50, event.OK)
+	swap.Kind, swap.Flags = event.Swap, event.Predicted|event.WalkCut
+	unknown := charge(6, 8, 1, 50, event.OK)
+	unknown.Kind = event.Unknown
+	memsw := charge(6, 8, 1, 50, event.OK)
+	memsw.Kind = event.Memsw
+	// Fails at its own limit, though its parent has less room.
+	own := charge(7, 8, 64, 99, event.Failed)
+	own.FailedAt, own.MaxPages = 3, 200
+
+	s := New()
+	for _, batch := range [][]event.Event{
+		{name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, "")},
+		{charge(1, 7, 64, 0, event.OK), charge(2, 8, 20, 64, event.OK), charge(3, 7, 64, 90, event.BatchMiss), charge(4, 7, 1, 100, event.Failed)},
+		{charge(5, 8, 1, 100, event.Failed), {Type: event.Lost, LostEvents: 3}, swap, unknown, memsw, own, reclaim, kill},
+	} {
+		if err := s.Write(batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const first = 1004 * ms
+	want := Totals{Charges: 9, ChargedPages: 64 + 20 + 1 + 1, Failures: 3, BatchMisses: 1, FirstAtLimitNanos: first, Reclaims: 1, ReclaimNanos: 1_500_000, FreedPages: 4}
+	if s.Total != want {
+		t.Errorf("total %+v\nwant  %+v", s.Total, want)
+	}
+	want.Reclaims, want.ReclaimNanos, want.FreedPages = 0, 0, 0
+	if got := *s.Cgroups[event.CgroupID{ID: 3}]; got != want {
+		t.Errorf("cgroup %+v\nwant   %+v", got, want)
+	}
+	want = Totals{Charges: 3, ChargedPages: 64, Failures: 1, BatchMisses: 1, FirstAtLimitNanos: first, Reclaims: 1, ReclaimNanos: 1_500_000, FreedPages: 4}
+	if got := s.Processes[7].Totals; got != want {
+		t.Errorf("process 7 %+v\nwant      %+v", got, want)
+	}
+	if want := (Coverage{Lost: 3, Predicted: 1, WalksCut: 1, UnknownKinds: 1}); s.Coverage != want {
+		t.Errorf("coverage %+v, want %+v", s.Coverage, want)
+	}
+	if len(s.Limits) != 2 {
+		t.Errorf("%d limits", len(s.Limits))
+	}
+
+	var b strings.Builder
+	if err := s.Print(&b, header); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(b.String(), strings.Repeat("0123456789abcdef", 4), "ID")
+	const wantText = `
+CGROUP              CONTAINER            CHARGES  PAGES  FAILED  MISSES  AT LIMIT  RECLAIM  FREED
+/a/docker-ID.scope  docker:0123456789ab  9        86     3       1       4 ms      0s       0
+/a                  -                    0        0      0       0       -         1.5ms    4
+
+PID  COMM  CHARGES  PAGES  FAILED  MISSES  AT LIMIT  RECLAIM  FREED
+7    p     3        64     1       1       4 ms      1.5ms    4
+8    p     6        22     2       0       5 ms      0s       0
+
+limits hit:
+  /a: memory limit of 100 pages hit 2 times, 2 charges failed; first at 4 ms by p (7)
+  /a/docker-ID.scope: memory limit of 200 pages hit 1 times, 1 charges failed; first at 7 ms by p (8)
+
+OOM kills:
+  at 9 ms /a ran out of memory: small\x1b (7) asked for more, big (8) was killed; it held 83 pages (anonymous 80, file 2, shared 1) and 5 in swap
+
+coverage:
+  1 charges returned unseen: their outcome is foretold from what they met
+  1 charges have more ancestors than were looked at
+  1 charges were to counters of an unknown kind
+`
+	// The columns are as wide as the container's id.
+	squeeze := func(s string) string {
+		var lines []string
+		for line := range strings.Lines(s) {
+			lines = append(lines, strings.Join(strings.Fields(line), " "))
+		}
+		return strings.Join(lines, "\n")
+	}
+	if squeeze(text) != squeeze(wantText) {
+		t.Errorf("got\n%s", text)
+	}
+}
+
+func TestEmpty(t *testing.T) {
+	var b strings.Builder
+	if err := New().Print(&b, header); err != nil || b.Len() > 0 {
+		t.Errorf("%q, %v", b.String(), err)
+	}
+}
+
+func TestManyProcesses(t *testing.T) {
+	s := New()
+	for pid := range uint32(maxProcesses + 10) {
+		s.Write([]event.Event{charge(0, pid, 1, 0, event.OK)})
+	}
+	if len(s.Processes) != maxProcesses || s.Others.Charges != 10 || s.Total.Charges != maxProcesses+10 {
+		t.Errorf("%d processes, others %+v", len(s.Processes), s.Others)
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	s := New()
+	var events []event.Event
+	for i := range uint64(256) {
+		events = append(events, charge(i, uint32(i/64), 64, 0, event.OK))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Write(events)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/event")
+}

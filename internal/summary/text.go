@@ -1,0 +1,158 @@
+package summary
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// maxLines is how many lines of each table are printed.
+const maxLines = 10
+
+// Print writes the summary as text: what is worth a look after a trace with that
+// header. Where there is nothing to tell it writes nothing.
+func (s *Summary) Print(w io.Writer, header stream.Header) error {
+	p := printer{s: s, header: header}
+	p.cgroups()
+	p.processes()
+	p.limits()
+	p.oomKills()
+	p.coverage()
+	_, err := io.WriteString(w, p.b.String())
+	return err
+}
+
+type printer struct {
+	s      *Summary
+	header stream.Header
+	b      strings.Builder
+}
+
+// since prints a time as the table's TIME does.
+func (p *printer) since(bootNanos uint64) string {
+	if bootNanos == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%d ms", int64(bootNanos-p.header.StartBootNanos)/int64(time.Millisecond))
+}
+
+func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }
+
+func (p *printer) who(comm [16]byte, pid uint32) string {
+	e := event.Event{Comm: comm}
+	return fmt.Sprintf("%s (%d)", printable(e.CommBytes()), pid)
+}
+
+func (p *printer) cgroups() {
+	ids := slices.SortedFunc(maps.Keys(p.s.Cgroups), func(a, b event.CgroupID) int {
+		return cmp.Or(byCharged(p.s.Cgroups[a], p.s.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
+	})
+	totals(p, "CGROUP\tCONTAINER", ids, func(id event.CgroupID) (string, *Totals) {
+		container := cgroup.ContainerOf(p.s.Names.Path(id)).String()
+		return p.s.Names.Printable(id) + "\t" + cmp.Or(container, "-"), p.s.Cgroups[id]
+	})
+}
+
+func (p *printer) processes() {
+	processes := slices.SortedFunc(maps.Values(p.s.Processes), func(a, b *Process) int {
+		return cmp.Or(byCharged(&a.Totals, &b.Totals), cmp.Compare(a.PID, b.PID))
+	})
+	totals(p, "PID\tCOMM", processes, func(proc *Process) (string, *Totals) {
+		e := event.Event{Comm: proc.Comm}
+		return fmt.Sprintf("%d\t%s", proc.PID, printable(e.CommBytes())), &proc.Totals
+	})
+}
+
+// byCharged puts what charged most first.
+func byCharged(a, b *Totals) int {
+	return cmp.Or(cmp.Compare(b.ChargedPages, a.ChargedPages), cmp.Compare(b.Charges, a.Charges))
+}
+
+// totals prints a table of the Totals of some items.
+func totals[T any](p *printer, head string, items []T, line func(T) (string, *Totals)) {
+	if len(items) == 0 {
+		return
+	}
+	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "\n%s\tCHARGES\tPAGES\tFAILED\tMISSES\tAT LIMIT\tRECLAIM\tFREED\n", head)
+	for _, item := range items[:min(len(items), maxLines)] {
+		name, t := line(item)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%v\t%d\n", name, t.Charges, t.ChargedPages, t.Failures, t.BatchMisses,
+			p.since(t.FirstAtLimitNanos), time.Duration(t.ReclaimNanos).Round(time.Microsecond), t.FreedPages)
+	}
+	w.Flush()
+	if n := len(items) - maxLines; n > 0 {
+		fmt.Fprintf(&p.b, "and %d more\n", n)
+	}
+}
+
+func (p *printer) limits() {
+	limits := slices.SortedFunc(maps.Values(p.s.Limits), func(a, b *Limit) int {
+		return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.FirstNanos, b.FirstNanos))
+	})
+	if len(limits) > 0 {
+		fmt.Fprintf(&p.b, "\nlimits hit:\n")
+	}
+	for _, l := range limits[:min(len(limits), maxLines)] {
+		unit := "pages"
+		if l.Kind == event.Dmem {
+			unit = "bytes"
+		}
+		fmt.Fprintf(&p.b, "  %s: %v limit of %d %s hit %d times, %d charges failed; first at %s by %s\n",
+			p.s.Names.Printable(l.Cgroup), l.Kind, l.MaxPages, unit, l.Hits, l.Failures, p.since(l.FirstNanos), p.who(l.ByComm, l.ByPID))
+	}
+	if n := len(limits) - maxLines; n > 0 {
+		fmt.Fprintf(&p.b, "  and %d more\n", n)
+	}
+}
+
+func (p *printer) oomKills() {
+	kills := p.s.OOMKills
+	if len(kills) > 0 {
+		fmt.Fprintf(&p.b, "\nOOM kills:\n")
+	}
+	if n := len(kills) - maxLines; n > 0 {
+		fmt.Fprintf(&p.b, "  %d before these\n", n)
+		kills = kills[n:]
+	}
+	for i := range kills {
+		e := &kills[i]
+		v := &e.Victim
+		where := "the machine"
+		if e.Cgroup.ID != 0 {
+			where = p.s.Names.Printable(e.Cgroup)
+		}
+		fmt.Fprintf(&p.b, "  at %s %s ran out of memory: %s asked for more, %s was killed; it held %d pages (anonymous %d, file %d, shared %d) and %d in swap\n",
+			p.since(e.BootNanos), where, p.who(e.Comm, e.PID), p.who(v.Comm, v.PID),
+			v.AnonPages+v.FilePages+v.ShmemPages, v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages)
+	}
+}
+
+func (p *printer) coverage() {
+	c := &p.s.Coverage
+	var lines []string
+	for _, l := range []struct {
+		n    uint64
+		what string
+	}{
+		{c.Predicted, "charges returned unseen: their outcome is foretold from what they met"},
+		{c.WalksCut, "charges have more ancestors than were looked at"},
+		{c.UnknownKinds, "charges were to counters of an unknown kind"},
+	} {
+		if l.n > 0 {
+			lines = append(lines, fmt.Sprintf("  %d %s\n", l.n, l.what))
+		}
+	}
+	if len(lines) > 0 {
+		fmt.Fprintf(&p.b, "\ncoverage:\n%s", strings.Join(lines, ""))
+	}
+}

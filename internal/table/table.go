@@ -1,0 +1,387 @@
+// Package table prints a trace as text, a row for each charge: the table of
+// the bpftrace script that chargetrace grew out of, with marks at the limit, or
+// a wide one that tells all that is known of a charge.
+package table
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// Units is how counts of pages are written.
+type Units string
+
+// The units of the -units flag.
+const (
+	Pages Units = "pages"
+	Bytes Units = "bytes"
+	// Human is bytes as 3.9M, rounded down: what is below a limit never looks
+	// as if it had reached it.
+	Human Units = "human"
+)
+
+// TimeFormat is how the time of an event is written.
+type TimeFormat string
+
+// The formats of the -time flag. Clock and Date are in the local time zone.
+const (
+	// Relative is whole milliseconds since the trace began.
+	Relative TimeFormat = "relative"
+	Clock    TimeFormat = "clock" // 15:04:05.000000
+	Date     TimeFormat = "date"  // 2006-01-02T15:04:05.000000+01:00
+)
+
+// Options say how a [Table] looks. The zero value is the script's table.
+type Options struct {
+	Units Units
+	Time  TimeFormat
+	// Location is the time zone of Clock and Date; nil is the local one.
+	Location *time.Location
+	// Wide is for the wide table. It is made to fit into Columns, 120 where
+	// that is less.
+	Wide    bool
+	Columns int
+}
+
+// AllUnits and AllTimeFormats are what the flags may say.
+var (
+	AllUnits       = []Units{Pages, Bytes, Human}
+	AllTimeFormats = []TimeFormat{Relative, Clock, Date}
+)
+
+// ParseUnits returns the Units of that name.
+func ParseUnits(name string) (Units, error) {
+	if u := Units(name); slices.Contains(AllUnits, u) {
+		return u, nil
+	}
+	return "", fmt.Errorf("want pages, bytes or human")
+}
+
+// ParseTimeFormat returns the TimeFormat of that name.
+func ParseTimeFormat(name string) (TimeFormat, error) {
+	if f := TimeFormat(name); slices.Contains(AllTimeFormats, f) {
+		return f, nil
+	}
+	return "", fmt.Errorf("want relative, clock or date")
+}
+
+// Table is a [stream.Sink] that prints rows. Its memory grows with the number
+// of cgroups in the trace.
+type Table struct {
+	w         io.Writer
+	header    stream.Header
+	units     Units
+	time      TimeFormat
+	timeWidth int
+	location  *time.Location
+
+	wide bool
+	// Widths of the columns of the wide table that hold paths.
+	cgroupWidth, limitedByWidth int
+	// charged and limiting are the cgroups last shown, since most charges are
+	// like the one before; limitingRoom is how wide the latter could be.
+	charged, limiting shownCgroup
+	limitingRoom      int
+	level             []byte // the limiting level's usage and limit
+
+	names cgroup.Names
+	// atLimit says of each level that was a charge's limiting one whether it
+	// was at its limit when last seen.
+	atLimit map[level]bool
+	// lastLevel is the last of them, since most charges are like the one before.
+	lastLevel   level
+	lastAtLimit bool
+
+	buf     []byte
+	started bool
+}
+
+// level names a level of the tree of counters of one kind.
+type level struct {
+	cgroup event.CgroupID
+	kind   event.Kind
+	// counter tells counters of an unknown kind apart.
+	counter uint64
+}
+
+// New returns a Table that prints to w the events of a source with that header.
+func New(w io.Writer, header stream.Header, o Options) *Table {
+	t := &Table{
+		w:         w,
+		header:    header,
+		units:     o.Units,
+		time:      o.Time,
+		timeWidth: 8,
+		location:  o.Location,
+		wide:      o.Wide,
+		atLimit:   make(map[level]bool),
+		buf:       make([]byte, 0, 32<<10),
+	}
+	if t.location == nil {
+		t.location = time.Local
+	}
+	if t.wide {
+		t.timeWidth = 7
+	}
+	switch t.time {
+	case Clock:
+		t.timeWidth = len(clockLayout)
+	case Date:
+		t.timeWidth = len(dateLayout)
+	}
+	t.fit(max(o.Columns, 120))
+	return t
+}
+
+const (
+	clockLayout = "15:04:05.000000"
+	dateLayout  = "2006-01-02T15:04:05.000000-07:00"
+)
+
+// Widths of the columns, as the script's format has them:
+// %-8d %-6d %-16s %-10d %-10d %-10d.
+const (
+	pidWidth   = 6
+	commWidth  = 16
+	countWidth = 10
+)
+
+// Write prints the rows of one batch with one call of the underlying Write.
+func (t *Table) Write(batch []event.Event) error {
+	t.buf = t.buf[:0]
+	t.start()
+	for i := range batch {
+		switch e := &batch[i]; e.Type {
+		case event.Charge:
+			if t.wide {
+				t.appendWideCharge(e)
+			} else {
+				t.appendCharge(e)
+			}
+		case event.ReclaimBegin, event.ReclaimEnd:
+			if t.wide {
+				t.appendReclaim(e)
+			}
+		case event.OOMKill:
+			t.appendOOMKill(e)
+		case event.CgroupName:
+			t.names.Add(e)
+			t.charged.column, t.limiting.column = nil, nil
+		case event.Lost:
+			t.buf = append(t.buf, "--- "...)
+			t.buf = strconv.AppendUint(t.buf, e.LostEvents, 10)
+			t.buf = append(t.buf, " events lost ---\n"...)
+		}
+	}
+	if len(t.buf) == 0 {
+		return nil
+	}
+	_, err := t.w.Write(t.buf)
+	return err
+}
+
+// Close prints the header if nothing else was printed.
+func (t *Table) Close() error {
+	if t.started {
+		return nil
+	}
+	t.buf = t.buf[:0]
+	t.start()
+	_, err := t.w.Write(t.buf)
+	return err
+}
+
+func (t *Table) start() {
+	if t.started {
+		return
+	}
+	t.started = true
+	if t.wide {
+		t.startWide()
+		return
+	}
+	b := t.buf
+	b = appendColumn(b, "TIME", t.timeWidth)
+	b = appendColumn(b, "PID", pidWidth)
+	b = appendColumn(b, "COMM", commWidth)
+	b = appendColumn(b, "REQUESTED", countWidth)
+	b = appendColumn(b, "CURRENT", countWidth)
+	b = appendColumn(b, "LIMIT", countWidth)
+	b[len(b)-1] = '\n'
+	t.buf = b
+}
+
+func appendColumn(b []byte, text string, width int) []byte {
+	from := len(b)
+	return pad(append(b, text...), from, width)
+}
+
+// pad fills the column that began at from with blanks to its width, and adds
+// the one that parts it from the next.
+func pad(b []byte, from, width int) []byte {
+	const blanks = "                                        "
+	fill := max(0, from+width-len(b)) + 1
+	for fill > len(blanks) {
+		b = append(b, blanks...)
+		fill -= len(blanks)
+	}
+	return append(b, blanks[:fill]...)
+}
+
+func (t *Table) appendCharge(e *event.Event) {
+	b := t.buf
+	from := len(b)
+	b = pad(t.appendTime(b, e.BootNanos), from, t.timeWidth)
+	from = len(b)
+	b = pad(strconv.AppendUint(b, uint64(e.PID), 10), from, pidWidth)
+	from = len(b)
+	b = pad(event.AppendPrintable(b, e.CommBytes()), from, commWidth)
+	from = len(b)
+	b = pad(t.appendCount(b, e.Kind, int64(e.RequestedPages)), from, countWidth)
+	from = len(b)
+	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, countWidth)
+	from = len(b)
+	b = pad(t.appendMax(b, e.Kind, e.MaxPages), from, countWidth)
+
+	if at, reached := t.limitReached(e); at {
+		b = append(b, '*')
+		if reached {
+			b = append(b, " LIMIT REACHED"...)
+		}
+		// The counter's own limit is in the row.
+		if e.Limiting.CgroupID != e.Cgroup.ID {
+			b = append(b, ' ')
+			b = append(b, t.names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
+		}
+		b = append(b, ' ')
+	}
+	if e.Kind != event.Memory {
+		b = append(b, '[')
+		b = append(b, e.Kind.String()...)
+		b = append(b, "] "...)
+	}
+	b[len(b)-1] = '\n'
+	t.buf = b
+}
+
+// limitReached reports whether the limiting level of a charge is at its limit,
+// and whether it is so for the first time since it was below.
+func (t *Table) limitReached(e *event.Event) (at, reached bool) {
+	l := level{cgroup: e.InCgroup(e.Limiting.CgroupID), kind: e.Kind}
+	if l.cgroup.ID == 0 {
+		l.counter = e.Counter
+	}
+	at = e.Limiting.AtLimit()
+	if l == t.lastLevel && at == t.lastAtLimit {
+		return at, false
+	}
+	was, seen := t.atLimit[l]
+	t.atLimit[l] = at
+	t.lastLevel, t.lastAtLimit = l, at
+	return at, at && seen && !was
+}
+
+// appendOOMKill appends a line that is no row, as that of lost events.
+func (t *Table) appendOOMKill(e *event.Event) {
+	if t.wide {
+		t.appendWideOOMKill(e)
+		return
+	}
+	b := append(t.buf, "--- OOM: "...)
+	if e.Cgroup.ID == 0 {
+		b = append(b, "the machine"...)
+	} else {
+		b = append(b, t.names.Printable(e.Cgroup)...)
+	}
+	b = append(b, " ran out; "...)
+	b = appendProcess(b, e.CommBytes(), e.PID)
+	b = append(b, " asked; killed "...)
+	b = t.appendVictim(b, &e.Victim)
+	t.buf = append(b, " ---\n"...)
+}
+
+func appendProcess(b, comm []byte, pid uint32) []byte {
+	b = append(event.AppendPrintable(b, comm), " ("...)
+	return append(strconv.AppendUint(b, uint64(pid), 10), ')')
+}
+
+func (t *Table) appendVictim(b []byte, v *event.Victim) []byte {
+	b = append(appendProcess(b, v.CommBytes(), v.PID), ", which held"...)
+	for _, held := range []struct {
+		what  string
+		pages uint64
+	}{{"anonymous", v.AnonPages}, {"file", v.FilePages}, {"shared", v.ShmemPages}, {"swap", v.SwapPages}} {
+		b = append(append(append(b, ' '), held.what...), ' ')
+		b = t.appendCount(b, event.Memory, int64(held.pages))
+	}
+	return b
+}
+
+func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
+	switch t.time {
+	case Clock:
+		return t.wall(bootNanos).AppendFormat(b, clockLayout)
+	case Date:
+		return t.wall(bootNanos).AppendFormat(b, dateLayout)
+	}
+	since := int64(bootNanos - t.header.StartBootNanos)
+	return strconv.AppendInt(b, since/int64(time.Millisecond), 10)
+}
+
+func (t *Table) wall(bootNanos uint64) time.Time {
+	return time.Unix(0, t.header.BootWallNanos+int64(bootNanos)).In(t.location)
+}
+
+// appendCount appends a number of pages in the units of the table. Device
+// memory is counted in bytes, and said to be.
+func (t *Table) appendCount(b []byte, kind event.Kind, n int64) []byte {
+	if kind == event.Dmem {
+		if t.units == Human {
+			return appendHuman(b, n)
+		}
+		return append(strconv.AppendInt(b, n, 10), 'B')
+	}
+	switch t.units {
+	case Bytes:
+		return strconv.AppendInt(b, n*int64(t.header.PageSize), 10)
+	case Human:
+		return appendHuman(b, n*int64(t.header.PageSize))
+	}
+	return strconv.AppendInt(b, n, 10)
+}
+
+func (t *Table) appendMax(b []byte, kind event.Kind, max uint64) []byte {
+	if l := (event.Level{MaxPages: max}); !l.Limited() {
+		return append(b, "max"...)
+	}
+	return t.appendCount(b, kind, int64(max))
+}
+
+// appendHuman appends a number of bytes as 512, 64K or 9.9M, rounded down.
+func appendHuman(b []byte, n int64) []byte {
+	if n < 0 {
+		b = append(b, '-')
+		n = -n
+	}
+	const suffixes = "KMGTPE"
+	if n < 1024 {
+		return strconv.AppendInt(b, n, 10)
+	}
+	unit := 0
+	for n >= 1<<20 {
+		n >>= 10
+		unit++
+	}
+	b = strconv.AppendInt(b, n>>10, 10)
+	if tenths := n & 1023 * 10 >> 10; unit > 0 || tenths > 0 {
+		b = append(b, '.', byte('0'+tenths))
+	}
+	return append(b, suffixes[unit])
+}

@@ -1,0 +1,289 @@
+package table
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+var header = stream.Header{
+	PageSize:       4096,
+	StartBootNanos: 1_000_000_000,
+	BootWallNanos:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(),
+}
+
+// charge returns a charge made so many microseconds after the trace began, to
+// a cgroup whose ancestors have no limit.
+func charge(micros uint64, comm string, cgroup, requested uint64, usage int64, max uint64) event.Event {
+	e := event.Event{
+		Type: event.Charge, BootNanos: header.StartBootNanos + micros*1000, PID: 25980, TID: 25981,
+		Kind: event.Memory, Outcome: event.OK, Cgroup: event.CgroupID{ID: cgroup}, Counter: cgroup,
+		RequestedPages: requested, UsagePages: usage, MaxPages: max,
+		Limiting: event.Level{CgroupID: cgroup, UsagePages: usage, MaxPages: max},
+		High:     event.Level{MaxPages: unlimited},
+	}
+	copy(e.Comm[:], comm)
+	return e
+}
+
+const unlimited = (1<<63 - 1) / 4096
+
+// with returns e as f changes it.
+func with(e event.Event, f func(*event.Event)) event.Event {
+	f(&e)
+	return e
+}
+
+// limitedAt makes an ancestor the limiting level.
+func limitedAt(e event.Event, id uint64, usage int64, max uint64) event.Event {
+	e.Limiting = event.Level{CgroupID: id, UsagePages: usage, MaxPages: max}
+	return e
+}
+
+// tree names the cgroups 2, /a, and 3, /a/b.
+var tree = []event.Event{
+	{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "b"},
+	{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a"},
+	{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
+}
+
+// kill is an OOM kill in /a.
+var kill = with(charge(1500, "small", 2, 0, 0, 0), func(e *event.Event) {
+	e.Type = event.OOMKill
+	e.Victim = event.Victim{PID: 7, Comm: [16]byte{'b', 'i', 'g'}, AnonPages: 2500, FilePages: 10, ShmemPages: 1, SwapPages: 2}
+})
+
+func render(t *testing.T, o Options, events ...event.Event) string {
+	t.Helper()
+	var b strings.Builder
+	tb := New(&b, header, o)
+	if len(events) > 0 {
+		if err := tb.Write(events); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tb.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func lines(l ...string) string { return strings.Join(l, "\n") + "\n" }
+
+const titles = "TIME     PID    COMM             REQUESTED  CURRENT    LIMIT     "
+
+func TestRows(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		o      Options
+		events []event.Event
+		want   string
+	}{
+		{"empty", Options{}, nil, lines(titles)},
+		{"script", Options{}, []event.Event{
+			charge(3_301_999, "alloc", 1, 32, 1288, 2560),
+			charge(3_302_000, "a-15-byte-name.", 1, 512, -3, unlimited),
+		}, lines(
+			titles,
+			"3301     25980  alloc            32         1288       2560      ",
+			"3302     25980  a-15-byte-name.  512        -3         max       ",
+		)},
+		{"marks", Options{}, []event.Event{
+			charge(0, "a", 1, 32, 2559, 2560),
+			charge(0, "a", 1, 32, 2560, 2560), // from below
+			charge(0, "a", 1, 1, 2561, 2560),  // stays
+			charge(0, "a", 2, 1, 10, 10),      // another, first seen at its limit
+			charge(0, "a", 2, 1, 9, 10),       // goes below
+			charge(0, "a", 2, 1, 10, 10),      // and comes back
+			charge(0, "a", 1, 1, 2560, 2560),  // stays
+			charge(0, "a", 1, 1, 2560, unlimited),
+			charge(0, "a", 1, 1, 2560, 2000), // the limit comes down to it
+		}, lines(
+			titles,
+			"0        25980  a                32         2559       2560      ",
+			"0        25980  a                32         2560       2560       * LIMIT REACHED",
+			"0        25980  a                1          2561       2560       *",
+			"0        25980  a                1          10         10         *",
+			"0        25980  a                1          9          10        ",
+			"0        25980  a                1          10         10         * LIMIT REACHED",
+			"0        25980  a                1          2560       2560       *",
+			"0        25980  a                1          2560       max       ",
+			"0        25980  a                1          2560       2000       * LIMIT REACHED",
+		)},
+		{"an ancestor's limit", Options{}, append(tree[:3:3],
+			limitedAt(charge(0, "a", 3, 64, 2500, unlimited), 2, 2559, 2560),
+			limitedAt(charge(0, "a", 3, 1, 2501, unlimited), 2, 2560, 2560),
+			limitedAt(charge(0, "a", 3, 1, 2501, 3000), 2, 2561, 2560),
+			limitedAt(charge(0, "a", 9, 1, 5, unlimited), 8, 6, 6),
+			kill,
+			with(kill, func(e *event.Event) { e.Cgroup.ID = 0 }),
+		), lines(
+			titles,
+			"0        25980  a                64         2500       max       ",
+			"0        25980  a                1          2501       max        * LIMIT REACHED /a",
+			"0        25980  a                1          2501       3000       * /a",
+			"0        25980  a                1          5          max        * (cgroup 8)",
+			"--- OOM: /a ran out; small (25980) asked; killed big (7), which held anonymous 2500 file 10 shared 1 swap 2 ---",
+			"--- OOM: the machine ran out; small (25980) asked; killed big (7), which held anonymous 2500 file 10 shared 1 swap 2 ---",
+		)},
+		{"kinds", Options{}, []event.Event{
+			with(charge(0, "a", 2, 1, 9, 10), func(e *event.Event) { e.Kind = event.Swap }),
+			with(charge(0, "a", 2, 1, 10, 10), func(e *event.Event) { e.Kind = event.Swap }),
+			with(charge(0, "a", 2, 4096, 8192, 1<<20), func(e *event.Event) { e.Kind = event.Dmem }),
+			with(charge(0, "a", 0, 1, 10, 10), func(e *event.Event) { e.Kind = event.Unknown }),
+		}, lines(
+			titles,
+			"0        25980  a                1          9          10         [swap]",
+			"0        25980  a                1          10         10         * LIMIT REACHED [swap]",
+			"0        25980  a                4096B      8192B      1048576B   [dmem]",
+			"0        25980  a                1          10         10         * [unknown]",
+		)},
+		{"wide", Options{Wide: true}, append(tree[:3:3],
+			charge(0, "a", 3, 64, 100, unlimited),
+			charge(0, "a", 3, 64, 2500, 2560),
+			with(limitedAt(charge(0, "a", 3, 64, 2501, unlimited), 2, 2560, 2560), func(e *event.Event) {
+				e.Outcome, e.FailedAt = event.Failed, 2
+				e.Flags = event.Remote | event.KernelThread | event.Predicted | event.WalkCut
+				e.High = event.Level{CgroupID: 2, UsagePages: 11, MaxPages: 10}
+			}),
+			with(limitedAt(charge(0, "a", 3, 64, 2501, unlimited), 2, 2560, 2570), func(e *event.Event) {
+				e.Outcome, e.FailedAt, e.PID, e.TID = event.BatchMiss, 3, 0, 0
+			}),
+			with(charge(0, "a", 2, 0, 0, 0), func(e *event.Event) { e.Type = event.ReclaimBegin }),
+			with(charge(2000, "a", 2, 0, 0, 0), func(e *event.Event) {
+				e.Type, e.FreedPages, e.DurationNanos = event.ReclaimEnd, 32, 1_999_500
+			}),
+			kill,
+		), lines(
+			"TIME    PID     TID     COMM            REQ  CURRENT LIMIT   KIND    OUTCOME CGROUP         LIMITED BY          ROOM   FLAGS",
+			"0       25980   25981   a               64   100     max     memory  ok      /a/b           -                   -",
+			"0       25980   25981   a               64   2500    2560    memory  ok      /a/b           = 2500/2560         60",
+			"0       25980   25981   a               64   2501    max     memory  failed  /a/b           /a 2560/2560        0      * remote kthread high predicted cut",
+			"0       0       0       a               64   2501    max     memory  miss    /a/b           /a 2560/2570        10     idle at=/a/b",
+			"0       25980   25981   a               -    -       -       reclaim begin   /a",
+			"2       25980   25981   a               -    -       -       reclaim end     /a             freed 32 in 2.000 ms",
+			"1       25980   25981   small           -    -       -       oom     kill    /a             killed big (7), which held anonymous 2500 file 10 shared 1 swap 2",
+		)},
+		{"wide, long paths", Options{Wide: true, Columns: 130}, []event.Event{
+			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
+			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "kubepods-\x1b-burst\u00e4ble.slice"},
+			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "docker-0123.scope"},
+			limitedAt(charge(0, "a", 3, 64, 100, unlimited), 2, 1<<30, 1<<31),
+		}, lines(
+			"TIME    PID     TID     COMM            REQ  CURRENT LIMIT   KIND    OUTCOME CGROUP              LIMITED BY               ROOM   FLAGS",
+			"0       25980   25981   a               64   100     max     memory  ok      /kubep…r-0123.scope /…lice 1073741824/2147483648 1073741824",
+		)},
+		{"lost", Options{}, []event.Event{
+			charge(0, "a", 1, 1, 1, 2),
+			{Type: event.Lost, LostEvents: 123},
+			charge(0, "a", 1, 1, 1, 2),
+		}, lines(
+			titles,
+			"0        25980  a                1          1          2         ",
+			"--- 123 events lost ---",
+			"0        25980  a                1          1          2         ",
+		)},
+		{"hostile", Options{}, []event.Event{
+			charge(0, "\x1b[2J\x1b]0;x\x07", 1, 1, 1, 2),
+			charge(0, "a\nb\xff", 1, 1, 1, 2),
+		}, lines(
+			titles,
+			`0        25980  \x1b[2J\x1b]0;x\x07 1          1          2         `,
+			`0        25980  a\nb\xff         1          1          2         `,
+		)},
+		{"bytes", Options{Units: Bytes}, []event.Event{charge(0, "a", 1, 1, 100, 2560)}, lines(
+			titles,
+			"0        25980  a                4096       409600     10485760  ",
+		)},
+		{"human", Options{Units: Human}, []event.Event{
+			charge(0, "a", 1, 1, 2559, 2560),
+			charge(0, "a", 1, 64, 1<<30, 1<<31),
+		}, lines(
+			titles,
+			"0        25980  a                4K         9.9M       10.0M     ",
+			"0        25980  a                256K       4.0T       8.0T      ",
+		)},
+		{"clock", Options{Time: Clock, Location: time.UTC}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
+			"TIME            PID    COMM             REQUESTED  CURRENT    LIMIT     ",
+			"03:04:06.000005 25980  a                1          1          2         ",
+		)},
+		{"date", Options{Time: Date, Location: time.FixedZone("", 3600)}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
+			"TIME                             PID    COMM             REQUESTED  CURRENT    LIMIT     ",
+			"2026-01-02T04:04:06.000005+01:00 25980  a                1          1          2         ",
+		)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := render(t, tc.o, tc.events...); got != tc.want {
+				t.Errorf("got\n%swant\n%s", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestHumanRoundsDown(t *testing.T) {
+	for n, want := range map[int64]string{
+		0: "0", 1023: "1023", 1024: "1K", 4096: "4K", 1536: "1.5K", 1<<20 - 1: "1023.9K", 1 << 20: "1.0M",
+		10<<20 - 4096: "9.9M", 10 << 20: "10.0M", -(10 << 20): "-10.0M", 1 << 62: "4.0E",
+	} {
+		if got := string(appendHuman(nil, n)); got != want {
+			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+
+func TestWriteFails(t *testing.T) {
+	tb := New(failingWriter{}, header, Options{})
+	if err := tb.Write([]event.Event{charge(0, "a", 1, 1, 1, 2)}); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("Write: %v", err)
+	}
+	if err := New(failingWriter{}, header, Options{}).Close(); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+// batch is what Copy moves at once, from some cgroups in turn.
+func batch() []event.Event {
+	events := make([]event.Event, 256)
+	for i := range events {
+		events[i] = charge(uint64(i), "stress-ng-vm", 3, 64, int64(100_000+64*i), unlimited)
+		events[i] = limitedAt(events[i], 2, int64(100_000+64*i), 1<<20)
+	}
+	return events
+}
+
+func TestNoAllocation(t *testing.T) {
+	for _, o := range []Options{{}, {Time: Clock}, {Time: Date}, {Wide: true}} {
+		tb := New(io.Discard, header, o)
+		events := batch()
+		tb.Write(tree)
+		tb.Write(events)
+		if n := testing.AllocsPerRun(10, func() { tb.Write(events) }); n != 0 {
+			t.Errorf("%+v: %v allocations in a batch", o, n)
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for _, o := range []Options{{}, {Units: Human}, {Time: Clock}, {Time: Date}, {Wide: true}} {
+		b.Run(fmt.Sprintf("units=%s/time=%s/wide=%v", o.Units, o.Time, o.Wide), func(b *testing.B) {
+			tb := New(io.Discard, header, o)
+			events := batch()
+			tb.Write(tree)
+			b.ReportAllocs()
+			for b.Loop() {
+				tb.Write(events)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/row")
+		})
+	}
+}

@@ -1,0 +1,228 @@
+package table
+
+import (
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"chargetrace/internal/event"
+)
+
+// Widths of the columns of the wide table. With those for paths, which take
+// what is left, its rows have 118 columns or more, flags aside.
+const (
+	widePIDWidth     = 7
+	wideCommWidth    = 15
+	requestWidth     = 4
+	wideCountWidth   = 7
+	kindWidth        = 7
+	outcomeWidth     = 7
+	minCgroupWidth   = 14
+	minLimitedBy     = 19
+	roomWidth        = 6
+	wideColumnsToFit = 120
+)
+
+// fit gives the columns of paths what a screen of that width has more than the
+// narrowest.
+func (t *Table) fit(columns int) {
+	more := columns - wideColumnsToFit
+	t.cgroupWidth = minCgroupWidth + more/2
+	t.limitedByWidth = minLimitedBy + more - more/2
+}
+
+func (t *Table) startWide() {
+	b := t.buf
+	b = appendColumn(b, "TIME", t.timeWidth)
+	b = appendColumn(b, "PID", widePIDWidth)
+	b = appendColumn(b, "TID", widePIDWidth)
+	b = appendColumn(b, "COMM", wideCommWidth)
+	b = appendColumn(b, "REQ", requestWidth)
+	b = appendColumn(b, "CURRENT", wideCountWidth)
+	b = appendColumn(b, "LIMIT", wideCountWidth)
+	b = appendColumn(b, "KIND", kindWidth)
+	b = appendColumn(b, "OUTCOME", outcomeWidth)
+	b = appendColumn(b, "CGROUP", t.cgroupWidth)
+	b = appendColumn(b, "LIMITED BY", t.limitedByWidth)
+	b = appendColumn(b, "ROOM", roomWidth)
+	t.buf = append(b, "FLAGS\n"...)
+}
+
+// appendWho appends the columns that every row of the wide table has.
+func (t *Table) appendWho(b []byte, e *event.Event) []byte {
+	from := len(b)
+	b = pad(t.appendTime(b, e.BootNanos), from, t.timeWidth)
+	from = len(b)
+	b = pad(strconv.AppendUint(b, uint64(e.PID), 10), from, widePIDWidth)
+	from = len(b)
+	b = pad(strconv.AppendUint(b, uint64(e.TID), 10), from, widePIDWidth)
+	from = len(b)
+	return pad(event.AppendPrintable(b, e.CommBytes()), from, wideCommWidth)
+}
+
+func (t *Table) appendWideCharge(e *event.Event) {
+	b := t.appendWho(t.buf, e)
+	from := len(b)
+	b = pad(t.appendCount(b, e.Kind, int64(e.RequestedPages)), from, requestWidth)
+	from = len(b)
+	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, wideCountWidth)
+	from = len(b)
+	b = pad(t.appendMax(b, e.Kind, e.MaxPages), from, wideCountWidth)
+	b = appendColumn(b, e.Kind.String(), kindWidth)
+	b = appendColumn(b, e.Outcome.String(), outcomeWidth)
+	b = t.appendCgroup(b, e.Cgroup)
+	b = t.appendLimitedBy(b, e)
+	from = len(b)
+	if e.Limiting.Limited() {
+		b = t.appendCount(b, e.Kind, e.Limiting.RoomPages())
+	} else {
+		b = append(b, '-')
+	}
+	b = pad(b, from, roomWidth)
+	t.buf = endLine(t.appendFlags(b, e))
+}
+
+// endLine puts a newline in the place of blanks.
+func endLine(b []byte) []byte {
+	for b[len(b)-1] == ' ' {
+		b = b[:len(b)-1]
+	}
+	return append(b, '\n')
+}
+
+// shownCgroup is how a cgroup was last shown in a column.
+type shownCgroup struct {
+	id     event.CgroupID
+	column []byte // padded
+}
+
+// appendCgroup appends the path of a cgroup, shortened.
+func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
+	if t.charged.id != id || len(t.charged.column) == 0 {
+		column := appendShort(t.charged.column[:0], t.names.Printable(id), t.cgroupWidth)
+		t.charged = shownCgroup{id, padRunes(column, 0, t.cgroupWidth)}
+	}
+	return append(b, t.charged.column...)
+}
+
+// appendLimitedBy appends the path of the limiting level, = where it is the
+// cgroup that pays, and its usage and limit.
+func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
+	l := &e.Limiting
+	if !l.Limited() {
+		return appendColumn(b, "-", t.limitedByWidth)
+	}
+	t.level = append(t.appendCount(t.level[:0], e.Kind, l.UsagePages), '/')
+	t.level = t.appendCount(t.level, e.Kind, int64(l.MaxPages))
+	from := len(b)
+	if l.CgroupID == e.Cgroup.ID {
+		b = append(append(b, '=', ' '), t.level...)
+		return pad(b, from, t.limitedByWidth)
+	}
+	const least = 6 // characters of a path
+	room := max(least, t.limitedByWidth-len(t.level)-1)
+	id := e.InCgroup(l.CgroupID)
+	if t.limiting.id != id || len(t.limiting.column) == 0 || t.limitingRoom != room {
+		column := appendShort(t.limiting.column[:0], t.names.Printable(id), room)
+		t.limiting, t.limitingRoom = shownCgroup{id, append(column, ' ')}, room
+	}
+	b = append(append(b, t.limiting.column...), t.level...)
+	return padRunes(b, from, t.limitedByWidth)
+}
+
+func (t *Table) appendFlags(b []byte, e *event.Event) []byte {
+	if e.Limiting.AtLimit() {
+		b = append(b, "* "...)
+	}
+	if e.Flags&event.Remote != 0 {
+		b = append(b, "remote "...)
+	}
+	if e.Idle() {
+		b = append(b, "idle "...)
+	} else if e.Flags&event.KernelThread != 0 {
+		b = append(b, "kthread "...)
+	}
+	if e.High.Limited() && e.High.RoomPages() < 0 {
+		b = append(b, "high "...)
+	}
+	if e.Flags&event.Predicted != 0 {
+		b = append(b, "predicted "...)
+	}
+	if e.Flags&event.WalkCut != 0 {
+		b = append(b, "cut "...)
+	}
+	if e.FailedAt != 0 && e.FailedAt != e.Limiting.CgroupID {
+		b = append(b, "at="...)
+		b = append(b, t.names.Printable(e.InCgroup(e.FailedAt))...)
+	}
+	return b
+}
+
+func (t *Table) appendReclaim(e *event.Event) {
+	b := t.appendEvent(e, "reclaim")
+	if e.Type == event.ReclaimBegin {
+		b = appendColumn(b, "begin", outcomeWidth)
+		b = t.appendCgroup(b, e.Cgroup)
+	} else {
+		b = appendColumn(b, "end", outcomeWidth)
+		b = t.appendCgroup(b, e.Cgroup)
+		b = append(b, "freed "...)
+		b = t.appendCount(b, event.Memory, int64(e.FreedPages))
+		b = append(b, " in "...)
+		b = strconv.AppendFloat(b, float64(e.DurationNanos)/float64(time.Millisecond), 'f', 3, 64)
+		b = append(b, " ms"...)
+	}
+	t.buf = endLine(b)
+}
+
+func (t *Table) appendWideOOMKill(e *event.Event) {
+	b := t.appendEvent(e, "oom")
+	b = appendColumn(b, "kill", outcomeWidth)
+	b = t.appendCgroup(b, e.Cgroup)
+	b = append(b, "killed "...)
+	b = t.appendVictim(b, &e.Victim)
+	t.buf = append(b, '\n')
+}
+
+// appendEvent appends the columns of an event that is not a charge, up to what
+// happened.
+func (t *Table) appendEvent(e *event.Event, kind string) []byte {
+	b := t.appendWho(t.buf, e)
+	b = appendColumn(b, "-", requestWidth)
+	b = appendColumn(b, "-", wideCountWidth)
+	b = appendColumn(b, "-", wideCountWidth)
+	return appendColumn(b, kind, kindWidth)
+}
+
+// appendShort appends s, shortened in the middle to width characters. The end
+// of a path says more than its beginning.
+func appendShort(b []byte, s string, width int) []byte {
+	n := utf8.RuneCountInString(s)
+	if n <= width {
+		return append(b, s...)
+	}
+	head := (width - 1) / 3
+	tail := n - (width - 1 - head)
+	i := 0
+	for _, r := range s {
+		switch {
+		case i < head || i >= tail:
+			b = utf8.AppendRune(b, r)
+		case i == head:
+			b = append(b, "…"...)
+		}
+		i++
+	}
+	return b
+}
+
+// padRunes is pad for text that is not ASCII.
+func padRunes(b []byte, from, width int) []byte {
+	extra := 0
+	for _, c := range b[from:] {
+		if !utf8.RuneStart(c) {
+			extra++
+		}
+	}
+	return pad(b, from, width+extra)
+}

@@ -1,0 +1,486 @@
+package trace
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// Options say how a recording is read.
+type Options struct {
+	// Follow waits, at the end of a recording that is still being made, for what
+	// comes, as tail -f does.
+	Follow bool
+}
+
+// Reader is a [stream.Source] that plays a recording.
+type Reader struct {
+	r       *bufio.Reader
+	seeker  io.Seeker // nil where it cannot seek
+	options Options
+	from    uint64
+	to      uint64 // 0 for no bound
+	zstd    *zstd.Decoder
+	meta    Meta
+	stopped atomic.Bool
+
+	stored []byte // the payload as it is in the file
+	block  blockReader
+	told   map[event.CgroupID]bool // names that were passed on
+
+	totals *Totals
+	err    error // why it ended, io.EOF or another
+	events uint64
+}
+
+var _ stream.Source = (*Reader)(nil)
+
+// ErrEndsEarly says that a recording was not brought to its end: what made it
+// was killed, or its disk was full, or it is still at work.
+var ErrEndsEarly = errors.New("the recording ends early")
+
+// NewReader reads the beginning of a recording.
+func NewReader(r io.Reader, o Options) (*Reader, error) {
+	rd := &Reader{options: o, told: make(map[event.CgroupID]bool)}
+	rd.seeker, _ = r.(io.Seeker)
+	if rd.seeker != nil {
+		if _, err := rd.seeker.Seek(0, io.SeekCurrent); err != nil {
+			rd.seeker = nil // a pipe
+		}
+	}
+	rd.r = bufio.NewReaderSize(r, 64<<10)
+	var head [len(signature) + 4]byte
+	if err := rd.readFull(head[:]); err != nil {
+		return nil, fmt.Errorf("not a recording of chargetrace: %w", err)
+	}
+	if string(head[:len(signature)]) != signature {
+		return nil, errors.New("not a recording of chargetrace")
+	}
+	if v := binary.LittleEndian.Uint32(head[len(signature):]); v != Version {
+		return nil, fmt.Errorf("a recording of version %d, and this program reads version %d", v, Version)
+	}
+	var err error
+	rd.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPayload), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, err
+	}
+	h, payload, err := rd.readBlock(kindMeta)
+	if err != nil {
+		return nil, fmt.Errorf("the beginning of the recording: %w", err)
+	}
+	if h.kind != kindMeta {
+		return nil, fmt.Errorf("the beginning of the recording: %w", errDamaged)
+	}
+	if err := json.Unmarshal(payload, &rd.meta); err != nil {
+		return nil, fmt.Errorf("the beginning of the recording: %w", err)
+	}
+	if n := rd.meta.PageSize; n < 1<<12 || n > 1<<20 || n&(n-1) != 0 {
+		return nil, fmt.Errorf("the beginning of the recording: a page size of %d", n)
+	}
+	return rd, nil
+}
+
+// Limit bounds the BootNanos of the events that are read from now on: from is
+// part of them, to is not, and 0 for no bound. Blocks that have none are skipped.
+func (r *Reader) Limit(from, to uint64) { r.from, r.to = from, to }
+
+// Meta says what made the recording.
+func (r *Reader) Meta() *Meta { return &r.meta }
+
+// Header implements [stream.Source].
+func (r *Reader) Header() stream.Header {
+	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos}
+}
+
+// Totals returns what the recording says at its end; nil before that, and where
+// it has none.
+func (r *Reader) Totals() *Totals { return r.totals }
+
+// Events is how many events were read so far, names aside.
+func (r *Reader) Events() uint64 { return r.events }
+
+// Stop implements [stream.Source].
+func (r *Reader) Stop() { r.stopped.Store(true) }
+
+// Read implements [stream.Source]. Where a recording has no end, or goes on with
+// what is damaged, its last events are followed by [ErrEndsEarly].
+func (r *Reader) Read(batch []event.Event) (n int, err error) {
+	for n == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		if r.stopped.Load() {
+			return 0, io.EOF
+		}
+		if r.block.done() {
+			r.err = r.nextBlock()
+			continue
+		}
+		n, err = r.block.read(batch)
+		if err != nil {
+			r.err = fmt.Errorf("%w: %w", ErrEndsEarly, err)
+			return 0, r.err
+		}
+		n = r.choose(batch[:n])
+	}
+	return n, nil
+}
+
+// choose keeps the events that are asked for, and the names not yet told.
+func (r *Reader) choose(batch []event.Event) int {
+	kept := 0
+	for i := range batch {
+		e := &batch[i]
+		if e.Type == event.CgroupName {
+			if r.told[e.Cgroup] {
+				continue
+			}
+			r.told[e.Cgroup] = true
+		} else {
+			if e.BootNanos < r.from || r.to != 0 && e.BootNanos >= r.to {
+				continue
+			}
+			r.events++
+		}
+		if kept != i {
+			batch[kept] = *e
+		}
+		kept++
+	}
+	return kept
+}
+
+// nextBlock reads the next block of events that has any that are asked for. At
+// the end it returns io.EOF.
+func (r *Reader) nextBlock() error {
+	for {
+		h, payload, err := r.readBlock(kindEvents)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrEndsEarly, err)
+		}
+		switch h.kind {
+		case kindEnd:
+			r.totals = new(Totals)
+			if err := json.Unmarshal(payload, r.totals); err != nil {
+				return fmt.Errorf("the end of the recording: %w", err)
+			}
+			return io.EOF
+		case kindEvents:
+			if payload == nil {
+				continue // skipped
+			}
+			if err := r.block.start(h, payload); err != nil {
+				return fmt.Errorf("%w: %w", ErrEndsEarly, err)
+			}
+			return nil
+		default:
+			return fmt.Errorf("%w: a block of unknown kind %d", ErrEndsEarly, h.kind)
+		}
+	}
+}
+
+// readBlock reads a block. The payload is valid until the next call; it is nil
+// where none of the block's events are asked for.
+func (r *Reader) readBlock(want uint32) (h blockHeader, payload []byte, err error) {
+	var header [headerBytes]byte
+	if err := r.readFull(header[:]); err != nil {
+		return h, nil, err
+	}
+	if err := h.parse(header[:]); err != nil {
+		return h, nil, err
+	}
+	if want == kindEvents && h.kind == kindEvents &&
+		(h.greatest < r.from || r.to != 0 && h.least >= r.to) {
+		return h, nil, r.skip(int64(h.stored))
+	}
+	r.stored = grow(r.stored, int(h.stored))
+	if err := r.readFull(r.stored); err != nil {
+		return h, nil, err
+	}
+	if checksum(header[:], r.stored) != h.checksum {
+		return h, nil, errDamaged
+	}
+	payload, err = r.zstd.DecodeAll(r.stored, r.block.payload[:0])
+	r.block.payload = payload
+	if err != nil || len(payload) != int(h.size) {
+		return h, nil, errors.Join(errDamaged, err)
+	}
+	if payload == nil {
+		payload = []byte{}
+	}
+	return h, payload, nil
+}
+
+func grow(b []byte, n int) []byte {
+	if cap(b) < n {
+		return make([]byte, n)
+	}
+	return b[:n]
+}
+
+// skip goes past n bytes without reading them, where that can be.
+func (r *Reader) skip(n int64) error {
+	buffered := int64(r.r.Buffered())
+	if r.seeker == nil || n <= buffered || r.options.Follow {
+		_, err := r.r.Discard(int(n))
+		return err
+	}
+	r.r.Discard(int(buffered))
+	_, err := r.seeker.Seek(n-buffered, io.SeekCurrent)
+	return err
+}
+
+// pollInterval is how often a recording that is followed is looked at.
+const pollInterval = 100 * time.Millisecond
+
+// readFull fills b. At the end of a recording that is followed it waits.
+func (r *Reader) readFull(b []byte) error {
+	for {
+		n, err := io.ReadFull(r.r, b)
+		b = b[n:]
+		if len(b) == 0 {
+			return nil
+		}
+		if !r.options.Follow || r.stopped.Load() || err != io.EOF && err != io.ErrUnexpectedEOF {
+			return err
+		}
+		time.Sleep(pollInterval)
+	}
+}
+
+// blockReader reads the events of a block.
+type blockReader struct {
+	payload []byte
+	left    uint64 // events
+	last    uint64 // time
+
+	names    cursor
+	contexts []context
+	usages   usages
+
+	context, time, requested, outcome, usage, limiting, high, failed, other cursor
+}
+
+func (b *blockReader) done() bool { return b.left == 0 && len(b.names.b) == 0 }
+
+// start begins to read a block.
+func (b *blockReader) start(h blockHeader, payload []byte) error {
+	all := cursor{b: payload}
+	b.names = cursor{b: all.bytes(all.uvarint())}
+	contexts := cursor{b: all.bytes(all.uvarint())}
+	for _, column := range []*cursor{&b.context, &b.time, &b.requested, &b.outcome, &b.usage, &b.limiting, &b.high, &b.failed, &b.other} {
+		*column = cursor{b: all.bytes(all.uvarint())}
+	}
+	if all.bad || len(all.b) > 0 {
+		return errDamaged
+	}
+	b.left, b.last = uint64(h.events), h.least
+	return b.readContexts(&contexts)
+}
+
+func (b *blockReader) readContexts(c *cursor) error {
+	b.contexts = b.contexts[:0]
+	b.usages.reset()
+	for len(c.b) > 0 {
+		var x context
+		e := &x.Event
+		e.Type = event.Type(c.byte())
+		e.CPU, e.PID, e.TID = c.uvarint32(), c.uvarint32(), c.uvarint32()
+		c.comm(&e.Comm)
+		switch e.Type {
+		case event.Lost, event.Fork:
+		case event.Charge, event.ReclaimBegin, event.ReclaimEnd, event.OOMKill:
+			e.Cgroup.Hierarchy = c.uvarint32()
+			e.Cgroup.ID = c.uvarint()
+		default:
+			return errDamaged
+		}
+		if e.Type == event.Charge {
+			e.Kind = event.Kind(c.byte())
+			e.Flags = event.Flags(c.uvarint32())
+			e.Counter, e.Stack, e.MaxPages = c.uvarint(), c.uvarint(), c.uvarint()
+			e.Limiting.CgroupID, e.Limiting.MaxPages = c.uvarint(), c.uvarint()
+			e.High.CgroupID, e.High.MaxPages = c.uvarint(), c.uvarint()
+			if !event.AllKinds.Has(e.Kind) {
+				return errDamaged
+			}
+			x.own = b.usages.of(e.Cgroup, e.Kind)
+			x.limiting = b.usages.of(e.InCgroup(e.Limiting.CgroupID), e.Kind)
+			x.high = b.usages.of(e.InCgroup(e.High.CgroupID), e.Kind)
+		}
+		if c.bad {
+			return errDamaged
+		}
+		b.contexts = append(b.contexts, x)
+	}
+	return nil
+}
+
+// read fills batch with events: first the names.
+func (b *blockReader) read(batch []event.Event) (n int, err error) {
+	for ; n < len(batch) && len(b.names.b) > 0; n++ {
+		batch[n] = event.Event{
+			Type:     event.CgroupName,
+			Cgroup:   event.CgroupID{Hierarchy: b.names.uvarint32(), ID: b.names.uvarint()},
+			ParentID: b.names.uvarint(),
+			Name:     string(b.names.bytes(b.names.uvarint())),
+		}
+		if b.names.bad || len(batch[n].Name) > 255 || bytes.ContainsAny([]byte(batch[n].Name), "/\x00") {
+			return 0, errDamaged
+		}
+	}
+	for ; n < len(batch) && b.left > 0; n++ {
+		if !b.readEvent(&batch[n]) {
+			return 0, errDamaged
+		}
+		b.left--
+	}
+	return n, nil
+}
+
+func (b *blockReader) readEvent(e *event.Event) bool {
+	i := b.context.uvarint()
+	if i >= uint64(len(b.contexts)) || b.context.bad {
+		return false
+	}
+	c := &b.contexts[i]
+	*e = c.Event
+	b.last += uint64(b.time.varint())
+	e.BootNanos = b.last
+	switch e.Type {
+	case event.Charge:
+		return b.readCharge(c, e)
+	case event.Lost:
+		e.LostEvents = b.other.uvarint()
+	case event.ReclaimEnd:
+		e.FreedPages, e.DurationNanos = b.other.uvarint(), b.other.uvarint()
+	case event.OOMKill:
+		e.Victim.PID = b.other.uvarint32()
+		b.other.comm(&e.Victim.Comm)
+		e.Victim.AnonPages, e.Victim.FilePages = b.other.uvarint(), b.other.uvarint()
+		e.Victim.ShmemPages, e.Victim.SwapPages = b.other.uvarint(), b.other.uvarint()
+	case event.Fork:
+		n := b.other.uvarint()
+		if n >= 1<<33 {
+			return false
+		}
+		e.ChildPID = uint32(n >> 1)
+		if n&1 != 0 {
+			e.Flags = event.Existing
+		}
+	}
+	return !b.time.bad && !b.other.bad
+}
+
+func (b *blockReader) readCharge(c *context, e *event.Event) bool {
+	e.RequestedPages = b.requested.uvarint()
+	outcome := b.outcome.byte()
+	e.Outcome = event.Outcome(outcome & 3)
+	if outcome&(1<<2) != 0 {
+		e.Flags |= event.Retry
+	}
+	if outcome&(1<<3) != 0 {
+		e.Flags |= event.Predicted
+	}
+	if e.Outcome != event.OK {
+		switch b.failed.uvarint() {
+		case 0:
+			e.FailedAt = e.Limiting.CgroupID
+		case 1:
+			e.FailedAt = e.Cgroup.ID
+		default:
+			e.FailedAt = b.failed.uvarint()
+		}
+	}
+	next := b.usages.next
+	e.UsagePages = next[c.own] + b.usage.varint()
+	next[c.own] = e.UsagePages
+	e.Limiting.UsagePages = next[c.limiting] + b.limiting.varint()
+	next[c.limiting] = e.Limiting.UsagePages
+	e.High.UsagePages = next[c.high] + b.high.varint()
+	next[c.high] = e.High.UsagePages
+	c.charged(next, e)
+	return !b.time.bad && !b.requested.bad && !b.outcome.bad && !b.failed.bad && !b.usage.bad && !b.limiting.bad && !b.high.bad
+}
+
+// cursor reads from bytes that may be anything. Once it is bad it stays so.
+type cursor struct {
+	b   []byte
+	bad bool
+}
+
+func (c *cursor) byte() byte {
+	if len(c.b) == 0 {
+		c.bad = true
+		return 0
+	}
+	v := c.b[0]
+	c.b = c.b[1:]
+	return v
+}
+
+func (c *cursor) bytes(n uint64) []byte {
+	if n > uint64(len(c.b)) {
+		c.bad = true
+		c.b = nil
+		return nil
+	}
+	v := c.b[:n]
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) uvarint() uint64 {
+	// Nearly all are of one byte.
+	if len(c.b) > 0 && c.b[0] < 0x80 {
+		v := c.b[0]
+		c.b = c.b[1:]
+		return uint64(v)
+	}
+	return c.longUvarint()
+}
+
+func (c *cursor) longUvarint() uint64 {
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.bad = true
+		c.b = nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) varint() int64 {
+	v := c.uvarint()
+	return int64(v>>1) ^ -int64(v&1)
+}
+
+func (c *cursor) uvarint32() uint32 {
+	v := c.uvarint()
+	if v > 1<<32-1 {
+		c.bad = true
+	}
+	return uint32(v)
+}
+
+func (c *cursor) comm(dst *[16]byte) {
+	n := c.byte()
+	if n > 16 {
+		c.bad = true
+		n = 0
+	}
+	*dst = [16]byte{}
+	copy(dst[:], c.bytes(uint64(n)))
+}

@@ -1,0 +1,510 @@
+package trace
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+var meta = Meta{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18, Host: "h\x1b", CommandLine: []string{"chargetrace", "-o"}}
+
+func noTotals() (Totals, error) { return Totals{Seen: 9, Filtered: 2, Lost: 3}, nil }
+
+func comm(s string) (c [16]byte) {
+	copy(c[:], s)
+	return c
+}
+
+// story returns n events of all types, with the names of their cgroups first.
+func story(n int) []event.Event {
+	r := rand.New(rand.NewPCG(1, 2))
+	events := []event.Event{
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "b\xff"},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a"},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3, Hierarchy: 4}, ParentID: 1, Name: "v1"},
+	}
+	usage := int64(100)
+	for i := range n {
+		pid := uint32(4000 + r.IntN(3))
+		e := event.Event{
+			Type: event.Charge, CPU: r.Uint32N(2), BootNanos: meta.StartBootNanos + uint64(i)*1000 + r.Uint64N(2000), PID: pid, TID: pid + r.Uint32N(2),
+			Comm: comm("alloc"), Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK, Counter: 0xffff8880_12345678, Stack: 0xffffc900_00001000 + uint64(pid),
+			RequestedPages: 64, UsagePages: usage, MaxPages: math.MaxInt64 / 4096,
+			Limiting: event.Level{CgroupID: 2, UsagePages: usage + 5, MaxPages: 100_000}, High: event.Level{MaxPages: math.MaxUint64},
+		}
+		usage += 64
+		switch i % 50 {
+		case 7:
+			e.Outcome, e.FailedAt, e.Flags = event.Failed, 2, event.Predicted|event.Remote
+		case 8:
+			e.Outcome, e.FailedAt, e.Flags = event.BatchMiss, 3, event.Retry
+		case 9:
+			e.Outcome, e.FailedAt = event.Failed, 77
+			e.Comm = comm("sixteen bytes\x00ab")
+		case 10:
+			e.Cgroup.Hierarchy, e.Kind, e.UsagePages, e.RequestedPages = 4, event.Memsw, -3, math.MaxUint64
+			e.High = event.Level{CgroupID: 1, UsagePages: math.MinInt64, MaxPages: 3}
+		case 11:
+			e = event.Event{Type: event.Lost, CPU: 1, BootNanos: e.BootNanos, LostEvents: 1 << 40}
+		case 12, 13:
+			e = event.Event{Type: event.ReclaimBegin, BootNanos: e.BootNanos, PID: 7, TID: 8, Cgroup: event.CgroupID{ID: 2}}
+			if i%50 == 13 {
+				e.Type, e.FreedPages, e.DurationNanos = event.ReclaimEnd, 32, 1<<33
+			}
+		case 14:
+			e = event.Event{Type: event.OOMKill, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), Cgroup: event.CgroupID{ID: 2}}
+			e.Victim = event.Victim{PID: 9, Comm: comm("big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: math.MaxUint64}
+		case 15, 16:
+			e = event.Event{Type: event.Fork, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), ChildPID: math.MaxUint32 - uint32(i)}
+			if i%50 == 16 {
+				e.Flags = event.Existing
+			}
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+func record(t testing.TB, events []event.Event) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w, err := NewWriter(&buf, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for len(events) > 0 {
+		n := min(len(events), 100)
+		if err := w.Write(events[:n]); err != nil {
+			t.Fatal(err)
+		}
+		events = events[n:]
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if w.Bytes() != int64(buf.Len()) {
+		t.Errorf("wrote %d bytes, says %d", buf.Len(), w.Bytes())
+	}
+	return buf.Bytes()
+}
+
+// play returns the events of a recording, names apart.
+func play(r io.Reader, o Options) (events, names []event.Event, rd *Reader, err error) {
+	rd, err = NewReader(r, o)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return playReader(rd)
+}
+
+func playReader(rd *Reader) (events, names []event.Event, _ *Reader, err error) {
+	batch := make([]event.Event, 256)
+	for {
+		n, err := rd.Read(batch)
+		for _, e := range batch[:n] {
+			if e.Type == event.CgroupName {
+				names = append(names, e)
+			} else {
+				events = append(events, e)
+			}
+		}
+		if err == io.EOF {
+			return events, names, rd, nil
+		}
+		if err != nil {
+			return events, names, rd, err
+		}
+	}
+}
+
+func same(t *testing.T, got, want []event.Event) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d events, want %d", len(got), len(want))
+	}
+	for i := range got {
+		if got[i] != want[i] {
+			t.Fatalf("event %d: %+v\nwant %+v", i, got[i], want[i])
+		}
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	const n = blockEvents + 5000 // two blocks
+	events := story(n)
+	file := record(t, events)
+	got, names, rd, err := play(bytes.NewReader(file), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, got, events[4:])
+	if len(names) != 4 {
+		t.Errorf("names %+v", names)
+	}
+	for _, name := range events[:4] {
+		found := false
+		for _, x := range names {
+			found = found || x == name
+		}
+		if !found {
+			t.Errorf("no name %+v in %+v", name, names)
+		}
+	}
+	if rd.Header() != (stream.Header{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18}) || rd.Meta().Host != meta.Host {
+		t.Errorf("meta %+v", rd.Meta())
+	}
+	charges := uint64(0)
+	for _, e := range events {
+		if e.Type == event.Charge {
+			charges++
+		}
+	}
+	totals := *rd.Totals()
+	if totals.Seen != 9 || totals.Events != n || totals.Charges != charges || totals.BatchPages != 64 || rd.Events() != n {
+		t.Errorf("totals %+v", totals)
+	}
+}
+
+func TestEmpty(t *testing.T) {
+	got, _, rd, err := play(bytes.NewReader(record(t, nil)), Options{})
+	if err != nil || len(got) != 0 || rd.Totals() == nil {
+		t.Errorf("%d events, %v", len(got), err)
+	}
+}
+
+// TestTimes reads parts of a recording by time, with and without seeking.
+func TestTimes(t *testing.T) {
+	events := story(3*blockEvents + 10)
+	file := record(t, events)
+	from, to := meta.StartBootNanos+140_000_000, meta.StartBootNanos+150_000_000
+	var want []event.Event
+	for _, e := range events[4:] {
+		if e.BootNanos >= from && e.BootNanos < to {
+			want = append(want, e)
+		}
+	}
+	seekable := &countingReader{ReadSeeker: bytes.NewReader(file)}
+	for name, r := range map[string]io.Reader{"seek": seekable, "stream": io.MultiReader(bytes.NewReader(file))} {
+		rd, err := NewReader(r, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rd.Limit(from, to)
+		got, names, _, err := playReader(rd)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		same(t, got, want)
+		if len(names) != 4 {
+			t.Errorf("%s: %d names", name, len(names))
+		}
+	}
+	if seekable.n > int64(len(file))*2/3 {
+		t.Errorf("read %d of %d bytes", seekable.n, len(file))
+	}
+}
+
+type countingReader struct {
+	io.ReadSeeker
+	n int64
+}
+
+func (r *countingReader) Read(b []byte) (int, error) {
+	n, err := r.ReadSeeker.Read(b)
+	r.n += int64(n)
+	return n, err
+}
+
+// blocks returns where the blocks of a recording begin, and its end.
+func blocks(t *testing.T, file []byte) (at []int) {
+	t.Helper()
+	for pos := len(signature) + 4; ; {
+		at = append(at, pos)
+		if pos == len(file) {
+			return at
+		}
+		var h blockHeader
+		if err := h.parse(file[pos:]); err != nil {
+			t.Fatal(err)
+		}
+		pos += headerBytes + int(h.stored)
+	}
+}
+
+// TestCut cuts a recording at every byte of its last three blocks.
+func TestCut(t *testing.T) {
+	const perBlock = 60
+	events := story(4 * perBlock)
+	var buf bytes.Buffer
+	w, err := NewWriter(&buf, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(events[:4])
+	for i := 4; i < len(events); i += perBlock {
+		w.Write(events[i : i+perBlock])
+		w.tick()
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file := buf.Bytes()
+	at := blocks(t, file) // meta, four of events, end
+	if len(at) != 7 {
+		t.Fatalf("blocks at %d", at)
+	}
+	for cut := at[3]; cut < len(file); cut++ {
+		whole := 0
+		for whole+2 < len(at) && at[whole+2] <= cut {
+			whole++
+		}
+		got, _, rd, err := play(bytes.NewReader(file[:cut]), Options{})
+		if !errors.Is(err, ErrEndsEarly) || rd.Totals() != nil {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		same(t, got, events[4:4+min(whole, 4)*perBlock])
+	}
+	// A damaged byte costs no block before it.
+	for at := at[3]; at < len(file); at++ {
+		bad := bytes.Clone(file)
+		bad[at] ^= 0x10
+		got, _, _, err := play(bytes.NewReader(bad), Options{})
+		if err == nil || len(got) < 2*perBlock {
+			t.Fatalf("byte %d damaged: %d events, %v", at, len(got), err)
+		}
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	file := record(t, story(10))
+	newer := bytes.Clone(file)
+	newer[len(signature)] = Version + 1
+	huge := bytes.Clone(file[:len(signature)+4+headerBytes])
+	binary.LittleEndian.PutUint32(huge[len(signature)+4+16:], 1<<30)
+	for name, tc := range map[string]struct {
+		file []byte
+		want string
+	}{
+		"empty":     {nil, "not a recording of chargetrace: EOF"},
+		"text":      {[]byte("TIME     PID    COMM"), "not a recording of chargetrace"},
+		"newer":     {newer, "a recording of version 2, and this program reads version 1"},
+		"cut":       {file[:40], "the beginning of the recording: unexpected EOF"},
+		"huge":      {huge, "the beginning of the recording: a block is damaged: it claims to be of 1073741824 bytes"},
+		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "not a recording of chargetrace"},
+	} {
+		if _, err := NewReader(bytes.NewReader(tc.file), Options{}); err == nil || err.Error() != tc.want {
+			t.Errorf("%s: %v, want %s", name, err, tc.want)
+		}
+	}
+}
+
+// writeTeller is a Writer that tells when it is written to.
+type writeTeller struct {
+	bytes.Buffer
+	written chan time.Time
+}
+
+func (w *writeTeller) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	w.written <- time.Now()
+	return n, err
+}
+
+// TestDelay holds that an event is in the file after exactly a second, on a clock
+// of its own.
+func TestDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		buf := &writeTeller{written: make(chan time.Time, 10)}
+		w, err := NewWriter(buf, meta, noTotals)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-buf.written // the signature
+		<-buf.written // the meta block
+		events := story(1)
+		begin := time.Now()
+		w.Write(events)
+		if delay := (<-buf.written).Sub(begin); delay != maxDelay {
+			t.Errorf("written after %v", delay)
+		}
+		got, _, _, err := play(bytes.NewReader(buf.Bytes()), Options{})
+		if !errors.Is(err, ErrEndsEarly) {
+			t.Error(err)
+		}
+		same(t, got, events[4:])
+		w.Close()
+	})
+}
+
+// TestFollow reads a recording that is being written.
+func TestFollow(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	in, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	events := story(100)
+	w, err := NewWriter(out, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := make(chan []event.Event)
+	go func() {
+		got, _, _, err := play(in, Options{Follow: true})
+		if err != nil {
+			t.Error(err)
+		}
+		result <- got
+	}()
+	for i := 0; i < len(events); i += 26 {
+		w.Write(events[i : i+26])
+		w.tick()
+	}
+	w.Close()
+	same(t, <-result, events[4:])
+}
+
+type fullDisk struct{ left int }
+
+func (d *fullDisk) Write(b []byte) (int, error) {
+	if len(b) > d.left {
+		return 0, io.ErrShortWrite
+	}
+	d.left -= len(b)
+	return len(b), nil
+}
+
+func TestWriteFails(t *testing.T) {
+	w, err := NewWriter(&fullDisk{600}, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Write(story(1000))
+	w.tick() // as the timer does
+	if err := w.Write(story(1)); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("Write: %v", err)
+	}
+	if err := w.Close(); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+func FuzzReader(f *testing.F) {
+	f.Add(record(f, story(60)))
+	f.Add([]byte(signature))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		play(bytes.NewReader(file), Options{})
+	})
+}
+
+// FuzzBlock goes past the checksum and the compression.
+func FuzzBlock(f *testing.F) {
+	var b blockWriter
+	b.reset()
+	for _, e := range story(60)[4:] {
+		b.add(&e)
+	}
+	f.Add(bytes.Clone(b.payload(nil)), uint32(60))
+	f.Fuzz(func(t *testing.T, payload []byte, n uint32) {
+		var b blockReader
+		if b.start(blockHeader{events: n}, payload) != nil {
+			return
+		}
+		var batch [64]event.Event
+		for !b.done() {
+			n, err := b.read(batch[:])
+			if err != nil {
+				return
+			}
+			for i := range batch[:n] {
+				_, _ = batch[i].Kind.String(), batch[i].Outcome.String()
+			}
+		}
+	})
+}
+
+// touch is what a process that touches memory charges: one thread, one cgroup.
+func touch(n int) []event.Event {
+	r := rand.New(rand.NewPCG(1, 2))
+	events := story(1)
+	e := events[4]
+	usage := int64(0)
+	for range n {
+		e.BootNanos += 100_000 + r.Uint64N(1<<17)
+		e.UsagePages, e.Limiting.UsagePages = usage, usage+5
+		if usage += 64; usage > 90_000 {
+			usage = 0
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+func TestSize(t *testing.T) {
+	const n = 200_000
+	file := record(t, touch(n))
+	if perEvent := float64(len(file)) / n; perEvent > 5 {
+		t.Errorf("%.2f bytes an event", perEvent)
+	} else {
+		t.Logf("%.2f bytes an event", perEvent)
+	}
+}
+
+func BenchmarkReader(b *testing.B) {
+	const n = 1 << 20
+	file := record(b, touch(n))
+	batch := make([]event.Event, 256)
+	b.ReportAllocs()
+	for b.Loop() {
+		rd, err := NewReader(bytes.NewReader(file), Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for err == nil {
+			_, err = rd.Read(batch)
+		}
+		if err != io.EOF || rd.Events() != n+1 {
+			b.Fatal(err, rd.Events())
+		}
+	}
+	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds()/1e6, "Mevents/s")
+}
+
+func BenchmarkWriter(b *testing.B) {
+	const n = 1 << 20
+	events := touch(n)
+	b.ReportAllocs()
+	for b.Loop() {
+		w, err := NewWriter(io.Discard, meta, noTotals)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for i := 0; i < len(events); i += 256 {
+			if err := w.Write(events[i:min(i+256, len(events))]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
+}

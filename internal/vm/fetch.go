@@ -1,0 +1,256 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// suites are the Debian suites that have each kernel.
+var suites = map[string]string{
+	"5.10": "bullseye",
+	"6.1":  "bookworm",
+	"6.12": "trixie",
+	"7.2":  "forky",
+}
+
+// FetchKernel returns the path of Debian's kernel of a release, such as 6.12,
+// for a GOARCH. It is kept in the cache; where it is not there yet, the newest
+// comes from Debian's packages.
+func FetchKernel(ctx context.Context, release, arch string) (string, error) {
+	suite, ok := suites[release]
+	if !ok {
+		return "", fmt.Errorf("no Debian suite is known to have Linux %s", release)
+	}
+	dir, err := cached("linux-"+release+"-"+arch, func(dir string) error {
+		return fetchKernel(ctx, dir, suite, release, arch)
+	})
+	if err != nil {
+		return "", fmt.Errorf("fetch Linux %s for %s: %w", release, arch, err)
+	}
+	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"} {
+		if images, _ := filepath.Glob(filepath.Join(dir, pattern)); len(images) == 1 {
+			return images[0], nil
+		}
+	}
+	return "", fmt.Errorf("no kernel image in %s", dir)
+}
+
+func fetchKernel(ctx context.Context, dir, suite, release, arch string) error {
+	a, err := newAPT(ctx, suite, arch)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	// From 7 on the image is in linux-binary-..., and linux-image-... has none.
+	for _, kind := range []string{"binary", "image"} {
+		pattern := fmt.Sprintf(`^linux-%s-%s\.[^ ]*-cloud-%s$`, kind, regexp.QuoteMeta(release), arch)
+		found, err := a.output(ctx, "apt-cache", "search", "--names-only", pattern)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			continue
+		}
+		sort := exec.CommandContext(ctx, "sort", "--version-sort")
+		sort.Stdin = bytes.NewReader(found)
+		sorted, err := sort.Output()
+		if err != nil {
+			return fmt.Errorf("sort the kernels' names: %w", err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(sorted)), "\n")
+		newest, _, _ := strings.Cut(lines[len(lines)-1], " ")
+		// Without what it depends on: tools to make it boot on a disk.
+		return a.extract(ctx, dir, "download", newest)
+	}
+	return fmt.Errorf("none in Debian %s", suite)
+}
+
+// FetchTree returns a directory with the contents of Debian packages and of all
+// they depend on, for a GOARCH, less their documentation. It is kept in the
+// cache.
+func FetchTree(ctx context.Context, suite, arch string, packages ...string) (string, error) {
+	dir, err := cached(strings.Join(packages, "+")+"-"+suite+"-"+arch, func(dir string) error {
+		a, err := newAPT(ctx, suite, arch)
+		if err != nil {
+			return err
+		}
+		defer a.close()
+		install := []string{"install", "--download-only", "--yes", "--no-install-recommends"}
+		if err := a.extract(ctx, dir, append(install, packages...)...); err != nil {
+			return err
+		}
+		// Debian's base-files makes these links.
+		for _, name := range []string{"bin", "lib", "lib64", "sbin"} {
+			if err := os.Symlink("usr/"+name, filepath.Join(dir, name)); err != nil && !os.IsExist(err) {
+				return err
+			}
+		}
+		return os.RemoveAll(filepath.Join(dir, "usr/share"))
+	})
+	if err != nil {
+		return "", fmt.Errorf("fetch %s for %s: %w", strings.Join(packages, ", "), arch, err)
+	}
+	return dir, nil
+}
+
+// cached returns the directory of that name in the cache, and calls fill to
+// make it where it is not there. What fill leaves unfinished is not kept.
+func cached(name string, fill func(dir string) error) (string, error) {
+	user, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	cache := filepath.Join(user, "chargetrace", "vm")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return "", err
+	}
+	// Others, in this process or not, wait until the first is done.
+	lock, err := os.Create(filepath.Join(cache, name+".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return "", fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	dir := filepath.Join(cache, name)
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	unfinished, err := os.MkdirTemp(cache, name+".")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(unfinished)
+	if err := fill(unfinished); err != nil {
+		return "", err
+	}
+	return dir, os.Rename(unfinished, dir)
+}
+
+// apt is Debian's package manager, looking at another suite or for another
+// architecture than this machine's, with a state of its own.
+type apt struct {
+	dir  string
+	args []string
+}
+
+// newAPT reads the package lists of a suite from where this machine's packages
+// come from.
+func newAPT(ctx context.Context, suite, arch string) (_ *apt, err error) {
+	uri, err := debianURI(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "apt-")
+	if err != nil {
+		return nil, err
+	}
+	a := &apt{dir: dir}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	for _, sub := range []string{"lists/partial", "archives/partial"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	source := "Types: deb\nURIs: " + uri + "\nSuites: " + suite + "\nComponents: main\n"
+	const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+	if _, err := os.Stat(keyring); err == nil {
+		source += "Signed-By: " + keyring + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "debian.sources"), []byte(source), 0o644); err != nil {
+		return nil, err
+	}
+	// No package counts as installed.
+	if err := os.WriteFile(filepath.Join(dir, "status"), nil, 0o644); err != nil {
+		return nil, err
+	}
+	for _, option := range []string{
+		"Dir::Etc::sourcelist=" + filepath.Join(dir, "debian.sources"),
+		"Dir::Etc::sourceparts=/dev/null",
+		"Dir::State::lists=" + filepath.Join(dir, "lists"),
+		"Dir::State::status=" + filepath.Join(dir, "status"),
+		"Dir::Cache=" + dir,
+		"Dir::Cache::archives=" + filepath.Join(dir, "archives"),
+		"APT::Architecture=" + arch,
+		"APT::Architectures=" + arch,
+		"APT::Sandbox::User=",
+		"Acquire::Languages=none",
+		"Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+		"Acquire::Retries=3",
+		"Debug::NoLocking=true",
+	} {
+		a.args = append(a.args, "-o", option)
+	}
+	_, err = a.output(ctx, "apt-get", "update", "--quiet")
+	return a, err
+}
+
+// debianURI returns where this machine has its Debian packages from.
+func debianURI(ctx context.Context) (string, error) {
+	targets, err := exec.CommandContext(ctx, "apt-get", "indextargets",
+		"--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask apt for its sources: %w", err)
+	}
+	osRelease, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(targets)) {
+		release, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		component, uri, _ := strings.Cut(rest, " ")
+		if component == "main" && bytes.Contains(osRelease, []byte("VERSION_CODENAME="+release+"\n")) {
+			return uri, nil
+		}
+	}
+	return "", errors.New("apt has no source for this machine's own Debian release")
+}
+
+// output runs one of apt's commands with the state of a.
+func (a *apt) output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, append(a.args[:len(a.args):len(a.args)], args...)...)
+	cmd.Dir = filepath.Join(a.dir, "archives")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w\n%s", name, args[0], err, stderr.Bytes())
+	}
+	return out, nil
+}
+
+// extract runs apt-get, and unpacks the packages that it downloads into dir.
+func (a *apt) extract(ctx context.Context, dir string, aptGet ...string) error {
+	if _, err := a.output(ctx, "apt-get", aptGet...); err != nil {
+		return err
+	}
+	debs, err := filepath.Glob(filepath.Join(a.dir, "archives", "*.deb"))
+	if err != nil {
+		return err
+	}
+	if len(debs) == 0 {
+		return fmt.Errorf("apt-get %s downloaded nothing", strings.Join(aptGet, " "))
+	}
+	for _, deb := range debs {
+		if out, err := exec.CommandContext(ctx, "dpkg-deb", "--extract", deb, dir).CombinedOutput(); err != nil {
+			return fmt.Errorf("unpack %s: %w\n%s", filepath.Base(deb), err, out)
+		}
+	}
+	return nil
+}
+
+func (a *apt) close() { os.RemoveAll(a.dir) }

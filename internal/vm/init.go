@@ -1,0 +1,188 @@
+package vm
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Init makes a program the first process of a [Machine]: it mounts what a Linux
+// system has mounted, runs the machine's command, and reports its exit status;
+// it does not return then. In any other process it does nothing, but for one
+// that another init(8), which mounts things itself, starts with [InitVariable] in
+// its environment.
+func Init() {
+	if os.Getpid() != 1 && os.Getenv(InitVariable) == "" {
+		return
+	}
+	if _, err := os.Stat(argvFile); err != nil {
+		return
+	}
+	if err := guest(); err != nil {
+		// To the kernel's console: there is nothing else.
+		fmt.Fprintf(os.Stderr, "init: %v\n", err)
+	}
+	// The machine runs with -no-reboot: a restart ends it.
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {}
+}
+
+// InitVariable is an environment variable; see [Init].
+const InitVariable = "VM_INIT"
+
+func guest() error {
+	var mountErr error
+	if os.Getpid() == 1 {
+		mountErr = mountAll()
+	}
+	os.Unsetenv(InitVariable)
+	port, err := openPort()
+	if err != nil {
+		return errors.Join(mountErr, err)
+	}
+	defer port.Close()
+	frames := &frameWriter{w: port}
+	stderr := frames.stream(frameStderr)
+	if mountErr != nil {
+		fmt.Fprintf(stderr, "init: %v\n", mountErr)
+	}
+	status, err := runCommand(frames.stream(frameStdout), stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "init: %v\n", err)
+	}
+	if err := frames.write(frameExit, binary.LittleEndian.AppendUint32(nil, uint32(status))); err != nil {
+		return err
+	}
+	// Wait until the port has sent it all (tcdrain(3)).
+	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
+}
+
+// runCommand runs the machine's command and returns its exit status.
+func runCommand(stdout, stderr io.Writer) (int, error) {
+	content, err := os.ReadFile(argvFile)
+	if err != nil {
+		return 127, err
+	}
+	var argv []string
+	if err := json.Unmarshal(content, &argv); err != nil {
+		return 127, err
+	}
+	if len(argv) == 0 {
+		return 127, errors.New("no command to run")
+	}
+	// The command is looked up in this PATH too.
+	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	os.Setenv("HOME", "/root")
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return 127, err
+	}
+	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
+		return 128 + int(ws.Signal()), nil
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+// mountAll mounts the file systems that a Linux system has.
+func mountAll() error {
+	var errs []error
+	for _, m := range []struct{ fstype, dir string }{
+		{"devtmpfs", "/dev"},
+		{"proc", "/proc"},
+		{"sysfs", "/sys"},
+		{"tmpfs", "/tmp"},
+		{"tmpfs", "/run"},
+		{"securityfs", "/sys/kernel/security"},
+		{"debugfs", "/sys/kernel/debug"},
+		{"tracefs", "/sys/kernel/tracing"},
+		{"bpf", "/sys/fs/bpf"},
+		{"cgroup2", "/sys/fs/cgroup"},
+	} {
+		err := os.MkdirAll(m.dir, 0o755)
+		if err == nil {
+			err = unix.Mount(m.fstype, m.dir, m.fstype, 0, "")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("mount %s at %s: %w", m.fstype, m.dir, err))
+		}
+	}
+	// As udev makes them.
+	for name, target := range map[string]string{
+		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
+		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
+	} {
+		if err := os.Symlink(target, name); err != nil && !os.IsExist(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// openPort opens the serial port that the frames go through: the one that is a
+// PCI device.
+func openPort() (*os.File, error) {
+	devices, err := filepath.Glob("/sys/class/tty/ttyS*/device")
+	if err != nil {
+		return nil, err
+	}
+	pciAddress := regexp.MustCompile(`/[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](/|$)`)
+	for _, device := range devices {
+		target, err := filepath.EvalSymlinks(device)
+		if err != nil || !pciAddress.MatchString(target) {
+			continue
+		}
+		port, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(device)), os.O_WRONLY|unix.O_NOCTTY, 0)
+		if err != nil {
+			return nil, err
+		}
+		raw := unix.Termios{Cflag: unix.B115200 | unix.CS8 | unix.CLOCAL | unix.CREAD}
+		if err := unix.IoctlSetTermios(int(port.Fd()), unix.TCSETS, &raw); err != nil {
+			return nil, errors.Join(err, port.Close())
+		}
+		return port, nil
+	}
+	return nil, errors.New("no serial port is a PCI device")
+}
+
+// frameWriter sends frames, for one caller at a time.
+type frameWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (f *frameWriter) write(kind byte, payload []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	frame := append(make([]byte, 0, frameHeader+len(payload)), kind)
+	frame = binary.LittleEndian.AppendUint32(frame, uint32(len(payload)))
+	_, err := f.w.Write(append(frame, payload...))
+	return err
+}
+
+// stream returns a Writer that sends what is written as frames of that kind.
+func (f *frameWriter) stream(kind byte) io.Writer { return frameStream{f, kind} }
+
+type frameStream struct {
+	frames *frameWriter
+	kind   byte
+}
+
+func (s frameStream) Write(p []byte) (int, error) {
+	if err := s.frames.write(s.kind, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

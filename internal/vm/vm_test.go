@@ -1,0 +1,111 @@
+package vm
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cavaliergopher/cpio"
+)
+
+func TestFrames(t *testing.T) {
+	var port, stdout, stderr bytes.Buffer
+	frames := &frameWriter{w: &port}
+	for _, text := range []string{"one\n", "", strings.Repeat("x", 100_000)} {
+		if _, err := io.WriteString(frames.stream(frameStdout), text); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(frames.stream(frameStderr), "talk\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := frames.write(frameExit, []byte{130, 0, 0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	whole := port.Bytes()
+	status, err := readFrames(bytes.NewReader(whole), &stdout, &stderr)
+	if err != nil || status != 130 {
+		t.Errorf("status %d, %v", status, err)
+	}
+	if want := "one\n" + strings.Repeat("x", 100_000); stdout.String() != want {
+		t.Errorf("stdout has %d bytes, want %d", stdout.Len(), len(want))
+	}
+	if stderr.String() != "talk\ntalk\ntalk\n" {
+		t.Errorf("stderr is %q", &stderr)
+	}
+
+	for _, n := range []int{0, 3, 7, len(whole) - 1} {
+		if _, err := readFrames(bytes.NewReader(whole[:n]), io.Discard, io.Discard); err == nil {
+			t.Errorf("a stream cut after %d bytes is accepted", n)
+		}
+	}
+	if _, err := readFrames(strings.NewReader("\x09\x00\x00\x00\x00"), io.Discard, io.Discard); err == nil {
+		t.Error("a frame of unknown kind is accepted")
+	}
+}
+
+func TestInitramfs(t *testing.T) {
+	tree := t.TempDir()
+	for name, content := range map[string]string{"usr/bin/tool": "tool", "etc/conf": "conf"} {
+		if err := os.MkdirAll(filepath.Join(tree, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("usr/bin", filepath.Join(tree, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	m := &Machine{Init: filepath.Join(tree, "usr/bin/tool"), Files: map[string]string{
+		"/":            tree,
+		"/opt/x/alone": filepath.Join(tree, "etc/conf"),
+	}}
+	name := filepath.Join(t.TempDir(), "initramfs")
+	if err := m.writeInitramfs(name, []string{"/init", "a b"}); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	got := make(map[string]string)
+	for r := cpio.NewReader(file); ; {
+		header, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := got[header.Name]; twice {
+			t.Errorf("%s is there twice", header.Name)
+		}
+		if header.Mode.IsDir() {
+			content = []byte("directory")
+		}
+		got[header.Name] = string(content) + header.Linkname
+	}
+	want := map[string]string{
+		"init": "tool", "argv.json": `["/init","a b"]`,
+		"usr": "directory", "usr/bin": "directory", "usr/bin/tool": "tool",
+		"etc": "directory", "etc/conf": "conf", "bin": "usr/bin",
+		"opt": "directory", "opt/x": "directory", "opt/x/alone": "conf",
+	}
+	for name, content := range want {
+		if got[name] != content {
+			t.Errorf("%s is %q, want %q", name, got[name], content)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("the archive holds %v", got)
+	}
+}
