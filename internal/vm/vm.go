@@ -1,7 +1,7 @@
 // Package vm boots a Linux kernel in QEMU and runs a command in it: for the
 // tests, which need kernels that this machine does not run, and for the
-// demonstration. No privilege is needed, and no KVM, which is used where it is
-// to be had.
+// demonstration. No privilege is needed, and no KVM, which is used where it
+// works.
 //
 // The guest is a kernel and an initramfs, no more. Its first process is a
 // static executable that calls [Init] before anything else: usually the very
@@ -22,8 +22,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -140,7 +143,7 @@ func (m *Machine) qemu(ctx context.Context, initramfs, disk string) (*exec.Cmd, 
 	switch {
 	case m.CountInstructions:
 		args = append(args, "-accel", "tcg", "-icount", "shift=0,sleep=off")
-	case m.Arch == runtime.GOARCH && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil:
+	case m.Arch == runtime.GOARCH && kvmBoots(ctx, m.Kernel, name, args):
 		args = append(args, "-accel", "kvm")
 	default:
 		// All CPUs in one thread. In a thread each, QEMU 7.2 was seen to run code
@@ -167,6 +170,31 @@ func (m *Machine) qemu(ctx context.Context, initramfs, disk string) (*exec.Cmd, 
 		args = append(args, "-drive", "file="+disk+",if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=disk")
 	}
 	return exec.CommandContext(ctx, name, args...), nil
+}
+
+// kvmPatience is enough for a kernel that KVM runs to find no root file system:
+// it takes 2 s.
+const kvmPatience = 15 * time.Second
+
+var kvm struct {
+	sync.Mutex
+	tried, boots bool
+}
+
+// kvmBoots reports whether KVM runs a kernel: it boots one, once, without an
+// initramfs, for it to panic and so to end. Inside some virtual machines there
+// is a /dev/kvm with which none boots.
+func kvmBoots(ctx context.Context, kernel, qemu string, args []string) bool {
+	kvm.Lock()
+	defer kvm.Unlock()
+	if !kvm.tried && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil {
+		ctx, cancel := context.WithTimeout(ctx, kvmPatience)
+		defer cancel()
+		args = append(slices.Clip(args), "-accel", "kvm", "-nodefaults", "-nographic", "-no-reboot", "-kernel", kernel, "-append", "panic=-1")
+		kvm.boots = exec.CommandContext(ctx, qemu, args...).Run() == nil
+	}
+	kvm.tried = true
+	return kvm.boots
 }
 
 // What a frame on the second serial port holds.
