@@ -202,7 +202,16 @@ struct counters {
 	__u64 lost_others;     /* events that are no charges */
 	__u64 unwoken;	       /* events since this CPU last woke the reader */
 	__u64 running;	       /* programs on this CPU, one interrupting the other */
+	__u64 under_way;       /* calls that are noted and have not returned */
 	__u64 call;	       /* see call_at */
+	__u64 number;	       /* see number_of */
+	/* The last name that was looked at, and whether it matches. */
+	__u64 comm[2];
+	/* The last thread group that was looked up in targets, and when. */
+	__u64 targets_version;
+	__u32 tgid;
+	bool tgid_aimed;
+	bool comm_aimed;
 	struct known known[KNOWN_PLACES];
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
@@ -233,6 +242,14 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } targets SEC(".maps");
+
+/* Goes up after each change of targets, so that a CPU can keep what it found there. */
+static volatile __u64 targets_version;
+
+static __always_inline void targets_changed(void)
+{
+	__sync_fetch_and_add(&targets_version, 1);
+}
 
 /* Those to begin with, by their numbers in the tracer's pid namespace. */
 struct {
@@ -281,13 +298,22 @@ struct {
 
 /*
  * How many pages the call from a place failed to charge, where not all charges
- * are sent.
+ * are sent. It is of use until the next from there, which comes at once, so what
+ * is found by a hash of the stack pointer can be overwritten by another: a hash
+ * map would cost each charge more than all else that is done about it.
  */
+struct failure {
+	__u64 stack; /* 0 for none */
+	__u64 pages;
+};
+
+#define FAILURES_BITS 10
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, __u64); /* stack pointer */
-	__type(value, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << FAILURES_BITS);
+	__type(key, __u32);
+	__type(value, struct failure);
 } failures SEC(".maps");
 
 struct cgroup_key {
@@ -531,6 +557,52 @@ static __always_inline bool aimed_at_current(__u32 tgid)
 static __always_inline struct counters *counters_of(__u32 cpu)
 {
 	return bpf_map_lookup_elem(&counters, &cpu);
+}
+
+/* current_comm reads the current task's name, without a call where the kernel can. */
+static __always_inline void current_comm(__u64 comm[2])
+{
+	const __u64 *name;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		bpf_get_current_comm(comm, 16);
+		return;
+	}
+	name = (void *)bpf_get_current_task_btf()->comm;
+	comm[0] = name[0];
+	comm[1] = name[1];
+}
+
+/*
+ * is_aimed tells whether the current task is aimed at. Mostly it is the same as
+ * at the last call on this CPU.
+ */
+static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
+{
+	__u64 comm[2] = {}, version;
+
+	if (target_tgid && tgid != target_tgid)
+		return false;
+	if (filter_targets) {
+		version = targets_version; /* of before it is looked up */
+		if (n->tgid != tgid || n->targets_version != version) {
+			n->tgid_aimed = bpf_map_lookup_elem(&targets, &tgid);
+			n->tgid = tgid;
+			n->targets_version = version;
+		}
+		if (!n->tgid_aimed)
+			return false;
+	}
+	if (!filter_comms)
+		return true;
+	current_comm(comm);
+	/* Where it is empty, none may have been looked at. */
+	if (comm[0] != n->comm[0] || comm[1] != n->comm[1] || !comm[0]) {
+		n->comm_aimed = comm_matches((char *)comm);
+		n->comm[0] = comm[0];
+		n->comm[1] = comm[1];
+	}
+	return n->comm_aimed;
 }
 
 /*
@@ -842,6 +914,9 @@ static __always_inline struct call *free_call(struct counters *n, struct calls *
 	if (c->stack) {
 		c->event.e.flags |= FLAG_PREDICTED;
 		send_charge(n, &c->event);
+	} else {
+		/* Atomic, for another call may be preempted while it does this. */
+		__sync_fetch_and_add(&n->under_way, 1);
 	}
 	c->event.e.boot_ns = now;
 	c->stack = stack;
@@ -866,24 +941,58 @@ static __always_inline bool is_small(unsigned long requested, __u8 kind)
 }
 
 /*
+ * number_of makes a number of a pointer, with which the verifier allows no
+ * arithmetic: it takes for one what was read from the memory of a map. An
+ * interrupt in between may leave another.
+ */
+static __always_inline __u64 number_of(struct counters *n, __u64 pointer)
+{
+	*(volatile __u64 *)&n->number = pointer;
+	return *(volatile __u64 *)&n->number;
+}
+
+/* failure_at returns where a failure is kept of the call from a place. */
+static __always_inline struct failure *failure_at(struct counters *n, __u64 stack)
+{
+	__u32 i = number_of(n, stack) * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
+
+	return bpf_map_lookup_elem(&failures, &i);
+}
+
+static __always_inline void keep_failure(struct counters *n, __u64 stack, __u64 pages)
+{
+	struct failure *f = failure_at(n, stack);
+
+	if (f) {
+		f->pages = pages;
+		f->stack = stack;
+	}
+}
+
+static __always_inline bool has_failed(struct counters *n, __u64 stack)
+{
+	struct failure *f = failure_at(n, stack);
+
+	return f && f->stack == stack;
+}
+
+/*
  * retried tells whether a charge follows one from the same place that failed to
  * charge more.
  */
-static __always_inline bool retried(__u64 stack, unsigned long requested)
+static __always_inline bool retried(struct counters *n, __u64 stack, unsigned long requested)
 {
-	__u64 *failed = bpf_map_lookup_elem(&failures, &stack);
-	bool retry;
+	struct failure *f = failure_at(n, stack);
 
-	if (!failed)
+	if (!f || f->stack != stack)
 		return false;
-	retry = requested < *failed;
-	bpf_map_delete_elem(&failures, &stack);
-	return retry;
+	f->stack = 0;
+	return requested < f->pages;
 }
 
-/* note notes what is asked, and returns false where nobody wants to know. */
-static __always_inline bool note(struct counters *n, __u32 cpu, __u64 pid_tgid, struct page_counter *counter,
-				 unsigned long nr_pages, __u64 fail, __u64 stack)
+/* note notes what is asked, and returns NULL where nobody wants to know. */
+static __always_inline struct call *note(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+					 unsigned long nr_pages, __u64 stack)
 {
 	struct known *k = know(n, (__u64)counter, place_of((__u64)counter));
 	struct cgroup_subsys_state *css;
@@ -891,18 +1000,19 @@ static __always_inline bool note(struct counters *n, __u32 cpu, __u64 pid_tgid, 
 	struct task_struct *task;
 	struct calls *cs;
 	struct call *c;
+	__u32 cpu;
 	bool retry;
 
 	if (!k->aimed)
-		return false;
-	retry = (only_limited || min_pages) && retried(stack, nr_pages);
+		return NULL;
+	retry = (only_limited || min_pages) && retried(n, stack, nr_pages);
 	if (min_pages && !retry && is_small(nr_pages, k->kind))
-		return false;
+		return NULL;
+	cpu = bpf_get_smp_processor_id();
 	cs = bpf_map_lookup_elem(&calls, &cpu);
 	if (!cs)
-		return false;
+		return NULL;
 	c = free_call(n, cs, stack);
-	c->fail = fail;
 	e = &c->event;
 	e->e.type = EVENT_CHARGE;
 	e->e.cpu = cpu;
@@ -933,47 +1043,60 @@ static __always_inline bool note(struct counters *n, __u32 cpu, __u64 pid_tgid, 
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, e->failed);
-	return true;
+	return c;
 }
 
-static __always_inline int on_entry(struct page_counter *counter, unsigned long nr_pages, __u64 fail, __u64 stack)
+/*
+ * enter returns the counters of this CPU, or NULL where nobody wants to know of a
+ * call, as far as can be told without a look at the counter.
+ */
+static __always_inline struct counters *enter(__u64 pid_tgid, unsigned long nr_pages, __u64 stack)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	__u32 tgid = pid_tgid >> 32, cpu;
+	__u32 tgid = pid_tgid >> 32;
 	struct counters *n;
-	bool noted = false;
 
 	if (tgid == tracer_tgid)
-		return 0;
-	cpu = bpf_get_smp_processor_id();
-	n = counters_of(cpu);
+		return NULL;
+	n = counters_of(bpf_get_smp_processor_id());
 	if (!n)
-		return 0;
-	if (aimed_at_current(tgid)) {
-		n->running++;
-		noted = note(n, cpu, pid_tgid, counter, nr_pages, fail, stack);
-		n->running--;
-	}
-	if (!noted)
+		return NULL;
+	if ((nr_pages < min_pages && !has_failed(n, stack)) || !is_aimed(n, tgid)) {
 		__sync_fetch_and_add(&n->filtered, 1);
-	return 0;
+		return NULL;
+	}
+	return n;
+}
+
+/* on_entry returns the call, to which fail is to be added, or NULL. */
+static __always_inline struct call *on_entry(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+					     unsigned long nr_pages, __u64 stack)
+{
+	struct call *c;
+
+	n->running++;
+	c = note(n, pid_tgid, counter, nr_pages, stack);
+	n->running--;
+	if (!c)
+		__sync_fetch_and_add(&n->filtered, 1);
+	return c;
 }
 
 static __always_inline int on_return(bool charged, __u64 stack)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32, cpu;
+	__u32 cpu = bpf_get_smp_processor_id(), tgid;
+	struct counters *n = counters_of(cpu);
 	struct charge_event *e;
-	struct counters *n;
 	struct calls *cs;
 	struct call *c;
 	__u64 level = 0, i;
 
+	if (!n || !n->under_way)
+		return 0;
+	tgid = bpf_get_current_pid_tgid() >> 32;
 	if (tgid == tracer_tgid || (target_tgid && tgid != target_tgid))
 		return 0;
-	cpu = bpf_get_smp_processor_id();
-	n = counters_of(cpu);
 	cs = bpf_map_lookup_elem(&calls, &cpu);
-	if (!n || !cs)
+	if (!cs)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < CALLS; i++)
@@ -991,17 +1114,27 @@ static __always_inline int on_return(bool charged, __u64 stack)
 		e->failed = level_id(n, e, level);
 		n->running--;
 		if ((only_limited || min_pages) && e->requested > 1)
-			bpf_map_update_elem(&failures, &stack, &e->requested, BPF_ANY);
+			keep_failure(n, stack, e->requested);
 	}
 	send_charge(n, e);
 	c->stack = 0;
+	__sync_fetch_and_sub(&n->under_way, 1);
 	return 0;
 }
 
 SEC("kprobe/page_counter_try_charge")
 int BPF_KPROBE(kprobe_try_charge, struct page_counter *counter, unsigned long nr_pages, __u64 fail)
 {
-	return on_entry(counter, nr_pages, fail, PT_REGS_SP(ctx));
+	__u64 pid_tgid = bpf_get_current_pid_tgid(), stack = PT_REGS_SP(ctx);
+	struct counters *n = enter(pid_tgid, nr_pages, stack);
+	struct call *c;
+
+	if (!n)
+		return 0;
+	c = on_entry(n, pid_tgid, counter, nr_pages, stack);
+	if (c)
+		c->fail = fail;
+	return 0;
 }
 
 SEC("kretprobe/page_counter_try_charge")
@@ -1026,10 +1159,20 @@ int BPF_KRETPROBE(kretprobe_try_charge)
 SEC("fentry/page_counter_try_charge")
 int fentry_try_charge(__u64 *ctx)
 {
-	__u64 args[3] = {};
+	__u64 pid_tgid = bpf_get_current_pid_tgid(), nr_pages = ctx[1], counter, same;
+	struct counters *n = enter(pid_tgid, nr_pages, (__u64)ctx);
+	struct call *c;
 
-	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_entry((void *)args[0], args[1], args[2], (__u64)ctx);
+	if (!n)
+		return 0;
+	counter = same = number_of(n, ctx[0]);
+	asm volatile("" : "+r"(counter)); /* the compiler would take ctx[0] for it */
+	if (same != ctx[0])
+		bpf_probe_read_kernel(&counter, sizeof(counter), ctx);
+	c = on_entry(n, pid_tgid, (void *)counter, nr_pages, (__u64)ctx);
+	if (c)
+		bpf_probe_read_kernel(&c->fail, sizeof(c->fail), ctx + 2);
+	return 0;
 }
 
 SEC("fexit/page_counter_try_charge")
@@ -1227,13 +1370,15 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	if (filter_targets) {
 		if (!follow || !bpf_map_lookup_elem(&targets, &parent_tgid)) {
 			/* What had that number is gone. */
-			bpf_map_delete_elem(&targets, &tgid);
+			if (!bpf_map_delete_elem(&targets, &tgid))
+				targets_changed();
 			return 0;
 		}
 		if (bpf_map_update_elem(&targets, &tgid, &signal, BPF_ANY)) {
 			__sync_fetch_and_add(&unfollowed, 1);
 			return 0;
 		}
+		targets_changed();
 	}
 	if (tell_forks && parent_tgid != tracer_tgid)
 		tell_fork(&e, parent, tgid);
@@ -1248,8 +1393,10 @@ int BPF_PROG(process_free, struct task_struct *task)
 	__u64 *signal = bpf_map_lookup_elem(&targets, &tgid);
 
 	/* One thread of many, or what has the number now. */
-	if (signal && *signal == (__u64)BPF_CORE_READ(task, signal) && BPF_CORE_READ(task, signal, live.counter) == 0)
+	if (signal && *signal == (__u64)BPF_CORE_READ(task, signal) && BPF_CORE_READ(task, signal, live.counter) == 0) {
 		bpf_map_delete_elem(&targets, &tgid);
+		targets_changed();
+	}
 	return 0;
 }
 
@@ -1283,8 +1430,10 @@ int find_processes(struct bpf_iter__task *ctx)
 	__u64 signal;
 	__u32 tgid;
 
-	if (!task)
+	if (!task) {
+		targets_changed();
 		return 0;
+	}
 	tgid = BPF_CORE_READ(task, tgid);
 	if (tgid != BPF_CORE_READ(task, pid))
 		return 0;

@@ -48,6 +48,11 @@ enum {
 	BPF_RB_FORCE_WAKEUP = 2,
 };
 
+/* The value is the running kernel's: only the name is used. */
+enum bpf_func_id {
+	BPF_FUNC_get_current_task_btf = 1, /* since 5.11 (3ca1032ab7ab) */
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 /* The registers that hold a function's arguments, result and stack. */

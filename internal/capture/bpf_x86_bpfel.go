@@ -76,15 +76,23 @@ type bpfChargeEvent struct {
 }
 
 type bpfCounters struct {
-	_          structs.HostLayout
-	Delivered  uint64
-	Filtered   uint64
-	Lost       uint64
-	LostOthers uint64
-	Unwoken    uint64
-	Running    uint64
-	Call       uint64
-	Known      [18]struct {
+	_              structs.HostLayout
+	Delivered      uint64
+	Filtered       uint64
+	Lost           uint64
+	LostOthers     uint64
+	Unwoken        uint64
+	Running        uint64
+	UnderWay       uint64
+	Call           uint64
+	Number         uint64
+	Comm           [2]uint64
+	TargetsVersion uint64
+	Tgid           uint32
+	TgidAimed      bool
+	CommAimed      bool
+	_              [2]byte
+	Known          [18]struct {
 		_         structs.HostLayout
 		Counter   uint64
 		Css       uint64
@@ -97,7 +105,13 @@ type bpfCounters struct {
 		Named     bool
 		Pad       uint8
 	}
-	_ [40]byte
+	_ [56]byte
+}
+
+type bpfFailure struct {
+	_     structs.HostLayout
+	Stack uint64
+	Pages uint64
 }
 
 type bpfForkEvent struct {
