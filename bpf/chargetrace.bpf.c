@@ -293,6 +293,20 @@ struct {
 	__type(value, struct calls);
 } calls SEC(".maps");
 
+/*
+ * A kernel that preempts itself can move a task to another CPU in the middle of a
+ * charge. moved_calls says on which CPU such a call is noted, by its stack
+ * pointer; moved is how many there are.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u32);
+} moved_calls SEC(".maps");
+
+static volatile __u64 moved;
+
 /* How long a call can take at most, if it was not missed to return. */
 #define MAX_CALL_NS 100000000
 
@@ -1081,30 +1095,57 @@ static __always_inline struct call *on_entry(struct counters *n, __u64 pid_tgid,
 	return c;
 }
 
+/* call_from returns the call from a place that is noted on a CPU. */
+static __always_inline struct call *call_from(struct counters *n, __u32 cpu, __u64 stack)
+{
+	struct calls *cs;
+	__u64 i;
+
+	cs = bpf_map_lookup_elem(&calls, &cpu);
+	if (!cs)
+		return NULL;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < CALLS; i++)
+		if (cs->call[i].stack == stack)
+			return call_at(n, cs, i);
+	return NULL;
+}
+
+/*
+ * moved_from returns the CPU on which the call from a place is noted, of which
+ * task_migrates knows that it returns on another.
+ */
+static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
+{
+	__u32 *from = bpf_map_lookup_elem(&moved_calls, &stack);
+
+	if (!from)
+		return cpu;
+	cpu = *from;
+	if (!bpf_map_delete_elem(&moved_calls, &stack))
+		__sync_fetch_and_sub(&moved, 1);
+	return cpu;
+}
+
 static __always_inline int on_return(bool charged, __u64 stack)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), tgid;
-	struct counters *n = counters_of(cpu);
+	struct counters *n = counters_of(cpu), *noted;
 	struct charge_event *e;
-	struct calls *cs;
 	struct call *c;
-	__u64 level = 0, i;
+	__u64 level = 0;
 
-	if (!n || !n->under_way)
+	if (!n || (!n->under_way && !moved))
 		return 0;
 	tgid = bpf_get_current_pid_tgid() >> 32;
 	if (tgid == tracer_tgid || (target_tgid && tgid != target_tgid))
 		return 0;
-	cs = bpf_map_lookup_elem(&calls, &cpu);
-	if (!cs)
+	if (moved)
+		cpu = moved_from(cpu, stack);
+	noted = counters_of(cpu);
+	c = call_from(n, cpu, stack);
+	if (!noted || !c)
 		return 0;
-#pragma clang loop unroll(disable)
-	for (i = 0; i < CALLS; i++)
-		if (cs->call[i].stack == stack)
-			break;
-	if (i == CALLS)
-		return 0;
-	c = call_at(n, cs, i);
 	e = &c->event;
 	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
 	e->failed = 0;
@@ -1118,7 +1159,7 @@ static __always_inline int on_return(bool charged, __u64 stack)
 	}
 	send_charge(n, e);
 	c->stack = 0;
-	__sync_fetch_and_sub(&n->under_way, 1);
+	__sync_fetch_and_sub(&noted->under_way, 1);
 	return 0;
 }
 
@@ -1382,6 +1423,37 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	}
 	if (tell_forks && parent_tgid != tracer_tgid)
 		tell_fork(&e, parent, tgid);
+	return 0;
+}
+
+/* task_migrates notes the call that a task is moved away from. */
+SEC("raw_tp/sched_migrate_task")
+int BPF_PROG(task_migrates, struct task_struct *task)
+{
+	struct counters *n;
+	struct calls *cs;
+	__u32 cpu, tid;
+	__u64 i;
+
+	if (bpf_core_field_exists(task->thread_info.cpu))
+		cpu = BPF_CORE_READ(task, thread_info.cpu);
+	else
+		cpu = BPF_CORE_READ((struct task_struct___has_cpu *)task, cpu);
+	n = counters_of(cpu);
+	if (!n || !n->under_way)
+		return 0;
+	cs = bpf_map_lookup_elem(&calls, &cpu);
+	if (!cs)
+		return 0;
+	tid = BPF_CORE_READ(task, pid);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < CALLS; i++) {
+		__u64 stack = cs->call[i].stack;
+
+		/* Where it has been moved before, it is noted where it began. */
+		if (stack && cs->call[i].event.e.tid == tid && !bpf_map_update_elem(&moved_calls, &stack, &cpu, BPF_NOEXIST))
+			__sync_fetch_and_add(&moved, 1);
+	}
 	return 0;
 }
 

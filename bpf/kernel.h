@@ -219,7 +219,12 @@ struct signal_struct {
 /* include/linux/sched.h */
 #define PF_KTHREAD 0x00200000
 
+struct thread_info {
+	__u32 cpu; /* since 5.16 (bcf9033e5449), also before that on arm64 */
+};
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	int pid;
 	int tgid;
@@ -228,6 +233,11 @@ struct task_struct {
 	struct css_set *cgroups;
 	struct signal_struct *signal;
 	char comm[16];
+};
+
+/* Until 5.15, on x86. */
+struct task_struct___has_cpu {
+	unsigned int cpu;
 };
 
 /* kernel/bpf/task_iter.c */

@@ -193,6 +193,7 @@ const (
 	bpfMapCounters            = "counters"
 	bpfMapEvents              = "events"
 	bpfMapFailures            = "failures"
+	bpfMapMovedCalls          = "moved_calls"
 	bpfMapNamed               = "named"
 	bpfMapOoms                = "ooms"
 	bpfMapReclaims            = "reclaims"
@@ -213,6 +214,7 @@ const (
 	bpfProgProcessFork        = "process_fork"
 	bpfProgProcessFree        = "process_free"
 	bpfProgReclaimEnd         = "reclaim_end"
+	bpfProgTaskMigrates       = "task_migrates"
 	bpfVarCgroupEventType     = "cgroup_event_type"
 	bpfVarCommAccepts         = "comm_accepts"
 	bpfVarCommEnd             = "comm_end"
@@ -294,6 +296,7 @@ type bpfProgramSpecs struct {
 	ProcessFork        *ebpf.ProgramSpec `ebpf:"process_fork"`
 	ProcessFree        *ebpf.ProgramSpec `ebpf:"process_free"`
 	ReclaimEnd         *ebpf.ProgramSpec `ebpf:"reclaim_end"`
+	TaskMigrates       *ebpf.ProgramSpec `ebpf:"task_migrates"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -304,6 +307,7 @@ type bpfMapSpecs struct {
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
+	MovedCalls    *ebpf.MapSpec `ebpf:"moved_calls"`
 	Named         *ebpf.MapSpec `ebpf:"named"`
 	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
 	Reclaims      *ebpf.MapSpec `ebpf:"reclaims"`
@@ -365,6 +369,7 @@ type bpfMaps struct {
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Events        *ebpf.Map `ebpf:"events"`
 	Failures      *ebpf.Map `ebpf:"failures"`
+	MovedCalls    *ebpf.Map `ebpf:"moved_calls"`
 	Named         *ebpf.Map `ebpf:"named"`
 	Ooms          *ebpf.Map `ebpf:"ooms"`
 	Reclaims      *ebpf.Map `ebpf:"reclaims"`
@@ -379,6 +384,7 @@ func (m *bpfMaps) Close() error {
 		m.Counters,
 		m.Events,
 		m.Failures,
+		m.MovedCalls,
 		m.Named,
 		m.Ooms,
 		m.Reclaims,
@@ -435,6 +441,7 @@ type bpfPrograms struct {
 	ProcessFork        *ebpf.Program `ebpf:"process_fork"`
 	ProcessFree        *ebpf.Program `ebpf:"process_free"`
 	ReclaimEnd         *ebpf.Program `ebpf:"reclaim_end"`
+	TaskMigrates       *ebpf.Program `ebpf:"task_migrates"`
 }
 
 func (p *bpfPrograms) Close() error {
@@ -453,6 +460,7 @@ func (p *bpfPrograms) Close() error {
 		p.ProcessFork,
 		p.ProcessFree,
 		p.ReclaimEnd,
+		p.TaskMigrates,
 	)
 }
 

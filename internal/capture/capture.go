@@ -232,6 +232,12 @@ var hooks = []hook{
 		without:  "reclaim",
 	},
 	{
+		name:     "sched_migrate_task",
+		programs: map[Attach]string{Kprobe: bpfProgTaskMigrates, Fentry: bpfProgTaskMigrates},
+		attach:   attachTracepoint,
+		without:  "the return of charges that begin on one CPU and end on another",
+	},
+	{
 		name:     Function,
 		programs: map[Attach]string{Kprobe: bpfProgKretprobeTryCharge, Fentry: bpfProgFexitTryCharge},
 		attach:   attachReturn,
