@@ -10,6 +10,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/help"
 	"chargetrace/internal/table"
+	"chargetrace/internal/text"
 )
 
 // shells are the values of -completion.
@@ -37,7 +38,7 @@ var completers = map[string]completer{
 	"pid":        {`_chargetrace_list "$(cd /proc && echo [0-9]*)"`, `_sequence _chargetrace_pids`, `-xa '(__fish_append , (__fish_complete_pids))'`},
 	"r":          {`_chargetrace_recordings`, `_files -g "*.ctrace"`, `-xka '(__fish_complete_suffix .ctrace)'`},
 	"time":       oneOf(table.AllTimeFormats),
-	"units":      oneOf(table.AllUnits),
+	"units":      oneOf(text.AllUnits),
 	"user":       {`_chargetrace_words "$(compgen -u)"`, `_users`, `-xa '(__fish_complete_users)'`},
 }
 

@@ -15,6 +15,7 @@ import (
 	"chargetrace/internal/glob"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/table"
+	"chargetrace/internal/text"
 )
 
 const usage = `Usage: chargetrace [flags] [-- command [arg ...]]
@@ -126,7 +127,7 @@ type config struct {
 	wide        bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
-	units       table.Units
+	units       text.Units
 	time        table.TimeFormat
 	attach      capture.Attach
 	bufferBytes int
@@ -150,7 +151,7 @@ type config struct {
 // parseFlags defines the flags in fs, and parses args.
 func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg := &config{
-		units:       table.Pages,
+		units:       text.Pages,
 		time:        table.Relative,
 		attach:      capture.Kprobe,
 		bufferBytes: capture.DefaultBufferBytes,
@@ -167,7 +168,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.BoolVar(&cfg.wide, "wide", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
-	fs.Func("units", "", func(s string) (err error) { cfg.units, err = table.ParseUnits(s); return })
+	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
 	fs.Func("time", "", func(s string) (err error) { cfg.time, err = table.ParseTimeFormat(s); return })
 	fs.Func("attach", "", func(s string) (err error) { cfg.attach, err = capture.ParseAttach(s); return })
 	fs.Func("buffer", "", func(s string) (err error) { cfg.bufferBytes, err = parseBuffer(s); return })

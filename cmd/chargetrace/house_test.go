@@ -23,10 +23,12 @@ func TestImports(t *testing.T) {
 		"stream":   {"event", "cgroup", "glob"},
 		"cgroup":   {"event"},
 		"capture":  {"event", "stream", "glob"},
-		"table":    {"event", "stream", "cgroup"},
+		"text":     {},
+		"table":    {"event", "stream", "cgroup", "text"},
 		"summary":  {"event", "stream", "cgroup"},
 		"export":   {"event", "stream", "cgroup"},
 		"trace":    {"event", "stream"},
+		"watch":    {"event", "stream", "cgroup", "summary", "text"},
 		"vm":       {},
 		"vm/demo":  {"vm"},
 	}
