@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"io"
 	"math"
@@ -32,6 +33,7 @@ Examples:
   sudo chargetrace -pid 4711,4712 -n 100   the first 100 charges of two processes
   sudo chargetrace -for 10s -time clock    all charges of ten seconds
   sudo chargetrace -limited -wide          whatever hits a limit, at which level
+  sudo chargetrace -watch                  a live screen: what fills up, how fast
   sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
   chargetrace -r oom.ctrace -limited       with all flags as above
   chargetrace -check                       can this kernel be traced by this user?
@@ -81,7 +83,12 @@ What to show:
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as
                     the terminal or $COLUMNS, 120 at least
-  -units UNITS      pages (default), bytes, or human: 3.9M, rounded down
+  -watch            for a terminal: a screen of the cgroups, how far each is from
+                    its limit and when it will be there, and who charges it; ?
+                    explains it. Elsewhere a line each second. What a command
+                    prints to the terminal comes when the screen is left
+  -units UNITS      pages (default), bytes, or human: 3.9M, rounded down (default
+                    for -watch)
   -time FORMAT      relative: milliseconds since the start (default),
                     clock: 15:04:05.000000, or date: with the date and zone
 
@@ -125,6 +132,7 @@ type config struct {
 	minPages    uint64
 	onlyLimited bool
 	wide        bool
+	watch       bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
 	units       text.Units
@@ -151,7 +159,6 @@ type config struct {
 // parseFlags defines the flags in fs, and parses args.
 func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg := &config{
-		units:       text.Pages,
 		time:        table.Relative,
 		attach:      capture.Kprobe,
 		bufferBytes: capture.DefaultBufferBytes,
@@ -166,6 +173,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.Func("counter", "", func(s string) (err error) { cfg.kinds, err = event.ParseKinds(s); return })
 	fs.BoolVar(&cfg.onlyLimited, "limited", false, "")
 	fs.BoolVar(&cfg.wide, "wide", false, "")
+	fs.BoolVar(&cfg.watch, "watch", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
 	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
@@ -204,6 +212,14 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")
 	}
+	if cfg.watch && len(outputs) == 0 && format == "" {
+		cfg.units = cmp.Or(cfg.units, text.Human)
+		return cfg, nil
+	}
+	if cfg.watch && slices.Contains(outputs, "-") || cfg.watch && cfg.wide {
+		return nil, usageErrorf("-watch takes the place of the table, and of any other output on stdout")
+	}
+	cfg.units = cmp.Or(cfg.units, text.Pages)
 	var err error
 	cfg.outputs, err = parseOutputs(outputs, format)
 	return cfg, err

@@ -67,6 +67,7 @@ const patience = 3 * time.Minute
 
 const (
 	pageSize   = 4096
+	batchBytes = 64 * pageSize // what the kernel charges at once, since 6.1
 	cgroupRoot = "/sys/fs/cgroup"
 )
 
@@ -122,6 +123,24 @@ func workload(args []string) error {
 				piece[0] = 1
 			}
 		}
+	case "steady": // SIZE MS: touch so many MiB, a batch each so many milliseconds
+		start, pace := time.Now(), time.Duration(number(2))*time.Millisecond
+		for i := range number(1) << 20 / batchBytes {
+			time.Sleep(time.Until(start.Add(time.Duration(i) * pace)))
+			for piece := mmap(batchBytes); len(piece) > 0; piece = piece[pageSize:] {
+				piece[0] = 1
+			}
+		}
+	case "release": // SIZE: touch so many MiB, and give them back when told to
+		b := mmap(number(1) << 20)
+		for i := 0; i < len(b); i += pageSize {
+			b[i] = 1
+		}
+		fmt.Println("touched")
+		if _, err := stdin.ReadString('\n'); err != nil {
+			return err
+		}
+		return unix.Munmap(b)
 	case "churn": // N: touch so many times 8 MiB
 		for range number(1) {
 			piece := mmap(8 << 20)

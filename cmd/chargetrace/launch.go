@@ -43,6 +43,8 @@ type launched struct {
 	begun  bool
 	ended  chan struct{}
 	oom    oomWatch
+	// output is where the command's output goes while there is a screen.
+	output lateWriter
 }
 
 // launch starts the process that becomes the command when it is told to.
@@ -65,6 +67,9 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 	c := &launched{name: printable(cfg.command[0]), cmd: exec.Command(self, cfg.command...), ended: make(chan struct{})}
 	c.cmd.Args[0] = os.Args[0]
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, stdout, stderr
+	if cfg.hasScreen(stdout) {
+		c.takeTerminal()
+	}
 	c.cmd.Env = append(os.Environ(), as.environ()...)
 	c.socket, err = startSelf(c.cmd, role{Become: as})
 	if err != nil {
@@ -74,6 +79,20 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 	c.oom.pid = uint32(c.cmd.Process.Pid)
 	go c.relay(signals)
 	return c, nil
+}
+
+// takeTerminal leaves the terminal to the screen of -watch.
+func (c *launched) takeTerminal() {
+	c.output.set(io.Discard)
+	// What the command leaves behind may keep its output open.
+	c.cmd.WaitDelay = time.Second
+	if isTerminal(c.cmd.Stdin) {
+		c.cmd.Stdin = nil
+	}
+	c.cmd.Stdout = &c.output
+	if isTerminal(c.cmd.Stderr) {
+		c.cmd.Stderr = &c.output
+	}
 }
 
 // relay passes signals on to the command.
@@ -148,7 +167,7 @@ func (c *launched) end(stderr io.Writer, err error) (status int, _ error) {
 	c.socket.Close()
 	err = c.cmd.Wait()
 	close(c.ended)
-	if !errors.As(err, new(*exec.ExitError)) {
+	if !errors.As(err, new(*exec.ExitError)) && !errors.Is(err, exec.ErrWaitDelay) {
 		errs = append(errs, err)
 	}
 	status = c.status

@@ -43,10 +43,6 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer cancel()
-	context.AfterFunc(ctx, func() {
-		cancel()
-		src.Stop()
-	})
 
 	header := src.Header()
 	sink, err := cfg.open(stdout, header, recording{*readers[0].Meta(), func() (trace.Totals, error) {
@@ -57,7 +53,23 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		return err
 	}
 	sum := summary.New()
-	res, err := stream.Copy(stream.Tee(sink, sum), src, cfg.aim())
+	sinks := []stream.Sink{sink, sum}
+	leave := func() {}
+	if cfg.watch {
+		screen, err := cfg.newWatch(stdout, stderr, header, false, cancel)
+		if err != nil {
+			return errors.Join(err, sink.Close())
+		}
+		defer screen.LeaveOnPanic()
+		sinks = append(sinks, screen)
+		stderr, leave = screen.Talk(), screen.Leave
+	}
+	context.AfterFunc(ctx, func() {
+		leave()
+		cancel()
+		src.Stop()
+	})
+	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
 	if errors.Is(err, trace.ErrEndsEarly) {
 		err = &hintedError{
 			fmt.Errorf("%s: %w", cfg.inputs[len(cfg.inputs)-1], err),

@@ -81,6 +81,22 @@ type LimitKey struct {
 	Kind   event.Kind
 }
 
+// HitLimit returns the limit that a charge hit, if it did: the one that it failed
+// at, or found reached. Its size is 0 where the trace does not tell.
+func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
+	if !hitsLimit(e) {
+		return LimitKey{}, 0, false
+	}
+	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
+	if e.Outcome == event.Failed && e.FailedAt != at {
+		at, max = e.FailedAt, 0
+		if at == e.Cgroup.ID {
+			max = e.MaxPages
+		}
+	}
+	return LimitKey{e.InCgroup(at), e.Kind}, max, true
+}
+
 // Coverage says how much of a trace is missing or uncertain.
 type Coverage struct {
 	// Lost events found no place in the ring buffer.
@@ -167,17 +183,10 @@ func (s *Summary) addCharge(e *event.Event) {
 	if e.Kind == event.Unknown {
 		s.Coverage.UnknownKinds++
 	}
-	if !hitsLimit(e) {
+	key, max, hit := HitLimit(e)
+	if !hit {
 		return
 	}
-	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
-	if e.Outcome == event.Failed && e.FailedAt != at {
-		at, max = e.FailedAt, 0
-		if at == e.Cgroup.ID {
-			max = e.MaxPages
-		}
-	}
-	key := LimitKey{e.InCgroup(at), e.Kind}
 	l := s.Limits[key]
 	if l == nil {
 		l = &Limit{Cgroup: key.Cgroup, Kind: key.Kind, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
