@@ -146,7 +146,7 @@ func TestWatch(t *testing.T) {
 				t.Fatalf("no limit was hit:\n%s", screen)
 			}
 			end := seconds(t, hit[1]+"s")
-			if len(seen) < 5 {
+			if len(seen) < 3 { // tmux takes long to tell on an emulated machine
 				t.Fatalf("too few moments: %v", seen)
 			}
 			begin := seen[0].at
@@ -193,7 +193,7 @@ func watchLines(t *testing.T, g controlGroup, limitFile string) {
 	p := startWorkload(t, controlGroup(cgroupRoot), 0, "release 8")
 	g.write(t, "cgroup.procs", p.pid())
 	tr := chargetrace(t, "-watch", "-pid", p.pid(), "-units", "pages")
-	line := regexp.MustCompile(`(?m)^\d+ s +\d+ +0 +(\d+) +(\d+) +5120 +(\d+) .* ` + regexp.QuoteMeta(filepath.Base(string(g))) + "$")
+	line := regexp.MustCompile(`(?m)^\d+ s +\d+ +0 +(\d+) +(\d+) +5120 +(\d+) .* /` + regexp.QuoteMeta(filepath.Base(string(g))) + "$")
 	t.Cleanup(func() {
 		if t.Failed() {
 			content, _ := os.ReadFile(tr.stdout.Name())
