@@ -33,6 +33,7 @@ Examples:
   sudo chargetrace -limited -wide          whatever hits a limit, at which level
   sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
   chargetrace -r oom.ctrace -limited       with all flags as above
+  chargetrace -r oom.ctrace -o oom.html    a report to look at in a browser
   chargetrace -check                       can this kernel be traced by this user?
 
 Where from:
@@ -41,6 +42,8 @@ Where from:
   -from TIME        from then on: since the start, as in 90s, or 15:04:05
   -to TIME          up to then
   -follow           at its end, wait for what is still being recorded
+  -diff FILE        print what is another in that recording than in -r, by
+                    cgroup, process and kind of counter; or -o FILE.html
 
 What to run:
   -- COMMAND [ARG ...]
@@ -86,9 +89,10 @@ What to show:
 
 Where to (the table on stdout, if nothing else is asked for):
   -o FILE           repeatable; the ending says the form: .ctrace, a recording
-                    for -r, .jsonl, .csv, or .pftrace, for Perfetto; - is stdout
+                    for -r, .html, a report, .svg or .png, its main plot, .jsonl,
+                    .csv, or .pftrace, for Perfetto; - is stdout
   -format FORM      for other endings and for -: table (default for -), ctrace,
-                    jsonl, csv, pftrace
+                    jsonl, csv, pftrace, html, svg, png
   -force            overwrite files
   -rotate SIZE|DURATION
                     go on in another recording: x-1.ctrace, x-2.ctrace, ...
@@ -133,6 +137,7 @@ type config struct {
 	inputs      []string // recordings; none: the running kernel
 	from, to    string
 	tail        bool
+	diff        string // another recording
 	outputs     []output
 	force       bool
 	rotateBytes int64         // 0: never
@@ -177,6 +182,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.StringVar(&cfg.from, "from", "", "")
 	fs.StringVar(&cfg.to, "to", "", "")
 	fs.BoolVar(&cfg.tail, "follow", false, "")
+	fs.StringVar(&cfg.diff, "diff", "", "")
 	fs.Func("o", "", func(s string) error { outputs = append(outputs, s); return nil })
 	fs.StringVar(&format, "format", "", "")
 	fs.BoolVar(&cfg.force, "force", false, "")
@@ -204,8 +210,10 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 		return nil, usageErrorf("-f is for -pid")
 	}
 	var err error
-	cfg.outputs, err = parseOutputs(outputs, format)
-	return cfg, err
+	if cfg.outputs, err = parseOutputs(outputs, format); err != nil {
+		return nil, err
+	}
+	return cfg, cfg.checkDiff()
 }
 
 // parseCommand takes what is left of args as the command, if it stands after --.

@@ -26,6 +26,7 @@ func TestImports(t *testing.T) {
 		"table":    {"event", "stream", "cgroup"},
 		"summary":  {"event", "stream", "cgroup"},
 		"export":   {"event", "stream", "cgroup"},
+		"report":   {"event", "stream", "cgroup", "summary"},
 		"trace":    {"event", "stream"},
 		"vm":       {},
 		"vm/demo":  {"vm"},
