@@ -78,7 +78,7 @@ tools-shells:
 # What reports are looked at with.
 tools-browser:
 	@command -v chromium >/dev/null || \
-	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium ; }
+	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium fonts-dejavu-core ; }
 
 tools-bpf:
 	@test -x /usr/bin/clang-$(CLANG) -a -x /usr/bin/llvm-strip-$(CLANG) -a -e /usr/include/bpf/bpf_tracing.h || \

@@ -13,10 +13,10 @@
 // batches, from that source to the sinks: table prints them, summary adds them
 // up, report draws it and tells it in words, on a page for a browser, export writes
 // what other programs read, all with the names that package cgroup learns from the
-// events. Package trace is the recording: a sink that
-// writes one, and a source that plays it. Data goes one way: every package knows
-// event, sinks know nothing of each other (but report of the sums in summary) or of
-// capture, and only the command joins them.
+// events. Package trace is the recording: a sink that writes one, and a source that
+// plays it. Data goes one way: every package knows event, sinks know nothing of
+// each other, but for report of summary, or of capture, and only the command joins
+// them.
 //
 // What is shown is a matter of stream, and a live source does it in the kernel:
 // package glob has patterns for names of threads in a form for both. Package help

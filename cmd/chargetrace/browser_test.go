@@ -51,7 +51,7 @@ func browser(t *testing.T) context.Context {
 }
 
 // patience is how long a busy machine may take for an action.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // tab is a page that is open, and what it did that it should not have.
 type tab struct {

@@ -42,8 +42,8 @@ Where from:
   -from TIME        from then on: since the start, as in 90s, or 15:04:05
   -to TIME          up to then
   -follow           at its end, wait for what is still being recorded
-  -diff FILE        print what is another in that recording than in -r, by
-                    cgroup, process and kind of counter; or -o FILE.html
+  -diff FILE        compare what -r plays with this recording, by cgroup, process
+                    and kind of counter: a table, or a page, with -o FILE.html
 
 What to run:
   -- COMMAND [ARG ...]

@@ -218,7 +218,7 @@ func (c *Comparison) HTML(w io.Writer) error {
 			tellChange(uint64(len(c.before.Summary.OOMKills)), uint64(len(c.after.Summary.OOMKills)), count),
 			tellChange(c.total.before.chargedBytes, c.total.after.chargedBytes, func(n uint64) string { return size(float64(n)) }))},
 	}
-	for _, m := range measures {
+	for _, m := range measures[:len(measures)-1] {
 		p.Figures = append(p.Figures, figure{c.total.text(m.text, "–", " → "), strings.ToLower(m.name), ""})
 	}
 	for _, s := range c.sections {

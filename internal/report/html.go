@@ -31,25 +31,23 @@ var (
 
 // page is what the template makes a file of.
 type page struct {
-	Style       template.CSS
-	Script      template.JS
-	StyleHash   string // what the Content-Security-Policy lets run, and nothing else
-	ScriptHash  string
-	Title       string
-	Headline    string
-	Dateline    string
-	Story       []string
-	Warnings    []string
-	Figures     []figure
-	Plots       []plotView
-	PlotsNote   string
-	Stack       *plotView
-	Tables      []table
-	Comparison  []table
-	Facts       []fact
-	Data        any
-	HasPlots    bool
-	PlotsHeader string
+	Style      template.CSS
+	Script     template.JS
+	StyleHash  string // what the Content-Security-Policy lets run, and nothing else
+	ScriptHash string
+	Title      string
+	Headline   string
+	Dateline   string
+	Story      []string
+	Warnings   []string
+	Figures    []figure
+	Plots      []plotView
+	PlotsNote  string
+	Stack      *plotView
+	Tables     []table
+	Facts      []fact
+	Data       any
+	HasPlots   bool
 }
 
 // figure is a number that is worth large type.
@@ -212,7 +210,7 @@ func (r *Report) view(i int, u *usagePlot) plotView {
 	v := plotView{
 		ID: fmt.Sprintf("plot-%d", i), Title: r.path(u.key.Cgroup), Note: u.key.Kind.String(), Caption: r.caption(u),
 		Legend: []legend{{"usage", "in use"}},
-		Wide:   template.HTML(inline(u, "wide", 1080, 330)), Narrow: template.HTML(inline(u, "narrow", 360, 300)),
+		Wide:   inline(u, "wide", 1080, 330), Narrow: inline(u, "narrow", 360, 300),
 	}
 	if container := cgroup.ContainerOf(r.sum.Names.Path(u.key.Cgroup)).String(); container != "" {
 		v.Note += ", " + printable([]byte(container))
@@ -296,7 +294,7 @@ func (r *Report) stackView(s *stackPlot) plotView {
 	width := uint64(1) << s.shift
 	v := plotView{
 		ID: "plot-stack", Title: "By process", Note: "memory charged in each " + lasting(width),
-		Wide: template.HTML(inline(s, "wide", 1080, 250)), Narrow: template.HTML(inline(s, "narrow", 360, 250)),
+		Wide: inline(s, "wide", 1080, 250), Narrow: inline(s, "narrow", 360, 250),
 		Numbers: table{ID: "plot-stack-numbers", Columns: []column{{"From", true}}},
 	}
 	var names []string

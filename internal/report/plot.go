@@ -1,8 +1,8 @@
 package report
 
 import (
-	"cmp"
 	"fmt"
+	"html/template"
 	"image/color"
 	"math"
 	"slices"
@@ -563,12 +563,13 @@ func (c *collector) stackPlot() *stackPlot {
 	return s
 }
 
-// kinds of plots are drawn alike.
+// drawer is a plot.
 type drawer interface{ draw(draw.Canvas) }
 
-// inline returns a plot as SVG for a page that has report.css.
-func inline(d drawer, class string, width, height vg.Length) string {
+// inline returns a plot as SVG for a page that has report.css, and says what it
+// shows beside it.
+func inline(d drawer, class string, width, height vg.Length) template.HTML {
 	s := newSVG(width, height)
 	d.draw(draw.NewCanvas(s, width, height))
-	return fmt.Sprintf(`<svg class="%s" viewBox="0 0 %s %s" aria-hidden="true">%s</svg>`, class, number(width), number(height), cmp.Or(s.b.String(), ""))
+	return template.HTML(fmt.Sprintf(`<svg class="%s" viewBox="0 0 %s %s" aria-hidden="true">%s</svg>`, class, number(width), number(height), s.b.Bytes()))
 }

@@ -99,7 +99,11 @@ func (c *collector) decisive() *summary.Limit {
 
 func (c *collector) tellLimit(l *summary.Limit) string {
 	path := c.path(l.Cgroup)
-	s := fmt.Sprintf("The level that decided is %s, with a %v limit of %s. ", path, l.Kind, c.size(int64(l.MaxPages), l.Kind))
+	s := "The level that decided is"
+	if kills := c.sum.OOMKills; len(kills) > 0 && kills[0].Cgroup != l.Cgroup {
+		s = "The limit that was hit most is at" // while another level ran out
+	}
+	s += fmt.Sprintf(" %s, with a %v limit of %s. ", path, l.Kind, c.size(int64(l.MaxPages), l.Kind))
 	s += fmt.Sprintf("%s was the first to hit it, at %s", who(l.ByComm, l.ByPID), c.since(l.FirstNanos))
 	if l.Hits > 1 {
 		s += fmt.Sprintf("; from then on it was hit %s", times(l.Hits-1)+" more")
