@@ -286,7 +286,9 @@ func TestReportInBrowser(t *testing.T) {
 			}
 		})
 		for _, out := range []string{reportOf(t, "-r", path), reportOf(t, "-r", path, "-diff", path)} {
-			p := open(t, browser, out, 1280, "light")
+			p := open(t, browser, out, 390, "light")
+			p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+			p.picture("hostile")
 			value[bool](p, `[...document.querySelectorAll("th button")].map(head => head.click()).length > 0`)
 			value[bool](p, `[...document.querySelectorAll(".drawing")].every(drawing =>
 				[..."12345678"].every(() => !drawing.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", cancelable: true }))))`)

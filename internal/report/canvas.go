@@ -110,8 +110,12 @@ func (s *svg) Fill(p vg.Path) {
 func (s *svg) FillString(f font.Face, pt vg.Point, text string) {
 	pt.X += f.Width(text) / 2
 	s.printf(`<text class="f %s" text-anchor="middle" font-size="%s" x="%s" y="%s">`, s.ink.class, number(f.Font.Size), number(pt.X), number(s.height-pt.Y))
-	xml.EscapeText(&s.b, []byte(text))
+	s.text(text)
 	s.b.WriteString("</text>")
+}
+
+func (s *svg) text(text string) {
+	xml.EscapeText(&s.b, []byte(text)) // a Buffer does not fail
 }
 
 // SetColor implements [vg.Canvas].

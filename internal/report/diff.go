@@ -180,7 +180,7 @@ const maxLines = 10
 // Text writes the comparison as tables of text.
 func (c *Comparison) Text(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "before: %s\nafter:  %s\n", printable([]byte(c.before.Name)), printable([]byte(c.after.Name)))
+	fmt.Fprintf(&b, "before: %s\nafter:  %s\n", shown(c.before.Name), shown(c.after.Name))
 	for _, s := range append([]section{{column: "IN ALL", changes: []change{c.total}}}, c.sections...) {
 		if len(s.changes) == 0 {
 			continue
@@ -210,7 +210,7 @@ func (c *Comparison) Text(w io.Writer) error {
 
 // HTML writes the comparison as a page.
 func (c *Comparison) HTML(w io.Writer) error {
-	before, after := printable([]byte(c.before.Name)), printable([]byte(c.after.Name))
+	before, after := shown(c.before.Name), shown(c.after.Name)
 	failures := tellChange(c.total.before.failures, c.total.after.failures, count)
 	p := page{
 		Title: before + " and " + after + " – chargetrace", Headline: "Failed charges: " + failures, Dateline: "before: " + before + " · after: " + after,
@@ -252,9 +252,9 @@ func (c *Comparison) HTML(w io.Writer) error {
 			return err
 		}
 		for _, warning := range r.warnings(n) {
-			p.Warnings = append(p.Warnings, printable([]byte(s.Name))+": "+warning)
+			p.Warnings = append(p.Warnings, shown(s.Name)+": "+warning)
 		}
-		p.Facts = append(p.Facts, fact{"Recording", printable([]byte(s.Name))})
+		p.Facts = append(p.Facts, fact{"Recording", shown(s.Name)})
 		p.Facts = append(p.Facts, r.facts(s.About, n)...)
 	}
 	b, err := p.finish()

@@ -445,10 +445,10 @@ func (r *Report) figures() []figure {
 func (r *Report) dateline(about About) string {
 	var parts []string
 	if about.Host != "" && about.Host != "(none)" { // what Linux has before it is given a name
-		parts = append(parts, printable([]byte(about.Host)))
+		parts = append(parts, shown(about.Host))
 	}
 	if about.Kernel != "" {
-		parts = append(parts, "Linux "+printable([]byte(about.Kernel)))
+		parts = append(parts, "Linux "+shown(about.Kernel))
 	}
 	parts = append(parts, r.clock(r.header.StartBootNanos).Format("2 January 2006, 15:04:05 UTC"))
 	if r.last > r.first {
@@ -464,23 +464,23 @@ func (r *Report) facts(about About, n Counts) []fact {
 		command = append(command, printable([]byte(arg)))
 	}
 	for _, f := range []fact{
-		{"Command", strings.Join(command, " ")}, {"Program", printable([]byte(about.Program))}, {"Host", printable([]byte(about.Host))},
-		{"Kernel", strings.TrimSpace(printable([]byte(about.Kernel)) + " " + printable([]byte(about.Arch)))}, {"Attached with", printable([]byte(about.Attach))},
+		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(about.Program)}, {"Host", shown(about.Host)},
+		{"Kernel", strings.TrimSpace(shown(about.Kernel) + " " + shown(about.Arch))}, {"Attached with", shown(about.Attach)},
 	} {
 		if f.Value != "" {
 			facts = append(facts, f)
 		}
 	}
 	facts = append(facts, fact{"Page size", fmt.Sprintf("%s bytes", count(uint64(r.header.PageSize)))})
-	shown := counted(r.sum.Total.Charges, "charge") + " in this report"
+	here := counted(r.sum.Total.Charges, "charge") + " in this report"
 	if n.Whole {
 		if n.Seen >= n.Filtered+n.Lost {
 			recorded := n.Seen - n.Filtered - n.Lost
 			facts = append(facts, fact{"Coverage", fmt.Sprintf("%s; of %s seen by the kernel’s probe %s delivered, %s filtered, %s lost",
-				shown, count(n.Seen), count(recorded), count(n.Filtered), count(n.Lost))})
+				here, count(n.Seen), count(recorded), count(n.Filtered), count(n.Lost))})
 		}
 	} else {
-		facts = append(facts, fact{"Coverage", shown + "; how many the kernel saw is not known"})
+		facts = append(facts, fact{"Coverage", here + "; how many the kernel saw is not known"})
 	}
 	for _, l := range []struct {
 		n          uint64

@@ -309,10 +309,8 @@ func (f *frame) usage(s *series) {
 	if len(pts) == 0 {
 		return
 	}
-	// What it held at last it holds to the end, for all that is known.
-	pts = append(pts, vg.Point{X: f.zone.Max.X, Y: pts[len(pts)-1].Y})
 	bottom := f.y(0)
-	below := slices.Concat([]vg.Point{{X: pts[0].X, Y: bottom}}, pts, []vg.Point{{X: f.zone.Max.X, Y: bottom}})
+	below := slices.Concat([]vg.Point{{X: pts[0].X, Y: bottom}}, pts, []vg.Point{{X: pts[len(pts)-1].X, Y: bottom}})
 	f.FillPolygon(area, below)
 	f.StrokeLines(draw.LineStyle{Color: usage, Width: 1.5}, pts)
 }
@@ -322,6 +320,7 @@ func (f *frame) usage(s *series) {
 func (f *frame) steps(s *series, c ink, dashes []vg.Length, of func(*bucket) *extent) {
 	var lines [][]vg.Point
 	var pts []vg.Point
+	var until uint64 // when it was seen last
 	extend := func(x vg.Length) {
 		if n := len(pts); n > 0 && pts[n-1].X < x {
 			pts = append(pts, vg.Point{X: x, Y: pts[n-1].Y})
@@ -337,19 +336,17 @@ func (f *frame) steps(s *series, c ink, dashes []vg.Length, of func(*bucket) *ex
 			}
 			continue
 		}
+		until = x.last.nanos
 		for _, p := range x.points() {
 			next := f.point(p)
 			if n := len(pts); n > 0 && pts[n-1].Y == next.Y {
 				continue
 			}
-			if len(pts) == 0 && len(lines) == 0 {
-				pts = append(pts, vg.Point{X: f.zone.Min.X, Y: next.Y})
-			}
 			extend(next.X)
 			pts = append(pts, next)
 		}
 	}
-	extend(f.zone.Max.X)
+	extend(f.x(until))
 	f.StrokeLines(draw.LineStyle{Color: c, Width: 1.5, Dashes: dashes}, append(lines, pts)...)
 }
 
@@ -448,7 +445,7 @@ func tickSize(bytes float64) string {
 // timeTicks returns about n round times between two, in nanoseconds.
 func timeTicks(from, to int64, n float64) []int64 {
 	var step int64
-	span := float64(to-from) / n
+	span := (float64(to) - float64(from)) / n
 	for _, s := range []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour, 2 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour} {
 		step = int64(s)
 		if float64(step) >= span {
@@ -457,13 +454,17 @@ func timeTicks(from, to int64, n float64) []int64 {
 	}
 	switch {
 	case span < 30e9:
-		step = max(1, int64(niceStep(float64(to-from), n)))
+		step = max(1, int64(niceStep(n*span, n)))
 	case span > 24*3600e9:
 		step = int64(math.Ceil(span/(24*3600e9))) * 24 * int64(time.Hour)
 	}
 	var ticks []int64
-	for t := int64(math.Ceil(float64(from)/float64(step))) * step; t <= to; t += step {
-		ticks = append(ticks, t)
+	// Counted, since the times of a hostile recording can be any.
+	first := int64(math.Ceil(float64(from)/float64(step))) * step
+	for i := range int64(n) + 1 {
+		if t := first + i*step; from <= t && t <= to {
+			ticks = append(ticks, t)
+		}
 	}
 	return ticks
 }
@@ -517,7 +518,7 @@ func (c *collector) span() (from, to uint64) {
 	from, to = c.first, c.last
 	// A little more, so that what is first and last can be seen.
 	pad := max((to-from)/100, uint64(time.Microsecond))
-	return max(from-min(from, pad), min(c.header.StartBootNanos, from)), to + pad
+	return max(from-min(from, pad), min(c.header.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
 }
 
 func (c *collector) unitBytes(kind event.Kind) int {

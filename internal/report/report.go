@@ -98,7 +98,15 @@ func (c *collector) picture(to draw.Canvas) {
 
 func (r *Report) writeSVG() error {
 	s := newSVG(pictureWidth, pictureHeight)
-	s.printf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="system-ui, sans-serif"><style>.s{fill:none;stroke:currentColor;stroke-linejoin:round}.f{fill:currentColor}`, pictureWidth, pictureHeight)
+	s.printf(`<svg xmlns="http://www.w3.org/2000/svg" role="img" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="system-ui, sans-serif">`, pictureWidth, pictureHeight)
+	if plots, _ := r.plots(1); len(plots) > 0 {
+		s.b.WriteString("<title>")
+		s.text(r.title(plots[0]))
+		s.b.WriteString("</title><desc>")
+		s.text(r.caption(plots[0]))
+		s.b.WriteString("</desc>")
+	}
+	s.b.WriteString(`<style>.s{fill:none;stroke:currentColor;stroke-linejoin:round}.f{fill:currentColor}`)
 	for _, i := range []ink{paper, label, grid, usage, area, limit, high, failed, reclaim, lost, kill} {
 		s.printf(".%s{color:#%02x%02x%02x}", i.class, i.R, i.G, i.B)
 	}
@@ -136,6 +144,9 @@ func (c *collector) caption(u *usagePlot) string {
 		s += " in use; no limit of its own was met"
 	case u.limitDrawn:
 		s += " in use, of a limit of " + c.size(u.max, u.key.Kind)
+		if least := t.max.least.pages; least < u.max {
+			s += ", at times " + c.size(least, u.key.Kind)
+		}
 	default:
 		s += " in use, far below the limit of " + c.size(u.max, u.key.Kind)
 	}

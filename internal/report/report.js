@@ -51,14 +51,16 @@ const size = (bytes) => {
 const pages = (n, unit) => size(n * unit) + (unit > 1 ? ` (${n.toLocaleString("en")} pages)` : "");
 const short = (x) => String(Number(x.toPrecision(9)));
 const clock = (ms) => {
-	const s = Math.floor(ms / 1000);
-	return [Math.floor(s / 3600), Math.floor(s / 60) % 60, s % 60].map((n, i) => (i ? String(n).padStart(2, "0") : n)).join(":");
+	const minutes = Math.floor(ms / 60e3), [whole, part] = short((ms % 60e3) / 1e3).split(".");
+	return `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${whole.padStart(2, "0")}${part ? "." + part : ""}`;
 };
 const time = (ms, end) => (end < 10e3 ? short(ms) + " ms" : end < 300e3 ? short(ms / 1e3) + " s" : clock(ms));
 
+// niceStep returns a round time that goes no more than n times into a range.
 const niceStep = (span, n) => {
 	const rough = span / n, power = 10 ** Math.floor(Math.log10(rough));
-	return [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
+	if (rough < 30e3) return [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
+	return [1, 2, 5, 10, 30, 60, 120, 360, 720].find((m) => m * 60e3 >= rough) * 60e3 || Math.ceil(rough / 86400e3) * 86400e3;
 };
 
 const source = document.getElementById("data");
@@ -120,10 +122,10 @@ const views = [...document.querySelectorAll("figure.plot")].map((figure, number)
 				flag.setAttribute("visibility", at < from || at > to ? "hidden" : "visible");
 			}
 			const step = niceStep(to - from, p.width / (p.width < 400 ? 60 : 90)), ticks = [], bottom = p.y + p.height;
-			for (let t = Math.ceil(from / step); t * step <= to; t++) {
-				const x = place(p, t * step);
+			for (let i = 0, first = Math.ceil(from / step); i < 20 && (first + i) * step <= to; i++) {
+				const ms = (first + i) * step, x = place(p, ms);
 				const text = make("text", { class: "f label", "text-anchor": "middle", "font-size": 12, x, y: bottom + 16.9 });
-				text.textContent = time(t * step, data.End);
+				text.textContent = time(ms, data.End);
 				ticks.push(make("path", { class: "s grid", "stroke-width": 1, d: `M${x} ${bottom}v4` }), text);
 			}
 			p.times.replaceChildren(...ticks);

@@ -46,7 +46,7 @@ func about() About {
 		Counts: func() (Counts, error) { return Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}, nil }}
 }
 
-func page1(t *testing.T, events ...event.Event) string {
+func render(t *testing.T, events ...event.Event) string {
 	t.Helper()
 	var b bytes.Buffer
 	r := NewHTML(&b, header, about())
@@ -222,7 +222,7 @@ func TestStory(t *testing.T) {
 		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
 		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge came, of which none took memory"}},
 	} {
-		got := page1(t, tc.events...)
+		got := render(t, tc.events...)
 		for _, want := range tc.want {
 			if !strings.Contains(got, want) {
 				t.Errorf("%s: no %q in\n%s", tc.name, want, got[strings.Index(got, "<body>"):])
@@ -259,6 +259,69 @@ func TestHostile(t *testing.T) {
 		}
 		if !strings.Contains(got, "&lt;svg onload=x&gt;") {
 			t.Errorf("%s: the name is not there", form)
+		}
+	}
+}
+
+// TestCompare holds that what is the same in two runs is, though numbers are not.
+func TestCompare(t *testing.T) {
+	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
+		h := header
+		h.PageSize, h.StartBootNanos = pageSize, header.StartBootNanos*uint64(id)
+		s := Side{Name: file, Header: h, About: about(), Summary: summary.New()}
+		s.Summary.Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
+		for _, e := range events {
+			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-header.StartBootNanos+h.StartBootNanos
+			s.Summary.Write([]event.Event{e})
+		}
+		return s
+	}
+	before := side("a", 4096, 7, 3, charge(1, 0, 64, 0, event.OK), charge(2, 0, 64, 64, event.OK))
+	after := side("b\x1b", 65536, 8, 4, charge(1, 0, 8, 0, event.OK), charge(9, 0, 64, 2560, event.Failed))
+	var b strings.Builder
+	if err := Compare(before, after).Text(&b); err != nil {
+		t.Fatal(err)
+	}
+	const want = `before: a
+after:  b\x1b
+
+IN ALL  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+all     2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+CGROUP  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+/web    2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+COMM  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+p     2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+KIND    CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+memory  2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+OOM kills: 0, as before
+`
+	if b.String() != want {
+		t.Errorf("got\n%s", b.String())
+	}
+}
+
+// TestStrangeTimes holds that a report is made, whatever the clock says.
+func TestStrangeTimes(t *testing.T) {
+	const most = ^uint64(0)
+	for _, times := range [][]uint64{{0, most}, {0, 1 << 63}, {most, 0}, {1 << 62, 1<<62 + 1}, {most}, {0}, {header.StartBootNanos - 1, header.StartBootNanos}} {
+		var events []event.Event
+		for _, nanos := range times {
+			e := charge(0, 7, 64, 10, event.OK)
+			e.BootNanos = nanos
+			r := e
+			r.Type, r.DurationNanos = event.ReclaimEnd, most
+			kill := e
+			kill.Type = event.OOMKill
+			events = append(events, e, r, kill)
+		}
+		got := render(t, events...)
+		drawn, _, whole := strings.Cut(got[strings.Index(got, "<main>"):], "</main>")
+		if !whole || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "Inf ") {
+			t.Errorf("%d: %s", times, drawn)
 		}
 	}
 }

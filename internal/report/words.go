@@ -82,6 +82,9 @@ func since(nanos int64) string {
 
 func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }
 
+// shown is how a name that is no part of the events is shown.
+func shown(name string) string { return shorten(printable([]byte(name))) }
+
 func comm(c [16]byte) string {
 	e := event.Event{Comm: c}
 	return printable(e.CommBytes())
@@ -89,10 +92,14 @@ func comm(c [16]byte) string {
 
 func who(c [16]byte, pid uint32) string { return fmt.Sprintf("%s (%d)", comm(c), pid) }
 
-// shorten cuts a long name in the middle, so that no trace makes a report too
-// large to be sent.
-func shorten(name string) string {
-	const most = 160
+// maxName is how many characters of a name are shown, so that no trace makes a
+// report too large to be sent.
+const maxName = 160
+
+// shorten cuts a long name in the middle.
+func shorten(name string) string { return shortenTo(name, maxName) }
+
+func shortenTo(name string, most int) string {
 	if r := []rune(name); len(r) > most {
 		return string(r[:most/2]) + "…" + string(r[len(r)-most/2:])
 	}
