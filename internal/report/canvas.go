@@ -34,7 +34,7 @@ type svg struct {
 	line          vg.Length
 	dashes        []vg.Length
 	origin        vg.Point // of the zone, from the top left
-	zoned         bool
+	heading       bool
 }
 
 func newSVG(width, height vg.Length) *svg { return &svg{width: width, height: height} }
@@ -47,13 +47,15 @@ func (s *svg) beginZone(r vg.Rectangle) {
 	size := r.Size()
 	s.printf(`<svg class="zone" x="%s" y="%s" width="%s" height="%s" viewBox="0 0 %[3]s %[4]s" preserveAspectRatio="none">`,
 		number(r.Min.X), number(s.height-r.Max.Y), number(size.X), number(size.Y))
-	s.origin, s.zoned = vg.Point{X: r.Min.X, Y: s.height - r.Max.Y}, true
+	s.origin = vg.Point{X: r.Min.X, Y: s.height - r.Max.Y}
 }
 
 func (s *svg) endZone() {
 	s.b.WriteString("</svg>")
-	s.origin, s.zoned = vg.Point{}, false
+	s.origin = vg.Point{}
 }
+
+func (s *svg) endGroup() { s.b.WriteString("</g>") }
 
 // number has a tenth of a pixel.
 func number(x vg.Length) string {
@@ -105,11 +107,16 @@ func (s *svg) Fill(p vg.Path) {
 	s.path(p)
 }
 
-// FillString implements [vg.Canvas]. Text is placed by its middle: the reader's
-// font is not the one that it was measured in.
+// FillString implements [vg.Canvas]. Text is placed by its middle, or where it is
+// a heading by its beginning: the reader's font is not the one that it was
+// measured in.
 func (s *svg) FillString(f font.Face, pt vg.Point, text string) {
-	pt.X += f.Width(text) / 2
-	s.printf(`<text class="f %s" text-anchor="middle" font-size="%s" x="%s" y="%s">`, s.ink.class, number(f.Font.Size), number(pt.X), number(s.height-pt.Y))
+	anchor := "start"
+	if !s.heading {
+		anchor = "middle"
+		pt.X += f.Width(text) / 2
+	}
+	s.printf(`<text class="f %s" text-anchor="%s" font-size="%s" x="%s" y="%s">`, s.ink.class, anchor, number(f.Font.Size), number(pt.X), number(s.height-pt.Y))
 	s.text(text)
 	s.b.WriteString("</text>")
 }

@@ -221,7 +221,7 @@ func (r *Report) view(i int, u *usagePlot) plotView {
 	if u.limitDrawn {
 		v.Legend = append(v.Legend, legend{"limit", "limit"})
 	}
-	if u.high >= 0 {
+	if u.highDrawn {
 		v.Legend = append(v.Legend, legend{"high", "memory.high"})
 	}
 	t := u.total()

@@ -98,7 +98,10 @@ func (f *frame) y(value float64) vg.Length {
 	return f.base + vg.Length(value/f.top)*(f.zone.Max.Y-f.base)
 }
 
-func (f *frame) point(p point) vg.Point { return vg.Point{X: f.x(p.nanos), Y: f.y(float64(p.pages))} }
+// point is where a point is; what is too low or too high is at the edge.
+func (f *frame) point(p point) vg.Point {
+	return vg.Point{X: f.x(p.nanos), Y: min(max(f.y(float64(p.pages)), f.base), f.zone.Max.Y)}
+}
 
 // axes draws lines for round values, and says what they are.
 func (f *frame) axes(bytesPer float64) {
@@ -108,7 +111,7 @@ func (f *frame) axes(bytesPer float64) {
 		f.StrokeLine2(line, f.zone.Min.X, y, f.zone.Max.X, y)
 		f.FillText(textStyle(label, draw.XRight, draw.YCenter), vg.Point{X: f.zone.Min.X - 8, Y: y}, tickSize(v))
 	}
-	f.begin(`<g class="times">`)
+	f.inSVG(func(s *svg) { s.printf(`<g class="times">`) })
 	apart := vg.Length(90)
 	if f.zone.Size().X < 400 {
 		apart = 60
@@ -118,29 +121,15 @@ func (f *frame) axes(bytesPer float64) {
 		f.StrokeLine2(line, x, f.zone.Min.Y, x, f.zone.Min.Y-4)
 		f.FillText(textStyle(label, draw.XCenter, draw.YTop), vg.Point{X: x, Y: f.zone.Min.Y - 6}, tickTime(nanos, f.sinceStart(f.to)))
 	}
-	f.end(`</g>`)
+	f.inSVG((*svg).endGroup)
 }
 
 func (f *frame) sinceStart(nanos uint64) int64 { return int64(nanos - f.start) }
 
-// begin and end put elements around what is drawn, in SVG.
-func (f *frame) begin(format string, args ...any) {
+// inSVG does what is needed around parts of an SVG.
+func (f *frame) inSVG(do func(*svg)) {
 	if s, ok := f.Canvas.Canvas.(*svg); ok {
-		s.printf(format, args...)
-	}
-}
-
-func (f *frame) end(tag string) { f.begin("%s", tag) }
-
-func (f *frame) beginZone() {
-	if s, ok := f.Canvas.Canvas.(*svg); ok {
-		s.beginZone(f.zone)
-	}
-}
-
-func (f *frame) endZone() {
-	if s, ok := f.Canvas.Canvas.(*svg); ok {
-		s.endZone()
+		do(s)
 	}
 }
 
@@ -176,8 +165,10 @@ type usagePlot struct {
 	lost            []marks
 	peak            int64
 	max             int64 // the greatest limit, -1 if it has none
-	high            int64
+	high            int64 // likewise of memory.high
+	top             float64
 	limitDrawn      bool
+	highDrawn       bool
 }
 
 func (u *usagePlot) lanes() []ink {
@@ -195,31 +186,36 @@ func (u *usagePlot) lanes() []ink {
 	return all
 }
 
-// measure finds the peak, and whether the limit has a place beside it.
+// farAbove is how many times the peak a limit is that the plot does not show:
+// beside it, usage could not be seen.
+const farAbove = 4
+
+// measure finds the peak and the limits, and whether they have a place beside it.
 func (u *usagePlot) measure() {
 	t := u.total()
-	u.peak, u.max, u.high = 0, -1, -1
+	u.peak, u.max, u.high, u.top = 0, -1, -1, 0
 	if t.usage.seen {
 		u.peak = max(0, t.usage.greatest.pages)
+		u.top = float64(u.peak)
 	}
-	if t.high != nil {
-		u.high = t.high.greatest.pages
+	room := farAbove * float64(u.peak)
+	if u.peak == 0 {
+		room = math.Inf(1)
+	}
+	drawn := func(x *extent) bool {
+		if float64(x.least.pages) > room {
+			return false
+		}
+		u.top = max(u.top, min(float64(x.greatest.pages), room))
+		return true
 	}
 	if t.max.seen {
-		u.max = t.max.greatest.pages
-		u.limitDrawn = float64(u.max) <= 4*float64(u.peak) || u.peak == 0
+		u.max, u.limitDrawn = t.max.greatest.pages, drawn(&t.max)
 	}
-}
-
-func (u *usagePlot) top() float64 {
-	top := float64(u.peak)
-	if u.limitDrawn {
-		top = max(top, float64(u.max))
+	if t.high != nil {
+		u.high, u.highDrawn = t.high.greatest.pages, drawn(t.high)
 	}
-	if float64(u.high) <= 4*float64(u.peak) {
-		top = max(top, float64(u.high))
-	}
-	return max(top, 1) * 1.08
+	u.top = max(u.top, 1) * 1.08
 }
 
 func (u *usagePlot) draw(c draw.Canvas) {
@@ -228,17 +224,17 @@ func (u *usagePlot) draw(c draw.Canvas) {
 		s = s.reduced(maxBuckets / 4)
 	}
 	lanes := u.lanes()
-	f := newFrame(c, u.from, u.to, u.start, u.top(), len(lanes))
+	f := newFrame(c, u.from, u.to, u.start, u.top, len(lanes))
 	f.axes(float64(u.bytesPer))
 	for i, l := range lanes {
 		f.FillText(textStyle(l, draw.XRight, draw.YCenter), vg.Point{X: f.zone.Min.X - 8, Y: f.zone.Min.Y + vg.Length(i)*laneHeight + laneHeight/2}, l.class)
 	}
-	f.beginZone()
+	f.inSVG(func(s *svg) { s.beginZone(f.zone) })
 	f.usage(s)
 	if u.limitDrawn {
 		f.steps(s, limit, []vg.Length{6, 4}, func(b *bucket) *extent { return &b.max })
 	}
-	if u.high >= 0 {
+	if u.highDrawn {
 		f.steps(s, high, []vg.Length{1.5, 3}, func(b *bucket) *extent { return b.high })
 	}
 	for i, l := range lanes {
@@ -271,7 +267,7 @@ func (u *usagePlot) draw(c draw.Canvas) {
 		f.SetLineStyle(draw.LineStyle{Color: kill, Width: 1.5})
 		f.Stroke(p)
 	}
-	f.endZone()
+	f.inSVG((*svg).endZone)
 	f.flags(u.kills)
 }
 
@@ -288,9 +284,9 @@ func (f *frame) flags(kills []uint64) {
 		}
 		right = x + half
 		middle := min(max(x, f.zone.Min.X+half), f.Max.X-half)
-		f.begin(`<g class="flag" data-x="%s">`, number(x))
+		f.inSVG(func(s *svg) { s.printf(`<g class="flag" data-x="%s">`, number(x)) })
 		f.FillText(style, vg.Point{X: middle, Y: f.zone.Max.Y + 5}, name)
-		f.end(`</g>`)
+		f.inSVG((*svg).endGroup)
 	}
 }
 
@@ -385,7 +381,7 @@ func (s *stackPlot) draw(c draw.Canvas) {
 	}
 	f := newFrame(c, s.from, s.to, s.start, max(float64(slices.Max(sums)), 1)*1.08, 0)
 	f.axes(float64(s.bytesPer))
-	f.beginZone()
+	f.inSVG(func(s *svg) { s.beginZone(f.zone) })
 	clear(sums)
 	for _, l := range s.layers {
 		var p vg.Path
@@ -407,7 +403,7 @@ func (s *stackPlot) draw(c draw.Canvas) {
 			f.Fill(p)
 		}
 	}
-	f.endZone()
+	f.inSVG((*svg).endZone)
 }
 
 // sizeTicks returns some round numbers of bytes from 0 to top.
@@ -438,7 +434,7 @@ func tickSize(bytes float64) string {
 	if bytes == 0 {
 		return "0"
 	}
-	exponent := int(math.Floor(math.Log2(bytes) / 10))
+	exponent := min(max(int(math.Log2(bytes)/10), 0), len(sizeUnits)-1)
 	return fmt.Sprintf("%.4g %s", bytes/math.Pow(1024, float64(exponent)), sizeUnits[exponent])
 }
 

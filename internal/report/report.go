@@ -82,18 +82,26 @@ const (
 func (c *collector) picture(to draw.Canvas) {
 	to.SetColor(paper)
 	to.Fill(to.Rectangle.Path())
-	title := textStyle(limit, draw.XLeft, draw.YTop)
-	title.Font.Size = 17
-	at := vg.Point{X: 16, Y: to.Max.Y - 12}
 	plots, _ := c.plots(1)
-	if len(plots) == 0 {
-		to.FillText(title, at, noCharges)
-		return
+	head, words := noCharges, ""
+	if len(plots) > 0 {
+		head, words = c.title(plots[0]), c.caption(plots[0])
 	}
-	u := plots[0]
-	to.FillText(title, at, c.title(u))
-	to.FillText(textStyle(label, draw.XLeft, draw.YTop), vg.Point{X: 16, Y: at.Y - 24}, c.caption(u))
-	u.draw(draw.Crop(to, 0, -8, 6, -headHeight))
+	s, isSVG := to.Canvas.(*svg)
+	if isSVG {
+		s.heading = true
+	}
+	large := textStyle(limit, draw.XLeft, draw.YTop)
+	large.Font.Size = 17
+	at := vg.Point{X: 16, Y: to.Max.Y - 12}
+	to.FillText(large, at, head)
+	to.FillText(textStyle(label, draw.XLeft, draw.YTop), vg.Point{X: at.X, Y: at.Y - 24}, words)
+	if isSVG {
+		s.heading = false
+	}
+	if len(plots) > 0 {
+		plots[0].draw(draw.Crop(to, 0, -8, 6, -headHeight))
+	}
 }
 
 func (r *Report) writeSVG() error {

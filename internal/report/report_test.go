@@ -263,6 +263,31 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestFarLimit holds that a limit that is far above all usage does not flatten it,
+// and that one that was near for a while is drawn.
+func TestFarLimit(t *testing.T) {
+	far := func(at uint64, max uint64) event.Event {
+		e := charge(at, 7, 64, 936, event.OK)
+		e.MaxPages, e.Limiting.MaxPages = max, max
+		return e
+	}
+	for _, tc := range []struct {
+		events []event.Event
+		drawn  bool
+		top    float64
+	}{
+		{[]event.Event{far(1, 2560)}, true, 2560},
+		{[]event.Event{far(1, 1<<30)}, false, 1000},
+		{[]event.Event{far(1, 2560), far(2, 1<<30)}, true, 4000},
+	} {
+		c := newCollector(header)
+		c.Write(tc.events)
+		if plots, _ := c.plots(1); plots[0].limitDrawn != tc.drawn || plots[0].top != tc.top*1.08 {
+			t.Errorf("drawn %t, up to %v, want %+v", plots[0].limitDrawn, plots[0].top, tc)
+		}
+	}
+}
+
 // TestCompare holds that what is the same in two runs is, though numbers are not.
 func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
@@ -322,6 +347,27 @@ func TestStrangeTimes(t *testing.T) {
 		drawn, _, whole := strings.Cut(got[strings.Index(got, "<main>"):], "</main>")
 		if !whole || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "Inf ") {
 			t.Errorf("%d: %s", times, drawn)
+		}
+	}
+}
+
+// TestStrangeNumbers holds likewise for what is charged.
+func TestStrangeNumbers(t *testing.T) {
+	for _, usage := range []int64{-1 << 63, -1, 0, 1, 1<<63 - 1} {
+		for _, requested := range []uint64{0, 1, ^uint64(0)} {
+			for _, max := range []uint64{0, 1, 1<<46 - 1, ^uint64(0)} {
+				for _, kind := range []event.Kind{event.Memory, event.Dmem} {
+					e := charge(1, 7, requested, usage, event.OK)
+					e.Kind, e.MaxPages = kind, max
+					e.High = event.Level{CgroupID: 4, UsagePages: usage, MaxPages: max}
+					r := e
+					r.Type, r.DurationNanos, r.FreedPages = event.ReclaimEnd, 1, ^uint64(0)
+					got := render(t, e, e, r)
+					if drawn, _, whole := strings.Cut(got[strings.Index(got, "<main>"):], "</main>"); !whole || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "Inf ") {
+						t.Errorf("usage %d, requested %d, max %d: %s", usage, requested, max, drawn)
+					}
+				}
+			}
 		}
 	}
 }
