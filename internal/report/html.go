@@ -46,8 +46,7 @@ type page struct {
 	Stack      *plotView
 	Tables     []table
 	Facts      []fact
-	Data       any
-	HasPlots   bool
+	Data       any // what the script knows of the plots; nil: there are none
 }
 
 // figure is a number that is worth large type.
@@ -178,8 +177,9 @@ func (r *Report) writeHTML(about About) error {
 		p.Stack = &v
 		data.Plots = append(data.Plots, r.stackData(s))
 	}
-	p.HasPlots = len(data.Plots) > 0
-	p.Data = data
+	if len(data.Plots) > 0 {
+		p.Data = data
+	}
 	for _, t := range []table{r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.kindTable()} {
 		if len(t.Rows) > 0 {
 			p.Tables = append(p.Tables, t.limited())
