@@ -36,6 +36,7 @@ Examples:
   sudo chargetrace -watch                  a live screen: what fills up, how fast
   sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
   chargetrace -r oom.ctrace -limited       with all flags as above
+  chargetrace -r oom.ctrace -o oom.html    a report to look at in a browser
   chargetrace -check                       can this kernel be traced by this user?
 
 Where from:
@@ -44,6 +45,8 @@ Where from:
   -from TIME        from then on: since the start, as in 90s, or 15:04:05
   -to TIME          up to then
   -follow           at its end, wait for what is still being recorded
+  -diff FILE        compare what -r plays with this recording, by cgroup, process
+                    and kind of counter: a table, or a page, with -o FILE.html
 
 What to run:
   -- COMMAND [ARG ...]
@@ -94,9 +97,10 @@ What to show:
 
 Where to (the table on stdout, if nothing else is asked for):
   -o FILE           repeatable; the ending says the form: .ctrace, a recording
-                    for -r, .jsonl, .csv, or .pftrace, for Perfetto; - is stdout
+                    for -r, .html, a report, .svg or .png, its main plot, .jsonl,
+                    .csv, or .pftrace, for Perfetto; - is stdout
   -format FORM      for other endings and for -: table (default for -), ctrace,
-                    jsonl, csv, pftrace
+                    jsonl, csv, pftrace, html, svg, png
   -force            overwrite files
   -rotate SIZE|DURATION
                     go on in another recording: x-1.ctrace, x-2.ctrace, ...
@@ -142,6 +146,7 @@ type config struct {
 	inputs      []string // recordings; none: the running kernel
 	from, to    string
 	tail        bool
+	diff        string // another recording
 	outputs     []output
 	force       bool
 	rotateBytes int64         // 0: never
@@ -186,6 +191,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.StringVar(&cfg.from, "from", "", "")
 	fs.StringVar(&cfg.to, "to", "", "")
 	fs.BoolVar(&cfg.tail, "follow", false, "")
+	fs.StringVar(&cfg.diff, "diff", "", "")
 	fs.Func("o", "", func(s string) error { outputs = append(outputs, s); return nil })
 	fs.StringVar(&format, "format", "", "")
 	fs.BoolVar(&cfg.force, "force", false, "")
@@ -212,17 +218,20 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")
 	}
-	if cfg.watch && len(outputs) == 0 && format == "" {
+	switch {
+	case !cfg.watch:
+	case cfg.wide || cfg.diff != "" || slices.Contains(outputs, "-"):
+		return nil, usageErrorf("-watch takes the place of the table, and of any other output on stdout")
+	case len(outputs) == 0:
 		cfg.units = cmp.Or(cfg.units, text.Human)
 		return cfg, nil
 	}
-	if cfg.watch && slices.Contains(outputs, "-") || cfg.watch && cfg.wide {
-		return nil, usageErrorf("-watch takes the place of the table, and of any other output on stdout")
-	}
 	cfg.units = cmp.Or(cfg.units, text.Pages)
 	var err error
-	cfg.outputs, err = parseOutputs(outputs, format)
-	return cfg, err
+	if cfg.outputs, err = parseOutputs(outputs, format); err != nil {
+		return nil, err
+	}
+	return cfg, cfg.checkDiff()
 }
 
 // parseCommand takes what is left of args as the command, if it stands after --.

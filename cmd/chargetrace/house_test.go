@@ -27,6 +27,7 @@ func TestImports(t *testing.T) {
 		"table":    {"event", "stream", "cgroup", "text"},
 		"summary":  {"event", "stream", "cgroup"},
 		"export":   {"event", "stream", "cgroup"},
+		"report":   {"event", "stream", "cgroup", "summary"},
 		"trace":    {"event", "stream"},
 		"watch":    {"event", "stream", "cgroup", "summary", "text"},
 		"vm":       {},

@@ -123,7 +123,7 @@ func (c *launched) relay(signals chan os.Signal) {
 
 // prepare waits until the process has found the command, and makes its group.
 func (c *launched) prepare(limits cgroup.Limits) error {
-	r, err := readReport(c.socket)
+	r, err := readAnswer(c.socket)
 	if err == nil {
 		c.status, err = r.Status, r.error()
 	}
@@ -157,7 +157,7 @@ func (c *launched) end(stderr io.Writer, err error) (status int, _ error) {
 	errs := []error{err}
 	if c.begun {
 		// It says something only if it could not become the command.
-		r, err := readReport(c.socket)
+		r, err := readAnswer(c.socket)
 		if err != io.EOF {
 			errs = append(errs, err)
 		}
@@ -223,28 +223,28 @@ func (w *oomWatch) print(stderr io.Writer) {
 
 // become makes this process the command, under the identity of as, once
 // chargetrace says so on the socket.
-func become(as *identity, socket *os.File, argv []string) report {
+func become(as *identity, socket *os.File, argv []string) answer {
 	if err := as.assume(); err != nil {
-		return report{Err: err.Error()}
+		return answer{Err: err.Error()}
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return cannotRun(argv[0], err)
 	}
-	if err := writeReport(socket, report{}); err != nil {
-		return report{}
+	if err := writeAnswer(socket, answer{}); err != nil {
+		return answer{}
 	}
 	// It has ended, or given up, if it says nothing.
 	if n, _ := socket.Read(make([]byte, 1)); n == 0 {
-		return report{}
+		return answer{}
 	}
 	return cannotRun(argv[0], syscall.Exec(path, argv, os.Environ()))
 }
 
 // cannotRun explains why a command cannot be run, with the exit status that
 // env(1) has then.
-func cannotRun(name string, err error) report {
-	r := report{Status: 126}
+func cannotRun(name string, err error) answer {
+	r := answer{Status: 126}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		r.Status = 127
 	}

@@ -66,6 +66,8 @@ func dispatch(args []string, stdin io.Reader, stdout, stderr io.Writer) (status 
 		_, err = io.WriteString(stdout, completion(cfg.completion))
 	case cfg.check:
 		err = printCheck(stdout)
+	case cfg.diff != "":
+		err = diff(cfg, stdin, stdout)
 	case len(cfg.inputs) > 0:
 		err = replay(cfg, stdin, stdout, stderr)
 	case len(cfg.command) > 0:
@@ -126,7 +128,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
 		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed}, err
-	}})
+	}, func() bool { return true }})
 	if err != nil {
 		return err
 	}

@@ -138,6 +138,7 @@ func TestTerminal(t *testing.T) {
 				t.Error("the screen takes whole lines only")
 			}
 			host.press(t, "u")
+			host.shows(t, " 2560")
 			host.resize(t, 120, 30)
 			host.shows(t, "USAGE")
 			host.shows(t, "memory limit of 2560 reached")

@@ -120,6 +120,9 @@ type Summary struct {
 	Names cgroup.Names
 	// Total is the sum of all.
 	Total Totals
+	// Kinds are the charges to counters of each [event.Kind]. Reclaim is that of
+	// memory.
+	Kinds []Totals
 	// Cgroups are those that pay.
 	Cgroups map[event.CgroupID]*Totals
 	// Processes are those that charge, by PID; Others is the sum of those that
@@ -140,6 +143,7 @@ type Summary struct {
 // New returns an empty Summary.
 func New() *Summary {
 	return &Summary{
+		Kinds:     make([]Totals, len(event.KindNames())+1),
 		Cgroups:   make(map[event.CgroupID]*Totals),
 		Processes: make(map[uint32]*Process),
 		Limits:    make(map[LimitKey]*Limit),
@@ -154,6 +158,7 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.addCharge(e)
 		case event.ReclaimEnd:
 			s.Total.addReclaim(e)
+			s.Kinds[event.Memory].addReclaim(e)
 			s.cgroup(e.Cgroup).addReclaim(e)
 			s.process(e).addReclaim(e)
 		case event.OOMKill:
@@ -172,6 +177,7 @@ func (s *Summary) Close() error { return nil }
 
 func (s *Summary) addCharge(e *event.Event) {
 	s.Total.addCharge(e)
+	s.Kinds[e.Kind].addCharge(e)
 	s.cgroup(e.Cgroup).addCharge(e)
 	s.process(e).addCharge(e)
 	if e.Flags&event.Predicted != 0 {

@@ -381,8 +381,11 @@ func (p *painter) graph(r *row, height int) {
 		}
 		p.line(faint.Styled(fmt.Sprintf("%*s ", axis, label)) + p.style(r).Styled(b.String()))
 	}
-	span := time.Duration(r.bootNanos - history[0].bootNanos)
-	p.line(faint.Styled(fmt.Sprintf("%*s ", axis, "-"+shortDuration(span))) + full.Styled(string(marks)))
+	span := ""
+	if len(history) > 1 {
+		span = "-" + shortDuration(time.Duration(r.bootNanos-history[0].bootNanos))
+	}
+	p.line(faint.Styled(fmt.Sprintf("%*s ", axis, span)) + full.Styled(string(marks)))
 }
 
 // column is a cell of the graph of which a part is filled: 0 to 1, and beyond.
