@@ -32,7 +32,7 @@ test: tools-vm test-short
 	go test -count=1 -timeout 40m -run '^TestKernels' -v ./cmd/chargetrace
 
 FUZZTIME = 5s
-test-short: tools-shells
+test-short: tools-shells tools-browser
 	go test -skip '^TestKernels' ./...
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/event
 	go test -run '^$$' -fuzz FuzzAppendPrintable -fuzztime $(FUZZTIME) ./internal/event
@@ -48,6 +48,10 @@ bench: tools-vm
 # The recordings that the tests play, which are committed: one of each kernel.
 recordings: tools-vm
 	UPDATE_RECORDINGS=1 GUEST_RUN='^TestRecording$$' go test -count=1 -timeout 40m -run '^TestKernels$$' ./cmd/chargetrace
+
+# The picture of a report in the README.
+screenshot: tools-browser
+	UPDATE_SCREENSHOT=1 go test -count=1 -run '^TestReportInBrowser$$/^hands' ./cmd/chargetrace
 
 # The BPF objects, which are committed.
 generate: tools-bpf
@@ -71,9 +75,14 @@ tools-shells:
 	@{ command -v bash && command -v zsh && command -v fish ; } >/dev/null || \
 	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends bash zsh fish ; }
 
+# What reports are looked at with.
+tools-browser:
+	@command -v chromium >/dev/null || \
+	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium fonts-dejavu-core ; }
+
 tools-bpf:
 	@test -x /usr/bin/clang-$(CLANG) -a -x /usr/bin/llvm-strip-$(CLANG) -a -e /usr/include/bpf/bpf_tracing.h || \
 	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends clang-$(CLANG) llvm-$(CLANG) libbpf-dev ; }
 
 FORCE:
-.PHONY: FORCE install man demo test test-short bench recordings generate check tools-vm tools-shells tools-bpf
+.PHONY: FORCE install man demo test test-short bench recordings screenshot generate check tools-vm tools-shells tools-browser tools-bpf

@@ -4,18 +4,19 @@
 //	kernel -> ring buffer -> capture --+                    +-> table
 //	                                   +-> stream.Copy -----+-> export
 //	.ctrace file ----------> trace ----+                    +-> trace.Writer
-//	                                                        +-> summary
+//	                                                        +-> summary -> watch, report
 //
 // BPF programs (bpf/) at the entry and the return of page_counter_try_charge
 // write one event for each call into a ring buffer, and others what reclaim and
 // the OOM killer do. Package capture loads the programs, drains the buffer and
 // decodes what it finds with package event. Package stream moves the events, in
 // batches, from that source to the sinks: table prints them, summary adds them
-// up, export writes what other programs read, all with the names that package
-// cgroup learns from the events. Package trace is the recording: a sink that
-// writes one, and a source that plays it. Data goes one way: every package knows
-// event, sinks know nothing of each other or of capture, and only the command
-// joins them.
+// up, watch shows that while it happens, report draws it and tells it in words, on
+// a page for a browser, export writes what other programs read, all with the names
+// that package cgroup learns from the events. Package trace is the recording: a sink
+// that writes one, and a source that plays it. Data goes one way: every package
+// knows event; sinks know nothing of each other, but for watch and report of
+// summary, nor of capture, and only the command joins them.
 //
 // What is shown is a matter of stream, and a live source does it in the kernel:
 // package glob has patterns for names of threads in a form for both. Package help

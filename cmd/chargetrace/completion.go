@@ -10,6 +10,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/help"
 	"chargetrace/internal/table"
+	"chargetrace/internal/text"
 )
 
 // shells are the values of -completion.
@@ -26,18 +27,21 @@ func parseShell(s string) (string, error) {
 // an action of zsh's _arguments, options of fish's complete.
 type completer struct{ bash, zsh, fish string }
 
+var recordingFiles = completer{`_chargetrace_recordings`, `_files -g "*.ctrace"`, `-xka '(__fish_complete_suffix .ctrace)'`}
+
 // completers are those of the flags with values of which something is known.
 var completers = map[string]completer{
 	"attach":     oneOf(capture.AllAttach),
 	"cgroup":     {`_chargetrace_cgroups`, `_chargetrace_cgroups`, `-xa '(__chargetrace_cgroups)'`},
 	"completion": oneOf(shells),
 	"counter":    listOf(event.KindNames()),
+	"diff":       recordingFiles,
 	"format":     oneOf(formats),
 	"o":          {`compopt -o default`, `_files`, `-rF`},
 	"pid":        {`_chargetrace_list "$(cd /proc && echo [0-9]*)"`, `_sequence _chargetrace_pids`, `-xa '(__fish_append , (__fish_complete_pids))'`},
-	"r":          {`_chargetrace_recordings`, `_files -g "*.ctrace"`, `-xka '(__fish_complete_suffix .ctrace)'`},
+	"r":          recordingFiles,
 	"time":       oneOf(table.AllTimeFormats),
-	"units":      oneOf(table.AllUnits),
+	"units":      oneOf(text.AllUnits),
 	"user":       {`_chargetrace_words "$(compgen -u)"`, `_users`, `-xa '(__fish_complete_users)'`},
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"io"
 	"math"
@@ -15,6 +16,7 @@ import (
 	"chargetrace/internal/glob"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/table"
+	"chargetrace/internal/text"
 )
 
 const usage = `Usage: chargetrace [flags] [-- command [arg ...]]
@@ -31,8 +33,10 @@ Examples:
   sudo chargetrace -pid 4711,4712 -n 100   the first 100 charges of two processes
   sudo chargetrace -for 10s -time clock    all charges of ten seconds
   sudo chargetrace -limited -wide          whatever hits a limit, at which level
+  sudo chargetrace -watch                  a live screen: what fills up, how fast
   sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
   chargetrace -r oom.ctrace -limited       with all flags as above
+  chargetrace -r oom.ctrace -o oom.html    a report to look at in a browser
   chargetrace -check                       can this kernel be traced by this user?
 
 Where from:
@@ -41,6 +45,8 @@ Where from:
   -from TIME        from then on: since the start, as in 90s, or 15:04:05
   -to TIME          up to then
   -follow           at its end, wait for what is still being recorded
+  -diff FILE        compare what -r plays with this recording, by cgroup, process
+                    and kind of counter: a table, or a page, with -o FILE.html
 
 What to run:
   -- COMMAND [ARG ...]
@@ -80,15 +86,21 @@ What to show:
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as
                     the terminal or $COLUMNS, 120 at least
-  -units UNITS      pages (default), bytes, or human: 3.9M, rounded down
+  -watch            for a terminal: a screen of the cgroups, how far each is from
+                    its limit and when it will be there, and who charges it; ?
+                    explains it. Elsewhere a line each second. What a command
+                    prints to the terminal comes when the screen is left
+  -units UNITS      pages (default), bytes, or human: 3.9M, rounded down (default
+                    for -watch)
   -time FORMAT      relative: milliseconds since the start (default),
                     clock: 15:04:05.000000, or date: with the date and zone
 
 Where to (the table on stdout, if nothing else is asked for):
   -o FILE           repeatable; the ending says the form: .ctrace, a recording
-                    for -r, .jsonl, .csv, or .pftrace, for Perfetto; - is stdout
+                    for -r, .html, a report, .svg or .png, its main plot, .jsonl,
+                    .csv, or .pftrace, for Perfetto; - is stdout
   -format FORM      for other endings and for -: table (default for -), ctrace,
-                    jsonl, csv, pftrace
+                    jsonl, csv, pftrace, html, svg, png
   -force            overwrite files
   -rotate SIZE|DURATION
                     go on in another recording: x-1.ctrace, x-2.ctrace, ...
@@ -124,15 +136,17 @@ type config struct {
 	minPages    uint64
 	onlyLimited bool
 	wide        bool
+	watch       bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
-	units       table.Units
+	units       text.Units
 	time        table.TimeFormat
 	attach      capture.Attach
 	bufferBytes int
 	inputs      []string // recordings; none: the running kernel
 	from, to    string
 	tail        bool
+	diff        string // another recording
 	outputs     []output
 	force       bool
 	rotateBytes int64         // 0: never
@@ -150,7 +164,6 @@ type config struct {
 // parseFlags defines the flags in fs, and parses args.
 func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg := &config{
-		units:       table.Pages,
 		time:        table.Relative,
 		attach:      capture.Kprobe,
 		bufferBytes: capture.DefaultBufferBytes,
@@ -165,9 +178,10 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.Func("counter", "", func(s string) (err error) { cfg.kinds, err = event.ParseKinds(s); return })
 	fs.BoolVar(&cfg.onlyLimited, "limited", false, "")
 	fs.BoolVar(&cfg.wide, "wide", false, "")
+	fs.BoolVar(&cfg.watch, "watch", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
-	fs.Func("units", "", func(s string) (err error) { cfg.units, err = table.ParseUnits(s); return })
+	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
 	fs.Func("time", "", func(s string) (err error) { cfg.time, err = table.ParseTimeFormat(s); return })
 	fs.Func("attach", "", func(s string) (err error) { cfg.attach, err = capture.ParseAttach(s); return })
 	fs.Func("buffer", "", func(s string) (err error) { cfg.bufferBytes, err = parseBuffer(s); return })
@@ -177,6 +191,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.StringVar(&cfg.from, "from", "", "")
 	fs.StringVar(&cfg.to, "to", "", "")
 	fs.BoolVar(&cfg.tail, "follow", false, "")
+	fs.StringVar(&cfg.diff, "diff", "", "")
 	fs.Func("o", "", func(s string) error { outputs = append(outputs, s); return nil })
 	fs.StringVar(&format, "format", "", "")
 	fs.BoolVar(&cfg.force, "force", false, "")
@@ -203,9 +218,20 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")
 	}
+	switch {
+	case !cfg.watch:
+	case cfg.wide || cfg.diff != "" || slices.Contains(outputs, "-"):
+		return nil, usageErrorf("-watch takes the place of the table, and of any other output on stdout")
+	case len(outputs) == 0:
+		cfg.units = cmp.Or(cfg.units, text.Human)
+		return cfg, nil
+	}
+	cfg.units = cmp.Or(cfg.units, text.Pages)
 	var err error
-	cfg.outputs, err = parseOutputs(outputs, format)
-	return cfg, err
+	if cfg.outputs, err = parseOutputs(outputs, format); err != nil {
+		return nil, err
+	}
+	return cfg, cfg.checkDiff()
 }
 
 // parseCommand takes what is left of args as the command, if it stands after --.

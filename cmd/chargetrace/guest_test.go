@@ -67,6 +67,7 @@ const patience = 3 * time.Minute
 
 const (
 	pageSize   = 4096
+	batchBytes = 64 * pageSize // what the kernel charges at once, since 6.1
 	cgroupRoot = "/sys/fs/cgroup"
 )
 
@@ -122,6 +123,24 @@ func workload(args []string) error {
 				piece[0] = 1
 			}
 		}
+	case "steady": // SIZE MS: touch so many MiB, a batch each so many milliseconds
+		start, pace := time.Now(), time.Duration(number(2))*time.Millisecond
+		for i := range number(1) << 20 / batchBytes {
+			time.Sleep(time.Until(start.Add(time.Duration(i) * pace)))
+			for piece := mmap(batchBytes); len(piece) > 0; piece = piece[pageSize:] {
+				piece[0] = 1
+			}
+		}
+	case "release": // SIZE: touch so many MiB, and give them back when told to
+		b := mmap(number(1) << 20)
+		for i := 0; i < len(b); i += pageSize {
+			b[i] = 1
+		}
+		fmt.Println("touched")
+		if _, err := stdin.ReadString('\n'); err != nil {
+			return err
+		}
+		return unix.Munmap(b)
 	case "churn": // N: touch so many times 8 MiB
 		for range number(1) {
 			piece := mmap(8 << 20)
@@ -879,6 +898,59 @@ func TestStormLosesNothing(t *testing.T) {
 
 // TestSmallestBuffer stops a tracer with a buffer of one page in a storm, and
 // lets another with the usual buffer count what happens meanwhile.
+// TestMigration moves a process that charges from one CPU to the other, all the
+// time. From where a kernel preempts itself, that is also in the middle of a
+// charge, which then returns on another CPU than it began on.
+func TestMigration(t *testing.T) {
+	g := newCgroup(t)
+	p := startWorkload(t, g, 0, "storm 20000")
+	g.leaveRoom(t)
+	tr := chargetrace(t, "-wide", "-pid", p.pid())
+	p.begin(t)
+	stop := make(chan struct{})
+	var moves int
+	var moving sync.WaitGroup
+	moving.Go(func() {
+		for ; ; moves++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			var cpu unix.CPUSet
+			cpu.Set(moves % 2)
+			if err := unix.SchedSetaffinity(p.Process.Pid, &cpu); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	if _, err := p.stdout.ReadString('\n'); err != nil { // it is done
+		t.Error(err)
+	}
+	close(stop)
+	moving.Wait()
+	p.wait(t)
+	rows := tr.wideRows(t)
+	content, err := os.ReadFile(tr.stdout.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := make(map[string]int) // of each thread
+	for line := range strings.Lines(string(content)) {
+		f := strings.Fields(line)
+		at, err := strconv.Atoi(f[0])
+		if err != nil {
+			continue // the header
+		}
+		if at < last[f[2]] {
+			t.Errorf("%d ms later: %s", last[f[2]], line)
+		}
+		last[f[2]] = at
+	}
+	t.Logf("%d moves in %d charges", moves, len(rows))
+}
+
 func TestSmallestBuffer(t *testing.T) {
 	storm, pids := startStorm(t, 2000)
 	whole := chargetrace(t, "-pid", pids)

@@ -43,6 +43,8 @@ type launched struct {
 	begun  bool
 	ended  chan struct{}
 	oom    oomWatch
+	// output is where the command's output goes while there is a screen.
+	output lateWriter
 }
 
 // launch starts the process that becomes the command when it is told to.
@@ -65,6 +67,9 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 	c := &launched{name: printable(cfg.command[0]), cmd: exec.Command(self, cfg.command...), ended: make(chan struct{})}
 	c.cmd.Args[0] = os.Args[0]
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, stdout, stderr
+	if cfg.hasScreen(stdout) {
+		c.takeTerminal()
+	}
 	c.cmd.Env = append(os.Environ(), as.environ()...)
 	c.socket, err = startSelf(c.cmd, role{Become: as})
 	if err != nil {
@@ -74,6 +79,20 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 	c.oom.pid = uint32(c.cmd.Process.Pid)
 	go c.relay(signals)
 	return c, nil
+}
+
+// takeTerminal leaves the terminal to the screen of -watch.
+func (c *launched) takeTerminal() {
+	c.output.set(io.Discard)
+	// What the command leaves behind may keep its output open.
+	c.cmd.WaitDelay = time.Second
+	if isTerminal(c.cmd.Stdin) {
+		c.cmd.Stdin = nil
+	}
+	c.cmd.Stdout = &c.output
+	if isTerminal(c.cmd.Stderr) {
+		c.cmd.Stderr = &c.output
+	}
 }
 
 // relay passes signals on to the command.
@@ -104,7 +123,7 @@ func (c *launched) relay(signals chan os.Signal) {
 
 // prepare waits until the process has found the command, and makes its group.
 func (c *launched) prepare(limits cgroup.Limits) error {
-	r, err := readReport(c.socket)
+	r, err := readAnswer(c.socket)
 	if err == nil {
 		c.status, err = r.Status, r.error()
 	}
@@ -138,7 +157,7 @@ func (c *launched) end(stderr io.Writer, err error) (status int, _ error) {
 	errs := []error{err}
 	if c.begun {
 		// It says something only if it could not become the command.
-		r, err := readReport(c.socket)
+		r, err := readAnswer(c.socket)
 		if err != io.EOF {
 			errs = append(errs, err)
 		}
@@ -148,7 +167,7 @@ func (c *launched) end(stderr io.Writer, err error) (status int, _ error) {
 	c.socket.Close()
 	err = c.cmd.Wait()
 	close(c.ended)
-	if !errors.As(err, new(*exec.ExitError)) {
+	if !errors.As(err, new(*exec.ExitError)) && !errors.Is(err, exec.ErrWaitDelay) {
 		errs = append(errs, err)
 	}
 	status = c.status
@@ -204,28 +223,28 @@ func (w *oomWatch) print(stderr io.Writer) {
 
 // become makes this process the command, under the identity of as, once
 // chargetrace says so on the socket.
-func become(as *identity, socket *os.File, argv []string) report {
+func become(as *identity, socket *os.File, argv []string) answer {
 	if err := as.assume(); err != nil {
-		return report{Err: err.Error()}
+		return answer{Err: err.Error()}
 	}
 	path, err := exec.LookPath(argv[0])
 	if err != nil {
 		return cannotRun(argv[0], err)
 	}
-	if err := writeReport(socket, report{}); err != nil {
-		return report{}
+	if err := writeAnswer(socket, answer{}); err != nil {
+		return answer{}
 	}
 	// It has ended, or given up, if it says nothing.
 	if n, _ := socket.Read(make([]byte, 1)); n == 0 {
-		return report{}
+		return answer{}
 	}
 	return cannotRun(argv[0], syscall.Exec(path, argv, os.Environ()))
 }
 
 // cannotRun explains why a command cannot be run, with the exit status that
 // env(1) has then.
-func cannotRun(name string, err error) report {
-	r := report{Status: 126}
+func cannotRun(name string, err error) answer {
+	r := answer{Status: 126}
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		r.Status = 127
 	}

@@ -66,6 +66,8 @@ func dispatch(args []string, stdin io.Reader, stdout, stderr io.Writer) (status 
 		_, err = io.WriteString(stdout, completion(cfg.completion))
 	case cfg.check:
 		err = printCheck(stdout)
+	case cfg.diff != "":
+		err = diff(cfg, stdin, stdout)
 	case len(cfg.inputs) > 0:
 		err = replay(cfg, stdin, stdout, stderr)
 	case len(cfg.command) > 0:
@@ -126,7 +128,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
 		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed}, err
-	}})
+	}, func() bool { return true }})
 	if err != nil {
 		return err
 	}
@@ -141,13 +143,31 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	}
 	sum := summary.New()
 	sinks := []stream.Sink{sink, sum}
+	leave := func() {}
+	if cfg.watch {
+		interrupt := cancel
+		if command != nil {
+			// As the terminal does on Ctrl-C.
+			interrupt = func() { unix.Kill(0, unix.SIGINT) }
+		}
+		screen, err := cfg.newWatch(stdout, stderr, tracer.Header(), true, interrupt)
+		if err != nil {
+			return errors.Join(err, sink.Close())
+		}
+		defer screen.LeaveOnPanic()
+		sinks = append(sinks, screen)
+		stderr, leave = screen.Talk(), screen.Leave
+		if command != nil {
+			command.output.set(stderr)
+		}
+	}
 	if command == nil {
 		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.Function)
 	} else {
 		sinks = append(sinks, &command.oom)
 		fmt.Fprintf(stderr, "Tracing %s while %s runs.\n", capture.Function, command.name)
 		if err := command.begin(); err != nil {
-			return errors.Join(err, sink.Close())
+			return errors.Join(err, stream.Tee(sinks...).Close())
 		}
 	}
 
@@ -184,6 +204,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		}()
 	}
 	context.AfterFunc(ctx, func() {
+		leave()
 		// A second signal is to find its usual effect.
 		cancel()
 		tracer.Stop()

@@ -14,13 +14,14 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/export"
+	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/table"
 	"chargetrace/internal/trace"
 )
 
 // formats are what an output can be, by the ending of its name.
-var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace"}
+var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace", "html", "svg", "png"}
 
 // output is a value of -o.
 type output struct {
@@ -66,6 +67,20 @@ func (cfg *config) keepsForks() bool {
 type recording struct {
 	meta   trace.Meta
 	totals func() (trace.Totals, error)
+	// whole reports, at the end, whether totals are those of all.
+	whole func() bool
+}
+
+// about is what a report says of how the trace was made.
+func (rec *recording) about() report.About {
+	m := &rec.meta
+	return report.About{
+		Program: m.Program, CommandLine: m.CommandLine, Host: m.Host, Kernel: m.Kernel, Arch: m.Arch, Attach: m.Attach,
+		Counts: func() (report.Counts, error) {
+			t, err := rec.totals()
+			return report.Counts{Whole: rec.whole(), Seen: t.Seen, Filtered: t.Filtered, Lost: t.Lost, LostOthers: t.LostOthers, Missed: t.Missed}, err
+		},
+	}
 }
 
 // open makes the outputs of a trace, all of them one sink. Where one fails, none
@@ -118,6 +133,12 @@ func (cfg *config) newSink(format string, w io.Writer, header stream.Header, rec
 		return export.NewCSV(w, header), nil
 	case "pftrace":
 		return export.NewPerfetto(w, header), nil
+	case "html":
+		return report.NewHTML(w, header, rec.about()), nil
+	case "svg":
+		return report.NewSVG(w, header), nil
+	case "png":
+		return report.NewPNG(w, header), nil
 	}
 	return table.New(w, header, table.Options{Units: cfg.units, Time: cfg.time, Wide: cfg.wide, Columns: columns(w)}), nil
 }

@@ -19,56 +19,107 @@ import (
 
 // replay plays recordings.
 func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
-	var readers []*trace.Reader
-	for _, path := range cfg.inputs {
-		in := stdin
-		if path != "-" {
-			f, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			in = f
-		}
-		r, err := newReader(in, cfg)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		readers = append(readers, r)
-	}
-	src, err := trace.NewSequence(readers...)
+	src, err := openRecordings(cfg.inputs, cfg, stdin)
 	if err != nil {
 		return err
 	}
+	defer src.close()
 
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer cancel()
-	context.AfterFunc(ctx, func() {
-		cancel()
-		src.Stop()
-	})
 
 	header := src.Header()
-	sink, err := cfg.open(stdout, header, recording{*readers[0].Meta(), func() (trace.Totals, error) {
-		t, _ := src.Recorded()
-		return t, nil
-	}})
+	sink, err := cfg.open(stdout, header, src.recording())
 	if err != nil {
 		return err
 	}
 	sum := summary.New()
-	res, err := stream.Copy(stream.Tee(sink, sum), src, cfg.aim())
-	if errors.Is(err, trace.ErrEndsEarly) {
-		err = &hintedError{
-			fmt.Errorf("%s: %w", cfg.inputs[len(cfg.inputs)-1], err),
-			"what made it was killed, or its disk was full, or the file is damaged; all before that was read",
+	sinks := []stream.Sink{sink, sum}
+	leave := func() {}
+	if cfg.watch {
+		screen, err := cfg.newWatch(stdout, stderr, header, false, cancel)
+		if err != nil {
+			return errors.Join(err, sink.Close())
 		}
+		defer screen.LeaveOnPanic()
+		sinks = append(sinks, screen)
+		stderr, leave = screen.Talk(), screen.Leave
 	}
+	context.AfterFunc(ctx, func() {
+		leave()
+		cancel()
+		src.Stop()
+	})
+	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
+	err = src.explain(err)
 	if err != nil && !errors.Is(err, trace.ErrEndsEarly) {
 		return writeError(err)
 	}
-	printRecorded(stderr, res, src)
+	printRecorded(stderr, res, src.Sequence)
 	return errors.Join(sum.Print(stderr, header), err)
+}
+
+// recordings are what is played, one after the other.
+type recordings struct {
+	*trace.Sequence
+	paths []string
+	meta  trace.Meta
+	files []*os.File
+}
+
+func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings, err error) {
+	r := &recordings{paths: paths}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	var readers []*trace.Reader
+	for _, path := range paths {
+		in := stdin
+		if path != "-" {
+			f, err := os.Open(path)
+			if err != nil {
+				return nil, err
+			}
+			r.files = append(r.files, f)
+			in = f
+		}
+		reader, err := newReader(in, cfg)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		readers = append(readers, reader)
+	}
+	r.meta = *readers[0].Meta()
+	r.Sequence, err = trace.NewSequence(readers...)
+	return r, err
+}
+
+func (r *recordings) close() {
+	for _, f := range r.files {
+		f.Close()
+	}
+}
+
+// recording says what was recorded; at the end, also how much.
+func (r *recordings) recording() recording {
+	return recording{
+		r.meta,
+		func() (trace.Totals, error) { t, _ := r.Recorded(); return t, nil },
+		func() bool { _, whole := r.Recorded(); return whole },
+	}
+}
+
+// explain says more of the error that playing ended with.
+func (r *recordings) explain(err error) error {
+	if !errors.Is(err, trace.ErrEndsEarly) {
+		return err
+	}
+	return &hintedError{
+		fmt.Errorf("%s: %w", r.paths[len(r.paths)-1], err),
+		"what made it was killed, or its disk was full, or the file is damaged; all before that was read",
+	}
 }
 
 // newReader reads the beginning of a recording, of which -for, -from and -to

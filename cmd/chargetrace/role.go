@@ -32,8 +32,8 @@ type role struct {
 
 const roleVariable = "CHARGETRACE_ROLE"
 
-// report is what such a process says on its socket, as JSON.
-type report struct {
+// answer is what such a process says on its socket, as JSON.
+type answer struct {
 	// Dir is the group's, once it is made.
 	Dir string
 	// Killed is how many processes were left in it.
@@ -44,7 +44,7 @@ type report struct {
 	Status    int
 }
 
-func (r report) error() error {
+func (r answer) error() error {
 	switch {
 	case r.Err == "":
 		return nil
@@ -54,11 +54,11 @@ func (r report) error() error {
 	return &hintedError{errors.New(r.Err), r.Hint}
 }
 
-func readReport(socket io.Reader) (r report, err error) {
+func readAnswer(socket io.Reader) (r answer, err error) {
 	return r, json.NewDecoder(socket).Decode(&r)
 }
 
-func writeReport(socket io.Writer, r report) error { return json.NewEncoder(socket).Encode(r) }
+func writeAnswer(socket io.Writer, r answer) error { return json.NewEncoder(socket).Encode(r) }
 
 // startSelf starts a process in a role, and returns chargetrace's end of its
 // socket.
@@ -102,13 +102,13 @@ func playRole() {
 	}
 	unix.CloseOnExec(r.Socket)
 	socket := os.NewFile(uintptr(r.Socket), "socket")
-	var last report
+	var last answer
 	if r.Keep != nil {
 		last = r.Keep.run(socket)
 	} else {
 		last = become(r.Become, socket, os.Args[1:])
 	}
-	if err := writeReport(socket, last); err != nil {
+	if err := writeAnswer(socket, last); err != nil {
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -123,20 +123,20 @@ type keep struct {
 
 // run makes the group, and removes it when the socket says that chargetrace has
 // ended, or does not need it any more.
-func (k *keep) run(socket *os.File) report {
+func (k *keep) run(socket *os.File) answer {
 	signal.Ignore(unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	g, err := cgroup.Make(k.Name, k.Delegated, k.Limits)
 	if err != nil {
-		return report{Err: "cannot make a cgroup: " + err.Error(), Hint: groupHint(err)}
+		return answer{Err: "cannot make a cgroup: " + err.Error(), Hint: groupHint(err)}
 	}
 	// Where nobody reads this, nobody holds the other end.
-	writeReport(socket, report{Dir: g.Dir})
+	writeAnswer(socket, answer{Dir: g.Dir})
 	io.Copy(io.Discard, socket)
 	killed, err := g.Remove()
 	if err != nil {
-		return report{Killed: killed, Err: "cannot remove the cgroup: " + err.Error()}
+		return answer{Killed: killed, Err: "cannot remove the cgroup: " + err.Error()}
 	}
-	return report{Killed: killed}
+	return answer{Killed: killed}
 }
 
 // groupHint is the way out of an error of [cgroup.Make].
@@ -186,7 +186,7 @@ func newGroup(limits cgroup.Limits) (*group, error) {
 	if err != nil {
 		return nil, &hintedError{fmt.Errorf("cannot make a cgroup: %w", err), "systemd-run comes with systemd"}
 	}
-	r, err := readReport(g.socket)
+	r, err := readAnswer(g.socket)
 	if err == nil && r.Err == "" {
 		g.Dir = r.Dir
 		return g, nil
@@ -209,7 +209,7 @@ func (g *group) remove() (killed int, err error) {
 	if err := unix.Shutdown(int(g.socket.Fd()), unix.SHUT_WR); err != nil {
 		return 0, err
 	}
-	r, err := readReport(g.socket)
+	r, err := readAnswer(g.socket)
 	waitErr := g.keeper.Wait()
 	if err != nil {
 		return 0, fmt.Errorf("%s may not be removed: its keeper ended: %w: %s", g.Dir, errors.Join(err, waitErr), strings.TrimSpace(g.stderr.String()))

@@ -43,7 +43,7 @@ func machine(tb testing.TB, release, arch string) *vm.Machine {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	bpftrace, err := vm.FetchTree(ctx, bpftraceSuite, arch, "bpftrace", "busybox-static", "runc", "trace-cmd")
+	bpftrace, err := vm.FetchTree(ctx, bpftraceSuite, arch, "bpftrace", "busybox-static", "libc-bin", "ncurses-base", "runc", "tmux", "trace-cmd")
 	if err != nil {
 		tb.Fatal(err)
 	}

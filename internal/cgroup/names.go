@@ -32,6 +32,16 @@ func (n *Names) Add(e *event.Event) {
 	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name}
 }
 
+// Parent returns the cgroup above another, if the trace names both.
+func (n *Names) Parent(id event.CgroupID) (parent event.CgroupID, ok bool) {
+	nd := n.nodes[id]
+	if nd == nil {
+		return event.CgroupID{}, false
+	}
+	parent = event.CgroupID{ID: nd.parent, Hierarchy: id.Hierarchy}
+	return parent, n.nodes[parent] != nil
+}
+
 // maxDepth is how many levels a path has at most, so that parents that go round
 // in a circle come to an end.
 const maxDepth = 256

@@ -81,6 +81,22 @@ type LimitKey struct {
 	Kind   event.Kind
 }
 
+// HitLimit returns the limit that a charge hit, if it did: the one that it failed
+// at, or found reached. Its size is 0 where the trace does not tell.
+func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
+	if !hitsLimit(e) {
+		return LimitKey{}, 0, false
+	}
+	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
+	if e.Outcome == event.Failed && e.FailedAt != at {
+		at, max = e.FailedAt, 0
+		if at == e.Cgroup.ID {
+			max = e.MaxPages
+		}
+	}
+	return LimitKey{e.InCgroup(at), e.Kind}, max, true
+}
+
 // Coverage says how much of a trace is missing or uncertain.
 type Coverage struct {
 	// Lost events found no place in the ring buffer.
@@ -104,6 +120,9 @@ type Summary struct {
 	Names cgroup.Names
 	// Total is the sum of all.
 	Total Totals
+	// Kinds are the charges to counters of each [event.Kind]. Reclaim is that of
+	// memory.
+	Kinds []Totals
 	// Cgroups are those that pay.
 	Cgroups map[event.CgroupID]*Totals
 	// Processes are those that charge, by PID; Others is the sum of those that
@@ -124,6 +143,7 @@ type Summary struct {
 // New returns an empty Summary.
 func New() *Summary {
 	return &Summary{
+		Kinds:     make([]Totals, len(event.KindNames())+1),
 		Cgroups:   make(map[event.CgroupID]*Totals),
 		Processes: make(map[uint32]*Process),
 		Limits:    make(map[LimitKey]*Limit),
@@ -138,6 +158,7 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.addCharge(e)
 		case event.ReclaimEnd:
 			s.Total.addReclaim(e)
+			s.Kinds[event.Memory].addReclaim(e)
 			s.cgroup(e.Cgroup).addReclaim(e)
 			s.process(e).addReclaim(e)
 		case event.OOMKill:
@@ -156,6 +177,7 @@ func (s *Summary) Close() error { return nil }
 
 func (s *Summary) addCharge(e *event.Event) {
 	s.Total.addCharge(e)
+	s.Kinds[e.Kind].addCharge(e)
 	s.cgroup(e.Cgroup).addCharge(e)
 	s.process(e).addCharge(e)
 	if e.Flags&event.Predicted != 0 {
@@ -167,17 +189,10 @@ func (s *Summary) addCharge(e *event.Event) {
 	if e.Kind == event.Unknown {
 		s.Coverage.UnknownKinds++
 	}
-	if !hitsLimit(e) {
+	key, max, hit := HitLimit(e)
+	if !hit {
 		return
 	}
-	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
-	if e.Outcome == event.Failed && e.FailedAt != at {
-		at, max = e.FailedAt, 0
-		if at == e.Cgroup.ID {
-			max = e.MaxPages
-		}
-	}
-	key := LimitKey{e.InCgroup(at), e.Kind}
 	l := s.Limits[key]
 	if l == nil {
 		l = &Limit{Cgroup: key.Cgroup, Kind: key.Kind, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}

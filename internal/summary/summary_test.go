@@ -64,6 +64,16 @@ func TestSummary(t *testing.T) {
 	if s.Total != want {
 		t.Errorf("total %+v\nwant  %+v", s.Total, want)
 	}
+	var kinds Totals
+	for _, k := range s.Kinds {
+		kinds.Charges += k.Charges
+		kinds.ChargedPages += k.ChargedPages
+		kinds.Failures += k.Failures
+		kinds.Reclaims += k.Reclaims
+	}
+	if s.Kinds[event.Swap].Charges != 1 || kinds.Charges != want.Charges || kinds.ChargedPages != want.ChargedPages || kinds.Failures != 3 || kinds.Reclaims != 1 {
+		t.Errorf("kinds %+v", s.Kinds)
+	}
 	want.Reclaims, want.ReclaimNanos, want.FreedPages = 0, 0, 0
 	if got := *s.Cgroups[event.CgroupID{ID: 3}]; got != want {
 		t.Errorf("cgroup %+v\nwant   %+v", got, want)

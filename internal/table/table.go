@@ -13,18 +13,7 @@ import (
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
-)
-
-// Units is how counts of pages are written.
-type Units string
-
-// The units of the -units flag.
-const (
-	Pages Units = "pages"
-	Bytes Units = "bytes"
-	// Human is bytes as 3.9M, rounded down: what is below a limit never looks
-	// as if it had reached it.
-	Human Units = "human"
+	"chargetrace/internal/text"
 )
 
 // TimeFormat is how the time of an event is written.
@@ -40,7 +29,7 @@ const (
 
 // Options say how a [Table] looks. The zero value is the script's table.
 type Options struct {
-	Units Units
+	Units text.Units
 	Time  TimeFormat
 	// Location is the time zone of Clock and Date; nil is the local one.
 	Location *time.Location
@@ -50,19 +39,8 @@ type Options struct {
 	Columns int
 }
 
-// AllUnits and AllTimeFormats are what the flags may say.
-var (
-	AllUnits       = []Units{Pages, Bytes, Human}
-	AllTimeFormats = []TimeFormat{Relative, Clock, Date}
-)
-
-// ParseUnits returns the Units of that name.
-func ParseUnits(name string) (Units, error) {
-	if u := Units(name); slices.Contains(AllUnits, u) {
-		return u, nil
-	}
-	return "", fmt.Errorf("want pages, bytes or human")
-}
+// AllTimeFormats are what -time may say.
+var AllTimeFormats = []TimeFormat{Relative, Clock, Date}
 
 // ParseTimeFormat returns the TimeFormat of that name.
 func ParseTimeFormat(name string) (TimeFormat, error) {
@@ -77,7 +55,7 @@ func ParseTimeFormat(name string) (TimeFormat, error) {
 type Table struct {
 	w         io.Writer
 	header    stream.Header
-	units     Units
+	units     text.Units
 	time      TimeFormat
 	timeWidth int
 	location  *time.Location
@@ -343,18 +321,12 @@ func (t *Table) wall(bootNanos uint64) time.Time {
 // memory is counted in bytes, and said to be.
 func (t *Table) appendCount(b []byte, kind event.Kind, n int64) []byte {
 	if kind == event.Dmem {
-		if t.units == Human {
-			return appendHuman(b, n)
+		if t.units == text.Human {
+			return text.AppendHuman(b, n)
 		}
 		return append(strconv.AppendInt(b, n, 10), 'B')
 	}
-	switch t.units {
-	case Bytes:
-		return strconv.AppendInt(b, n*int64(t.header.PageSize), 10)
-	case Human:
-		return appendHuman(b, n*int64(t.header.PageSize))
-	}
-	return strconv.AppendInt(b, n, 10)
+	return t.units.AppendPages(b, n, t.header.PageSize)
 }
 
 func (t *Table) appendMax(b []byte, kind event.Kind, max uint64) []byte {
@@ -362,26 +334,4 @@ func (t *Table) appendMax(b []byte, kind event.Kind, max uint64) []byte {
 		return append(b, "max"...)
 	}
 	return t.appendCount(b, kind, int64(max))
-}
-
-// appendHuman appends a number of bytes as 512, 64K or 9.9M, rounded down.
-func appendHuman(b []byte, n int64) []byte {
-	if n < 0 {
-		b = append(b, '-')
-		n = -n
-	}
-	const suffixes = "KMGTPE"
-	if n < 1024 {
-		return strconv.AppendInt(b, n, 10)
-	}
-	unit := 0
-	for n >= 1<<20 {
-		n >>= 10
-		unit++
-	}
-	b = strconv.AppendInt(b, n>>10, 10)
-	if tenths := n & 1023 * 10 >> 10; unit > 0 || tenths > 0 {
-		b = append(b, '.', byte('0'+tenths))
-	}
-	return append(b, suffixes[unit])
 }

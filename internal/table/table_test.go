@@ -10,6 +10,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/text"
 )
 
 var header = stream.Header{
@@ -197,11 +198,11 @@ func TestRows(t *testing.T) {
 			`0        25980  \x1b[2J\x1b]0;x\x07 1          1          2         `,
 			`0        25980  a\nb\xff         1          1          2         `,
 		)},
-		{"bytes", Options{Units: Bytes}, []event.Event{charge(0, "a", 1, 1, 100, 2560)}, lines(
+		{"bytes", Options{Units: text.Bytes}, []event.Event{charge(0, "a", 1, 1, 100, 2560)}, lines(
 			titles,
 			"0        25980  a                4096       409600     10485760  ",
 		)},
-		{"human", Options{Units: Human}, []event.Event{
+		{"human", Options{Units: text.Human}, []event.Event{
 			charge(0, "a", 1, 1, 2559, 2560),
 			charge(0, "a", 1, 64, 1<<30, 1<<31),
 		}, lines(
@@ -223,17 +224,6 @@ func TestRows(t *testing.T) {
 				t.Errorf("got\n%swant\n%s", got, tc.want)
 			}
 		})
-	}
-}
-
-func TestHumanRoundsDown(t *testing.T) {
-	for n, want := range map[int64]string{
-		0: "0", 1023: "1023", 1024: "1K", 4096: "4K", 1536: "1.5K", 1<<20 - 1: "1023.9K", 1 << 20: "1.0M",
-		10<<20 - 4096: "9.9M", 10 << 20: "10.0M", -(10 << 20): "-10.0M", 1 << 62: "4.0E",
-	} {
-		if got := string(appendHuman(nil, n)); got != want {
-			t.Errorf("%d: %s, want %s", n, got, want)
-		}
 	}
 }
 
@@ -274,7 +264,7 @@ func TestNoAllocation(t *testing.T) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	for _, o := range []Options{{}, {Units: Human}, {Time: Clock}, {Time: Date}, {Wide: true}} {
+	for _, o := range []Options{{}, {Units: text.Human}, {Time: Clock}, {Time: Date}, {Wide: true}} {
 		b.Run(fmt.Sprintf("units=%s/time=%s/wide=%v", o.Units, o.Time, o.Wide), func(b *testing.B) {
 			tb := New(io.Discard, header, o)
 			events := batch()

@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/text"
 )
 
 // Widths of the columns of the wide table. With those for paths, which take
@@ -99,7 +100,7 @@ type shownCgroup struct {
 // appendCgroup appends the path of a cgroup, shortened.
 func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
 	if t.charged.id != id || len(t.charged.column) == 0 {
-		column := appendShort(t.charged.column[:0], t.names.Printable(id), t.cgroupWidth)
+		column := text.AppendShort(t.charged.column[:0], t.names.Printable(id), t.cgroupWidth)
 		t.charged = shownCgroup{id, padRunes(column, 0, t.cgroupWidth)}
 	}
 	return append(b, t.charged.column...)
@@ -123,7 +124,7 @@ func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
 	room := max(least, t.limitedByWidth-len(t.level)-1)
 	id := e.InCgroup(l.CgroupID)
 	if t.limiting.id != id || len(t.limiting.column) == 0 || t.limitingRoom != room {
-		column := appendShort(t.limiting.column[:0], t.names.Printable(id), room)
+		column := text.AppendShort(t.limiting.column[:0], t.names.Printable(id), room)
 		t.limiting, t.limitingRoom = shownCgroup{id, append(column, ' ')}, room
 	}
 	b = append(append(b, t.limiting.column...), t.level...)
@@ -192,28 +193,6 @@ func (t *Table) appendEvent(e *event.Event, kind string) []byte {
 	b = appendColumn(b, "-", wideCountWidth)
 	b = appendColumn(b, "-", wideCountWidth)
 	return appendColumn(b, kind, kindWidth)
-}
-
-// appendShort appends s, shortened in the middle to width characters. The end
-// of a path says more than its beginning.
-func appendShort(b []byte, s string, width int) []byte {
-	n := utf8.RuneCountInString(s)
-	if n <= width {
-		return append(b, s...)
-	}
-	head := (width - 1) / 3
-	tail := n - (width - 1 - head)
-	i := 0
-	for _, r := range s {
-		switch {
-		case i < head || i >= tail:
-			b = utf8.AppendRune(b, r)
-		case i == head:
-			b = append(b, "…"...)
-		}
-		i++
-	}
-	return b
 }
 
 // padRunes is pad for text that is not ASCII.

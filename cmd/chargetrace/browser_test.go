@@ -1,0 +1,316 @@
+//go:build !guest
+
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/trace"
+)
+
+// browser starts Chromium, once for all tests of a run.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	path, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Fatal("there is no chromium; make tools-browser installs it")
+	}
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.WSURLReadTimeout(patience))
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, options...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return ctx
+}
+
+// patience is how long a busy machine may take for an action.
+const patience = time.Minute
+
+// tab is a page that is open, and what it did that it should not have.
+type tab struct {
+	*testing.T
+	ctx context.Context
+	url string
+
+	mu       sync.Mutex
+	mischief []string
+}
+
+// open opens a file in a window of some width.
+func open(t *testing.T, browser context.Context, path string, width int64, scheme string) *tab {
+	t.Helper()
+	p := &tab{T: t, url: "file://" + path}
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithListener(func(e any) {
+		switch e := e.(type) {
+		case *runtime.EventConsoleAPICalled:
+			p.note("console: " + string(e.Type))
+		case *runtime.EventExceptionThrown:
+			p.note("exception: " + e.ExceptionDetails.Text)
+		case *cdplog.EventEntryAdded:
+			p.note("log: " + e.Entry.Text)
+		case *network.EventRequestWillBeSent:
+			if e.Request.URL != p.url {
+				p.note("request: " + e.Request.URL)
+			}
+		case *network.EventLoadingFailed:
+			if e.BlockedReason == network.BlockedReasonCsp {
+				p.note("Content Security Policy: blocked")
+			}
+		case *page.EventJavascriptDialogOpening:
+			p.note("dialog: " + e.Message)
+		}
+	}))
+	t.Cleanup(cancel)
+	p.ctx = ctx
+	// The first action begins what ends with its context.
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatal(err)
+	}
+	call(p, network.Enable, network.EnableParams{})
+	call(p, runtime.Enable, cdp.Empty{})
+	call(p, cdplog.Enable, cdp.Empty{})
+	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+	p.do(chromedp.EmulateViewport(width, 900), chromedp.Navigate(p.url), chromedp.WaitReady("body"))
+	return p
+}
+
+func (p *tab) note(what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mischief = append(p.mischief, what)
+}
+
+func (p *tab) do(actions ...chromedp.Action[chromedp.Void]) {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func call[P, R any](p *tab, command cdp.Command[P, R], params P) {
+	p.Helper()
+	if _, err := chromedp.Call(p.ctx, command, params); err != nil {
+		p.Fatal(err)
+	}
+}
+
+// value is that of an expression, or what it promises.
+func value[T any](p *tab, expression string) T {
+	p.Helper()
+	v, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+// holds checks that an expression is true.
+func (p *tab) holds(what, expression string) {
+	p.Helper()
+	if !value[bool](p, "(async () => Boolean("+expression+"))()") {
+		p.Errorf("not so: %s: %s", what, expression)
+	}
+}
+
+// close checks that there was nothing but the page.
+func (p *tab) close() {
+	p.Helper()
+	value[bool](p, "new Promise(done => setTimeout(done, 50, true))") // what is late
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, what := range p.mischief {
+		p.Errorf("%s: %s", p.url, what)
+	}
+	if err := chromedp.Cancel(p.ctx); err != nil {
+		p.Error(err)
+	}
+}
+
+// picture makes a screenshot where SCREENSHOTS says, for a look.
+func (p *tab) picture(name string) {
+	p.Helper()
+	if dir := os.Getenv("SCREENSHOTS"); dir != "" {
+		p.do(chromedp.EmulateViewport(value[int64](p, "innerWidth"), value[int64](p, "document.documentElement.scrollHeight")))
+		p.screenshot(filepath.Join(dir, name+".png"))
+	}
+}
+
+// screenshot writes what is to be seen to a file.
+func (p *tab) screenshot(path string) {
+	p.Helper()
+	b, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		p.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func reportOf(t *testing.T, args ...string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "x.html")
+	var stderr strings.Builder
+	if status := run(append(args, "-o", out), nil, io.Discard, &stderr); status != 0 {
+		t.Fatal(stderr.String())
+	}
+	return out
+}
+
+// TestReportInBrowser opens the report of each kernel's recording as its reader
+// does.
+func TestReportInBrowser(t *testing.T) {
+	browser := browser(t)
+	recordings, err := filepath.Glob("testdata/*.ctrace")
+	if err != nil || len(recordings) < 5 {
+		t.Fatal(recordings, err)
+	}
+	for _, recording := range recordings {
+		kernel := strings.TrimSuffix(filepath.Base(recording), ".ctrace")
+		t.Run(kernel, func(t *testing.T) {
+			out := reportOf(t, "-r", recording)
+			for _, scheme := range []string{"light", "dark"} {
+				for _, width := range []int64{1280, 390} {
+					p := open(t, browser, out, width, scheme)
+					p.holds("the story is told", `document.querySelector("h1").textContent.endsWith("ran out of memory")`)
+					p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+					p.holds("plots are drawn", `document.querySelectorAll("figure.plot").length === 2 && [...document.querySelectorAll("figure.plot")].every(f =>
+						[...f.querySelectorAll(".drawing > svg")].filter(s => s.getClientRects().length).length === 1 && f.querySelector(".drawing").offsetHeight > 150)`)
+					p.holds("usage, limit, failures, reclaim and the kill are drawn", `[".s.usage", ".f.area", ".s.limit", ".s.failed", ".s.reclaim", ".s.kill"].every(c =>
+						[...document.querySelectorAll("#plot-0 .zone " + c)].some(e => e.getClientRects().length))`)
+					p.holds("it is "+scheme, `(getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)") === `+map[string]string{"light": "true", "dark": "false"}[scheme])
+					p.picture(kernel + "-" + scheme + "-" + map[int64]string{1280: "1280", 390: "390"}[width])
+					p.close()
+				}
+			}
+		})
+	}
+
+	t.Run("hands on", func(t *testing.T) {
+		p := open(t, browser, reportOf(t, "-r", "testdata/6.1-amd64.ctrace"), 1280, "light")
+		if os.Getenv("UPDATE_SCREENSHOT") != "" {
+			p.do(chromedp.EmulateViewport(1280, 1120))
+			p.screenshot("../../.github/report.png")
+			p.do(chromedp.EmulateViewport(1280, 900))
+		}
+		p.do(chromedp.ScrollIntoView(chromedp.CSS("#plot-0 .drawing")))
+		left, top := value[float64](p, `document.querySelector("#plot-0 .drawing").getBoundingClientRect().left`), value[float64](p, `document.querySelector("#plot-0 .drawing").getBoundingClientRect().top`)
+		at := func(x float64) (float64, float64) { return left + x, top + 120 }
+
+		const tip = `document.querySelector("#plot-0 .tip")`
+		x, y := at(900)
+		p.do(chromedp.MouseEvent(chromedp.MouseMoved, x, y))
+		p.holds("the pointer shows values", tip+`.getClientRects().length > 0 && /^82\d.* ms\n/.test(`+tip+`.textContent) && `+tip+`.textContent.includes("limit: 10 MiB (2,560 pages)")`)
+
+		const box = `document.querySelector("#plot-0 .wide .zone").getAttribute("viewBox")`
+		p.holds("all is shown", box+`.startsWith("0 0 1002 ")`)
+		x2, _ := at(600)
+		p.do(chromedp.MouseEvent(chromedp.MousePressed, x2, y, chromedp.ButtonLeft), chromedp.MouseEvent(chromedp.MouseMoved, x, y, chromedp.ButtonLeft),
+			chromedp.MouseEvent(chromedp.MouseReleased, x, y, chromedp.ButtonLeft))
+		p.holds("a range is shown", `Math.abs(Number(`+box+`.split(" ")[2]) - 300 * 1080 / document.querySelector("#plot-0 .drawing").offsetWidth) < 3`)
+		p.holds("the others show it too", `document.querySelector("#plot-stack .wide .zone").getAttribute("viewBox").split(" ")[2] === `+box+`.split(" ")[2]`)
+		p.holds("the axis says so", `!document.querySelector("#plot-0 .wide .times").textContent.includes("770 ms")`)
+		p.do(chromedp.Click(chromedp.CSS("#reset")))
+		p.holds("all is shown again", box+`.startsWith("0 0 1002 ") && document.getElementById("reset").hidden`)
+
+		p.do(chromedp.Focus(chromedp.CSS("#plot-0 .drawing")), chromedp.KeyEvent(kb.ArrowRight), chromedp.KeyEvent(kb.ArrowRight))
+		p.holds("keys show values", `!`+tip+`.hidden && `+tip+`.textContent.includes("in use")`)
+		p.do(chromedp.KeyEvent("+"))
+		p.holds("a key looks closer", "!"+box+`.startsWith("0 0 1002 ")`)
+		p.do(chromedp.KeyEvent(kb.Escape))
+		p.holds("a key shows all", box+`.startsWith("0 0 1002 ")`)
+
+		p.do(chromedp.Click(chromedp.CSS("#plot-0 summary")))
+		const first = `document.querySelector("#plot-0 tbody").rows[0].cells[2]`
+		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
+		p.holds("a head sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10 MiB"`)
+		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
+		p.holds("and once more the other way", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10 MiB"`)
+
+		p.do(chromedp.Click(chromedp.CSS("#theme")))
+		p.holds("it can be made dark", `getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)"`)
+		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+		p.holds("it is light in print", `getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)" && !document.getElementById("theme").getClientRects().length`)
+		p.close()
+	})
+
+	t.Run("hostile", func(t *testing.T) {
+		const unlimited = 1 << 62
+		attacks := []string{`<svg onload=x=1`, `'"><b id=x>{{.}}`, "</script>", "</style><img>", "`${x=1}`", "\x1b]0;x\x07\u202e"}
+		meta := trace.Meta{PageSize: 4096, Host: `</script><script>x=1</script>`, Kernel: `"><img src=x onerror=x=1>`, CommandLine: []string{`<img src="https://example.invalid/">`}}
+		path := record(t, meta, func(write func(...event.Event)) {
+			write(event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}})
+			for i, attack := range attacks {
+				id := event.CgroupID{ID: uint64(10 + i)}
+				write(event.Event{Type: event.CgroupName, Cgroup: id, ParentID: 1, Name: strings.ReplaceAll(attack, "/", "") + "<img src=x onerror=x=1>"})
+				e := event.Event{
+					Type: event.Charge, BootNanos: uint64(i+1) * 1e6, PID: uint32(i + 1), TID: 1, Cgroup: id, Kind: event.Memory, Outcome: event.OK,
+					RequestedPages: 64, MaxPages: 100, Limiting: event.Level{CgroupID: id.ID, MaxPages: 100}, High: event.Level{MaxPages: unlimited},
+				}
+				copy(e.Comm[:15], attack)
+				write(e)
+				e.BootNanos += 1000
+				e.Outcome, e.FailedAt = event.Failed, id.ID
+				write(e)
+				e.Type, e.Victim = event.OOMKill, event.Victim{PID: 1, Comm: e.Comm}
+				write(e)
+			}
+		})
+		for _, out := range []string{reportOf(t, "-r", path), reportOf(t, "-r", path, "-diff", path)} {
+			p := open(t, browser, out, 390, "light")
+			p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+			p.picture("hostile")
+			value[bool](p, `[...document.querySelectorAll("th button")].map(head => head.click()).length > 0`)
+			value[bool](p, `[...document.querySelectorAll(".drawing")].every(drawing =>
+				[..."12345678"].every(() => !drawing.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", cancelable: true }))))`)
+			p.holds("no name became an element, and none ran", `typeof x === "undefined" && !document.querySelector("img, b, [onload], [onerror]") && document.scripts.length <= 2`)
+			p.holds("the names are there as text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
+			p.close()
+		}
+		// The policy holds even against what the page's own script would add.
+		p := open(t, browser, reportOf(t, "-r", path), 1280, "light")
+		value[bool](p, `document.body.insertAdjacentHTML("beforeend", "<img src=https://example.invalid/ onerror=y=1><svg onload=y=1>"),
+			document.body.append(Object.assign(document.createElement("script"), { textContent: "y=1" })), true`)
+		p.holds("nothing that is put in runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		// The browser tells of a request before it asks the policy.
+		for _, what := range p.mischief {
+			if !strings.Contains(what, "Content Security Policy") && what != "request: https://example.invalid/" {
+				t.Error(what)
+			}
+		}
+		if !slices.Contains(p.mischief, "Content Security Policy: blocked") {
+			t.Errorf("the request was not blocked: %q", p.mischief)
+		}
+	})
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"strings"
+
+	"chargetrace/internal/report"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+	"chargetrace/internal/trace"
+)
+
+// checkDiff says what of the flags does not go with -diff.
+func (cfg *config) checkDiff() error {
+	switch o := cfg.outputs[0]; {
+	case cfg.diff == "":
+		return nil
+	case len(cfg.inputs) == 0:
+		return usageErrorf("-diff compares with what -r plays")
+	case cfg.tail:
+		return usageErrorf("-diff compares what is at its end, and -follow waits for more")
+	case len(cfg.outputs) > 1 || o.format != "table" && o.format != "html":
+		return usageErrorf("-diff makes one output: a table or .html")
+	}
+	return nil
+}
+
+// diff compares what -r plays with another recording.
+func diff(cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
+	before, beforeErr := cfg.side(cfg.inputs, stdin)
+	if before == nil {
+		return beforeErr
+	}
+	after, afterErr := cfg.side([]string{cfg.diff}, stdin)
+	if after == nil {
+		return afterErr
+	}
+	// What ends early is compared all the same.
+	defer func() { err = errors.Join(err, beforeErr, afterErr) }()
+	out := stdout
+	o := cfg.outputs[0]
+	if o.path != "-" {
+		f, err := create(o.path, cfg.force)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, f.Close()) }()
+		out = f
+	}
+	c := report.Compare(*before, *after)
+	if o.format == "html" {
+		return writeError(c.HTML(out))
+	}
+	return writeError(c.Text(out))
+}
+
+// side plays recordings to their end, and adds up what the flags aim at. Where
+// they end early it returns both what there was and an error.
+func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
+	src, err := openRecordings(paths, cfg, stdin)
+	if err != nil {
+		return nil, err
+	}
+	defer src.close()
+	sum := summary.New()
+	_, err = stream.Copy(sum, src, cfg.aim())
+	if err != nil && !errors.Is(err, trace.ErrEndsEarly) {
+		return nil, err
+	}
+	rec := src.recording()
+	return &report.Side{Name: strings.Join(paths, ", "), Header: src.Header(), About: rec.about(), Summary: sum}, src.explain(err)
+}

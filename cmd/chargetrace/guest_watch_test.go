@@ -1,0 +1,232 @@
+//go:build guest
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tmux is a terminal in tmux, in which chargetrace runs.
+type tmux struct {
+	socket string
+	output *os.File // what is written to the terminal
+}
+
+// startTmux runs a command in a terminal of that size.
+func startTmux(t *testing.T, width, height int, argv ...string) *tmux {
+	t.Helper()
+	if err := os.MkdirAll("/dev/pts", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=666"); err != nil && err != unix.EBUSY {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll("/bin", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(busybox, "/bin/sh"); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	x := &tmux{socket: filepath.Join(dir, "socket")}
+	fifo := filepath.Join(dir, "output")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if x.output, err = os.OpenFile(fifo, os.O_RDWR, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { x.output.Close() })
+	x.run(t, "new-session", "-d", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), busybox+" sh -c 'read line; exec "+strings.Join(argv, " ")+"'")
+	t.Cleanup(func() { exec.Command("/usr/bin/tmux", "-S", x.socket, "kill-server").Run() })
+	x.run(t, "set-option", "-g", "remain-on-exit", "on")
+	x.run(t, "pipe-pane", busybox+" cat > "+fifo)
+	x.run(t, "send-keys", "Enter")
+	return x
+}
+
+func (x *tmux) run(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("/usr/bin/tmux", append([]string{"-u", "-f", "/dev/null", "-S", x.socket}, args...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "SHELL=/bin/sh")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("tmux %s: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// screen returns what is on the screen, once something has been written to it.
+func (x *tmux) screen(t *testing.T) string {
+	t.Helper()
+	var buf [1 << 16]byte
+	if err := x.output.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.output.Read(buf[:]); err != nil {
+		t.Fatalf("nothing more is written: %v\n%s", err, x.run(t, "capture-pane", "-p"))
+	}
+	return x.run(t, "capture-pane", "-p")
+}
+
+// until returns the screen, once it shows what a pattern matches.
+func (x *tmux) until(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for {
+		if screen := x.screen(t); re.MatchString(screen) {
+			return screen
+		}
+	}
+}
+
+// seconds parses a time as the screen shows it.
+func seconds(t *testing.T, s string) float64 {
+	t.Helper()
+	if s == "now" {
+		return 0
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Seconds()
+}
+
+// TestWatch has a process fill its cgroup at a steady rate, to the end.
+func TestWatch(t *testing.T) {
+	const batches, limit = 200, "40M" // 50 MiB, a batch each
+	const milliseconds = 60
+	for _, size := range [][2]int{{80, 24}, {200, 50}} {
+		t.Run(fmt.Sprintf("%dx%d", size[0], size[1]), func(t *testing.T) {
+			g := newCgroup(t)
+			g.write(t, "memory.max", limit)
+			p := startWorkload(t, g, 1, fmt.Sprintf("steady %d %d", batches*batchBytes>>20, milliseconds))
+			x := startTmux(t, size[0], size[1], "/usr/bin/chargetrace", "-watch", "-cgroup", g.path())
+			x.until(t, "nothing is charged yet")
+			p.begin(t)
+
+			title := regexp.MustCompile(`(?m)^chargetrace  (\d+\.\d+) s `)
+			line := regexp.MustCompile(`(?m)^> \S+ +([█▒░]+) .* (\d+\.\ds|\d+s|now) +\d+ +\d+ +\d+% +\d+`)
+			type moment struct {
+				at, toLimit float64
+				bar         int
+			}
+			var seen []moment
+			killed := regexp.MustCompile(`OOM: ` + regexp.QuoteMeta(g.path()) + ` ran out;.* killed exe \(` + p.pid() + `\), which held`)
+			screen := ""
+			for !killed.MatchString(screen) {
+				screen = x.screen(t)
+				at, row := title.FindStringSubmatch(screen), line.FindStringSubmatch(screen)
+				if at == nil || row == nil {
+					continue
+				}
+				m := moment{seconds(t, at[1]+"s"), seconds(t, row[2]), strings.Count(row[1], "█")}
+				if len(seen) == 0 || seen[len(seen)-1].at != m.at {
+					seen = append(seen, m)
+				}
+			}
+			t.Logf("the screen is\n%s", screen)
+			p.waitKilled(t)
+			hit := regexp.MustCompile(`(\d+\.\d+) s  \S+: memory limit of 40\.0M reached by exe`).FindStringSubmatch(screen)
+			if hit == nil {
+				t.Fatalf("no limit was hit:\n%s", screen)
+			}
+			end := seconds(t, hit[1]+"s")
+			if len(seen) < 3 { // tmux takes long to tell on an emulated machine
+				t.Fatalf("too few moments: %v", seen)
+			}
+			begin := seen[0].at
+			for i, m := range seen {
+				if i > 0 && m.bar < seen[i-1].bar {
+					t.Errorf("the bar falls: %v", seen)
+				}
+				// The limit is reached in the middle of a second, with a batch.
+				left := end - m.at
+				if m.at >= (begin+end)/2 && left > 0 && math.Abs(m.toLimit-left) > max(0.2*left, 0.5) {
+					t.Errorf("at %v s the limit is said to be %v s away, not %v", m.at, m.toLimit, left)
+				}
+			}
+			if seen[len(seen)-1].bar <= seen[0].bar {
+				t.Errorf("the bar does not grow: %v", seen)
+			}
+			t.Logf("%v, the limit at %v", seen, end)
+
+			x.run(t, "send-keys", "?")
+			x.until(t, "any key goes back")
+			x.run(t, "send-keys", "Escape")
+			x.run(t, "send-keys", "q")
+			x.until(t, "Pane is dead")
+			after := x.run(t, "capture-pane", "-p", "-S", "-200")
+			for _, want := range []string{"limits hit and kills", "chargetrace: seen ", "OOM kills:"} {
+				if !strings.Contains(after, want) {
+					t.Errorf("afterwards there is no %q:\n%s", want, after)
+				}
+			}
+		})
+	}
+}
+
+// TestWatchLines is for what is no terminal. It must see, from the files of the
+// cgroup, that memory is given back.
+func TestWatchLines(t *testing.T) { watchLines(t, newCgroup(t), "memory.max") }
+
+func TestWatchLinesV1(t *testing.T) {
+	watchLines(t, controlGroup(mountV1(t)).child(t, "watched"), "memory.limit_in_bytes")
+}
+
+func watchLines(t *testing.T, g controlGroup, limitFile string) {
+	g.write(t, limitFile, "20M")
+	p := startWorkload(t, controlGroup(cgroupRoot), 0, "release 8")
+	g.write(t, "cgroup.procs", p.pid())
+	tr := chargetrace(t, "-watch", "-pid", p.pid(), "-units", "pages")
+	line := regexp.MustCompile(`(?m)^\d+ s +\d+ +0 +(\d+) +(\d+) +5120 +(\d+) .* /` + regexp.QuoteMeta(filepath.Base(string(g))) + "$")
+	t.Cleanup(func() {
+		if t.Failed() {
+			content, _ := os.ReadFile(tr.stdout.Name())
+			t.Logf("it prints\n%s", content)
+		}
+	})
+	// used waits for a line whose usage is as it should be.
+	used := func(holds func(usage int) bool) {
+		waitForWrite(t, tr.stdout.Name(), func() bool {
+			content, err := os.ReadFile(tr.stdout.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			matches := line.FindAllSubmatch(content, -1)
+			if len(matches) == 0 {
+				return false
+			}
+			m := matches[len(matches)-1]
+			usage, _ := strconv.Atoi(string(m[1]))
+			room, _ := strconv.Atoi(string(m[3]))
+			if !bytes.Equal(m[1], m[2]) || usage+room != 5120 {
+				t.Errorf("%s", m[0])
+			}
+			return holds(usage)
+		})
+	}
+	p.begin(t)
+	used(func(usage int) bool { return usage >= 2048 })
+	p.begin(t)
+	used(func(usage int) bool { return usage < 1024 })
+	p.wait(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	tr.counted(t)
+}

@@ -1,0 +1,180 @@
+//go:build !guest
+
+package main
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+)
+
+// playOnScreen plays a recording on the screen of a terminal. It returns the
+// command, both ends of the terminal, and how that was.
+func playOnScreen(t *testing.T, env ...string) (cmd *exec.Cmd, host *console, terminal *os.File, before unix.Termios) {
+	t.Helper()
+	// testscript.Main has made the test one.
+	program, err := exec.LookPath("chargetrace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, terminal, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host = &console{File: file, output: make(chan string, 1000)}
+	host.resize(t, 80, 24)
+	cmd = exec.Command(program, "-r", "testdata/6.1-amd64.ctrace", "-watch")
+	cmd.Env = append(append(os.Environ(), "TERM=xterm-256color", "LC_ALL=C.UTF-8"), env...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	before = termios(t, terminal)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go host.read()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		host.Close()
+		terminal.Close()
+	})
+	return cmd, host, terminal, before
+}
+
+func termios(t *testing.T, terminal *os.File) unix.Termios {
+	t.Helper()
+	state, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *state
+}
+
+// console is the side of a terminal that a person has.
+type console struct {
+	*os.File
+	output chan string
+	shown  string
+}
+
+// read passes on what the terminal shows.
+func (c *console) read() {
+	defer close(c.output)
+	for {
+		var buf [4096]byte
+		n, err := c.Read(buf[:])
+		if err != nil {
+			return
+		}
+		c.output <- string(buf[:n])
+	}
+}
+
+// shows waits until that is shown, and returns what was up to then, since it was
+// last called.
+func (c *console) shows(t *testing.T, what string) string {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	for {
+		if i := strings.Index(c.shown, what); i >= 0 {
+			before := c.shown[:i]
+			c.shown = c.shown[i+len(what):]
+			return before
+		}
+		select {
+		case s, ok := <-c.output:
+			if c.shown += s; !ok {
+				t.Fatalf("no %q: %q", what, c.shown)
+			}
+		case <-deadline:
+			t.Fatalf("no %q yet: %q", what, c.shown)
+		}
+	}
+}
+
+func (c *console) press(t *testing.T, keys string) {
+	t.Helper()
+	if _, err := io.WriteString(c, keys); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *console) resize(t *testing.T, columns, rows uint16) {
+	t.Helper()
+	if err := pty.Setsize(c.File, &pty.Winsize{Rows: rows, Cols: columns}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTerminal holds that the screen takes keys and new sizes, and leaves the
+// terminal as it was, with the last screen and the summary on it.
+func TestTerminal(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		end  func(t *testing.T, cmd *exec.Cmd, host *console)
+	}{
+		{"q", func(t *testing.T, _ *exec.Cmd, host *console) { host.press(t, "q") }},
+		{"Ctrl-C", func(t *testing.T, _ *exec.Cmd, host *console) { host.press(t, "\x03") }},
+		{"SIGTERM", func(t *testing.T, cmd *exec.Cmd, _ *console) {
+			if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			cmd, host, terminal, before := playOnScreen(t)
+			host.shows(t, "OOM: /t")
+			if state := termios(t, terminal); state.Lflag&unix.ICANON != 0 {
+				t.Error("the screen takes whole lines only")
+			}
+			host.press(t, "u")
+			host.shows(t, " 2560")
+			host.resize(t, 120, 30)
+			host.shows(t, "USAGE")
+			host.shows(t, "memory limit of 2560 reached")
+			tc.end(t, cmd, host)
+			host.shows(t, ansi.ResetModeAltScreenSaveCursor)
+			host.shows(t, "memory limit of 2560 reached") // the last screen
+			host.shows(t, "chargetrace: read ")           // the summary
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+			if after := termios(t, terminal); after != before {
+				t.Errorf("the terminal was %+v and is %+v", before, after)
+			}
+		})
+	}
+}
+
+var colour = regexp.MustCompile("\x1b\\[[0-9;]*[34][0-9]m")
+
+// TestColour holds that there is some, and none where none is wanted.
+func TestColour(t *testing.T) {
+	for _, noColour := range []string{"", "1"} {
+		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
+			t.Parallel()
+			_, host, _, _ := playOnScreen(t, "NO_COLOR="+noColour)
+			if got := colour.MatchString(host.shows(t, "OOM: /t")); got != (noColour == "") {
+				t.Errorf("in colour: %v", got)
+			}
+		})
+	}
+}
+
+// TestNoUTF8 is for a terminal that shows ASCII only.
+func TestNoUTF8(t *testing.T) {
+	_, host, _, _ := playOnScreen(t, "LC_ALL=C")
+	if shown := host.shows(t, "OOM: /t"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
+		t.Errorf("%q", shown)
+	}
+}

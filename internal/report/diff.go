@@ -1,0 +1,273 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+)
+
+// Side is one of two traces that are compared.
+type Side struct {
+	Name    string // what it is called, such as that of its file
+	Header  stream.Header
+	About   About
+	Summary *summary.Summary
+}
+
+// Comparison is what changed from one trace to another.
+type Comparison struct {
+	before, after Side
+	total         change
+	sections      []section
+}
+
+// section is a list of what changed, those first that changed most.
+type section struct {
+	title, column string
+	changes       []change
+}
+
+// change is something in both traces; what is in one only has a name there only.
+type change struct {
+	name          string
+	before, after *figures
+}
+
+// figures are [summary.Totals] that can be compared across machines, whose pages
+// may be of different sizes.
+type figures struct {
+	charges, chargedBytes, failures, misses, reclaimNanos uint64
+	// firstNanos is when a limit was first hit, since the trace began; never is
+	// none.
+	firstNanos int64
+}
+
+const never = -1
+
+// add returns the sum of f, which may be nil, and what a side says.
+func (f *figures) add(s *Side, t *summary.Totals) *figures {
+	if f == nil {
+		f = &figures{firstNanos: never}
+	}
+	f.charges += t.Charges
+	f.chargedBytes += t.ChargedPages * uint64(s.Header.PageSize)
+	f.failures += t.Failures
+	f.misses += t.BatchMisses
+	f.reclaimNanos += t.ReclaimNanos
+	if t.FirstAtLimitNanos != 0 {
+		first := int64(t.FirstAtLimitNanos - s.Header.StartBootNanos)
+		if f.firstNanos == never || first < f.firstNanos {
+			f.firstNanos = first
+		}
+	}
+	return f
+}
+
+// Compare compares by what is the same in two runs: the paths of cgroups, the
+// names of processes, and the kinds of counters.
+func Compare(before, after Side) *Comparison {
+	c := &Comparison{before: before, after: after}
+	c.total = change{"all", (*figures)(nil).add(&before, &before.Summary.Total), (*figures)(nil).add(&after, &after.Summary.Total)}
+	c.sections = []section{
+		c.section("By cgroup", "CGROUP", func(s *Side, add func(string, *summary.Totals)) {
+			for id, t := range s.Summary.Cgroups {
+				add(s.Summary.Names.Printable(id), t)
+			}
+		}),
+		c.section("By process", "COMM", func(s *Side, add func(string, *summary.Totals)) {
+			for _, p := range s.Summary.Processes {
+				add(comm(p.Comm), &p.Totals)
+			}
+			if s.Summary.Others.Charges > 0 {
+				add("(others)", &s.Summary.Others)
+			}
+		}),
+		c.section("By kind of counter", "KIND", func(s *Side, add func(string, *summary.Totals)) {
+			for kind := range s.Summary.Kinds {
+				if t := &s.Summary.Kinds[kind]; t.Charges > 0 {
+					add(event.Kind(kind).String(), t)
+				}
+			}
+		}),
+	}
+	return c
+}
+
+func (c *Comparison) section(title, column string, each func(*Side, func(string, *summary.Totals))) section {
+	changes := make(map[string]*change)
+	at := func(name string) *change {
+		if changes[name] == nil {
+			changes[name] = &change{name: name}
+		}
+		return changes[name]
+	}
+	each(&c.before, func(name string, t *summary.Totals) { x := at(name); x.before = x.before.add(&c.before, t) })
+	each(&c.after, func(name string, t *summary.Totals) { x := at(name); x.after = x.after.add(&c.after, t) })
+	s := section{title: title, column: column}
+	for _, x := range slices.SortedFunc(maps.Values(changes), func(a, b *change) int {
+		less := func(of func(*figures) uint64) int { return cmp.Compare(distance(b, of), distance(a, of)) }
+		return cmp.Or(
+			less(func(f *figures) uint64 { return f.failures }), less(func(f *figures) uint64 { return f.chargedBytes }),
+			less(func(f *figures) uint64 { return f.charges }), strings.Compare(a.name, b.name))
+	}) {
+		s.changes = append(s.changes, *x)
+	}
+	return s
+}
+
+// distance is how far a number of a change went, up or down.
+func distance(x *change, of func(*figures) uint64) uint64 {
+	a, b := x.number(of)
+	return max(a, b) - min(a, b)
+}
+
+func (x *change) number(of func(*figures) uint64) (before, after uint64) {
+	if x.before != nil {
+		before = of(x.before)
+	}
+	if x.after != nil {
+		after = of(x.after)
+	}
+	return before, after
+}
+
+// measures are the columns of a comparison.
+var measures = []struct {
+	head, name string
+	of         func(*figures) uint64
+	text       func(*figures) string
+	badIfMore  bool
+}{
+	{"CHARGES", "Charges", func(f *figures) uint64 { return f.charges }, func(f *figures) string { return count(f.charges) }, false},
+	{"CHARGED", "Charged", func(f *figures) uint64 { return f.chargedBytes }, func(f *figures) string { return size(float64(f.chargedBytes)) }, false},
+	{"FAILED", "Failed", func(f *figures) uint64 { return f.failures }, func(f *figures) string { return count(f.failures) }, true},
+	{"MISSES", "Misses", func(f *figures) uint64 { return f.misses }, func(f *figures) string { return count(f.misses) }, false},
+	{"RECLAIM", "Reclaim", func(f *figures) uint64 { return f.reclaimNanos }, func(f *figures) string { return lasting(f.reclaimNanos) }, true},
+	{"AT LIMIT", "At limit", func(f *figures) uint64 { return uint64(f.firstNanos) }, func(f *figures) string {
+		if f.firstNanos == never {
+			return "never"
+		}
+		return since(f.firstNanos)
+	}, false},
+}
+
+// text is one cell: 44 -> 278, or 44 where that did not change.
+func (x *change) text(of func(*figures) string, none, arrow string) string {
+	show := func(f *figures) string {
+		if f == nil {
+			return none
+		}
+		return of(f)
+	}
+	before, after := show(x.before), show(x.after)
+	if before == after {
+		return after
+	}
+	return before + arrow + after
+}
+
+// maxLines is how many lines each list of a text has.
+const maxLines = 10
+
+// Text writes the comparison as tables of text.
+func (c *Comparison) Text(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "before: %s\nafter:  %s\n", shown(c.before.Name), shown(c.after.Name))
+	for _, s := range append([]section{{column: "IN ALL", changes: []change{c.total}}}, c.sections...) {
+		if len(s.changes) == 0 {
+			continue
+		}
+		tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+		fmt.Fprintf(tw, "\n%s", s.column)
+		for _, m := range measures {
+			fmt.Fprintf(tw, "\t%s", m.head)
+		}
+		fmt.Fprintln(tw)
+		for _, x := range s.changes[:min(len(s.changes), maxLines)] {
+			fmt.Fprint(tw, x.name)
+			for _, m := range measures {
+				fmt.Fprintf(tw, "\t%s", x.text(m.text, "-", " -> "))
+			}
+			fmt.Fprintln(tw)
+		}
+		tw.Flush()
+		if n := len(s.changes) - maxLines; n > 0 {
+			fmt.Fprintf(&b, "and %d more\n", n)
+		}
+	}
+	fmt.Fprintf(&b, "\nOOM kills: %s\n", tellChange(uint64(len(c.before.Summary.OOMKills)), uint64(len(c.after.Summary.OOMKills)), count))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// HTML writes the comparison as a page.
+func (c *Comparison) HTML(w io.Writer) error {
+	before, after := shown(c.before.Name), shown(c.after.Name)
+	failures := tellChange(c.total.before.failures, c.total.after.failures, count)
+	p := page{
+		Title: before + " and " + after + " – chargetrace", Headline: "Failed charges: " + failures, Dateline: "before: " + before + " · after: " + after,
+		Story: []string{fmt.Sprintf("Failed charges: %s. OOM kills: %s. Memory charged: %s.", failures,
+			tellChange(uint64(len(c.before.Summary.OOMKills)), uint64(len(c.after.Summary.OOMKills)), count),
+			tellChange(c.total.before.chargedBytes, c.total.after.chargedBytes, func(n uint64) string { return size(float64(n)) }))},
+	}
+	for _, m := range measures[:len(measures)-1] {
+		p.Figures = append(p.Figures, figure{c.total.text(m.text, "–", " → "), strings.ToLower(m.name), ""})
+	}
+	for _, s := range c.sections {
+		t := table{ID: strings.ToLower(s.column), Title: s.title, Columns: []column{{strings.TrimPrefix(s.title, "By "), false}}}
+		t.Columns[0].Name = strings.ToUpper(t.Columns[0].Name[:1]) + t.Columns[0].Name[1:]
+		for _, m := range measures {
+			t.Columns = append(t.Columns, column{m.name, true})
+		}
+		for _, x := range s.changes {
+			row := []cell{textCell(shorten(x.name))}
+			for _, m := range measures {
+				a, b := x.number(m.of)
+				cl := cell{Text: x.text(m.text, "–", " → "), Sort: fmt.Sprint(int64(b - a))}
+				if m.badIfMore && a < b {
+					cl.Class = "worse"
+				} else if m.badIfMore && a > b {
+					cl.Class = "better"
+				}
+				row = append(row, cl)
+			}
+			t.Rows = append(t.Rows, row)
+		}
+		if len(t.Rows) > 0 {
+			p.Tables = append(p.Tables, t.limited())
+		}
+	}
+	for _, s := range []*Side{&c.before, &c.after} {
+		r := Report{collector: collector{header: s.Header, sum: s.Summary}}
+		n, err := s.About.Counts()
+		if err != nil {
+			return err
+		}
+		for _, warning := range r.warnings(n) {
+			p.Warnings = append(p.Warnings, shown(s.Name)+": "+warning)
+		}
+		p.Facts = append(p.Facts, fact{"Recording", shown(s.Name)})
+		p.Facts = append(p.Facts, r.facts(s.About, n)...)
+	}
+	b, err := p.finish()
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
+func tellChange(before, after uint64, text func(uint64) string) string {
+	if before == after {
+		return text(after) + ", as before"
+	}
+	return fmt.Sprintf("%s, before %s", text(after), text(before))
+}

@@ -1,0 +1,194 @@
+// Package report makes a trace into something to look at: a page that tells what
+// ran out, when and because of whom, with plots and tables, or its main plot
+// alone; and a comparison of two traces. It knows no more of where the trace
+// comes from than an [About] says, and a page needs nothing but a browser.
+package report
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// About says how a trace was made.
+type About struct {
+	Program      string
+	CommandLine  []string
+	Host, Kernel string
+	Arch, Attach string
+	// Counts returns what the kernel counted, once the trace is at its end.
+	Counts func() (Counts, error)
+}
+
+// Counts are what the kernel counted.
+type Counts struct {
+	// Whole says that the trace was brought to its end; what else is here is
+	// known only then.
+	Whole bool
+	// Seen charges are those that were delivered, Filtered and Lost.
+	Seen, Filtered, Lost uint64
+	// LostOthers are other events that were lost, and Missed calls those that
+	// were not noticed.
+	LostOthers, Missed uint64
+}
+
+// Report is a [stream.Sink] that writes a report when it is closed.
+type Report struct {
+	collector
+	w     io.Writer
+	write func() error
+}
+
+var _ stream.Sink = (*Report)(nil)
+
+// Close writes the report.
+func (r *Report) Close() error { return r.write() }
+
+// NewHTML returns a Report that is a page of HTML.
+func NewHTML(w io.Writer, header stream.Header, about About) *Report {
+	r := &Report{collector: newCollector(header), w: w}
+	r.write = func() error { return r.writeHTML(about) }
+	return r
+}
+
+// NewSVG and NewPNG return a Report that is its main plot.
+func NewSVG(w io.Writer, header stream.Header) *Report {
+	r := &Report{collector: newCollector(header), w: w}
+	r.write = r.writeSVG
+	return r
+}
+
+// NewPNG is as [NewSVG].
+func NewPNG(w io.Writer, header stream.Header) *Report {
+	r := &Report{collector: newCollector(header), w: w}
+	r.write = r.writePNG
+	return r
+}
+
+// The size of the main plot alone, in pixels; a PNG has twice as many.
+const (
+	pictureWidth, pictureHeight = 1080, 440
+	headHeight                  = 56
+)
+
+// picture draws the main plot with what a page has around it.
+func (c *collector) picture(to draw.Canvas) {
+	to.SetColor(paper)
+	to.Fill(to.Rectangle.Path())
+	plots, _ := c.plots(1)
+	head, words := noCharges, ""
+	if len(plots) > 0 {
+		head, words = c.title(plots[0]), c.caption(plots[0])
+	}
+	s, isSVG := to.Canvas.(*svg)
+	if isSVG {
+		s.heading = true
+	}
+	large := textStyle(limit, draw.XLeft, draw.YTop)
+	large.Font.Size = 17
+	at := vg.Point{X: 16, Y: to.Max.Y - 12}
+	to.FillText(large, at, head)
+	to.FillText(textStyle(label, draw.XLeft, draw.YTop), vg.Point{X: at.X, Y: at.Y - 24}, words)
+	if isSVG {
+		s.heading = false
+	}
+	if len(plots) > 0 {
+		plots[0].draw(draw.Crop(to, 0, -8, 6, -headHeight))
+	}
+}
+
+func (r *Report) writeSVG() error {
+	s := newSVG(pictureWidth, pictureHeight)
+	s.printf(`<svg xmlns="http://www.w3.org/2000/svg" role="img" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="system-ui, sans-serif">`, pictureWidth, pictureHeight)
+	if plots, _ := r.plots(1); len(plots) > 0 {
+		s.b.WriteString("<title>")
+		s.text(r.title(plots[0]))
+		s.b.WriteString("</title><desc>")
+		s.text(r.caption(plots[0]))
+		s.b.WriteString("</desc>")
+	}
+	s.b.WriteString(`<style>.s{fill:none;stroke:currentColor;stroke-linejoin:round}.f{fill:currentColor}`)
+	for _, i := range []ink{paper, label, grid, usage, area, limit, high, failed, reclaim, lost, kill} {
+		s.printf(".%s{color:#%02x%02x%02x}", i.class, i.R, i.G, i.B)
+	}
+	s.b.WriteString("</style>")
+	r.picture(draw.NewCanvas(s, pictureWidth, pictureHeight))
+	s.b.WriteString("</svg>\n")
+	_, err := r.w.Write(s.b.Bytes())
+	return err
+}
+
+func (r *Report) writePNG() error {
+	// At 72 dots per inch a pixel is a point.
+	c := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(pictureWidth, pictureHeight), vgimg.UseDPI(2*72))}
+	r.picture(draw.New(c))
+	_, err := c.WriteTo(r.w)
+	return err
+}
+
+const noCharges = "This trace holds no charges."
+
+// title names the counter of a plot.
+func (c *collector) title(u *usagePlot) string {
+	return fmt.Sprintf("%s: %v", c.path(u.key.Cgroup), u.key.Kind)
+}
+
+// path is the printable path of a cgroup, at most as long as people read.
+func (c *collector) path(id event.CgroupID) string { return shorten(c.sum.Names.Printable(id)) }
+
+// caption says in words what a plot shows.
+func (c *collector) caption(u *usagePlot) string {
+	t := u.total()
+	s := "At most " + c.size(u.peak, u.key.Kind)
+	switch {
+	case u.max < 0:
+		s += " in use; no limit of its own was met"
+	case u.limitDrawn:
+		s += " in use, of a limit of " + c.size(u.max, u.key.Kind)
+		if least := t.max.least.pages; least < u.max {
+			s += ", at times " + c.size(least, u.key.Kind)
+		}
+	default:
+		s += " in use, far below the limit of " + c.size(u.max, u.key.Kind)
+	}
+	if u.high >= 0 {
+		s += ", slowed down from " + c.size(u.high, u.key.Kind)
+	}
+	if t.failed.count > 0 {
+		s += "; " + counted(t.failed.count, "charge") + " failed"
+	}
+	if t.reclaim.count > 0 {
+		s += "; reclaim ran " + times(t.reclaim.count) + ", for " + lasting(t.reclaimNanos)
+	}
+	if n := uint64(len(u.kills)); n > 0 {
+		s += "; " + counted(n, "OOM kill")
+	}
+	return s + "."
+}
+
+func times(n uint64) string {
+	if n == 1 {
+		return "once"
+	}
+	return count(n) + " times"
+}
+
+func (c *collector) size(pages int64, kind event.Kind) string {
+	return size(float64(pages) * float64(c.unitBytes(kind)))
+}
+
+// since is a time as the trace's table has it, and clock by the wall clock.
+func (c *collector) since(nanos uint64) string {
+	return since(int64(nanos - c.header.StartBootNanos))
+}
+
+func (c *collector) clock(nanos uint64) time.Time {
+	return time.Unix(0, c.header.BootWallNanos+int64(nanos)).UTC()
+}

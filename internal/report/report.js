@@ -1,0 +1,217 @@
+"use strict";
+// What is on the page can be read without this. It adds a look at values, a
+// closer look at a range of time, and the sorting of tables.
+
+const svgNS = "http://www.w3.org/2000/svg";
+const make = (name, attributes) => {
+	const element = document.createElementNS(svgNS, name);
+	for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+	return element;
+};
+
+// Light or dark, as the system has it until somebody says otherwise.
+const theme = document.getElementById("theme");
+const system = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+const nameTheme = () => { theme.textContent = isDark() ? "Light" : "Dark"; };
+theme.addEventListener("click", () => {
+	document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+	nameTheme();
+});
+system.addEventListener("change", nameTheme);
+theme.hidden = false;
+nameTheme();
+
+// Tables are sorted by a click on a head, numbers first from the greatest.
+for (const head of document.querySelectorAll("th")) {
+	head.querySelector("button").addEventListener("click", () => {
+		const table = head.closest("table"), column = head.cellIndex;
+		const was = head.getAttribute("aria-sort");
+		const descending = was === "none" ? head.classList.contains("n") : was === "ascending";
+		for (const other of table.querySelectorAll("th")) other.setAttribute("aria-sort", "none");
+		head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+		const key = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent;
+		const sign = descending ? -1 : 1;
+		const compare = (a, b) => {
+			const x = Number(key(a)), y = Number(key(b));
+			if (Number.isNaN(x) || Number.isNaN(y)) return key(a).localeCompare(key(b), "en", { numeric: true });
+			return x === y ? 0 : x - y; // both may be Infinity
+		};
+		const body = table.tBodies[0];
+		body.append(...[...body.rows].sort((a, b) => sign * compare(a, b)));
+	});
+}
+
+const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+const size = (bytes) => {
+	let i = 0;
+	for (; Math.abs(bytes) >= 1024 && i < units.length - 1; i++) bytes /= 1024;
+	return bytes.toFixed(i < 2 || Number.isInteger(bytes) ? 0 : 1) + " " + units[i];
+};
+const pages = (n, unit) => size(n * unit) + (unit > 1 ? ` (${n.toLocaleString("en")} pages)` : "");
+const short = (x) => String(Number(x.toPrecision(9)));
+const clock = (ms) => {
+	const minutes = Math.floor(ms / 60e3), [whole, part] = short((ms % 60e3) / 1e3).split(".");
+	return `${Math.floor(minutes / 60)}:${String(minutes % 60).padStart(2, "0")}:${whole.padStart(2, "0")}${part ? "." + part : ""}`;
+};
+const time = (ms, end) => (end < 10e3 ? short(ms) + " ms" : end < 300e3 ? short(ms / 1e3) + " s" : clock(ms));
+
+// niceStep returns a round time that goes no more than n times into a range.
+const niceStep = (span, n) => {
+	const rough = span / n, power = 10 ** Math.floor(Math.log10(rough));
+	if (rough < 30e3) return [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
+	return [1, 2, 5, 10, 30, 60, 120, 360, 720].find((m) => m * 60e3 >= rough) * 60e3 || Math.ceil(rough / 86400e3) * 86400e3;
+};
+
+const source = document.getElementById("data");
+const data = source ? JSON.parse(source.textContent) : { Start: 0, End: 1, Plots: [] };
+const reset = document.getElementById("reset");
+let from = data.Start, to = data.End; // what is shown, in ms
+
+// words says what a plot holds in the i-th bucket.
+const words = (plot, i) => {
+	const lines = [];
+	if (plot.Names) {
+		const next = plot.T[i + 1] ?? data.End;
+		lines.push(`${time(plot.T[i], data.End)} to ${time(next, data.End)}`);
+		const charged = plot.Names.map((name, k) => [name, plot.Pages[k][i] ?? 0]).filter(([, n]) => n > 0);
+		for (const [name, n] of charged.reverse()) lines.push(`${name}: ${pages(n, plot.Unit)}`);
+		if (charged.length === 0) lines.push("nothing charged");
+		return lines.join("\n");
+	}
+	lines.push(time(plot.T[i], data.End));
+	if (plot.Most[i] >= 0) {
+		const least = plot.Least[i] === plot.Most[i] ? "" : size(plot.Least[i] * plot.Unit) + " to ";
+		lines.push(`in use: ${least}${pages(plot.Most[i], plot.Unit)}`);
+	}
+	if (plot.Limit[i] >= 0) lines.push(`limit: ${pages(plot.Limit[i], plot.Unit)}`);
+	for (const [what, n] of [["charges", plot.Charges[i]], ["failed", plot.Failed[i]], ["batch misses", plot.Misses[i]]]) {
+		if (n > 0) lines.push(`${what}: ${n.toLocaleString("en")}`);
+	}
+	if (plot.Reclaim[i] > 0) lines.push(`reclaim: ${short(plot.Reclaim[i])} ms`);
+	return lines.join("\n");
+};
+
+const views = [...document.querySelectorAll("figure.plot")].map((figure, number) => {
+	const plot = data.Plots[number];
+	const drawing = figure.querySelector(".drawing"), tip = figure.querySelector(".tip");
+	const pictures = [...drawing.querySelectorAll(":scope > svg")].map((svg) => {
+		const zone = svg.querySelector(".zone");
+		const [x, y, width, height] = ["x", "y", "width", "height"].map((name) => Number(zone.getAttribute(name)));
+		const chosen = make("rect", { class: "chosen", y, height, x, width: 0 });
+		const cross = make("line", { class: "cross", y1: y, y2: y + height, visibility: "hidden" });
+		svg.append(chosen, cross);
+		return { svg, zone, x, y, width, height, chosen, cross, times: svg.querySelector(".times") };
+	});
+	const shown = () => pictures.find((p) => p.svg.getClientRects().length > 0) ?? pictures[0];
+	const place = (p, ms) => p.x + ((ms - from) / (to - from)) * p.width;
+	const timeAt = (event) => {
+		const p = shown(), box = p.svg.getBoundingClientRect();
+		const x = ((event.clientX - box.left) * p.svg.viewBox.baseVal.width) / box.width;
+		return from + Math.min(Math.max((x - p.x) / p.width, 0), 1) * (to - from);
+	};
+	let current = -1;
+
+	const draw = () => {
+		for (const p of pictures) {
+			const scale = p.width / (data.End - data.Start);
+			p.zone.setAttribute("viewBox", `${(from - data.Start) * scale} 0 ${(to - from) * scale} ${p.height}`);
+			for (const flag of p.svg.querySelectorAll(".flag")) {
+				const at = data.Start + (Number(flag.dataset.x) - p.x) / scale;
+				flag.setAttribute("transform", `translate(${place(p, at) - Number(flag.dataset.x)} 0)`);
+				flag.setAttribute("visibility", at < from || at > to ? "hidden" : "visible");
+			}
+			const step = niceStep(to - from, p.width / (p.width < 400 ? 60 : 90)), ticks = [], bottom = p.y + p.height;
+			for (let i = 0, first = Math.ceil(from / step); i < 20 && (first + i) * step <= to; i++) {
+				const ms = (first + i) * step, x = place(p, ms);
+				const text = make("text", { class: "f label", "text-anchor": "middle", "font-size": 12, x, y: bottom + 16.9 });
+				text.textContent = time(ms, data.End);
+				ticks.push(make("path", { class: "s grid", "stroke-width": 1, d: `M${x} ${bottom}v4` }), text);
+			}
+			p.times.replaceChildren(...ticks);
+			p.cross.setAttribute("visibility", "hidden");
+		}
+		tip.hidden = true;
+	};
+
+	const show = (i) => {
+		if (!(i in plot.T)) return;
+		current = i;
+		const middle = plot.Names ? (plot.T[i] + (plot.T[i + 1] ?? data.End)) / 2 : plot.T[i];
+		for (const p of pictures) {
+			p.cross.setAttribute("x1", place(p, middle));
+			p.cross.setAttribute("x2", place(p, middle));
+			p.cross.setAttribute("visibility", middle < from || middle > to ? "hidden" : "visible");
+		}
+		tip.textContent = words(plot, i);
+		tip.hidden = false;
+		const p = shown(), scale = p.svg.getBoundingClientRect().width / p.svg.viewBox.baseVal.width;
+		const x = place(p, middle) * scale, right = x + 14 + tip.offsetWidth <= figure.clientWidth;
+		tip.style.left = Math.max(0, right ? x + 14 : x - 14 - tip.offsetWidth) + "px";
+		tip.style.top = drawing.offsetTop + (p.y + 0.4 * p.height) * scale + "px"; // usage is above
+	};
+	const nearest = (ms) => {
+		if (plot.Names) return Math.max(0, plot.T.findLastIndex((t) => t <= ms));
+		let best = 0;
+		plot.T.forEach((t, i) => { if (Math.abs(t - ms) < Math.abs(plot.T[best] - ms)) best = i; });
+		return best;
+	};
+
+	let begun = null; // where a range begins that is being chosen
+	const choose = (a, b) => {
+		for (const p of pictures) {
+			p.chosen.setAttribute("x", place(p, Math.min(a, b)));
+			p.chosen.setAttribute("width", (Math.abs(b - a) / (to - from)) * p.width);
+		}
+	};
+	drawing.addEventListener("pointerdown", (event) => {
+		if (event.button !== 0) return;
+		begun = timeAt(event);
+		drawing.setPointerCapture(event.pointerId);
+	});
+	drawing.addEventListener("pointermove", (event) => {
+		const ms = timeAt(event);
+		if (begun !== null) choose(begun, ms);
+		show(nearest(ms));
+	});
+	drawing.addEventListener("pointerup", (event) => {
+		if (begun === null) return;
+		const end = timeAt(event), start = begun;
+		begun = null;
+		choose(0, 0);
+		if (Math.abs(end - start) > (to - from) / 100) zoom(Math.min(start, end), Math.max(start, end));
+	});
+	drawing.addEventListener("pointercancel", () => { begun = null; choose(0, 0); });
+	drawing.addEventListener("pointerleave", () => {
+		tip.hidden = true;
+		for (const p of pictures) p.cross.setAttribute("visibility", "hidden");
+	});
+	drawing.addEventListener("blur", () => { tip.hidden = true; });
+	drawing.addEventListener("keydown", (event) => {
+		const middle = current >= 0 && plot.T[current] >= from && plot.T[current] <= to ? plot.T[current] : (from + to) / 2;
+		const span = to - from;
+		switch (event.key) {
+		case "ArrowLeft": show(Math.max(0, current - 1)); break;
+		case "ArrowRight": show(Math.min(plot.T.length - 1, current + 1)); break;
+		case "Home": show(0); break;
+		case "End": show(plot.T.length - 1); break;
+		case "+": case "=": zoom(middle - span / 4, middle + span / 4); show(current); break;
+		case "-": zoom(middle - span, middle + span); show(current); break;
+		case "Escape": zoom(data.Start, data.End); break;
+		default: return;
+		}
+		event.preventDefault();
+	});
+	return draw;
+});
+
+// zoom shows a range of time in all plots, of a microsecond at least.
+const zoom = (a, b) => {
+	if (b - a < 1e-3) return;
+	from = Math.max(a, data.Start);
+	to = Math.min(b, data.End);
+	reset.hidden = from === data.Start && to === data.End;
+	for (const draw of views) draw();
+};
+reset.addEventListener("click", () => zoom(data.Start, data.End));
+addEventListener("keydown", (event) => { if (event.key === "Escape" && !reset.hidden) zoom(data.Start, data.End); });

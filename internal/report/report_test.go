@@ -1,0 +1,421 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"image/png"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+)
+
+const ms = 1_000_000
+
+var header = stream.Header{PageSize: 4096, StartBootNanos: 1000 * ms, BootWallNanos: 1_700_000_000_000_000_000}
+
+func named(s string) (c [16]byte) {
+	copy(c[:], s)
+	return c
+}
+
+// charge is one to the cgroup 3, at a time in milliseconds since the start.
+func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
+	e := event.Event{
+		Type: event.Charge, BootNanos: header.StartBootNanos + at*ms, PID: pid, TID: pid, Comm: named("p"), Cgroup: event.CgroupID{ID: 3},
+		Kind: event.Memory, Outcome: o, RequestedPages: requested, UsagePages: usage, MaxPages: 2560,
+		Limiting: event.Level{CgroupID: 3, UsagePages: usage, MaxPages: 2560},
+		High:     event.Level{MaxPages: ^uint64(0)},
+	}
+	if o == event.Failed {
+		e.FailedAt = 3
+	}
+	return e
+}
+
+func name(id, parent uint64, name string) event.Event {
+	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
+}
+
+func about() About {
+	return About{Program: "chargetrace test", CommandLine: []string{"chargetrace", "-o", "x"}, Host: "host", Kernel: "6.1", Arch: "amd64", Attach: "kprobe",
+		Counts: func() (Counts, error) { return Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}, nil }}
+}
+
+func render(t *testing.T, events ...event.Event) string {
+	t.Helper()
+	var b bytes.Buffer
+	r := NewHTML(&b, header, about())
+	if err := r.Write(events); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestReduction holds that, however many events come and in whatever order, the
+// buckets have each failure, each peak and each end of the usage and the limit.
+func TestReduction(t *testing.T) {
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		c := newCollector(header)
+		var failures, misses, charges uint64
+		var all, max []point
+		at := uint64(0)
+		for range r.IntN(20_000) + 1 {
+			// Bursts and long silences, now and then out of order.
+			at += uint64(r.ExpFloat64() * float64(uint64(1)<<r.IntN(40)))
+			when := header.StartBootNanos + at - min(at, r.Uint64N(2000))
+			e := charge(0, 7, r.Uint64N(64), r.Int64N(1<<uint(1+r.IntN(20))), event.Outcome(1+r.IntN(3)))
+			e.BootNanos, e.MaxPages = when, uint64(2000+r.IntN(4))
+			c.Write([]event.Event{e})
+			charges++
+			all = append(all, point{when, e.UsagePages})
+			max = append(max, point{when, int64(e.MaxPages)})
+			switch e.Outcome {
+			case event.OK:
+				all = append(all, point{when, e.UsagePages + int64(e.RequestedPages)})
+			case event.Failed:
+				failures++
+			case event.BatchMiss:
+				misses++
+			}
+		}
+		s := c.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
+		if len(s.buckets) > maxBuckets || !slices.IsSortedFunc(s.buckets, func(a, b bucket) int { return int(a.index) - int(b.index) }) {
+			t.Fatalf("seed %d: %d buckets, or out of order", seed, len(s.buckets))
+		}
+		// Reduced further, as for narrow pages, the same must hold.
+		for _, s := range []*series{s, s.reduced(maxBuckets / 4), s.reduced(1)} {
+			var got bucket
+			for i := range s.buckets {
+				b := &s.buckets[i]
+				got.merge(b)
+				var want extent
+				for _, p := range all {
+					if p.nanos>>s.shift == b.index {
+						want.add(p)
+					}
+				}
+				if want.least.pages != b.usage.least.pages || want.greatest.pages != b.usage.greatest.pages {
+					t.Fatalf("seed %d: bucket of %+v, want %+v", seed, b.usage, want)
+				}
+			}
+			if got.charges != charges || got.misses != misses || got.failed.count != failures {
+				t.Errorf("seed %d: %d charges, %d misses, %d failures, want %d, %d, %d", seed, got.charges, got.misses, got.failed.count, charges, misses, failures)
+			}
+			pages := func(p point) int64 { return p.pages }
+			for _, x := range []struct {
+				got  extent
+				want []point
+			}{{got.usage, all}, {got.max, max}} {
+				byPages := func(a, b point) int { return int(pages(a) - pages(b)) }
+				byTime := func(a, b point) int { return int(int64(a.nanos) - int64(b.nanos)) }
+				if pages(x.got.least) != pages(slices.MinFunc(x.want, byPages)) || pages(x.got.greatest) != pages(slices.MaxFunc(x.want, byPages)) ||
+					x.got.first.nanos != slices.MinFunc(x.want, byTime).nanos || x.got.last.nanos != slices.MaxFunc(x.want, byTime).nanos {
+					t.Errorf("seed %d: %+v", seed, x.got)
+				}
+			}
+		}
+		var stacked uint64
+		for _, l := range c.stackPlot().layers {
+			for _, pages := range l.cells {
+				stacked += pages
+			}
+		}
+		if stacked != c.sum.Total.ChargedPages {
+			t.Errorf("seed %d: %d pages stacked of %d", seed, stacked, c.sum.Total.ChargedPages)
+		}
+	}
+}
+
+// TestManyCgroups holds that those where charges fail are drawn, though too many
+// others come before and after, and that nothing grows without bound.
+func TestManyCgroups(t *testing.T) {
+	c := newCollector(header)
+	for i := range uint64(5000) {
+		e := charge(i, uint32(i), 1, 5, event.OK)
+		e.Cgroup.ID, e.Limiting.CgroupID = 10+i, 10+i
+		if i == 100 {
+			e.Outcome, e.FailedAt = event.Failed, 110
+		}
+		c.Write([]event.Event{e})
+	}
+	if len(c.series) > maxSeries || len(c.stack.processes) > maxStacked {
+		t.Errorf("%d series, %d processes", len(c.series), len(c.stack.processes))
+	}
+	if plots, _ := c.plots(maxPlots); plots[0].key.Cgroup.ID != 110 {
+		t.Errorf("the first plot is that of %+v", plots[0].key)
+	}
+	s := c.stackPlot()
+	var sum uint64
+	for _, l := range s.layers {
+		sum += l.pages
+	}
+	if len(s.layers) != maxLayers+1 || sum != 4999 {
+		t.Errorf("%d layers of %d pages", len(s.layers), sum)
+	}
+}
+
+// TestSize holds that a report can be sent by mail, whatever the trace.
+func TestSize(t *testing.T) {
+	var b bytes.Buffer
+	w := NewHTML(&b, header, about())
+	r := rand.New(rand.NewPCG(1, 2))
+	w.Write([]event.Event{name(1, 0, "")})
+	for i := range uint64(10) {
+		w.Write([]event.Event{name(2+i, 1+i, strings.Repeat("<", 255))})
+	}
+	e := charge(1, 7, 64, 0, event.OK)
+	for i := range uint64(1000) {
+		w.Write([]event.Event{name(100+i, 11, strings.Repeat("&", 255))})
+	}
+	for i := range 200_000 {
+		e.BootNanos += 100_000
+		e.PID, e.Comm = r.Uint32N(5000), named(`"""""""""""""""`)
+		e.Cgroup.ID = 100 + r.Uint64N(1000)
+		if i%2 > 0 {
+			e.Cgroup.ID = 100 + r.Uint64N(10)
+		}
+		e.UsagePages, e.MaxPages = r.Int64N(1<<20), 1<<20+r.Uint64N(1<<20)
+		e.Limiting = event.Level{CgroupID: 11, UsagePages: r.Int64N(1 << 20), MaxPages: e.MaxPages}
+		e.High = event.Level{CgroupID: 10, UsagePages: r.Int64N(1 << 20), MaxPages: e.MaxPages}
+		e.Outcome, e.FailedAt = event.Failed, e.Cgroup.ID
+		w.Write([]event.Event{e})
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes", b.Len())
+	if b.Len() > 2<<20 {
+		t.Errorf("%d bytes", b.Len())
+	}
+}
+
+func TestStory(t *testing.T) {
+	kill := event.Event{Type: event.OOMKill, BootNanos: header.StartBootNanos + 9*ms, PID: 7, Comm: named("asks"), Cgroup: event.CgroupID{ID: 3}}
+	kill.Victim = event.Victim{PID: 8, Comm: named("big"), AnonPages: 2000, FilePages: 2, ShmemPages: 1, SwapPages: 5}
+	reclaim := charge(8, 7, 0, 0, event.NoOutcome)
+	reclaim.Type, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 1_500_000, 4
+	names := []event.Event{name(3, 1, "small"), name(1, 0, "")}
+	for _, tc := range []struct {
+		name   string
+		events []event.Event
+		want   []string
+	}{
+		{"empty", nil, []string{"<h1>No charges</h1>", "This trace holds no charges.", "0 charges in this report; of 10 seen"}},
+		{"kill", append(names, charge(1, 7, 64, 0, event.OK), charge(2, 8, 64, 2560, event.Failed), reclaim, kill), []string{
+			"<h1>/small ran out of memory</h1>",
+			"At 9 ms, 22:13:21.009 UTC, /small ran out of memory. asks (7) asked for more; the kernel killed big (8), which held 7.8 MiB: 7.8 MiB anonymous, 8 KiB of files and 4 KiB shared; and 20 KiB in swap.",
+			"The level that decided is /small, with a memory limit of 10 MiB. p (8) was the first to hit it, at 2 ms, and 1 charge failed there. Reclaim ran once for 1.5 ms and freed 16 KiB.",
+			"p (7) had charged most: 256 KiB, 100 % of the 256 KiB that 2 processes charged.",
+			"OOM kill</text>", `<td class="n" data-sort="9000000" title="2023-11-14 22:13:21.009000 UTC">9 ms</td><td>/small</td>`,
+			"1 event found no place in the buffer",
+		}},
+		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5 MiB of 10 MiB, 50 %."}},
+		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
+		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge came, of which none took memory"}},
+	} {
+		got := render(t, tc.events...)
+		for _, want := range tc.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: no %q in\n%s", tc.name, want, got[strings.Index(got, "<body>"):])
+			}
+		}
+	}
+}
+
+// TestHostile holds that a name is nothing but text, wherever it stands.
+func TestHostile(t *testing.T) {
+	const attack = `</script><script>`
+	e := charge(1, 7, 64, 2560, event.Failed)
+	e.Comm = named(`"'><script>x//`)
+	kill := e
+	kill.Type, kill.Victim = event.OOMKill, event.Victim{Comm: named(`<img src=x>`)}
+	a := about()
+	a.Host, a.CommandLine = attack, []string{attack, "\x1b[31m"}
+	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), e, charge(2, 8, 1, 1, event.OK), kill}
+	for form, r := range map[string]func(*bytes.Buffer) *Report{
+		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, header, a) },
+		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, header) },
+	} {
+		var b bytes.Buffer
+		sink := r(&b)
+		sink.Write(events)
+		if err := sink.Close(); err != nil {
+			t.Fatal(err)
+		}
+		got := b.String()
+		for _, bad := range []string{"<script>x", "<img", "<svg onload", attack, "\x1b"} {
+			if strings.Contains(got, bad) {
+				t.Errorf("%s: %q got through", form, bad)
+			}
+		}
+		if !strings.Contains(got, "&lt;svg onload=x&gt;") {
+			t.Errorf("%s: the name is not there", form)
+		}
+	}
+}
+
+// TestFarLimit holds that a limit that is far above all usage does not flatten it,
+// and that one that was near for a while is drawn.
+func TestFarLimit(t *testing.T) {
+	far := func(at uint64, max uint64) event.Event {
+		e := charge(at, 7, 64, 936, event.OK)
+		e.MaxPages, e.Limiting.MaxPages = max, max
+		return e
+	}
+	for _, tc := range []struct {
+		events []event.Event
+		drawn  bool
+		top    float64
+	}{
+		{[]event.Event{far(1, 2560)}, true, 2560},
+		{[]event.Event{far(1, 1<<30)}, false, 1000},
+		{[]event.Event{far(1, 2560), far(2, 1<<30)}, true, 4000},
+	} {
+		c := newCollector(header)
+		c.Write(tc.events)
+		if plots, _ := c.plots(1); plots[0].limitDrawn != tc.drawn || plots[0].top != tc.top*1.08 {
+			t.Errorf("drawn %t, up to %v, want %+v", plots[0].limitDrawn, plots[0].top, tc)
+		}
+	}
+}
+
+// TestCompare holds that what is the same in two runs is, though numbers are not.
+func TestCompare(t *testing.T) {
+	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
+		h := header
+		h.PageSize, h.StartBootNanos = pageSize, header.StartBootNanos*uint64(id)
+		s := Side{Name: file, Header: h, About: about(), Summary: summary.New()}
+		s.Summary.Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
+		for _, e := range events {
+			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-header.StartBootNanos+h.StartBootNanos
+			s.Summary.Write([]event.Event{e})
+		}
+		return s
+	}
+	before := side("a", 4096, 7, 3, charge(1, 0, 64, 0, event.OK), charge(2, 0, 64, 64, event.OK))
+	after := side("b\x1b", 65536, 8, 4, charge(1, 0, 8, 0, event.OK), charge(9, 0, 64, 2560, event.Failed))
+	var b strings.Builder
+	if err := Compare(before, after).Text(&b); err != nil {
+		t.Fatal(err)
+	}
+	const want = `before: a
+after:  b\x1b
+
+IN ALL  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+all     2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+CGROUP  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+/web    2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+COMM  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+p     2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+KIND    CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+memory  2        512 KiB  0 -> 1  0       0        never -> 9 ms
+
+OOM kills: 0, as before
+`
+	if b.String() != want {
+		t.Errorf("got\n%s", b.String())
+	}
+}
+
+// TestStrangeTimes holds that a report is made, whatever the clock says.
+func TestStrangeTimes(t *testing.T) {
+	const most = ^uint64(0)
+	for _, times := range [][]uint64{{0, most}, {0, 1 << 63}, {most, 0}, {1 << 62, 1<<62 + 1}, {most}, {0}, {header.StartBootNanos - 1, header.StartBootNanos}} {
+		var events []event.Event
+		for _, nanos := range times {
+			e := charge(0, 7, 64, 10, event.OK)
+			e.BootNanos = nanos
+			r := e
+			r.Type, r.DurationNanos = event.ReclaimEnd, most
+			kill := e
+			kill.Type = event.OOMKill
+			events = append(events, e, r, kill)
+		}
+		got := render(t, events...)
+		drawn, _, whole := strings.Cut(got[strings.Index(got, "<main>"):], "</main>")
+		if !whole || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "Inf ") {
+			t.Errorf("%d: %s", times, drawn)
+		}
+	}
+}
+
+// TestStrangeNumbers holds likewise for what is charged.
+func TestStrangeNumbers(t *testing.T) {
+	for _, usage := range []int64{-1 << 63, -1, 0, 1, 1<<63 - 1} {
+		for _, requested := range []uint64{0, 1, ^uint64(0)} {
+			for _, max := range []uint64{0, 1, 1<<46 - 1, ^uint64(0)} {
+				for _, kind := range []event.Kind{event.Memory, event.Dmem} {
+					e := charge(1, 7, requested, usage, event.OK)
+					e.Kind, e.MaxPages = kind, max
+					e.High = event.Level{CgroupID: 4, UsagePages: usage, MaxPages: max}
+					r := e
+					r.Type, r.DurationNanos, r.FreedPages = event.ReclaimEnd, 1, ^uint64(0)
+					got := render(t, e, e, r)
+					if drawn, _, whole := strings.Cut(got[strings.Index(got, "<main>"):], "</main>"); !whole || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "Inf ") {
+						t.Errorf("usage %d, requested %d, max %d: %s", usage, requested, max, drawn)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestNotWhole(t *testing.T) {
+	var b bytes.Buffer
+	a := about()
+	a.Counts = func() (Counts, error) { return Counts{}, nil }
+	r := NewHTML(&b, header, a)
+	r.Write([]event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: header.StartBootNanos + 2*ms, LostEvents: 5}})
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"was not brought to its end", "5 events found no place", `class="key lost"`} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q", want)
+		}
+	}
+}
+
+func TestPictures(t *testing.T) {
+	for _, events := range [][]event.Event{nil, {name(3, 1, "small"), name(1, 0, ""), charge(1, 7, 64, 0, event.OK)}} {
+		var b bytes.Buffer
+		r := NewPNG(&b, header)
+		r.Write(events)
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		img, err := png.Decode(&b)
+		if err != nil || img.Bounds().Dx() != 2*pictureWidth || img.Bounds().Dy() != 2*pictureHeight {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+func TestWords(t *testing.T) {
+	for got, want := range map[string]string{
+		size(0): "0", size(1023): "1023 B", size(4096): "4 KiB", size(10 << 20): "10 MiB", size(9.96 * (1 << 20)): "10.0 MiB", size(-4096): "−4 KiB",
+		count(0): "0", count(999): "999", count(1000): "1,000", count(1234567): "1,234,567",
+		lasting(1500): "1.5 µs", lasting(1_500_000): "1.5 ms", lasting(61e9): "1m1s",
+		since(9_999 * ms): "9999 ms", since(12_340 * ms): "12.34 s", since(3_723_000 * ms): "1:02:03",
+		list(nil): "", list([]string{"a"}): "a", list([]string{"a", "b", "c"}): "a, b and c",
+		fmt.Sprint(timeTicks(0, 1000*ms, 4)):  "[0 250000000 500000000 750000000 1000000000]",
+		fmt.Sprint(timeTicks(0, 250e9, 2.5)):  "[0 120000000000 240000000000]",
+		fmt.Sprint(sizeTicks(10 * (1 << 20))): "[0 2.097152e+06 4.194304e+06 6.291456e+06 8.388608e+06 1.048576e+07]",
+	} {
+		if got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}

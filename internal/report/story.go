@@ -1,0 +1,174 @@
+package report
+
+import (
+	"fmt"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/summary"
+)
+
+// ranOut names what ran out of memory when a process was killed.
+func (c *collector) ranOut(e *event.Event) string {
+	if e.Cgroup.ID == 0 {
+		return "the machine"
+	}
+	return c.path(e.Cgroup)
+}
+
+func capital(s string) string {
+	if s == "the machine" {
+		return "The machine"
+	}
+	return s
+}
+
+// headline says in a line what happened.
+func (c *collector) headline() string {
+	limits := c.limits()
+	switch {
+	case len(c.sum.OOMKills) > 0:
+		return capital(c.ranOut(&c.sum.OOMKills[0])) + " ran out of memory"
+	case c.sum.Total.Charges == 0:
+		return "No charges"
+	case len(limits) == 0:
+		return "No limit was hit"
+	case limits[0].Failures > 0:
+		return fmt.Sprintf("%s is at its %v limit: charges failed", c.path(limits[0].Cgroup), limits[0].Kind)
+	}
+	return fmt.Sprintf("%s reached its %v limit", c.path(limits[0].Cgroup), limits[0].Kind)
+}
+
+// story tells what happened, a paragraph each of what ran out, how it came to
+// that, and who charged.
+func (c *collector) story() []string {
+	if c.sum.Total.Charges == 0 {
+		s := []string{noCharges}
+		if len(c.sum.OOMKills) > 0 {
+			s = append([]string{c.tellKill()}, s...)
+		}
+		return s
+	}
+	var paragraphs []string
+	if len(c.sum.OOMKills) > 0 {
+		paragraphs = append(paragraphs, c.tellKill())
+	}
+	if l := c.decisive(); l != nil {
+		paragraphs = append(paragraphs, c.tellLimit(l))
+	} else {
+		paragraphs = append(paragraphs, c.tellRoom())
+	}
+	return append(paragraphs, c.tellCharged())
+}
+
+func (c *collector) tellKill() string {
+	e := &c.sum.OOMKills[0]
+	v := &e.Victim
+	held := func(pages uint64) string { return c.size(int64(pages), event.Memory) }
+	s := fmt.Sprintf("At %s, %s UTC, %s ran out of memory. %s asked for more; the kernel killed ", c.since(e.BootNanos),
+		c.clock(e.BootNanos).Format("15:04:05.000"), c.ranOut(e), who(e.Comm, e.PID))
+	if v.PID == e.PID {
+		s += "it"
+	} else {
+		s += who(v.Comm, v.PID)
+	}
+	s += fmt.Sprintf(", which held %s: %s anonymous, %s of files and %s shared", held(v.AnonPages+v.FilePages+v.ShmemPages),
+		held(v.AnonPages), held(v.FilePages), held(v.ShmemPages))
+	if v.SwapPages > 0 {
+		s += fmt.Sprintf("; and %s in swap", held(v.SwapPages))
+	}
+	s += "."
+	if n := uint64(len(c.sum.OOMKills) - 1); n > 0 {
+		s += fmt.Sprintf(" %s followed, the last at %s.", counted(n, "more kill"), c.since(c.sum.OOMKills[n].BootNanos))
+	}
+	return s
+}
+
+// decisive is the limit that the story is about: that of what ran out first,
+// else where most charges failed.
+func (c *collector) decisive() *summary.Limit {
+	if len(c.sum.OOMKills) > 0 {
+		if l := c.sum.Limits[summary.LimitKey{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}]; l != nil {
+			return l
+		}
+	}
+	if limits := c.limits(); len(limits) > 0 {
+		return limits[0]
+	}
+	return nil
+}
+
+func (c *collector) tellLimit(l *summary.Limit) string {
+	path := c.path(l.Cgroup)
+	s := "The level that decided is"
+	if kills := c.sum.OOMKills; len(kills) > 0 && kills[0].Cgroup != l.Cgroup {
+		s = "The limit that was hit most is at" // while another level ran out
+	}
+	s += fmt.Sprintf(" %s, with a %v limit of %s. ", path, l.Kind, c.size(int64(l.MaxPages), l.Kind))
+	s += fmt.Sprintf("%s was the first to hit it, at %s", who(l.ByComm, l.ByPID), c.since(l.FirstNanos))
+	if l.Hits > 1 {
+		s += fmt.Sprintf("; from then on it was hit %s", times(l.Hits-1)+" more")
+	}
+	if l.Failures > 0 {
+		s += fmt.Sprintf(", and %s failed there", counted(l.Failures, "charge"))
+	} else {
+		s += "; no charge failed there"
+	}
+	s += "."
+	if t := c.sum.Cgroups[l.Cgroup]; t != nil && t.Reclaims > 0 && l.Kind == event.Memory {
+		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), lasting(t.ReclaimNanos), c.freed(t))
+	}
+	if n := uint64(len(c.sum.Limits) - 1); n > 0 {
+		s += fmt.Sprintf(" %s hit too.", wasWere(n, "other limit"))
+	}
+	return s
+}
+
+func (c *collector) freed(t *summary.Totals) string {
+	if t.FreedPages == 0 {
+		return "nothing"
+	}
+	return c.size(int64(t.FreedPages), event.Memory)
+}
+
+func wasWere(n uint64, what string) string {
+	if n == 1 {
+		return "1 " + what + " was"
+	}
+	return count(n) + " " + what + "s were"
+}
+
+// tellRoom tells which counter came nearest to its limit, where none was hit.
+func (c *collector) tellRoom() string {
+	s := "No limit was hit, and no charge failed."
+	if c.sum.Total.BatchMisses > 0 {
+		s += fmt.Sprintf(" %s did not fit, and the kernel asked for less instead.", counted(c.sum.Total.BatchMisses, "batch charge"))
+	}
+	var nearest *usagePlot
+	plots, _ := c.plots(maxSeries)
+	share := func(u *usagePlot) float64 { return float64(u.peak) / float64(u.max) }
+	for _, u := range plots {
+		if u.max > 0 && (nearest == nil || share(u) > share(nearest)) {
+			nearest = u
+		}
+	}
+	if nearest == nil {
+		return s + " No counter that was charged has one."
+	}
+	return s + fmt.Sprintf(" The nearest to its limit was %s (%v): %s of %s, %.0f %%.", c.path(nearest.key.Cgroup), nearest.key.Kind,
+		c.size(nearest.peak, nearest.key.Kind), c.size(nearest.max, nearest.key.Kind), 100*share(nearest))
+}
+
+// tellCharged tells who charged most.
+func (c *collector) tellCharged() string {
+	t := &c.sum.Total
+	top := c.stack.sorted()
+	if len(top) == 0 {
+		return fmt.Sprintf("%s came, of which none took memory.", counted(t.Charges, "charge"))
+	}
+	p := top[0]
+	if len(c.sum.Processes) == 1 {
+		return fmt.Sprintf("%s alone charged, %s in %s.", who(p.comm, p.pid), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
+	}
+	return fmt.Sprintf("%s had charged most: %s, %.0f %% of the %s that %s charged.", who(p.comm, p.pid), c.size(int64(p.pages), event.Memory),
+		100*float64(p.pages)/float64(max(t.ChargedPages, 1)), c.size(int64(t.ChargedPages), event.Memory), count(uint64(len(c.sum.Processes)))+" processes")
+}

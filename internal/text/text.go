@@ -1,0 +1,89 @@
+// Package text has what the outputs for people write alike: amounts of memory,
+// and paths that are too long.
+package text
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"unicode/utf8"
+)
+
+// Units is how counts of pages are written.
+type Units string
+
+// The units of the -units flag.
+const (
+	Pages Units = "pages"
+	Bytes Units = "bytes"
+	// Human is bytes as 3.9M, rounded down: what is below a limit never looks
+	// as if it had reached it.
+	Human Units = "human"
+)
+
+// AllUnits are what -units may say.
+var AllUnits = []Units{Pages, Bytes, Human}
+
+// ParseUnits returns the Units of that name.
+func ParseUnits(name string) (Units, error) {
+	if u := Units(name); slices.Contains(AllUnits, u) {
+		return u, nil
+	}
+	return "", fmt.Errorf("want pages, bytes or human")
+}
+
+// AppendPages appends a number of pages of some bytes each. The zero value of
+// Units is Pages.
+func (u Units) AppendPages(b []byte, n int64, pageSize int) []byte {
+	switch u {
+	case Bytes:
+		return strconv.AppendInt(b, n*int64(pageSize), 10)
+	case Human:
+		return AppendHuman(b, n*int64(pageSize))
+	}
+	return strconv.AppendInt(b, n, 10)
+}
+
+// AppendHuman appends a number of bytes as 512, 64K or 9.9M, rounded down.
+func AppendHuman(b []byte, n int64) []byte {
+	if n < 0 {
+		b = append(b, '-')
+		n = -n
+	}
+	const suffixes = "KMGTPE"
+	if n < 1024 {
+		return strconv.AppendInt(b, n, 10)
+	}
+	unit := 0
+	for n >= 1<<20 {
+		n >>= 10
+		unit++
+	}
+	b = strconv.AppendInt(b, n>>10, 10)
+	if tenths := n & 1023 * 10 >> 10; unit > 0 || tenths > 0 {
+		b = append(b, '.', byte('0'+tenths))
+	}
+	return append(b, suffixes[unit])
+}
+
+// AppendShort appends s, shortened in the middle to width characters. The end
+// of a path says more than its beginning.
+func AppendShort(b []byte, s string, width int) []byte {
+	n := utf8.RuneCountInString(s)
+	if n <= width {
+		return append(b, s...)
+	}
+	head := (width - 1) / 3
+	tail := n - (width - 1 - head)
+	i := 0
+	for _, r := range s {
+		switch {
+		case i < head || i >= tail:
+			b = utf8.AppendRune(b, r)
+		case i == head:
+			b = append(b, "…"...)
+		}
+		i++
+	}
+	return b
+}

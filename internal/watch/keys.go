@@ -1,0 +1,124 @@
+package watch
+
+import (
+	"slices"
+	"unicode"
+	"unicode/utf8"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/text"
+)
+
+// keys is what the keys that were pressed have chosen.
+type keys struct {
+	units     text.Units
+	order     order
+	reverse   bool
+	filter    string
+	filtering bool // a filter is being typed
+	paused    bool
+	help      bool
+	selected  event.CgroupID
+	entered   bool // one cgroup alone is shown, with what is above it
+	quit      bool
+}
+
+const helpText = `
+  up, down, j, k  choose a cgroup; PgUp, PgDn by ten
+  enter           show it alone, with the levels above it; esc goes back
+  /               show the cgroups and containers whose name holds what is typed;
+                  enter keeps that, esc drops it
+  s, S            sort by the next column, by the one before; r turns it round
+  u               pages, bytes or human units
+  p, space        pause: the screen stays, the trace goes on, a recording stops
+  q, Ctrl-C       end the trace; interrupt the command, if there is one
+
+  LIMIT    the one with the least room: the cgroup's own or, with a ^, that of a
+           cgroup above it. The bar is full when it is reached: what the cgroup
+           holds, then in grey what others hold below the same limit
+  FILL/S   how fast that grows, over five seconds
+  TO LIM   when the limit is reached at that rate
+  FAIL     charges a second that failed, and
+  MISS     that did not fit as a batch, and then did with less
+  RECL     time spent in reclaim for the cgroup; 200% is two tasks all the time
+  OOM      processes killed because the cgroup ran out of memory
+`
+
+// press takes a key, named as tea.Key.String does. rows are those on the screen.
+func (k *keys) press(key string, rows []row) {
+	if k.filtering {
+		k.typeFilter(key)
+		return
+	}
+	if k.help && key != "q" && key != "ctrl+c" {
+		k.help = false
+		return
+	}
+	at := max(0, slices.IndexFunc(rows, func(r row) bool { return r.id == k.selected }))
+	move := func(to int) {
+		if len(rows) > 0 && !k.entered {
+			k.selected = rows[min(max(0, to), len(rows)-1)].id
+		}
+	}
+	switch key {
+	case "up", "k":
+		move(at - 1)
+	case "down", "j":
+		move(at + 1)
+	case "pgup":
+		move(at - 10)
+	case "pgdown":
+		move(at + 10)
+	case "home", "g":
+		move(0)
+	case "end", "G":
+		move(len(rows) - 1)
+	case "enter", "right", "l":
+		move(at)
+		k.entered = len(rows) > 0
+	case "esc", "left", "h", "backspace":
+		switch {
+		case k.entered:
+			k.entered = false
+		case key == "esc":
+			k.filter = ""
+		}
+	case "s":
+		k.order = (k.order + 1) % numOrders
+	case "S":
+		k.order = (k.order + numOrders - 1) % numOrders
+	case "r":
+		k.reverse = !k.reverse
+	case "/":
+		k.entered, k.filtering = false, true
+	case "p", "space":
+		k.paused = !k.paused
+	case "u":
+		i := slices.Index(text.AllUnits, k.units)
+		k.units = text.AllUnits[(i+1)%len(text.AllUnits)]
+	case "?", "f1":
+		k.help = true
+	case "q", "ctrl+c":
+		k.quit = true
+	}
+}
+
+func (k *keys) typeFilter(key string) {
+	switch key {
+	case "enter":
+		k.filtering = false
+	case "esc":
+		k.filtering, k.filter = false, ""
+	case "ctrl+c":
+		k.quit = true
+	case "backspace":
+		_, size := utf8.DecodeLastRuneInString(k.filter)
+		k.filter = k.filter[:len(k.filter)-size]
+	case "space":
+		k.filter += " "
+	default:
+		if r, size := utf8.DecodeRuneInString(key); size == len(key) && unicode.IsPrint(r) {
+			k.filter += key
+		}
+	}
+}

@@ -1,0 +1,308 @@
+package watch
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+)
+
+const (
+	// interval is the time from one tick to the next.
+	interval = time.Second
+	// fillWindow is what the rate is taken over at which a level fills: a rate
+	// that leaps about tells nobody when the limit comes.
+	fillWindow = 5
+	// historyTicks is how long the graph goes back.
+	historyTicks = 300
+	// maxLog is how many lines the log keeps.
+	maxLog = 500
+	// maxGroups is how many cgroups there are at most before those that are gone
+	// are forgotten.
+	maxGroups = 1000
+)
+
+// state adds up a trace for the screen. It knows no clock but what it is told.
+type state struct {
+	header stream.Header
+	// total has the names of the cgroups, and what is shown of the whole.
+	total  *summary.Summary
+	groups map[event.CgroupID]*group
+	// levels are the counters of memory, as they were last seen.
+	levels map[event.CgroupID]*level
+	log    []*entry
+	logged int // all there ever were
+	// hits are the limits that were hit, with the last entry of each.
+	hits map[summary.LimitKey]hit
+	// lastTick is when that was, in BootNanos.
+	lastTick uint64
+	ticked   bool
+}
+
+// group is a cgroup that something was seen of.
+type group struct {
+	// sum is of the events of this cgroup alone; it has no names.
+	sum *summary.Summary
+	// limiting is the level with the least room; the zero ID: none has a limit.
+	limiting event.CgroupID
+	kills    uint64
+	history  []sample // one for each tick, the last historyTicks
+	// chargedPages are those of the processes at the last tick, and rates how many
+	// a second came to them since the one before it.
+	chargedPages map[uint32]uint64
+	rates        map[uint32]float64
+	gone         bool
+}
+
+// level is a counter of memory.
+type level struct {
+	usagePages int64
+	maxPages   uint64
+	history    []point // the last fillWindow ticks and one
+}
+
+// point is the usage of a level at a tick.
+type point struct {
+	bootNanos  uint64
+	usagePages int64
+}
+
+// sample is what a cgroup had at a tick.
+type sample struct {
+	bootNanos uint64
+	// usagePages is its own; limitingPages of maxPages is where the least room was,
+	// at the level limiting.
+	limiting                  event.CgroupID
+	usagePages, limitingPages int64
+	maxPages                  uint64
+	totals                    summary.Totals
+	kills                     uint64
+}
+
+// entry is a line of the log: a limit that was hit, a kill, or a note.
+type entry struct {
+	// event is the charge that first hit the limit, or the kill.
+	event event.Event
+	note  string // from elsewhere; otherwise empty
+
+	limit    event.CgroupID
+	maxPages uint64
+	// hits and failures are how many charges hit the limit, and how many of
+	// these failed, until there was a pause.
+	hits, failures uint64
+}
+
+type hit struct {
+	*entry
+	lastNanos uint64
+}
+
+func newState(header stream.Header) *state {
+	return &state{
+		header:   header,
+		total:    summary.New(),
+		groups:   make(map[event.CgroupID]*group),
+		levels:   make(map[event.CgroupID]*level),
+		hits:     make(map[summary.LimitKey]hit),
+		lastTick: header.StartBootNanos,
+	}
+}
+
+// add takes the events of a batch.
+func (s *state) add(batch []event.Event) {
+	s.total.Write(batch)
+	for i := range batch {
+		switch e := &batch[i]; e.Type {
+		case event.Charge:
+			g := s.group(e.Cgroup)
+			g.sum.Write(batch[i : i+1])
+			if e.Kind == event.Memory {
+				s.addUsage(g, e)
+			}
+			if key, maxPages, hit := summary.HitLimit(e); hit {
+				s.addHit(e, key, maxPages)
+			}
+		case event.ReclaimEnd:
+			s.group(e.Cgroup).sum.Write(batch[i : i+1])
+		case event.OOMKill:
+			if e.Cgroup.ID != 0 {
+				s.group(e.Cgroup).kills++
+			}
+			s.append(&entry{event: *e})
+		}
+	}
+}
+
+func (s *state) group(id event.CgroupID) *group {
+	g := s.groups[id]
+	if g == nil {
+		if len(s.groups) >= maxGroups {
+			s.forget()
+		}
+		g = &group{sum: summary.New(), rates: make(map[uint32]float64)}
+		s.groups[id] = g
+	}
+	return g
+}
+
+// forget makes room for more cgroups: those go that are gone, and where none is,
+// those that nothing was seen of since the oldest tick.
+func (s *state) forget() {
+	n := len(s.groups)
+	for id, g := range s.groups {
+		if g.gone {
+			delete(s.groups, id)
+			delete(s.levels, id)
+		}
+	}
+	if len(s.groups) < n {
+		return
+	}
+	for id, g := range s.groups {
+		if len(g.history) == historyTicks && g.history[0].totals == g.sum.Total {
+			delete(s.groups, id)
+			delete(s.levels, id)
+		}
+	}
+}
+
+// addUsage learns from a charge what its levels hold after it.
+func (s *state) addUsage(g *group, e *event.Event) {
+	var charged int64
+	if e.Outcome == event.OK {
+		charged = int64(e.RequestedPages)
+	}
+	g.gone = false
+	s.setLevel(e.Cgroup, e.UsagePages+charged, e.MaxPages)
+	g.limiting = event.CgroupID{}
+	if e.Limiting.Limited() {
+		g.limiting = e.InCgroup(e.Limiting.CgroupID)
+		s.setLevel(g.limiting, e.Limiting.UsagePages+charged, e.Limiting.MaxPages)
+	}
+}
+
+func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
+	l := s.levels[id]
+	if l == nil {
+		l = new(level)
+		s.levels[id] = l
+	}
+	l.usagePages, l.maxPages = usagePages, maxPages
+}
+
+// addHit logs that a limit is hit, once for as long as that goes on.
+func (s *state) addHit(e *event.Event, key summary.LimitKey, maxPages uint64) {
+	h := s.hits[key]
+	if h.entry == nil || e.BootNanos > h.lastNanos+uint64(interval) {
+		h.entry = &entry{event: *e, limit: key.Cgroup}
+		s.append(h.entry)
+	}
+	h.lastNanos = e.BootNanos
+	h.hits++
+	if e.Outcome == event.Failed {
+		h.failures++
+	}
+	if maxPages != 0 {
+		h.maxPages = maxPages
+	}
+	s.hits[key] = h
+}
+
+func (s *state) append(x *entry) {
+	if len(s.log) == maxLog {
+		s.log = slices.Delete(s.log, 0, maxLog/10)
+	}
+	s.log = append(s.log, x)
+	s.logged++
+}
+
+// reading is what the files of a cgroup say of it.
+type reading struct {
+	usagePages int64
+	maxPages   uint64
+}
+
+// toRead are the cgroups whose files are to be read: those on the screen and what
+// is above them.
+func (s *state) toRead() map[event.CgroupID]string {
+	paths := make(map[event.CgroupID]string)
+	for id, g := range s.groups {
+		for ok := !g.gone; ok && paths[id] == ""; id, ok = s.total.Names.Parent(id) {
+			paths[id] = s.total.Names.Path(id)
+		}
+	}
+	return paths
+}
+
+// read takes what was read of toRead, at one time. A cgroup that is missing is
+// gone, or is a root, which has no limit.
+func (s *state) read(readings map[event.CgroupID]reading) {
+	for id, r := range readings {
+		s.setLevel(id, r.usagePages, r.maxPages)
+	}
+	for id, g := range s.groups {
+		_, ok := readings[id]
+		_, hasParent := s.total.Names.Parent(id)
+		g.gone = !ok && hasParent
+		if g.gone {
+			continue
+		}
+		g.limiting = event.CgroupID{}
+		room := int64(math.MaxInt64)
+		for ok := true; ok; id, ok = s.total.Names.Parent(id) {
+			r, known := readings[id]
+			l := event.Level{UsagePages: r.usagePages, MaxPages: r.maxPages}
+			if known && l.Limited() && l.RoomPages() < room {
+				g.limiting, room = id, l.RoomPages()
+			}
+		}
+	}
+}
+
+// tick takes a sample of everything. Soon after another it takes the place of that
+// one: rates over a moment say nothing.
+func (s *state) tick(bootNanos uint64) {
+	elapsed := bootNanos - s.lastTick
+	amend := s.ticked && elapsed < uint64(interval)/2
+	for _, l := range s.levels {
+		l.history = appendLast(l.history, point{bootNanos, l.usagePages}, fillWindow+1, amend)
+	}
+	for id, g := range s.groups {
+		x := sample{bootNanos: bootNanos, totals: g.sum.Total, kills: g.kills}
+		if l := s.levels[id]; l != nil {
+			x.usagePages = l.usagePages
+		}
+		if l := s.levels[g.limiting]; l != nil {
+			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages
+		}
+		g.history = appendLast(g.history, x, historyTicks, amend)
+		before := g.chargedPages
+		g.chargedPages = make(map[uint32]uint64, len(before))
+		for pid, p := range g.sum.Processes {
+			g.chargedPages[pid] = p.ChargedPages
+		}
+		if amend {
+			continue
+		}
+		clear(g.rates)
+		for pid, pages := range g.chargedPages {
+			g.rates[pid] = float64(pages-before[pid]) * float64(time.Second) / float64(elapsed)
+		}
+	}
+	s.lastTick, s.ticked = bootNanos, true
+}
+
+// appendLast appends x to a history of at most n, or puts it in the place of the
+// last.
+func appendLast[T any](history []T, x T, n int, amend bool) []T {
+	if amend && len(history) > 0 {
+		history = history[:len(history)-1]
+	}
+	if len(history) >= n {
+		history = slices.Delete(history, 0, len(history)-n+1)
+	}
+	return append(history, x)
+}

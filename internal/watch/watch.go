@@ -1,0 +1,408 @@
+// Package watch shows a trace while it goes on: on a terminal a screen of the
+// cgroups, how far each is from the limit that it will meet first and when that
+// will be, elsewhere a line each second. It is a Sink that knows neither where
+// events come from nor the files of cgroups: what these say is handed in.
+//
+// What is on the screen is a function of the events, the ticks of a clock and the
+// keys that were pressed, and of nothing else; package bubbletea brings it to the
+// terminal.
+package watch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/text"
+)
+
+// Options say what a [Watch] shows, and of what.
+type Options struct {
+	// Keys is the terminal that keys come from where there is a screen; nil: there
+	// are lines.
+	Keys io.Reader
+	// ASCII is for terminals that show no other characters.
+	ASCII bool
+	// Units is how amounts are written; a key changes it.
+	Units text.Units
+	// Now returns the time on the clock of [event.Event.BootNanos]; nil is for a
+	// recording, whose events tell the time. On a screen it is played as fast as
+	// it was made, but for times in which nothing happens.
+	Now func() uint64
+	// Usage returns what a cgroup holds now, and its limit, in pages; ok is false
+	// where there is no such cgroup, or no limit on it can be. nil is for a
+	// recording.
+	Usage func(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool)
+	// Interrupt is called when a key asks for the end of the trace, and when the
+	// screen fails.
+	Interrupt func()
+	// Talk is where goes what is written to [Watch.Talk].
+	Talk io.Writer
+}
+
+// Watch is a [stream.Sink].
+type Watch struct {
+	o       Options
+	out     io.Writer
+	program *tea.Program  // nil: lines
+	left    chan struct{} // closed when the screen is left
+	leftErr error
+	pressed chan struct{} // a key was
+	closing chan struct{}
+	ticking sync.WaitGroup
+
+	mu     sync.Mutex
+	state  *state
+	keys   keys
+	screen screen
+	talk   []byte
+	// position is up to where a recording was played.
+	position uint64
+	headed   bool // there is a line above the lines
+	closed   bool
+	err      error // of a line
+}
+
+// New returns a Watch that shows on out the events of a source with that header.
+func New(out io.Writer, header stream.Header, o Options) *Watch {
+	w := &Watch{
+		o: o, out: out, state: newState(header), position: header.StartBootNanos,
+		keys:   keys{units: o.Units},
+		screen: screen{width: 80, height: 24, ascii: o.ASCII},
+		left:   make(chan struct{}), pressed: make(chan struct{}, 1), closing: make(chan struct{}),
+	}
+	if o.Keys != nil {
+		// It changes once a second.
+		w.program = tea.NewProgram(model{w}, tea.WithInput(o.Keys), tea.WithOutput(out), tea.WithFPS(10), tea.WithoutSignalHandler())
+		go func() {
+			_, w.leftErr = w.program.Run()
+			close(w.left)
+			if w.leftErr != nil {
+				o.Interrupt()
+			}
+		}()
+	} else {
+		close(w.left)
+	}
+	if o.Now != nil {
+		w.ticking.Go(w.tickLive)
+	}
+	return w
+}
+
+// tickLive ticks once a second, with what the files of the cgroups say.
+func (w *Watch) tickLive() {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			w.readUsage()
+			w.mu.Lock()
+			w.tick(w.o.Now())
+			w.mu.Unlock()
+		case <-w.closing:
+			return
+		}
+	}
+}
+
+func (w *Watch) readUsage() {
+	if w.o.Usage == nil {
+		return
+	}
+	w.mu.Lock()
+	paths := w.state.toRead()
+	w.mu.Unlock()
+	readings := make(map[event.CgroupID]reading)
+	for id, path := range paths {
+		if usage, limit, ok := w.o.Usage(id, path); ok {
+			readings[id] = reading{usage, limit}
+		}
+	}
+	w.mu.Lock()
+	w.state.read(readings)
+	w.mu.Unlock()
+}
+
+// tick takes a sample and shows it. w.mu is locked.
+func (w *Watch) tick(bootNanos uint64) {
+	if w.keys.paused {
+		return
+	}
+	w.state.tick(bootNanos)
+	if w.program == nil {
+		w.printLine()
+		return
+	}
+	go w.program.Send(ticked{})
+}
+
+// Write takes the events of a batch. Of a recording it first lets the time go by
+// until they happened.
+func (w *Watch) Write(batch []event.Event) error {
+	if w.o.Now != nil {
+		return w.add(batch)
+	}
+	for i := range batch {
+		if batch[i].Type != event.CgroupName {
+			w.playUntil(batch[i].BootNanos)
+		}
+		if err := w.add(batch[i : i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Watch) add(batch []event.Event) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.state.logged
+	w.state.add(batch)
+	if w.program == nil {
+		log := w.state.log
+		for _, x := range log[max(0, len(log)-(w.state.logged-before)):] {
+			w.print("--- " + ansi.Strip(w.painter().entry(x)))
+		}
+	}
+	return w.err
+}
+
+func (w *Watch) painter() *painter { return &painter{state: w.state, keys: &w.keys, screen: w.screen} }
+
+// playUntil ticks up to a time, and on a screen waits for it to come. It returns
+// at once when the screen is left.
+func (w *Watch) playUntil(bootNanos uint64) {
+	last, paused := time.Now(), false
+	for {
+		w.mu.Lock()
+		now := time.Now()
+		if !paused {
+			w.position += uint64(now.Sub(last))
+		}
+		last, paused = now, w.keys.paused
+		if w.program == nil || w.hasLeft() {
+			w.position = max(w.position, bootNanos)
+		}
+		// Time in which nothing happens is skipped.
+		if idle := uint64(maxIdle); bootNanos > w.position+idle {
+			w.position = bootNanos - idle
+		}
+		// The graph goes back no further.
+		if span := uint64(historyTicks * interval); w.position > w.state.lastTick+span {
+			w.state.lastTick = w.position - span
+		}
+		for next := w.state.lastTick + uint64(interval); next <= w.position; next += uint64(interval) {
+			w.tick(next)
+		}
+		position := w.position
+		wait := time.Duration(min(bootNanos, w.state.lastTick+uint64(interval)) - position)
+		w.mu.Unlock()
+		switch {
+		case position >= bootNanos:
+			return
+		case paused:
+			wait = time.Hour
+		}
+		select {
+		case <-time.After(wait):
+		case <-w.pressed:
+		case <-w.left:
+		}
+	}
+}
+
+// hasLeft reports whether the screen is left.
+func (w *Watch) hasLeft() bool {
+	select {
+	case <-w.left:
+		return true
+	default:
+		return false
+	}
+}
+
+// maxIdle is how long a screen waits for the next event of a recording.
+const maxIdle = 3 * time.Second
+
+// Leave gives the terminal back, as it was. It may be called at any time, from
+// any goroutine, and repeatedly.
+func (w *Watch) Leave() {
+	if w.program != nil {
+		w.program.Quit()
+	}
+	<-w.left
+}
+
+// LeaveOnPanic is to be deferred: it gives the terminal back before a panic goes
+// on.
+func (w *Watch) LeaveOnPanic() {
+	if r := recover(); r != nil {
+		w.Leave()
+		panic(r)
+	}
+}
+
+// Close takes a last sample. A recording stays on the screen until a key ends it;
+// what was on the screen at the end is printed below what was there before.
+func (w *Watch) Close() error {
+	close(w.closing)
+	w.ticking.Wait()
+	w.mu.Lock()
+	w.keys.paused = false
+	now := w.position
+	if w.o.Now != nil {
+		now = w.o.Now()
+	}
+	if now > w.state.lastTick {
+		w.tick(now)
+	}
+	w.mu.Unlock()
+	if w.o.Now != nil {
+		w.Leave()
+	}
+	<-w.left
+
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.program != nil {
+		w.keys.help, w.keys.filtering = false, false
+		lines := strings.Split(ansi.Strip(w.state.view(&w.keys, w.screen)), "\n")
+		for _, line := range lines[:len(lines)-1] {
+			w.print(strings.TrimRight(line, " "))
+		}
+	}
+	if w.o.Talk != nil {
+		_, err := w.o.Talk.Write(w.talk)
+		w.err = errors.Join(w.err, err)
+	}
+	w.closed = true
+	return errors.Join(w.leftErr, w.err)
+}
+
+// Talk returns a Writer for what is said beside the trace: it would spoil the
+// screen, and becomes lines of its log, and is written once that is left.
+func (w *Watch) Talk() io.Writer { return (*talker)(w) }
+
+type talker Watch
+
+// maxTalk is how much of it is kept.
+const maxTalk = 1 << 20
+
+func (t *talker) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.program == nil || t.closed {
+		return t.o.Talk.Write(p)
+	}
+	if len(t.talk) > maxTalk {
+		t.talk = append([]byte("[cut]\n"), t.talk[maxTalk/2:]...)
+	}
+	t.talk = append(t.talk, p...)
+	now := t.position
+	if t.o.Now != nil {
+		now = t.o.Now()
+	}
+	for line := range bytes.Lines(p) {
+		t.state.append(&entry{event: event.Event{BootNanos: now}, note: printable(bytes.TrimRight(line, "\r\n"))})
+	}
+	return len(p), nil
+}
+
+// print prints a line; without a reader there is no point in going on. w.mu is
+// locked.
+func (w *Watch) print(line string) {
+	if w.err != nil {
+		return
+	}
+	if _, err := io.WriteString(w.out, line+"\n"); err != nil {
+		w.err = err
+		go w.o.Interrupt()
+	}
+}
+
+// printLine prints how it stands with the cgroup that is closest to its limit.
+func (w *Watch) printLine() {
+	const format = "%-8s %9s %8s %8s %8s %8s %8s %8s %7s  %s"
+	p := w.painter()
+	if !w.headed {
+		w.headed = true
+		w.print(fmt.Sprintf(format, "TIME", "CHARGES", "FAILED", "USAGE", "USED", "LIMIT", "ROOM", "FILL/S", "TO LIM", "CGROUP"))
+	}
+	t := w.state.total.Total
+	cells := []any{fmt.Sprintf("%d s", (w.state.lastTick-w.state.header.StartBootNanos+5e8)/1e9),
+		fmt.Sprint(t.Charges), fmt.Sprint(t.Failures)}
+	rows := w.state.rows(&w.keys)
+	if len(rows) == 0 {
+		w.print(strings.TrimRight(fmt.Sprintf(format, append(cells, "-", "-", "-", "-", "-", "-", "-")...), " "))
+		return
+	}
+	r := &rows[0]
+	cgroup := r.path
+	limit := []any{"-", "max", "-"}
+	if r.limitedBy != "" {
+		limit = []any{p.amount(r.limitingPages), p.amount(int64(r.maxPages)), p.amount(r.roomPages())}
+		if !r.ownLimit {
+			cgroup += ", limited by " + r.limitedBy
+		}
+	}
+	if n := len(rows) - 1; n > 0 {
+		cgroup += fmt.Sprintf(", of %d cgroups", n+1)
+	}
+	cells = slices.Concat(cells, []any{p.amount(r.usagePages)}, limit, []any{p.rate(r.fillRate), r.timeToLimit(), cgroup})
+	w.print(fmt.Sprintf(format, cells...))
+}
+
+// ticked says that there is something new to show.
+type ticked struct{}
+
+// model is what bubbletea asks for the screen.
+type model struct{ *Watch }
+
+func (m model) Init() tea.Cmd { return nil }
+
+func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		m.screen.width, m.screen.height = msg.Width, msg.Height
+	case tea.KeyPressMsg:
+		switch key := msg.String(); key {
+		case "ctrl+z":
+			return m, tea.Suspend
+		case "ctrl+l":
+			return m, tea.ClearScreen
+		default:
+			m.keys.press(key, m.state.rows(&m.keys))
+		}
+		select {
+		case m.pressed <- struct{}{}:
+		default:
+		}
+		if m.keys.quit {
+			m.keys.quit = false
+			return m, func() tea.Msg { m.o.Interrupt(); return nil }
+		}
+	}
+	return m, nil
+}
+
+func (m model) View() tea.View {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := tea.NewView(m.state.view(&m.keys, m.screen))
+	v.AltScreen = true
+	return v
+}

@@ -1,0 +1,425 @@
+package watch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/text"
+)
+
+const second = uint64(time.Second)
+
+var header = stream.Header{PageSize: 4096, StartBootNanos: 100 * second}
+
+func named(id, parent uint64, name string) event.Event {
+	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
+}
+
+const (
+	root, pod, web, db, free = 1, 2, 3, 4, 5
+
+	unlimited = math.MaxUint64
+)
+
+var names = []event.Event{named(root, 0, ""), named(pod, root, "pod"), named(web, pod, "web"), named(db, pod, "db"), named(free, root, "free")}
+
+// charge is one of 64 pages to a cgroup in pod, which holds podUsage and may hold
+// 2560 pages.
+func charge(at uint64, cgroup uint64, pid uint32, usage, podUsage int64) event.Event {
+	e := event.Event{
+		Type: event.Charge, BootNanos: header.StartBootNanos + at, PID: pid, TID: pid, Kind: event.Memory, Outcome: event.OK,
+		Cgroup: event.CgroupID{ID: cgroup}, RequestedPages: 64, UsagePages: usage, MaxPages: unlimited,
+		Limiting: event.Level{CgroupID: pod, UsagePages: podUsage, MaxPages: 2560},
+	}
+	copy(e.Comm[:], fmt.Sprintf("p%d", pid))
+	if podUsage+64 > 2560 {
+		e.Outcome, e.FailedAt = event.Failed, pod
+	}
+	return e
+}
+
+// unlimitedCharge is one to a cgroup without a limit.
+func unlimitedCharge(at uint64, usage int64) event.Event {
+	e := charge(at, free, 12, usage, 0)
+	e.Limiting = event.Level{MaxPages: unlimited}
+	return e
+}
+
+// fill has web and db charge pod, a charge each in turn, 4 a second, and ticks.
+func fill(s *state, seconds int) {
+	s.add(names)
+	var usage [2]int64
+	for i := range 4 * seconds {
+		at := uint64(i) * second / 4
+		if i > 0 && i%4 == 0 {
+			s.tick(header.StartBootNanos + at)
+		}
+		s.add([]event.Event{charge(at, web+uint64(i%2), uint32(10+i%2), usage[i%2], usage[0]+usage[1])})
+		if usage[0]+usage[1]+64 <= 2560 {
+			usage[i%2] += 64
+		}
+	}
+	s.tick(header.StartBootNanos + uint64(seconds)*second)
+}
+
+// plain is a screen of 80 columns and 24 lines as text.
+func plain(s *state, k *keys) string {
+	var lines []string
+	for line := range strings.SplitSeq(ansi.Strip(s.view(k, screen{width: 80, height: 24})), "\n") {
+		lines = append(lines, strings.TrimRight(line, " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestScreen(t *testing.T) {
+	s := newState(header)
+	fill(s, 7)
+	free := unlimitedCharge(6*second, 1)
+	reclaim := event.Event{Type: event.ReclaimEnd, BootNanos: free.BootNanos, PID: 10, Cgroup: event.CgroupID{ID: web}, DurationNanos: second / 4}
+	s.add([]event.Event{free, reclaim})
+	s.tick(header.StartBootNanos + 8*second)
+	want := `chargetrace  8.000 s  3 cgroups  29 charges  0 failed  0 OOM kills
+  CGROUP                         LIMIT    ROOM  FILL/S TO LIM FAIL MISS RECL OOM
+> /pod/db           ███▒▒▒▒░░░   ^2560     768    +204   3.8s    0    0   0%   0
+  /pod/web          ███▒▒▒▒░░░   ^2560     768    +204   3.8s    0    0  25%   0
+  /free                            max       -       -      -    0    0   0%   0
+── /pod/db ─────────────────────────────────────────────────────────────────────
+1792 of 2560 in use, room for 768, full in 3.8s; limit of /pod
+     2560
+
+
+                ██
+               ███
+              ████
+             █████
+            ██████
+           ███████
+        0 ████████
+    -7.0s
+     PID  COMM              CHARGED/S     IN ALL   FAILED
+      11  p11                       0        896        0
+── limits hit and kills ────────────────────────────────────────────────────────
+
+
+q quit  ? help  enter open  / filter  s sort: fullness  p pause  u units  r reve`
+	got := plain(s, &keys{})
+	if got != want {
+		t.Errorf("the screen is\n%s", got)
+	}
+}
+
+// TestTimeToLimit has a process charge at a steady rate.
+func TestTimeToLimit(t *testing.T) {
+	s := newState(header)
+	s.add(names)
+	const total = 20 // seconds to the limit
+	for i := range total {
+		for j := range 2 {
+			at := uint64(i)*second + uint64(j)*second/2
+			usage := int64(2560 * (2*i + j) / (2 * total))
+			e := charge(at, web, 10, usage, usage)
+			e.RequestedPages = 64
+			s.add([]event.Event{e})
+		}
+		s.tick(header.StartBootNanos + uint64(i+1)*second)
+		left := float64(total - i - 1)
+		r := s.row(event.CgroupID{ID: web})
+		if i+1 >= total/2 && left > 0 && math.Abs(r.toLimit.Seconds()-left) > 0.2*left {
+			t.Errorf("after %d s the limit is %v away, not %v s", i+1, r.toLimit, left)
+		}
+	}
+	if r := s.row(event.CgroupID{ID: web}); r.toLimit != 0 {
+		t.Errorf("at the limit it is %v away", r.toLimit)
+	}
+}
+
+// TestReadings has the files of the cgroups say what no charge does.
+func TestReadings(t *testing.T) {
+	s := newState(header)
+	fill(s, 5)
+	read := func(webUsage, podUsage int64, webMax uint64) row {
+		s.read(map[event.CgroupID]reading{
+			{ID: web}: {webUsage, webMax}, {ID: pod}: {podUsage, 2560}, {ID: db}: {640, unlimited},
+		})
+		s.tick(s.lastTick + second)
+		return s.row(event.CgroupID{ID: web})
+	}
+	if r := read(100, 200, unlimited); r.usagePages != 100 || r.limitedBy != "/pod" || r.roomPages() != 2360 || r.fillRate >= 0 || r.toLimit >= 0 {
+		t.Errorf("it gave back memory: %+v", r)
+	}
+	if r := read(100, 740, 128); r.limitedBy != "/pod/web" || !r.ownLimit || r.roomPages() != 28 {
+		t.Errorf("it has a limit of its own: %+v", r)
+	}
+	s.read(map[event.CgroupID]reading{{ID: pod}: {640, 2560}, {ID: db}: {640, unlimited}})
+	s.tick(s.lastTick + second)
+	rows := s.rows(&keys{})
+	if len(rows) != 2 || rows[0].path != "/pod/db" || rows[1].path != "/pod/web" || !rows[1].gone() {
+		t.Errorf("it was removed: %+v", rows)
+	}
+	if _, ok := s.toRead()[event.CgroupID{ID: web}]; ok {
+		t.Error("what was removed is to be read")
+	}
+	if want := 3; len(s.toRead()) != want { // db, pod, and the root
+		t.Errorf("to read: %v", s.toRead())
+	}
+}
+
+func TestLog(t *testing.T) {
+	s := newState(header)
+	fill(s, 12) // 10 s to the limit
+	kill := event.Event{Type: event.OOMKill, BootNanos: header.StartBootNanos + 12*second, PID: 11, Cgroup: event.CgroupID{ID: pod}}
+	copy(kill.Comm[:], "p11")
+	kill.Victim = event.Victim{PID: 10, AnonPages: 1280}
+	copy(kill.Victim.Comm[:], "p10")
+	swap := charge(12*second+second/2, web, 10, 99, 2560)
+	swap.Kind = event.Swap
+	s.add([]event.Event{kill, swap, charge(15*second, web, 10, 1280, 2560)})
+	p := painter{state: s, keys: &keys{units: text.Human}}
+	var got []string
+	for _, x := range s.log {
+		got = append(got, ansi.Strip(p.entry(x)))
+	}
+	want := []string{
+		"10.000 s  /pod: memory limit of 10.0M reached by p10 (10), 8 charges failed",
+		"12.000 s  OOM: /pod ran out; p11 (11) asked; killed p10 (10), which held 5.0M",
+		"12.500 s  /pod: swap limit of 10.0M reached by p10 (10), 1 charge failed",
+		"15.000 s  /pod: memory limit of 10.0M reached by p10 (10), 1 charge failed",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("the log is\n%s", strings.Join(got, "\n"))
+	}
+	for range 3 * maxLog {
+		s.append(&entry{note: "x"})
+	}
+	if len(s.log) > maxLog {
+		t.Errorf("the log has %d lines", len(s.log))
+	}
+}
+
+func paths(rows []row) string {
+	var list []string
+	for _, r := range rows {
+		list = append(list, r.path)
+	}
+	return strings.Join(list, " ")
+}
+
+func TestKeys(t *testing.T) {
+	s := newState(header)
+	fill(s, 5)
+	s.add([]event.Event{unlimitedCharge(5*second, 5000)})
+	s.tick(s.lastTick + second)
+	k := keys{}
+	press := func(list ...string) {
+		for _, key := range list {
+			k.press(key, s.rows(&k))
+		}
+	}
+	for _, tc := range []struct {
+		keys []string
+		want string // the cgroups listed
+	}{
+		{nil, "/pod/db /pod/web /free"},                // alike but for their names
+		{[]string{"s", "s"}, "/free /pod/db /pod/web"}, // usage
+		{[]string{"r"}, "/pod/web /pod/db /free"},
+		{[]string{"r", "S", "S"}, "/pod/db /pod/web /free"},
+		{[]string{"/", "W", "e", "x", "backspace"}, "/pod/web"},
+		{[]string{"b", "enter"}, "/pod/web"},
+		{[]string{"enter"}, "/pod/web /pod /"}, // with what is above it
+		{[]string{"down", "esc"}, "/pod/web"},
+		{[]string{"esc"}, "/pod/db /pod/web /free"},
+		{[]string{"end", "enter"}, "/free /"},
+		{[]string{"left", "up", "up", "up", "enter"}, "/pod/db /pod /"},
+		{[]string{"left", "/", "q", "esc"}, "/pod/db /pod/web /free"},
+		{[]string{"?", "enter"}, "/pod/db /pod/web /free"}, // any key leaves the help
+	} {
+		press(tc.keys...)
+		if got := paths(s.rows(&k)); got != tc.want {
+			t.Errorf("after %q: %s, want %s", tc.keys, got, tc.want)
+		}
+	}
+	press("u", "p")
+	if k.units != text.Pages || !k.paused || k.quit {
+		t.Errorf("%+v", k)
+	}
+	press("q")
+	if !k.quit {
+		t.Error("q does not quit")
+	}
+}
+
+// TestAnySize holds that a screen is as large as the terminal, whatever its size,
+// and that no name can get at that.
+func TestAnySize(t *testing.T) {
+	s := newState(header)
+	fill(s, 12)
+	s.add([]event.Event{named(db, pod, "\x1b[2J\x9b31m日本語\u202e"), named(web, pod, strings.Repeat("w", 200))})
+	hostile := charge(12*second, db, 13, 1, 2560)
+	copy(hostile.Comm[:], "\x1b]0;x\x07\r\n")
+	s.add([]event.Event{hostile})
+	s.append(&entry{note: printable([]byte("a\x1bb"))})
+	s.tick(s.lastTick + second)
+	for _, k := range []keys{{}, {units: text.Bytes}, {entered: true, selected: event.CgroupID{ID: db}}, {help: true}, {filter: "\x1b", filtering: true}, {filter: "nothing"}} {
+		for _, ascii := range []bool{false, true} {
+			for width := 1; width < 220; width += 3 {
+				for _, height := range []int{1, 2, 5, 10, 24, 60} {
+					view := s.view(&k, screen{width, height, ascii})
+					lines := strings.Split(view, "\n")
+					if len(lines) != height {
+						t.Fatalf("%d lines on %dx%d", len(lines), width, height)
+					}
+					for _, line := range lines {
+						if ansi.StringWidth(line) > width {
+							t.Fatalf("%d columns on %dx%d: %q", ansi.StringWidth(line), width, height, line)
+						}
+						line := ansi.Strip(line)
+						if i := strings.IndexFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\u202e' || r == '\u009b' }); i >= 0 {
+							t.Fatalf("%q", line)
+						}
+						if ascii && strings.ContainsAny(line, "─█▒░▁") {
+							t.Fatalf("not ASCII: %q", line)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestLines is for what is no terminal.
+func TestLines(t *testing.T) {
+	var out bytes.Buffer
+	w := New(&out, header, Options{Units: text.Human})
+	if err := w.Write(names); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 6 {
+		usage := int64(i) * 500
+		if err := w.Write([]event.Event{charge(uint64(i)*second+1, web, 10, usage, usage)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	want := `TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  CGROUP
+1 s              1        0     256K     256K    10.0M     9.7M        -       -  /pod/web, limited by /pod
+2 s              2        0     2.2M     2.2M    10.0M     7.7M    +1.9M    4.0s  /pod/web, limited by /pod
+3 s              3        0     4.1M     4.1M    10.0M     5.8M    +1.9M    3.0s  /pod/web, limited by /pod
+4 s              4        0     6.1M     6.1M    10.0M     3.8M    +1.9M    2.0s  /pod/web, limited by /pod
+5 s              5        0     8.0M     8.0M    10.0M     1.9M    +1.9M    1.0s  /pod/web, limited by /pod
+--- 5.000 s  /pod: memory limit of 10.0M reached by p10 (10), 1 charge failed
+5 s              6        1     9.7M     9.7M    10.0M     240K    +2.3M    0.1s  /pod/web, limited by /pod
+`
+	if out.String() != want {
+		t.Errorf("%s", &out)
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, unix.EPIPE }
+
+// TestReaderGone holds that the trace ends when nobody reads the lines, also if
+// nothing is charged.
+func TestReaderGone(t *testing.T) {
+	interrupted := make(chan struct{})
+	now := header.StartBootNanos
+	w := New(failingWriter{}, header, Options{Interrupt: func() { close(interrupted) }, Now: func() uint64 { now += second; return now }})
+	<-interrupted
+	if err := w.Close(); !errors.Is(err, unix.EPIPE) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestPanic holds that a terminal is as it was when a panic goes on.
+func TestPanic(t *testing.T) {
+	host, guest, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	defer guest.Close()
+	if err := pty.Setsize(host, &pty.Winsize{Rows: 24, Cols: 80}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := New(guest, header, Options{Keys: guest})
+	var shown bytes.Buffer
+	readUntil(t, host, &shown, "nothing is charged yet")
+	during, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
+	if err != nil || during.Lflag&unix.ICANON != 0 {
+		t.Errorf("the terminal is not raw: %v", err)
+	}
+	func() {
+		defer func() {
+			if r := recover(); r != "oops" {
+				t.Errorf("it panics with %v", r)
+			}
+		}()
+		defer w.LeaveOnPanic()
+		panic("oops")
+	}()
+	after, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
+	if err != nil || *after != *before {
+		t.Errorf("%v, the terminal was %+v and is %+v", err, before, after)
+	}
+	readUntil(t, host, &shown, ansi.ResetModeAltScreenSaveCursor)
+}
+
+// readUntil reads what is written to a terminal until something is.
+func readUntil(t *testing.T, host *os.File, shown *bytes.Buffer, what string) {
+	t.Helper()
+	if err := host.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	for !strings.Contains(shown.String(), what) {
+		var buf [4096]byte
+		n, err := host.Read(buf[:])
+		shown.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("no %q: %v: %q", what, err, shown)
+		}
+	}
+}
+
+// benchmarkState has 100 cgroups, of 10 processes each.
+func benchmarkState() *state {
+	s := newState(header)
+	s.add(names)
+	for i := range 100 {
+		id := uint64(100 + i)
+		s.add([]event.Event{named(id, pod, fmt.Sprintf("service-with-a-long-name-%d.service", i))})
+		for j := range 10 {
+			s.add([]event.Event{charge(uint64(j), id, uint32(10*i+j), int64(i), int64(i))})
+		}
+	}
+	return s
+}
+
+// BenchmarkRefresh is a second of the screen without the reading of files. It may
+// take 20 ms of one CPU.
+func BenchmarkRefresh(b *testing.B) {
+	s := benchmarkState()
+	for b.Loop() {
+		s.toRead()
+		s.tick(s.lastTick + second)
+		io.WriteString(io.Discard, s.view(&keys{}, screen{width: 200, height: 50}))
+	}
+}
