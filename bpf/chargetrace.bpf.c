@@ -212,6 +212,9 @@ struct counters {
 	__u32 tgid;
 	bool tgid_aimed;
 	bool comm_aimed;
+	/* The last counter that was found not to be aimed at, and its css. */
+	__u64 unaimed;
+	__u64 unaimed_serial_nr;
 	struct known known[KNOWN_PLACES];
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
@@ -312,23 +315,28 @@ static volatile __u64 moved;
 
 /*
  * How many pages the call from a place failed to charge, where not all charges
- * are sent. It is of use until the next from there, which comes at once, so what
- * is found by a hash of the stack pointer can be overwritten by another: a hash
- * map would cost each charge more than all else that is done about it.
+ * are sent.
  */
-struct failure {
-	__u64 stack; /* 0 for none */
-	__u64 pages;
-};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64); /* stack pointer */
+	__type(value, __u64);
+} failures SEC(".maps");
 
-#define FAILURES_BITS 10
+/*
+ * How many of those are kept for places with the same hash. For most there are
+ * none, which a look here tells at a tenth of the price. What is pushed out of
+ * failures stays counted, and costs a look there.
+ */
+#define FAILURES_BITS 12
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1 << FAILURES_BITS);
 	__type(key, __u32);
-	__type(value, struct failure);
-} failures SEC(".maps");
+	__type(value, __u64);
+} failure_counts SEC(".maps");
 
 struct cgroup_key {
 	__u64 cgroup;
@@ -587,13 +595,27 @@ static __always_inline void current_comm(__u64 comm[2])
 	comm[1] = name[1];
 }
 
+static __always_inline bool is_comm_aimed(struct counters *n)
+{
+	__u64 comm[2] = {};
+
+	current_comm(comm);
+	/* Where it is empty, none may have been looked at. */
+	if (comm[0] != n->comm[0] || comm[1] != n->comm[1] || !comm[0]) {
+		n->comm_aimed = comm_matches((char *)comm);
+		n->comm[0] = comm[0];
+		n->comm[1] = comm[1];
+	}
+	return n->comm_aimed;
+}
+
 /*
  * is_aimed tells whether the current task is aimed at. Mostly it is the same as
  * at the last call on this CPU.
  */
 static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
 {
-	__u64 comm[2] = {}, version;
+	__u64 version;
 
 	if (target_tgid && tgid != target_tgid)
 		return false;
@@ -607,16 +629,7 @@ static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
 		if (!n->tgid_aimed)
 			return false;
 	}
-	if (!filter_comms)
-		return true;
-	current_comm(comm);
-	/* Where it is empty, none may have been looked at. */
-	if (comm[0] != n->comm[0] || comm[1] != n->comm[1] || !comm[0]) {
-		n->comm_aimed = comm_matches((char *)comm);
-		n->comm[0] = comm[0];
-		n->comm[1] = comm[1];
-	}
-	return n->comm_aimed;
+	return !filter_comms || is_comm_aimed(n);
 }
 
 /*
@@ -965,29 +978,28 @@ static __always_inline __u64 number_of(struct counters *n, __u64 pointer)
 	return *(volatile __u64 *)&n->number;
 }
 
-/* failure_at returns where a failure is kept of the call from a place. */
-static __always_inline struct failure *failure_at(struct counters *n, __u64 stack)
+/* failure_count returns how many failures are kept of calls from a place or the like. */
+static __always_inline __u64 *failure_count(__u64 stack)
 {
-	__u32 i = number_of(n, stack) * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
+	__u32 i = stack * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
 
-	return bpf_map_lookup_elem(&failures, &i);
+	return bpf_map_lookup_elem(&failure_counts, &i);
+}
+
+static __always_inline bool may_have_failed(struct counters *n, __u64 stack)
+{
+	__u64 *count = failure_count(number_of(n, stack));
+
+	return count && *count;
 }
 
 static __always_inline void keep_failure(struct counters *n, __u64 stack, __u64 pages)
 {
-	struct failure *f = failure_at(n, stack);
+	__u64 key = number_of(n, stack), *count = failure_count(key);
 
-	if (f) {
-		f->pages = pages;
-		f->stack = stack;
-	}
-}
-
-static __always_inline bool has_failed(struct counters *n, __u64 stack)
-{
-	struct failure *f = failure_at(n, stack);
-
-	return f && f->stack == stack;
+	/* There was none: the call has looked for it. */
+	if (count && !bpf_map_update_elem(&failures, &key, &pages, BPF_ANY))
+		__sync_fetch_and_add(count, 1);
 }
 
 /*
@@ -996,17 +1008,23 @@ static __always_inline bool has_failed(struct counters *n, __u64 stack)
  */
 static __always_inline bool retried(struct counters *n, __u64 stack, unsigned long requested)
 {
-	struct failure *f = failure_at(n, stack);
+	__u64 key = number_of(n, stack), *count = failure_count(key), *failed;
+	bool retry;
 
-	if (!f || f->stack != stack)
+	if (!count || !*count)
 		return false;
-	f->stack = 0;
-	return requested < f->pages;
+	failed = bpf_map_lookup_elem(&failures, &key);
+	if (!failed)
+		return false;
+	retry = requested < *failed;
+	bpf_map_delete_elem(&failures, &key);
+	__sync_fetch_and_sub(count, 1);
+	return retry;
 }
 
-/* note notes what is asked, and returns NULL where nobody wants to know. */
-static __always_inline struct call *note(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
-					 unsigned long nr_pages, __u64 stack)
+/* note notes what is asked, and returns false where nobody wants to know. */
+static __always_inline bool note(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+				 unsigned long nr_pages, __u64 fail, __u64 stack)
 {
 	struct known *k = know(n, (__u64)counter, place_of((__u64)counter));
 	struct cgroup_subsys_state *css;
@@ -1017,16 +1035,20 @@ static __always_inline struct call *note(struct counters *n, __u64 pid_tgid, str
 	__u32 cpu;
 	bool retry;
 
-	if (!k->aimed)
-		return NULL;
+	if (!k->aimed) {
+		n->unaimed = k->counter;
+		n->unaimed_serial_nr = k->serial_nr;
+		return false;
+	}
 	retry = (only_limited || min_pages) && retried(n, stack, nr_pages);
 	if (min_pages && !retry && is_small(nr_pages, k->kind))
-		return NULL;
+		return false;
 	cpu = bpf_get_smp_processor_id();
 	cs = bpf_map_lookup_elem(&calls, &cpu);
 	if (!cs)
-		return NULL;
+		return false;
 	c = free_call(n, cs, stack);
+	c->fail = fail;
 	e = &c->event;
 	e->e.type = EVENT_CHARGE;
 	e->e.cpu = cpu;
@@ -1057,14 +1079,32 @@ static __always_inline struct call *note(struct counters *n, __u64 pid_tgid, str
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, e->failed);
-	return c;
+	return true;
+}
+
+/*
+ * is_unaimed tells whether a counter is the one that was last found not to be
+ * aimed at on this CPU. Mostly it is again, and of the current task's cgroup:
+ * where the kernel lets a program read the task, that can be told without a call.
+ */
+static __always_inline bool is_unaimed(struct counters *n, __u64 counter)
+{
+	struct cgroup_subsys_state *css;
+
+	if (n->unaimed != counter ||
+	    !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
+		return false;
+	css = *(struct cgroup_subsys_state **)((void *)bpf_get_current_task_btf()->cgroups +
+					       bpf_core_field_offset(struct css_set, subsys) +
+					       bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id) * sizeof(css));
+	return css->serial_nr == n->unaimed_serial_nr;
 }
 
 /*
  * enter returns the counters of this CPU, or NULL where nobody wants to know of a
- * call, as far as can be told without a look at the counter.
+ * call, as far as that can be told at little cost.
  */
-static __always_inline struct counters *enter(__u64 pid_tgid, unsigned long nr_pages, __u64 stack)
+static __always_inline struct counters *enter(__u64 pid_tgid, __u64 counter, unsigned long nr_pages, __u64 stack)
 {
 	__u32 tgid = pid_tgid >> 32;
 	struct counters *n;
@@ -1074,25 +1114,24 @@ static __always_inline struct counters *enter(__u64 pid_tgid, unsigned long nr_p
 	n = counters_of(bpf_get_smp_processor_id());
 	if (!n)
 		return NULL;
-	if ((nr_pages < min_pages && !has_failed(n, stack)) || !is_aimed(n, tgid)) {
+	if ((nr_pages < min_pages && !may_have_failed(n, stack)) || !is_aimed(n, tgid) || is_unaimed(n, counter)) {
 		__sync_fetch_and_add(&n->filtered, 1);
 		return NULL;
 	}
 	return n;
 }
 
-/* on_entry returns the call, to which fail is to be added, or NULL. */
-static __always_inline struct call *on_entry(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
-					     unsigned long nr_pages, __u64 stack)
+static __always_inline int on_entry(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+				    unsigned long nr_pages, __u64 fail, __u64 stack)
 {
-	struct call *c;
+	bool noted;
 
 	n->running++;
-	c = note(n, pid_tgid, counter, nr_pages, stack);
+	noted = note(n, pid_tgid, counter, nr_pages, fail, stack);
 	n->running--;
-	if (!c)
+	if (!noted)
 		__sync_fetch_and_add(&n->filtered, 1);
-	return c;
+	return 0;
 }
 
 /* call_from returns the call from a place that is noted on a CPU. */
@@ -1167,15 +1206,9 @@ SEC("kprobe/page_counter_try_charge")
 int BPF_KPROBE(kprobe_try_charge, struct page_counter *counter, unsigned long nr_pages, __u64 fail)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid(), stack = PT_REGS_SP(ctx);
-	struct counters *n = enter(pid_tgid, nr_pages, stack);
-	struct call *c;
+	struct counters *n = enter(pid_tgid, (__u64)counter, nr_pages, stack);
 
-	if (!n)
-		return 0;
-	c = on_entry(n, pid_tgid, counter, nr_pages, stack);
-	if (c)
-		c->fail = fail;
-	return 0;
+	return n ? on_entry(n, pid_tgid, counter, nr_pages, fail, stack) : 0;
 }
 
 SEC("kretprobe/page_counter_try_charge")
@@ -1193,27 +1226,21 @@ int BPF_KRETPROBE(kretprobe_try_charge)
 
 /*
  * The context of a fentry and a fexit program is the stack frame of the
- * trampoline that calls both. The arguments are read from it as plain numbers,
- * for the verifier forbids arithmetic on pointers to kernel types, and until
- * 6.16 even to read one to a pointer.
+ * trampoline that calls both. To count with the pointers in it they are read as
+ * plain numbers, for the verifier forbids arithmetic on pointers to kernel types,
+ * and until 6.16 even to read one to a pointer.
  */
 SEC("fentry/page_counter_try_charge")
 int fentry_try_charge(__u64 *ctx)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid(), nr_pages = ctx[1], counter, same;
-	struct counters *n = enter(pid_tgid, nr_pages, (__u64)ctx);
-	struct call *c;
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct counters *n = enter(pid_tgid, ctx[0], ctx[1], (__u64)ctx);
+	__u64 args[3] = {};
 
 	if (!n)
 		return 0;
-	counter = same = number_of(n, ctx[0]);
-	asm volatile("" : "+r"(counter)); /* the compiler would take ctx[0] for it */
-	if (same != ctx[0])
-		bpf_probe_read_kernel(&counter, sizeof(counter), ctx);
-	c = on_entry(n, pid_tgid, (void *)counter, nr_pages, (__u64)ctx);
-	if (c)
-		bpf_probe_read_kernel(&c->fail, sizeof(c->fail), ctx + 2);
-	return 0;
+	bpf_probe_read_kernel(args, sizeof(args), ctx);
+	return on_entry(n, pid_tgid, (void *)args[0], args[1], args[2], (__u64)ctx);
 }
 
 SEC("fexit/page_counter_try_charge")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,8 +53,11 @@ func BenchmarkCharge(b *testing.B) {
 		{"filtered-counter", filtered("-counter", "swap")},
 		{"filtered-min-pages", filtered("-min-pages", "1000000")},
 		{"filtered-limited", filtered("-limited", "-min-pages", "1000000")},
-		{"filtered-cgroup-fentry", filtered("-attach", "fentry", "-cgroup", newCgroup(b).path())},
+		{"filtered-pids-fentry", filtered("-attach", "fentry", "-pid", "1,"+strconv.Itoa(os.Getpid()))},
 		{"filtered-comm-fentry", filtered("-attach", "fentry", "-comm", "nobody")},
+		{"filtered-cgroup-fentry", filtered("-attach", "fentry", "-cgroup", newCgroup(b).path())},
+		{"filtered-counter-fentry", filtered("-attach", "fentry", "-counter", "swap")},
+		{"filtered-min-pages-fentry", filtered("-attach", "fentry", "-min-pages", "1000000")},
 		{"wide", func(b *testing.B, pid string) *tracer { return chargetrace(b, "-wide", "-pid", pid) }},
 		{"record", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))
@@ -70,12 +74,19 @@ func BenchmarkCharge(b *testing.B) {
 			var storms []float64
 			var touches []cost
 			for range repeats(mode.name) {
-				storm := slope(b, mode.start, "storm %d", 2000, 12000)
+				storm := slope(b, mode.start, "storm %d", 2000, 22000)
 				storms = append(storms, storm.workload/storm.charges)
+				if isFiltered(mode.name) {
+					continue // the tracer has nothing to do
+				}
 				touches = append(touches, slope(b, mode.start, "churn %d", 10, 50))
 			}
 			slices.Sort(storms)
 			inKernel := storms[len(storms)/2]
+			if isFiltered(mode.name) {
+				b.ReportMetric(inKernel-untracedStorm, "kernel-insns/charge")
+				return
+			}
 			slices.SortFunc(touches, func(a, b cost) int { return cmp.Compare(a.tracer, b.tracer) })
 			touch := touches[len(touches)/2]
 			if mode.start == nil {
@@ -103,10 +114,15 @@ func filtered(args ...string) func(*testing.B, string) *tracer {
 	return func(b *testing.B, _ string) *tracer { return chargetrace(b, args...) }
 }
 
+func isFiltered(mode string) bool { return strings.HasPrefix(mode, "filtered") }
+
 // repeats is how often a tracer's cost is measured. bpftrace takes long to start.
 func repeats(mode string) int {
-	if mode == "bpftrace" {
+	switch {
+	case mode == "bpftrace":
 		return 1
+	case mode == "untraced", isFiltered(mode): // small, and the difference of two
+		return 5
 	}
 	return 3
 }

@@ -76,23 +76,25 @@ type bpfChargeEvent struct {
 }
 
 type bpfCounters struct {
-	_              structs.HostLayout
-	Delivered      uint64
-	Filtered       uint64
-	Lost           uint64
-	LostOthers     uint64
-	Unwoken        uint64
-	Running        uint64
-	UnderWay       uint64
-	Call           uint64
-	Number         uint64
-	Comm           [2]uint64
-	TargetsVersion uint64
-	Tgid           uint32
-	TgidAimed      bool
-	CommAimed      bool
-	_              [2]byte
-	Known          [18]struct {
+	_               structs.HostLayout
+	Delivered       uint64
+	Filtered        uint64
+	Lost            uint64
+	LostOthers      uint64
+	Unwoken         uint64
+	Running         uint64
+	UnderWay        uint64
+	Call            uint64
+	Number          uint64
+	Comm            [2]uint64
+	TargetsVersion  uint64
+	Tgid            uint32
+	TgidAimed       bool
+	CommAimed       bool
+	_               [2]byte
+	Unaimed         uint64
+	UnaimedSerialNr uint64
+	Known           [18]struct {
 		_         structs.HostLayout
 		Counter   uint64
 		Css       uint64
@@ -105,13 +107,7 @@ type bpfCounters struct {
 		Named     bool
 		Pad       uint8
 	}
-	_ [56]byte
-}
-
-type bpfFailure struct {
-	_     structs.HostLayout
-	Stack uint64
-	Pages uint64
+	_ [40]byte
 }
 
 type bpfForkEvent struct {
@@ -192,6 +188,7 @@ const (
 	bpfMapCalls               = "calls"
 	bpfMapCounters            = "counters"
 	bpfMapEvents              = "events"
+	bpfMapFailureCounts       = "failure_counts"
 	bpfMapFailures            = "failures"
 	bpfMapMovedCalls          = "moved_calls"
 	bpfMapNamed               = "named"
@@ -306,6 +303,7 @@ type bpfMapSpecs struct {
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
+	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
 	MovedCalls    *ebpf.MapSpec `ebpf:"moved_calls"`
 	Named         *ebpf.MapSpec `ebpf:"named"`
@@ -368,6 +366,7 @@ type bpfMaps struct {
 	Calls         *ebpf.Map `ebpf:"calls"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Events        *ebpf.Map `ebpf:"events"`
+	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
 	Failures      *ebpf.Map `ebpf:"failures"`
 	MovedCalls    *ebpf.Map `ebpf:"moved_calls"`
 	Named         *ebpf.Map `ebpf:"named"`
@@ -383,6 +382,7 @@ func (m *bpfMaps) Close() error {
 		m.Calls,
 		m.Counters,
 		m.Events,
+		m.FailureCounts,
 		m.Failures,
 		m.MovedCalls,
 		m.Named,
