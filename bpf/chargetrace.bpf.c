@@ -1196,7 +1196,7 @@ static __always_inline int on_return(bool charged, __u64 stack)
 		if ((only_limited || min_pages) && e->requested > 1)
 			keep_failure(n, stack, e->requested);
 	}
-	send_charge(n, e);
+	send_charge(noted, e); /* it has the number of that CPU */
 	c->stack = 0;
 	__sync_fetch_and_sub(&noted->under_way, 1);
 	return 0;
