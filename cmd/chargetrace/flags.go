@@ -222,9 +222,11 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	case !cfg.watch:
 	case cfg.wide || cfg.diff != "" || slices.Contains(outputs, "-"):
 		return nil, usageErrorf("-watch takes the place of the table, and of any other output on stdout")
-	case len(outputs) == 0:
+	default:
 		cfg.units = cmp.Or(cfg.units, text.Human)
-		return cfg, nil
+		if len(outputs) == 0 {
+			return cfg, nil // no table
+		}
 	}
 	cfg.units = cmp.Or(cfg.units, text.Pages)
 	var err error

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -390,4 +391,38 @@ func TestPIDNamespace(t *testing.T) {
 		}
 	}
 	first.wait(t)
+}
+
+// TestPIDReuse gives the number of a process that has exited to a stranger, who must
+// not be traced for it.
+func TestPIDReuse(t *testing.T) {
+	g := newCgroup(t)
+	p, q := startWorkload(t, g, 0, "touch 2"), startWorkload(t, g, 0, "touch 2")
+	tr := chargetrace(t, "-wide", "-pid", p.pid()+","+q.pid())
+	p.begin(t)
+	p.wait(t)
+	const lastPID = "/proc/sys/kernel/ns_last_pid"
+	for {
+		if err := os.WriteFile(lastPID, []byte(strconv.Itoa(p.Process.Pid-1)), 0); err != nil {
+			t.Fatal(err)
+		}
+		stranger := startShell(t, g, "exec "+chargeMore)
+		if stranger.Process.Pid == p.Process.Pid {
+			stranger.begin(t)
+			stranger.wait(t)
+			break
+		}
+	}
+	q.begin(t)
+	q.wait(t)
+	charges := make(map[string]int)
+	for _, r := range tr.wideRows(t) {
+		charges[r.pid]++
+		if r.comm == "busybox" || r.comm == "dd" {
+			t.Errorf("of the stranger: %+v", r)
+		}
+	}
+	if charges[p.pid()] < 8 || charges[q.pid()] < 8 || len(charges) != 2 {
+		t.Errorf("charges by process: %v", charges)
+	}
 }

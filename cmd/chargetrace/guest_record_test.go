@@ -32,11 +32,12 @@ func chargetraceOutput(t *testing.T, args ...string) (stdout, stderr string) {
 // TestRecording records a process until it is killed, and plays that: it must
 // print what the live trace prints, with the same flags.
 func TestRecording(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "x.ctrace")
+	dir := t.TempDir()
+	file, page := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.html")
 	g := newCgroup(t)
 	g.write(t, "memory.max", "10M")
 	alloc := startWorkload(t, g, 0, "touch 20")
-	tr := chargetrace(t, "-pid", alloc.pid(), "-o", file, "-o", "-")
+	tr := chargetrace(t, "-pid", alloc.pid(), "-o", file, "-o", page, "-o", "-")
 	limited := chargetrace(t, "-wide", "-pid", alloc.pid(), "-limited")
 	alloc.begin(t)
 	alloc.waitKilled(t)
@@ -53,6 +54,15 @@ func TestRecording(t *testing.T) {
 	_, summary, _ := strings.Cut(tr.stderr.String(), "\n\n")
 	if _, got, _ := strings.Cut(stderr, "\n\n"); got != summary {
 		t.Errorf("live summary\n%s\nplayed\n%s", summary, got)
+	}
+	// So is the report.
+	livePage, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	playedPage, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "html")
+	if story := g.path() + " ran out of memory</h1>"; playedPage != string(livePage) || !strings.Contains(playedPage, story) {
+		t.Errorf("the report is without %q, or differs live\n%s\nplayed\n%s", story, livePage, playedPage)
 	}
 	s := tr.counted(t)
 	if m := summaryLine.FindStringSubmatch(strings.Replace(strings.Replace(stderr, "when recorded: ", "", 1), "recorded", "shown", 1)); m == nil || m[2] == "0" {
