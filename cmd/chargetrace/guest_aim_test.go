@@ -120,13 +120,13 @@ func compareThreads(t *testing.T, live, played []wideRow) {
 
 // startShell starts a shell on the first CPU, in a cgroup. It waits before it
 // runs the script.
-func startShell(t *testing.T, g controlGroup, script string) *process {
+func startShell(t testing.TB, g controlGroup, script string) *process {
 	t.Helper()
 	return startShellIn(t, g, 0, script)
 }
 
 // startShellIn starts it in new namespaces.
-func startShellIn(t *testing.T, g controlGroup, namespaces uintptr, script string) *process {
+func startShellIn(t testing.TB, g controlGroup, namespaces uintptr, script string) *process {
 	t.Helper()
 	dir, err := os.Open(string(g))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 )
 
@@ -211,6 +213,53 @@ func peakMiB(b *testing.B, tr *tracer) float64 {
 		b.Fatal(err)
 	}
 	return kib / 1024
+}
+
+// BenchmarkWatch measures how much of a CPU the screen takes with 100 cgroups, when
+// nothing is charged. An instruction is a nanosecond here.
+func BenchmarkWatch(b *testing.B) {
+	mountDevpts(b)
+	host, terminal, err := pty.Open()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer terminal.Close()
+	defer host.Close()
+	if err := pty.Setsize(host, &pty.Winsize{Rows: 50, Cols: 200}); err != nil {
+		b.Fatal(err)
+	}
+	shown := &lineBuffer{text: "100 cgroups", found: make(chan struct{})}
+	go io.Copy(shown, host)
+	var args []string
+	var groups []controlGroup
+	for range 100 {
+		g := newCgroup(b)
+		g.write(b, "memory.max", "100M")
+		groups = append(groups, g)
+		args = append(args, "-cgroup", g.path())
+	}
+	cmd := exec.Command("/usr/bin/chargetrace", append(args, "-watch")...)
+	cmd.Env = append(os.Environ(), "TERM=xterm-256color", "LC_ALL=C.UTF-8")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	for ready := false; !ready; ready = strings.Contains(shown.String(), "nothing is charged yet") {
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, g := range groups {
+		p := startShell(b, g, chargeMore)
+		p.begin(b)
+		p.wait(b)
+	}
+	<-shown.found
+	const seconds = 20
+	before := cpuNanosOf(b, cmd.Process.Pid)
+	time.Sleep(seconds * time.Second)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric((cpuNanosOf(b, cmd.Process.Pid)-before)/(seconds*1e9)*100, "%CPU")
 }
 
 // BenchmarkReport compares the recordings that chargetrace and trace-cmd make of

@@ -729,9 +729,48 @@ func checkMarks(t *testing.T, rows []row) {
 	}
 }
 
-// TestAllocationToOOM is the article's experiment: a process in a cgroup of 10
-// MiB, a shell that doubles a string, allocates until it is killed. What chargetrace prints is held against the
-// kernel's own counts and, where there is bpftrace, against the script's rows.
+// startReader starts a process that keeps up to 20 MiB of what is written to input.
+// It has one thread and gives nothing back, so that nothing changes its counter
+// between the moments when two tracers read that for the same call.
+func startReader(t *testing.T, g controlGroup) (p *process, input *os.File) {
+	t.Helper()
+	fifo := filepath.Join(t.TempDir(), "input")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(string(g))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	p = &process{Cmd: exec.Command(busybox, "dd", "if="+fifo, "of=/dev/null", "bs=20M", "count=1", "iflag=fullblock")}
+	p.Stderr = &p.stderr
+	p.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	startOnCPU(t, p.Cmd, 0)
+	t.Cleanup(func() {
+		p.Process.Kill()
+		p.Wait()
+	})
+	if input, err = os.OpenFile(fifo, os.O_WRONLY, 0); err != nil { // once it reads
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { input.Close() })
+	// What it did until then is given back after a grace period or two.
+	for range 2 {
+		if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+			t.Fatalf("membarrier: %v", errno)
+		}
+	}
+	return p, input
+}
+
+// membarrierGlobal waits for a grace period of RCU: MEMBARRIER_CMD_GLOBAL
+// (include/uapi/linux/membarrier.h).
+const membarrierGlobal = 1
+
+// TestAllocationToOOM is the article's experiment: a process in a cgroup of 10 MiB
+// allocates until it is killed. What chargetrace prints is held against the kernel's
+// own counts and, where there is bpftrace, against the script's rows.
 func TestAllocationToOOM(t *testing.T) {
 	for _, attach := range []string{"kprobe", "fentry"} {
 		t.Run(attach, func(t *testing.T) {
@@ -741,13 +780,14 @@ func TestAllocationToOOM(t *testing.T) {
 			}
 			g := newCgroup(t)
 			g.write(t, "memory.max", "10M")
-			// It has one thread: another of its own could charge between the
-			// moments when two tracers read the counter for the same call.
-			alloc := startShell(t, g, "x=.; while :; do x=$x$x; done")
+			alloc, input := startReader(t, g)
 			wide := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide")
 			tr := chargetrace(t, "-pid", alloc.pid(), "-attach", attach)
 			maxBefore := g.number(t, "memory.events", "max")
-			alloc.begin(t)
+			var err error
+			for zeros := make([]byte, 1<<16); err == nil; {
+				_, err = input.Write(zeros) // until it is gone
+			}
 			alloc.waitKilled(t)
 			out := tr.rows(t) // it ends with its process
 			rows := out.ofPID(alloc.pid())

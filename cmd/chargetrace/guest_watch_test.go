@@ -24,8 +24,8 @@ type tmux struct {
 	output *os.File // what is written to the terminal
 }
 
-// startTmux runs a command in a terminal of that size.
-func startTmux(t *testing.T, width, height int, argv ...string) *tmux {
+// mountDevpts lets there be terminals.
+func mountDevpts(t testing.TB) {
 	t.Helper()
 	if err := os.MkdirAll("/dev/pts", 0o755); err != nil {
 		t.Fatal(err)
@@ -33,6 +33,12 @@ func startTmux(t *testing.T, width, height int, argv ...string) *tmux {
 	if err := unix.Mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=666"); err != nil && err != unix.EBUSY {
 		t.Fatal(err)
 	}
+}
+
+// startTmux runs a command in a terminal of that size.
+func startTmux(t *testing.T, width, height int, argv ...string) *tmux {
+	t.Helper()
+	mountDevpts(t)
 	if err := os.MkdirAll("/bin", 0o755); err != nil {
 		t.Fatal(err)
 	}
