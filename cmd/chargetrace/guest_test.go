@@ -1265,7 +1265,11 @@ func TestReadme(t *testing.T) {
 		}
 		if !sudo || strings.Contains(command, "-check") {
 			// What is played was recorded by a command before.
-			if out, err := exec.Command("/usr/bin/chargetrace", strings.Fields(command)...).CombinedOutput(); err != nil {
+			args := strings.Fields(strings.NewReplacer("before.ctrace", "oom.ctrace", "after.ctrace", "oom.ctrace").Replace(command))
+			if slices.Contains(args, "-o") {
+				args = append(args, "-force")
+			}
+			if out, err := exec.Command("/usr/bin/chargetrace", args...).CombinedOutput(); err != nil {
 				t.Errorf("chargetrace %s: %v\n%s", command, err, out)
 			}
 			continue
@@ -1299,7 +1303,8 @@ func TestReadme(t *testing.T) {
 	}
 }
 
-// TestLockdown must be the last: what it does lasts until the machine stops.
+// TestLockdown must be the last, as it is in the last of the guest's files by name:
+// what it does lasts until the machine stops.
 func TestLockdown(t *testing.T) {
 	if err := os.WriteFile("/sys/kernel/security/lockdown", []byte("confidentiality"), 0); err != nil {
 		t.Fatal(err)
