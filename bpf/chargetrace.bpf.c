@@ -280,8 +280,8 @@ struct call {
 /*
  * On each CPU there is a call for each level of interrupts, and where the kernel
  * is preemptible, for each that is preempted. One that returns on another CPU is
- * taken for one whose return was missed: that is rare, and a place that all CPUs
- * share costs more than all the rest.
+ * found through moved_calls: that is rare, and a place that all CPUs share costs
+ * more than all the rest.
  */
 #define CALLS 4
 
@@ -547,13 +547,15 @@ static __always_inline struct kernfs_node *parent_of(struct kernfs_node *kn)
 static __always_inline bool comm_matches(const char *comm)
 {
 	__u64 states = comm_start;
+	__s64 within = -1; /* 0 from the NUL on: before 5.17 an older name may follow */
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 16; i++) {
 		__u8 c = comm[i];
 		__u64 next = (states & comm_accepts[c]) << 1 | (states & comm_loops);
 
-		pick(states, next, sign(-(__s64)c)); /* not beyond the NUL */
+		within &= sign(-(__s64)c);
+		pick(states, next, within);
 	}
 	return states & comm_end;
 }
@@ -1022,6 +1024,22 @@ static __always_inline bool retried(struct counters *n, __u64 stack, unsigned lo
 	return retry;
 }
 
+/*
+ * moved_from returns the CPU on which the call from a place is noted, of which
+ * task_migrates knows that it returns on another.
+ */
+static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
+{
+	__u32 *from = bpf_map_lookup_elem(&moved_calls, &stack);
+
+	if (!from)
+		return cpu;
+	cpu = *from;
+	if (!bpf_map_delete_elem(&moved_calls, &stack))
+		__sync_fetch_and_sub(&moved, 1);
+	return cpu;
+}
+
 /* note notes what is asked, and returns false where nobody wants to know. */
 static __always_inline bool note(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
 				 unsigned long nr_pages, __u64 fail, __u64 stack)
@@ -1047,6 +1065,8 @@ static __always_inline bool note(struct counters *n, __u64 pid_tgid, struct page
 	cs = bpf_map_lookup_elem(&calls, &cpu);
 	if (!cs)
 		return false;
+	if (moved)
+		moved_from(cpu, stack); /* what is left of a call whose return was missed */
 	c = free_call(n, cs, stack);
 	c->fail = fail;
 	e = &c->event;
@@ -1148,22 +1168,6 @@ static __always_inline struct call *call_from(struct counters *n, __u32 cpu, __u
 		if (cs->call[i].stack == stack)
 			return call_at(n, cs, i);
 	return NULL;
-}
-
-/*
- * moved_from returns the CPU on which the call from a place is noted, of which
- * task_migrates knows that it returns on another.
- */
-static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
-{
-	__u32 *from = bpf_map_lookup_elem(&moved_calls, &stack);
-
-	if (!from)
-		return cpu;
-	cpu = *from;
-	if (!bpf_map_delete_elem(&moved_calls, &stack))
-		__sync_fetch_and_sub(&moved, 1);
-	return cpu;
 }
 
 static __always_inline int on_return(bool charged, __u64 stack)
@@ -1464,8 +1468,10 @@ int BPF_PROG(task_migrates, struct task_struct *task)
 
 	if (bpf_core_field_exists(task->thread_info.cpu))
 		cpu = BPF_CORE_READ(task, thread_info.cpu);
-	else
+	else if (bpf_core_field_exists(((struct task_struct___has_cpu *)task)->cpu))
 		cpu = BPF_CORE_READ((struct task_struct___has_cpu *)task, cpu);
+	else /* there is one CPU */
+		return 0;
 	n = counters_of(cpu);
 	if (!n || !n->under_way)
 		return 0;

@@ -220,7 +220,7 @@ struct signal_struct {
 #define PF_KTHREAD 0x00200000
 
 struct thread_info {
-	__u32 cpu; /* since 5.16 (bcf9033e5449), also before that on arm64 */
+	__u32 cpu; /* since 5.16 (bcf9033e5449) */
 };
 
 struct task_struct {
@@ -235,7 +235,7 @@ struct task_struct {
 	char comm[16];
 };
 
-/* Until 5.15, on x86. */
+/* Until 5.15. */
 struct task_struct___has_cpu {
 	unsigned int cpu;
 };
