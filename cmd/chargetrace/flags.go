@@ -88,8 +88,8 @@ What to show:
                     the terminal or $COLUMNS, 120 at least
   -watch            for a terminal: a screen of the cgroups, how far each is from
                     its limit and when it will be there, and who charges it; ?
-                    explains it. Elsewhere a line each second. What a command
-                    prints to the terminal comes when the screen is left
+                    explains it. Elsewhere a line each second. A command has no
+                    terminal beside the screen; what it prints comes afterwards
   -units UNITS      pages (default), bytes, or human: 3.9M, rounded down (default
                     for -watch)
   -time FORMAT      relative: milliseconds since the start (default),
@@ -220,7 +220,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	}
 	switch {
 	case !cfg.watch:
-	case cfg.wide || cfg.diff != "" || slices.Contains(outputs, "-"):
+	case cfg.wide || cfg.diff != "" || slices.Contains(outputs, "-") || format != "" && len(outputs) == 0:
 		return nil, usageErrorf("-watch takes the place of the table, and of any other output on stdout")
 	default:
 		cfg.units = cmp.Or(cfg.units, text.Human)

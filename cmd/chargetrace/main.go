@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -150,7 +151,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 			// As the terminal does on Ctrl-C.
 			interrupt = func() { unix.Kill(0, unix.SIGINT) }
 		}
-		screen, err := cfg.newWatch(stdout, stderr, tracer.Header(), true, interrupt)
+		screen, err := cfg.newWatch(stdout, stderr, tracer.Header(), true, interrupt, cancel)
 		if err != nil {
 			return errors.Join(err, sink.Close())
 		}
@@ -158,7 +159,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		sinks = append(sinks, screen)
 		stderr, leave = screen.Talk(), screen.Leave
 		if command != nil {
-			command.output.set(stderr)
+			command.output.set(screen.Hold())
 		}
 	}
 	if command == nil {
@@ -204,10 +205,8 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		}()
 	}
 	context.AfterFunc(ctx, func() {
-		leave()
-		// A second signal is to find its usual effect.
-		cancel()
 		tracer.Stop()
+		giveUp(leave, cancel)
 	})
 
 	res, err := stream.Copy(stream.Tee(sinks...), tracer, cfg.liveAim())
@@ -222,6 +221,15 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		printCounts(stderr, res, counts, cfg.bufferBytes),
 		sum.Print(stderr, tracer.Header()),
 	)
+}
+
+// giveUp leaves the screen and then gives signals back, so that a second one finds
+// its usual effect: also where the terminal takes nothing any more.
+func giveUp(leave, giveSignalsBack func()) {
+	timer := time.AfterFunc(2*time.Second, giveSignalsBack)
+	defer timer.Stop()
+	leave()
+	giveSignalsBack()
 }
 
 // meta says what makes a recording.

@@ -37,7 +37,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	sinks := []stream.Sink{sink, sum}
 	leave := func() {}
 	if cfg.watch {
-		screen, err := cfg.newWatch(stdout, stderr, header, false, cancel)
+		screen, err := cfg.newWatch(stdout, stderr, header, false, cancel, cancel)
 		if err != nil {
 			return errors.Join(err, sink.Close())
 		}
@@ -46,9 +46,8 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		stderr, leave = screen.Talk(), screen.Leave
 	}
 	context.AfterFunc(ctx, func() {
-		leave()
-		cancel()
 		src.Stop()
+		giveUp(leave, cancel)
 	})
 	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
 	err = src.explain(err)

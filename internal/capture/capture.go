@@ -640,7 +640,11 @@ func (t *Tracer) queueFinal() error {
 		counts.Lost -= lost
 	}
 	if counts.Lost > 0 {
-		t.pending = append(t.pending, event.Event{Type: event.Lost, LostEvents: counts.Lost})
+		now, err := newHeader()
+		if err != nil {
+			return err
+		}
+		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: now.StartBootNanos, LostEvents: counts.Lost})
 	}
 	t.pending = append(t.pending, t.leftOver...)
 	return nil

@@ -368,8 +368,12 @@ func (r *Report) limitTable() table {
 		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"First", true}, {"By", false},
 	}}
 	for _, l := range r.limits() {
+		limit := textCell("–") // the trace does not tell
+		if l.MaxPages > 0 {
+			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
+		}
 		t.Rows = append(t.Rows, []cell{
-			textCell(r.path(l.Cgroup)), textCell(l.Kind.String()), r.sizeCell(int64(l.MaxPages), l.Kind),
+			textCell(r.path(l.Cgroup)), textCell(l.Kind.String()), limit,
 			countCell(l.Hits), countCell(l.Failures), r.timeCell(l.FirstNanos), textCell(who(l.ByComm, l.ByPID)),
 		})
 	}

@@ -419,3 +419,38 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+// TestLostAtEnd has what was lost at the end of a trace, at no known time.
+func TestLostAtEnd(t *testing.T) {
+	c := newCollector(header)
+	c.Write([]event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostEvents: 5}})
+	if from, to := c.span(); from < header.StartBootNanos || to < header.StartBootNanos+9*ms {
+		t.Errorf("it spans %d to %d", from, to)
+	}
+}
+
+// TestSentences holds that the story claims no more than the trace tells.
+func TestSentences(t *testing.T) {
+	unknown := charge(1, 7, 64, 2560, event.Failed) // the limit of its grandparent
+	unknown.FailedAt, unknown.Limiting.MaxPages = 9, 9999
+	reached := charge(1, 7, 1, 2560, event.OK)
+	var many []event.Event // one charges little each time, and most in all
+	for i := range uint32(5000) {
+		many = append(many, charge(1, 1, 1, 1, event.OK), charge(1, 10+i, 170, 1, event.OK))
+	}
+	for _, tc := range []struct {
+		events []event.Event
+		want   string
+	}{
+		{[]event.Event{unknown}, "The level that decided is (cgroup 9). p (7) was the first to hit it"},
+		{[]event.Event{reached}, "The limit that was reached is that of (cgroup 3), with a memory limit of 10 MiB. p (7) was the first to hit it, at 1 ms; no charge failed there."},
+		{[]event.Event{reached, reached, unknown}, "Most charges failed at (cgroup 9)."},
+		{many, "p (1) had charged most: 19.5 MiB"},
+	} {
+		c := newCollector(header)
+		c.Write(tc.events)
+		if story := strings.Join(c.story(), " "); !strings.Contains(story, tc.want) {
+			t.Errorf("%q is not in %q", tc.want, story)
+		}
+	}
+}

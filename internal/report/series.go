@@ -303,8 +303,8 @@ func (s *stack) sorted() []*stacked {
 	})
 }
 
-// collector is what a report is made of. Its memory is bounded, but for that of
-// the summary.
+// collector is what a report is made of. Its memory grows with the number of
+// cgroups and processes, as that of the summary does.
 type collector struct {
 	header      stream.Header
 	sum         *summary.Summary
@@ -330,10 +330,14 @@ func (c *collector) Write(batch []event.Event) error {
 		if e.Type == event.CgroupName || e.Type == event.Fork {
 			continue
 		}
-		if c.first == 0 {
-			c.first, c.stack.start = e.BootNanos, e.BootNanos
+		at := e.BootNanos
+		if e.Type == event.Lost && at == 0 { // at the end of an older recording
+			at = max(c.last, c.header.StartBootNanos)
 		}
-		c.first, c.last = min(c.first, e.BootNanos), max(c.last, e.BootNanos)
+		if c.first == 0 {
+			c.first, c.stack.start = at, at
+		}
+		c.first, c.last = min(c.first, at), max(c.last, at)
 		switch e.Type {
 		case event.Charge:
 			c.addCharge(e)
@@ -344,7 +348,7 @@ func (c *collector) Write(batch []event.Event) error {
 			b.reclaim.add(1, from, e.BootNanos)
 			b.reclaimNanos += e.DurationNanos
 		case event.Lost:
-			c.stack.lost.add(c.stack.cell(e.BootNanos), e.LostEvents)
+			c.stack.lost.add(c.stack.cell(at), e.LostEvents)
 		}
 	}
 	return c.sum.Write(batch)

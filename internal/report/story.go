@@ -98,13 +98,19 @@ func (c *collector) decisive() *summary.Limit {
 }
 
 func (c *collector) tellLimit(l *summary.Limit) string {
-	path := c.path(l.Cgroup)
 	s := "The level that decided is"
-	if kills := c.sum.OOMKills; len(kills) > 0 && kills[0].Cgroup != l.Cgroup {
-		s = "The limit that was hit most is at" // while another level ran out
+	switch kills := c.sum.OOMKills; {
+	case len(kills) > 0 && kills[0].Cgroup == l.Cgroup:
+	case l.Failures == 0:
+		s = "The limit that was reached is that of"
+	case len(kills) > 0 || len(c.sum.Limits) > 1:
+		s = "Most charges failed at"
 	}
-	s += fmt.Sprintf(" %s, with a %v limit of %s. ", path, l.Kind, c.size(int64(l.MaxPages), l.Kind))
-	s += fmt.Sprintf("%s was the first to hit it, at %s", who(l.ByComm, l.ByPID), c.since(l.FirstNanos))
+	s += " " + c.path(l.Cgroup)
+	if l.MaxPages > 0 { // else the trace does not tell
+		s += fmt.Sprintf(", with a %v limit of %s", l.Kind, c.size(int64(l.MaxPages), l.Kind))
+	}
+	s += fmt.Sprintf(". %s was the first to hit it, at %s", who(l.ByComm, l.ByPID), c.since(l.FirstNanos))
 	if l.Hits > 1 {
 		s += fmt.Sprintf("; from then on it was hit %s", times(l.Hits-1)+" more")
 	}
@@ -161,14 +167,22 @@ func (c *collector) tellRoom() string {
 // tellCharged tells who charged most.
 func (c *collector) tellCharged() string {
 	t := &c.sum.Total
-	top := c.stack.sorted()
-	if len(top) == 0 {
+	var top *summary.Process
+	for _, p := range c.sum.Processes {
+		if top == nil || p.ChargedPages > top.ChargedPages || p.ChargedPages == top.ChargedPages && p.PID < top.PID {
+			top = p
+		}
+	}
+	if top == nil || top.ChargedPages == 0 {
 		return fmt.Sprintf("%s came, of which none took memory.", counted(t.Charges, "charge"))
 	}
-	p := top[0]
 	if len(c.sum.Processes) == 1 {
-		return fmt.Sprintf("%s alone charged, %s in %s.", who(p.comm, p.pid), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
+		return fmt.Sprintf("%s alone charged, %s in %s.", who(top.Comm, top.PID), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
 	}
-	return fmt.Sprintf("%s had charged most: %s, %.0f %% of the %s that %s charged.", who(p.comm, p.pid), c.size(int64(p.pages), event.Memory),
-		100*float64(p.pages)/float64(max(t.ChargedPages, 1)), c.size(int64(t.ChargedPages), event.Memory), count(uint64(len(c.sum.Processes)))+" processes")
+	processes := count(uint64(len(c.sum.Processes))) + " processes"
+	if c.sum.Others.Charges > 0 {
+		processes = "more than " + processes
+	}
+	return fmt.Sprintf("%s had charged most: %s, %.0f %% of the %s that %s charged.", who(top.Comm, top.PID), c.size(int64(top.ChargedPages), event.Memory),
+		100*float64(top.ChargedPages)/float64(t.ChargedPages), c.size(int64(t.ChargedPages), event.Memory), processes)
 }

@@ -26,7 +26,8 @@ type Totals struct {
 	Reclaims, ReclaimNanos, FreedPages uint64
 }
 
-func (t *Totals) addCharge(e *event.Event) {
+// AddCharge adds a charge.
+func (t *Totals) AddCharge(e *event.Event) {
 	t.Charges++
 	switch e.Outcome {
 	case event.OK:
@@ -43,7 +44,8 @@ func (t *Totals) addCharge(e *event.Event) {
 	}
 }
 
-func (t *Totals) addReclaim(e *event.Event) {
+// AddReclaim adds the end of a reclaim.
+func (t *Totals) AddReclaim(e *event.Event) {
 	t.Reclaims++
 	t.ReclaimNanos += e.DurationNanos
 	t.FreedPages += e.FreedPages
@@ -157,10 +159,10 @@ func (s *Summary) Write(batch []event.Event) error {
 		case event.Charge:
 			s.addCharge(e)
 		case event.ReclaimEnd:
-			s.Total.addReclaim(e)
-			s.Kinds[event.Memory].addReclaim(e)
-			s.cgroup(e.Cgroup).addReclaim(e)
-			s.process(e).addReclaim(e)
+			s.Total.AddReclaim(e)
+			s.Kinds[event.Memory].AddReclaim(e)
+			s.cgroup(e.Cgroup).AddReclaim(e)
+			s.process(e).AddReclaim(e)
 		case event.OOMKill:
 			s.OOMKills = append(s.OOMKills, *e)
 		case event.CgroupName:
@@ -176,10 +178,10 @@ func (s *Summary) Write(batch []event.Event) error {
 func (s *Summary) Close() error { return nil }
 
 func (s *Summary) addCharge(e *event.Event) {
-	s.Total.addCharge(e)
-	s.Kinds[e.Kind].addCharge(e)
-	s.cgroup(e.Cgroup).addCharge(e)
-	s.process(e).addCharge(e)
+	s.Total.AddCharge(e)
+	s.Kinds[e.Kind].AddCharge(e)
+	s.cgroup(e.Cgroup).AddCharge(e)
+	s.process(e).AddCharge(e)
 	if e.Flags&event.Predicted != 0 {
 		s.Coverage.Predicted++
 	}

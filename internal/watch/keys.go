@@ -30,7 +30,7 @@ const helpText = `
                   enter keeps that, esc drops it
   s, S            sort by the next column, by the one before; r turns it round
   u               pages, bytes or human units
-  p, space        pause: the screen stays, the trace goes on, a recording stops
+  p, space        pause: rows and graph stay, the trace goes on, a recording stops
   q, Ctrl-C       end the trace; interrupt the command, if there is one
 
   LIMIT    the one with the least room: the cgroup's own or, with a ^, that of a
@@ -50,7 +50,7 @@ func (k *keys) press(key string, rows []row) {
 		k.typeFilter(key)
 		return
 	}
-	if k.help && key != "q" && key != "ctrl+c" {
+	if k.help && key != "ctrl+c" {
 		k.help = false
 		return
 	}

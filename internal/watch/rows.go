@@ -2,6 +2,7 @@ package watch
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -57,7 +58,7 @@ func (s *state) row(id event.CgroupID) row {
 	r.known = filling != nil
 	if g := r.group; g != nil && len(g.history) > 0 {
 		r.sample = g.history[len(g.history)-1]
-		if r.maxPages > 0 {
+		if r.limiting != (event.CgroupID{}) {
 			r.limitedBy, r.ownLimit = names.Printable(r.limiting), r.limiting == id
 			filling = s.levels[r.limiting]
 		}
@@ -146,7 +147,7 @@ func (o order) compare(a, b *row) int {
 func (s *state) rows(k *keys) []row {
 	var rows []row
 	if k.entered {
-		for id, ok := k.selected, true; ok; id, ok = s.total.Names.Parent(id) {
+		for _, id := range s.lineage(k.selected) {
 			rows = append(rows, s.row(id))
 		}
 		return rows
@@ -161,11 +162,11 @@ func (s *state) rows(k *keys) []row {
 		}
 	}
 	slices.SortFunc(rows, func(a, b row) int {
-		c := cmp.Or(boolCompare(a.gone(), b.gone()), k.order.compare(&a, &b), cmp.Compare(a.path, b.path), cmp.Compare(a.id.ID, b.id.ID))
+		c := cmp.Or(k.order.compare(&a, &b), cmp.Compare(a.path, b.path), cmp.Compare(a.id.ID, b.id.ID))
 		if k.reverse {
-			return -c
+			c = -c
 		}
-		return c
+		return cmp.Or(boolCompare(a.gone(), b.gone()), c) // those that are gone come last
 	})
 	return rows
 }
@@ -183,31 +184,60 @@ func boolCompare(a, b bool) int {
 // gone reports whether the cgroup was removed.
 func (r *row) gone() bool { return r.group != nil && r.group.gone }
 
-// process is what is shown of a process.
+// process is what a process has charged a cgroup. One that has not done so for
+// long is forgotten.
 type process struct {
-	pid      uint32
-	comm     string  // printable
-	pages    uint64  // that it charged in all
-	rate     float64 // in pages a second
-	failures uint64
+	pid             uint32
+	comm            [16]byte
+	pages, failures uint64
+	// shownPages and rate, in pages a second, are of the last tick, and idleTicks
+	// how many there were since it charged.
+	shownPages uint64
+	rate       float64
+	charged    bool // since the last tick
+	idleTicks  int
 }
 
-// processes returns those that charge a cgroup, those that charge most now first.
-func (g *group) processes() []process {
-	var list []process
-	for pid, pages := range g.chargedPages {
-		p := g.sum.Processes[pid]
-		list = append(list, process{pid, commOf(p), pages, g.rates[pid], p.Failures})
+// process returns the process of a charge.
+func (g *group) process(e *event.Event) *process {
+	p := g.processes[e.PID]
+	if p == nil {
+		p = &process{pid: e.PID}
+		if len(g.processes) < maxCharging {
+			g.processes[e.PID] = p
+		}
 	}
-	slices.SortFunc(list, func(a, b process) int {
+	return p
+}
+
+func (p *process) add(e *event.Event) {
+	var t summary.Totals
+	t.AddCharge(e)
+	p.pages += t.ChargedPages
+	p.failures += t.Failures
+	p.comm, p.charged = e.Comm, true
+}
+
+func (p *process) tick(seconds float64) {
+	p.rate = float64(p.pages-p.shownPages) / seconds
+	p.shownPages = p.pages
+	p.idleTicks++
+	if p.charged {
+		p.charged, p.idleTicks = false, 0
+	}
+}
+
+// name is printable.
+func (p *process) name() string {
+	e := event.Event{Comm: p.comm}
+	return printable(e.CommBytes())
+}
+
+// byRate returns those that charge a cgroup, those that charge most now first.
+func (g *group) byRate() []*process {
+	return slices.SortedFunc(maps.Values(g.processes), func(a, b *process) int {
 		return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(b.pages, a.pages), cmp.Compare(a.pid, b.pid))
 	})
-	return list
-}
-
-func commOf(p *summary.Process) string {
-	e := event.Event{Comm: p.Comm}
-	return printable(e.CommBytes())
 }
 
 func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -20,6 +21,10 @@ const (
 	historyTicks = 300
 	// maxLog is how many lines the log keeps.
 	maxLog = 500
+	// maxProcesses is how many of a cgroup are kept that do not charge it now, and
+	// maxCharging how many more there can be from one tick to the next.
+	maxProcesses = 2000
+	maxCharging  = 1 << 16
 	// maxGroups is how many cgroups there are at most before those that are gone
 	// are forgotten.
 	maxGroups = 1000
@@ -44,17 +49,14 @@ type state struct {
 
 // group is a cgroup that something was seen of.
 type group struct {
-	// sum is of the events of this cgroup alone; it has no names.
-	sum *summary.Summary
+	totals summary.Totals
 	// limiting is the level with the least room; the zero ID: none has a limit.
-	limiting event.CgroupID
-	kills    uint64
-	history  []sample // one for each tick, the last historyTicks
-	// chargedPages are those of the processes at the last tick, and rates how many
-	// a second came to them since the one before it.
-	chargedPages map[uint32]uint64
-	rates        map[uint32]float64
-	gone         bool
+	limiting  event.CgroupID
+	kills     uint64
+	history   []sample            // one for each tick, the last historyTicks
+	processes map[uint32]*process // by PID; those that charge it
+	// readable says that its files were read, and gone that they no longer can be.
+	readable, gone bool
 }
 
 // level is a counter of memory.
@@ -118,7 +120,8 @@ func (s *state) add(batch []event.Event) {
 		switch e := &batch[i]; e.Type {
 		case event.Charge:
 			g := s.group(e.Cgroup)
-			g.sum.Write(batch[i : i+1])
+			g.totals.AddCharge(e)
+			g.process(e).add(e)
 			if e.Kind == event.Memory {
 				s.addUsage(g, e)
 			}
@@ -126,7 +129,7 @@ func (s *state) add(batch []event.Event) {
 				s.addHit(e, key, maxPages)
 			}
 		case event.ReclaimEnd:
-			s.group(e.Cgroup).sum.Write(batch[i : i+1])
+			s.group(e.Cgroup).totals.AddReclaim(e)
 		case event.OOMKill:
 			if e.Cgroup.ID != 0 {
 				s.group(e.Cgroup).kills++
@@ -142,31 +145,44 @@ func (s *state) group(id event.CgroupID) *group {
 		if len(s.groups) >= maxGroups {
 			s.forget()
 		}
-		g = &group{sum: summary.New(), rates: make(map[uint32]float64)}
+		g = &group{processes: make(map[uint32]*process)}
 		s.groups[id] = g
 	}
 	return g
 }
 
 // forget makes room for more cgroups: those go that are gone, and where none is,
-// those that nothing was seen of since the oldest tick.
+// those that nothing was seen of since the oldest tick. With them go the levels
+// that are none of the others', and the limits that were not hit of late.
 func (s *state) forget() {
 	n := len(s.groups)
-	for id, g := range s.groups {
-		if g.gone {
-			delete(s.groups, id)
-			delete(s.levels, id)
+	maps.DeleteFunc(s.groups, func(_ event.CgroupID, g *group) bool { return g.gone })
+	if len(s.groups) == n {
+		maps.DeleteFunc(s.groups, func(_ event.CgroupID, g *group) bool {
+			return len(g.history) == historyTicks && g.history[0].totals == g.totals
+		})
+	}
+	used := make(map[event.CgroupID]bool)
+	for id := range s.groups {
+		for _, id := range s.lineage(id) {
+			used[id] = true
 		}
 	}
-	if len(s.groups) < n {
-		return
+	maps.DeleteFunc(s.levels, func(id event.CgroupID, _ *level) bool { return !used[id] })
+	maps.DeleteFunc(s.hits, func(_ summary.LimitKey, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
+}
+
+// maxDepth is how many levels are looked at, so that parents that go round in a
+// circle come to an end.
+const maxDepth = 256
+
+// lineage returns a cgroup and its ancestors, as far as they have names.
+func (s *state) lineage(id event.CgroupID) []event.CgroupID {
+	var all []event.CgroupID
+	for ok := true; ok && len(all) < maxDepth; id, ok = s.total.Names.Parent(id) {
+		all = append(all, id)
 	}
-	for id, g := range s.groups {
-		if len(g.history) == historyTicks && g.history[0].totals == g.sum.Total {
-			delete(s.groups, id)
-			delete(s.levels, id)
-		}
-	}
+	return all
 }
 
 // addUsage learns from a charge what its levels hold after it.
@@ -225,34 +241,40 @@ type reading struct {
 	maxPages   uint64
 }
 
-// toRead are the cgroups whose files are to be read: those on the screen and what
+// toRead are the cgroups whose files are to be read: all that there are, and what
 // is above them.
 func (s *state) toRead() map[event.CgroupID]string {
 	paths := make(map[event.CgroupID]string)
 	for id, g := range s.groups {
-		for ok := !g.gone; ok && paths[id] == ""; id, ok = s.total.Names.Parent(id) {
+		if g.gone {
+			continue
+		}
+		for _, id := range s.lineage(id) {
+			if paths[id] != "" {
+				break
+			}
 			paths[id] = s.total.Names.Path(id)
 		}
 	}
 	return paths
 }
 
-// read takes what was read of toRead, at one time. A cgroup that is missing is
-// gone, or is a root, which has no limit.
+// read takes what was read of toRead, at one time. A cgroup that was there once and
+// is missing is gone.
 func (s *state) read(readings map[event.CgroupID]reading) {
 	for id, r := range readings {
 		s.setLevel(id, r.usagePages, r.maxPages)
 	}
 	for id, g := range s.groups {
 		_, ok := readings[id]
-		_, hasParent := s.total.Names.Parent(id)
-		g.gone = !ok && hasParent
-		if g.gone {
+		g.readable = g.readable || ok
+		g.gone = g.readable && !ok
+		if !ok {
 			continue
 		}
 		g.limiting = event.CgroupID{}
 		room := int64(math.MaxInt64)
-		for ok := true; ok; id, ok = s.total.Names.Parent(id) {
+		for _, id := range s.lineage(id) {
 			r, known := readings[id]
 			l := event.Level{UsagePages: r.usagePages, MaxPages: r.maxPages}
 			if known && l.Limited() && l.RoomPages() < room {
@@ -271,7 +293,7 @@ func (s *state) tick(bootNanos uint64) {
 		l.history = appendLast(l.history, point{bootNanos, l.usagePages}, fillWindow+1, amend)
 	}
 	for id, g := range s.groups {
-		x := sample{bootNanos: bootNanos, totals: g.sum.Total, kills: g.kills}
+		x := sample{bootNanos: bootNanos, totals: g.totals, kills: g.kills}
 		if l := s.levels[id]; l != nil {
 			x.usagePages = l.usagePages
 		}
@@ -279,17 +301,13 @@ func (s *state) tick(bootNanos uint64) {
 			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages
 		}
 		g.history = appendLast(g.history, x, historyTicks, amend)
-		before := g.chargedPages
-		g.chargedPages = make(map[uint32]uint64, len(before))
-		for pid, p := range g.sum.Processes {
-			g.chargedPages[pid] = p.ChargedPages
-		}
-		if amend {
-			continue
-		}
-		clear(g.rates)
-		for pid, pages := range g.chargedPages {
-			g.rates[pid] = float64(pages-before[pid]) * float64(time.Second) / float64(elapsed)
+		for pid, p := range g.processes {
+			if !amend {
+				p.tick(float64(elapsed) / float64(time.Second))
+			}
+			if p.idleTicks > historyTicks || p.idleTicks > 0 && len(g.processes) > maxProcesses {
+				delete(g.processes, pid)
+			}
 		}
 	}
 	s.lastTick, s.ticked = bootNanos, true

@@ -62,7 +62,16 @@ func (s *state) view(k *keys, sc screen) string {
 
 // line adds a line, cut to the width of the screen.
 func (p *painter) line(s string) {
-	p.lines = append(p.lines, ansi.Truncate(s, p.width, ""))
+	s = ansi.Truncate(s, p.width, "")
+	if p.ascii {
+		s = strings.Map(func(r rune) rune {
+			if r > 0x7e {
+				return '?'
+			}
+			return r
+		}, s)
+	}
+	p.lines = append(p.lines, s)
 }
 
 func (p *painter) title(rows []row) {
@@ -97,7 +106,7 @@ func (p *painter) bottom() string {
 	case p.filtering:
 		return "/" + printable([]byte(p.filter)) + marked.Styled(" ") + "  enter keeps the filter, esc drops it"
 	case p.help:
-		return faint.Styled("any key goes back")
+		return faint.Styled("any key goes back, Ctrl-C ends the trace")
 	case p.entered:
 		return faint.Styled("q quit  ? help  esc back  p pause  u units")
 	}
@@ -128,7 +137,7 @@ func (p *painter) body(rows []row) {
 	log := max(2, min(len(p.log), free/5))
 	processes := 1
 	if r.group != nil {
-		processes = max(1, min(len(r.group.chargedPages), free/5))
+		processes = max(1, min(len(r.group.processes), free/5))
 	}
 	graph := free - list - log - processes
 	if spare := graph - 12; spare > 0 {
@@ -344,6 +353,9 @@ func (p *painter) graph(r *row, height int) {
 	values := make([]int64, 0, width)
 	marks := make([]byte, 0, width)
 	var before sample
+	if len(history) == historyTicks {
+		before = history[0] // of what came before it nothing is known
+	}
 	for i := 0; i < len(history); i += each {
 		var highest int64
 		mark := byte(' ')
@@ -404,13 +416,13 @@ func (p *painter) processes(g *group, height int) {
 		p.line("  nobody was seen to charge it itself")
 		return
 	}
-	list := g.processes()
+	list := g.byRate()
 	for i, x := range list[:min(len(list), height)] {
 		if i == height-1 && len(list) > height {
 			p.line(faint.Styled(fmt.Sprintf("%8s  and %d more", "", len(list)-i)))
 			break
 		}
-		p.line(fmt.Sprintf("%8d  %s %10s %10s %8d", x.pid, fit(x.comm, 16),
+		p.line(fmt.Sprintf("%8d  %s %10s %10s %8d", x.pid, fit(x.name(), 16),
 			p.amount(int64(x.rate)), p.amount(int64(x.pages)), x.failures))
 	}
 }

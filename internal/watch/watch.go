@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -43,9 +44,9 @@ type Options struct {
 	// where there is no such cgroup, or no limit on it can be. nil is for a
 	// recording.
 	Usage func(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool)
-	// Interrupt is called when a key asks for the end of the trace, and when the
-	// screen fails.
-	Interrupt func()
+	// Interrupt is called when a key asks for the end of the trace, and Stop when
+	// the screen fails, or nobody reads the lines.
+	Interrupt, Stop func()
 	// Talk is where goes what is written to [Watch.Talk].
 	Talk io.Writer
 }
@@ -58,6 +59,7 @@ type Watch struct {
 	left    chan struct{} // closed when the screen is left
 	leftErr error
 	pressed chan struct{} // a key was
+	ticked  atomic.Bool   // the screen is being told so
 	closing chan struct{}
 	ticking sync.WaitGroup
 
@@ -75,6 +77,7 @@ type Watch struct {
 
 // New returns a Watch that shows on out the events of a source with that header.
 func New(out io.Writer, header stream.Header, o Options) *Watch {
+	header.StartBootNanos = min(header.StartBootNanos, maxBootNanos)
 	w := &Watch{
 		o: o, out: out, state: newState(header), position: header.StartBootNanos,
 		keys:   keys{units: o.Units},
@@ -88,7 +91,7 @@ func New(out io.Writer, header stream.Header, o Options) *Watch {
 			_, w.leftErr = w.program.Run()
 			close(w.left)
 			if w.leftErr != nil {
-				o.Interrupt()
+				o.Stop()
 			}
 		}()
 	} else {
@@ -100,17 +103,20 @@ func New(out io.Writer, header stream.Header, o Options) *Watch {
 	return w
 }
 
+// maxBootNanos is a century or more, beyond which the times of a recording are
+// nonsense that must not overflow.
+const maxBootNanos = 1 << 62
+
 // tickLive ticks once a second, with what the files of the cgroups say.
 func (w *Watch) tickLive() {
+	defer w.LeaveOnPanic()
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
 			w.readUsage()
-			w.mu.Lock()
-			w.tick(w.o.Now())
-			w.mu.Unlock()
+			w.locked(func() { w.tick(w.o.Now()) })
 		case <-w.closing:
 			return
 		}
@@ -121,18 +127,23 @@ func (w *Watch) readUsage() {
 	if w.o.Usage == nil {
 		return
 	}
-	w.mu.Lock()
-	paths := w.state.toRead()
-	w.mu.Unlock()
+	var paths map[event.CgroupID]string
+	w.locked(func() { paths = w.state.toRead() })
 	readings := make(map[event.CgroupID]reading)
 	for id, path := range paths {
 		if usage, limit, ok := w.o.Usage(id, path); ok {
 			readings[id] = reading{usage, limit}
 		}
 	}
+	w.locked(func() { w.state.read(readings) })
+}
+
+// locked calls f with w.mu locked, and unlocks it even if f panics: the screen
+// needs it to be left.
+func (w *Watch) locked(f func()) {
 	w.mu.Lock()
-	w.state.read(readings)
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	f()
 }
 
 // tick takes a sample and shows it. w.mu is locked.
@@ -145,7 +156,10 @@ func (w *Watch) tick(bootNanos uint64) {
 		w.printLine()
 		return
 	}
-	go w.program.Send(ticked{})
+	// A terminal that takes nothing keeps it on its way.
+	if w.ticked.CompareAndSwap(false, true) {
+		go w.program.Send(ticked{})
+	}
 }
 
 // Write takes the events of a batch. Of a recording it first lets the time go by
@@ -184,31 +198,34 @@ func (w *Watch) painter() *painter { return &painter{state: w.state, keys: &w.ke
 // playUntil ticks up to a time, and on a screen waits for it to come. It returns
 // at once when the screen is left.
 func (w *Watch) playUntil(bootNanos uint64) {
+	bootNanos = min(bootNanos, maxBootNanos)
 	last, paused := time.Now(), false
 	for {
-		w.mu.Lock()
-		now := time.Now()
-		if !paused {
-			w.position += uint64(now.Sub(last))
-		}
-		last, paused = now, w.keys.paused
-		if w.program == nil || w.hasLeft() {
-			w.position = max(w.position, bootNanos)
-		}
-		// Time in which nothing happens is skipped.
-		if idle := uint64(maxIdle); bootNanos > w.position+idle {
-			w.position = bootNanos - idle
-		}
-		// The graph goes back no further.
-		if span := uint64(historyTicks * interval); w.position > w.state.lastTick+span {
-			w.state.lastTick = w.position - span
-		}
-		for next := w.state.lastTick + uint64(interval); next <= w.position; next += uint64(interval) {
-			w.tick(next)
-		}
-		position := w.position
-		wait := time.Duration(min(bootNanos, w.state.lastTick+uint64(interval)) - position)
-		w.mu.Unlock()
+		var position uint64
+		var wait time.Duration
+		w.locked(func() {
+			now := time.Now()
+			if !paused {
+				w.position += uint64(now.Sub(last))
+			}
+			last, paused = now, w.keys.paused
+			if w.program == nil || w.hasLeft() {
+				w.position = max(w.position, bootNanos)
+			}
+			// Time in which nothing happens is skipped.
+			if idle := uint64(maxIdle); bootNanos > w.position+idle {
+				w.position = bootNanos - idle
+			}
+			// The graph goes back no further.
+			if span := uint64(historyTicks * interval); w.position > w.state.lastTick+span {
+				w.state.lastTick = w.position - span
+			}
+			for next := w.state.lastTick + uint64(interval); next <= w.position; next += uint64(interval) {
+				w.tick(next)
+			}
+			position = w.position
+			wait = time.Duration(min(bootNanos, w.state.lastTick+uint64(interval)) - position)
+		})
 		switch {
 		case position >= bootNanos:
 			return
@@ -293,11 +310,18 @@ func (w *Watch) Close() error {
 
 // Talk returns a Writer for what is said beside the trace: it would spoil the
 // screen, and becomes lines of its log, and is written once that is left.
-func (w *Watch) Talk() io.Writer { return (*talker)(w) }
+func (w *Watch) Talk() io.Writer { return &talker{w, true} }
 
-type talker Watch
+// Hold returns a Writer for what else would spoil the screen, and is written once
+// that is left. Of both, at least the last 512 KiB are kept.
+func (w *Watch) Hold() io.Writer { return &talker{w, false} }
 
-// maxTalk is how much of it is kept.
+type talker struct {
+	*Watch
+	log bool
+}
+
+// maxTalk is how much of it is kept at most.
 const maxTalk = 1 << 20
 
 func (t *talker) Write(p []byte) (int, error) {
@@ -307,9 +331,12 @@ func (t *talker) Write(p []byte) (int, error) {
 		return t.o.Talk.Write(p)
 	}
 	if len(t.talk) > maxTalk {
-		t.talk = append([]byte("[cut]\n"), t.talk[maxTalk/2:]...)
+		t.talk = append([]byte("[cut]\n"), t.talk[len(t.talk)-maxTalk/2:]...)
 	}
 	t.talk = append(t.talk, p...)
+	if !t.log {
+		return len(p), nil
+	}
 	now := t.position
 	if t.o.Now != nil {
 		now = t.o.Now()
@@ -328,7 +355,7 @@ func (w *Watch) print(line string) {
 	}
 	if _, err := io.WriteString(w.out, line+"\n"); err != nil {
 		w.err = err
-		go w.o.Interrupt()
+		go w.o.Stop()
 	}
 }
 
@@ -376,12 +403,12 @@ func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch msg := msg.(type) {
+	case ticked:
+		m.ticked.Store(false)
 	case tea.WindowSizeMsg:
 		m.screen.width, m.screen.height = msg.Width, msg.Height
 	case tea.KeyPressMsg:
 		switch key := msg.String(); key {
-		case "ctrl+z":
-			return m, tea.Suspend
 		case "ctrl+l":
 			return m, tea.ClearScreen
 		default:

@@ -289,7 +289,7 @@ func TestAnySize(t *testing.T) {
 						if i := strings.IndexFunc(line, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\u202e' || r == '\u009b' }); i >= 0 {
 							t.Fatalf("%q", line)
 						}
-						if ascii && strings.ContainsAny(line, "─█▒░▁") {
+						if ascii && strings.IndexFunc(line, func(r rune) bool { return r > 0x7e }) >= 0 {
 							t.Fatalf("not ASCII: %q", line)
 						}
 					}
@@ -336,10 +336,10 @@ func (failingWriter) Write([]byte) (int, error) { return 0, unix.EPIPE }
 // TestReaderGone holds that the trace ends when nobody reads the lines, also if
 // nothing is charged.
 func TestReaderGone(t *testing.T) {
-	interrupted := make(chan struct{})
+	stopped := make(chan struct{})
 	now := header.StartBootNanos
-	w := New(failingWriter{}, header, Options{Interrupt: func() { close(interrupted) }, Now: func() uint64 { now += second; return now }})
-	<-interrupted
+	w := New(failingWriter{}, header, Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
+	<-stopped
 	if err := w.Close(); !errors.Is(err, unix.EPIPE) {
 		t.Errorf("error %v", err)
 	}
@@ -396,6 +396,78 @@ func readUntil(t *testing.T, host *os.File, shown *bytes.Buffer, what string) {
 		if err != nil {
 			t.Fatalf("no %q: %v: %q", what, err, shown)
 		}
+	}
+}
+
+// TestHostileRecording has parents in a circle and times without end.
+func TestHostileRecording(t *testing.T) {
+	s := newState(header)
+	s.add([]event.Event{named(5, 5, "x"), charge(0, 5, 1, 1, 1)})
+	s.tick(header.StartBootNanos + second)
+	k := keys{}
+	k.press("enter", s.rows(&k))
+	if rows := s.rows(&k); len(rows) != maxDepth {
+		t.Errorf("%d levels", len(rows))
+	}
+	s.toRead()
+
+	var out bytes.Buffer
+	w := New(&out, header, Options{})
+	late := charge(0, 5, 1, 1, 1)
+	late.BootNanos = math.MaxUint64
+	if err := w.Write([]event.Event{late, late}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
+		t.Errorf("%v, %d lines", err, bytes.Count(out.Bytes(), []byte("\n")))
+	}
+}
+
+// TestManyProcesses holds that what charges now is shown, whatever there was, and
+// that what is not seen again is forgotten.
+func TestManyProcesses(t *testing.T) {
+	s := newState(header)
+	s.add(names)
+	for i := range 3 * maxCharging {
+		if i%maxCharging == 0 {
+			s.tick(s.lastTick + second)
+		}
+		s.add([]event.Event{charge(0, web, uint32(i), 1, 1)})
+	}
+	s.tick(s.lastTick + second)
+	s.add([]event.Event{charge(0, web, 1<<30, 1, 1)})
+	s.tick(s.lastTick + second)
+	g := s.groups[event.CgroupID{ID: web}]
+	if got := g.byRate()[0].pid; got != 1<<30 {
+		t.Errorf("the first is %d", got)
+	}
+	if len(g.processes) > maxProcesses+1 {
+		t.Errorf("%d processes are kept", len(g.processes))
+	}
+
+	for i := range uint64(2 * maxGroups) { // of a pod each
+		pod, group := 1000+2*i, 1001+2*i
+		e := charge(s.lastTick-header.StartBootNanos, group, 1, 1, 2560)
+		e.Limiting.CgroupID, e.FailedAt = pod, pod
+		s.add([]event.Event{named(pod, root, "p"), named(group, pod, "c"), e})
+		s.read(map[event.CgroupID]reading{{ID: group}: {1, 2}})
+		s.tick(s.lastTick + 2*second)
+	}
+	if len(s.groups) > maxGroups || len(s.levels) > 2*maxGroups+10 || len(s.hits) > maxGroups {
+		t.Errorf("%d cgroups, %d levels, %d limits", len(s.groups), len(s.levels), len(s.hits))
+	}
+}
+
+// TestOldFailure holds that a failure that has left the graph leaves no mark.
+func TestOldFailure(t *testing.T) {
+	s := newState(header)
+	s.add(names)
+	s.add([]event.Event{charge(0, web, 1, 1, 2560)})
+	for range historyTicks + 5 {
+		s.tick(s.lastTick + second)
+	}
+	if screen := plain(s, &keys{}); strings.Contains(screen, "!") {
+		t.Errorf("%s", screen)
 	}
 }
 
