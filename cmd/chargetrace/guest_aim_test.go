@@ -397,7 +397,7 @@ func TestPIDNamespace(t *testing.T) {
 // not be traced for it.
 func TestPIDReuse(t *testing.T) {
 	g := newCgroup(t)
-	p, q := startWorkload(t, g, 0, "touch 2"), startWorkload(t, g, 0, "touch 2")
+	p, q := startWorkload(t, g, 0, "touch 4"), startWorkload(t, g, 0, "touch 4")
 	tr := chargetrace(t, "-wide", "-pid", p.pid()+","+q.pid())
 	p.begin(t)
 	p.wait(t)

@@ -76,14 +76,14 @@ func (x *tmux) run(t *testing.T, args ...string) string {
 }
 
 // screen returns what is on the screen, once something has been written to it.
-func (x *tmux) screen(t *testing.T) string {
+func (x *tmux) screen(t *testing.T, deadline time.Time) string {
 	t.Helper()
 	var buf [1 << 16]byte
-	if err := x.output.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := x.output.SetReadDeadline(deadline); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := x.output.Read(buf[:]); err != nil {
-		t.Fatalf("nothing more is written: %v\n%s", err, x.run(t, "capture-pane", "-p"))
+		t.Fatalf("waited in vain: %v\n%s", err, x.run(t, "capture-pane", "-p"))
 	}
 	return x.run(t, "capture-pane", "-p")
 }
@@ -91,9 +91,9 @@ func (x *tmux) screen(t *testing.T) string {
 // until returns the screen, once it shows what a pattern matches.
 func (x *tmux) until(t *testing.T, pattern string) string {
 	t.Helper()
-	re := regexp.MustCompile(pattern)
+	re, deadline := regexp.MustCompile(pattern), time.Now().Add(patience)
 	for {
-		if screen := x.screen(t); re.MatchString(screen) {
+		if screen := x.screen(t, deadline); re.MatchString(screen) {
 			return screen
 		}
 	}
@@ -132,10 +132,10 @@ func TestWatch(t *testing.T) {
 				bar         int
 			}
 			var seen []moment
-			killed := regexp.MustCompile(`OOM: ` + regexp.QuoteMeta(g.path()) + ` ran out;.* killed exe \(` + p.pid() + `\), which held`)
-			screen := ""
+			killed := regexp.MustCompile(`OOM kill of exe \(` + p.pid() + `\), which held \d+\.\dM: ` + regexp.QuoteMeta(g.path()) + ` ran out`)
+			screen, deadline := "", time.Now().Add(patience)
 			for !killed.MatchString(screen) {
-				screen = x.screen(t)
+				screen = x.screen(t, deadline)
 				at, row := title.FindStringSubmatch(screen), line.FindStringSubmatch(screen)
 				if at == nil || row == nil {
 					continue
@@ -243,7 +243,7 @@ func TestWatchCommand(t *testing.T) {
 	x := startTmux(t, 80, 24, "/usr/bin/chargetrace", "-watch", "-memory", "10M", "--", `/bin/sh -c "echo said; exec /init command touch 20"`)
 	x.until(t, "Pane is dead .status 137")
 	after := x.run(t, "capture-pane", "-p", "-S", "-200")
-	want := regexp.MustCompile(`(?s)limits hit and kills.*OOM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `)
+	want := regexp.MustCompile(`(?s)limits hit and kills.*OOM kill of init \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `)
 	if !want.MatchString(after) {
 		t.Errorf("it shows\n%s", after)
 	}

@@ -133,7 +133,7 @@ func TestTerminal(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			cmd, host, terminal, before := playOnScreen(t)
-			host.shows(t, "OOM: /t")
+			host.shows(t, "OOM kill of exe")
 			if state := termios(t, terminal); state.Lflag&unix.ICANON != 0 {
 				t.Error("the screen takes whole lines only")
 			}
@@ -164,7 +164,7 @@ func TestColour(t *testing.T) {
 		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
 			t.Parallel()
 			_, host, _, _ := playOnScreen(t, "NO_COLOR="+noColour)
-			if got := colour.MatchString(host.shows(t, "OOM: /t")); got != (noColour == "") {
+			if got := colour.MatchString(host.shows(t, "OOM kill of exe")); got != (noColour == "") {
 				t.Errorf("in colour: %v", got)
 			}
 		})
@@ -174,7 +174,7 @@ func TestColour(t *testing.T) {
 // TestNoUTF8 is for a terminal that shows ASCII only.
 func TestNoUTF8(t *testing.T) {
 	_, host, _, _ := playOnScreen(t, "LC_ALL=C")
-	if shown := host.shows(t, "OOM: /t"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
+	if shown := host.shows(t, "OOM kill of exe"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
 		t.Errorf("%q", shown)
 	}
 }

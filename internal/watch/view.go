@@ -448,8 +448,9 @@ func (p *painter) entry(x *entry) string {
 			where = p.total.Names.Printable(e.Cgroup)
 		}
 		v := &e.Victim
-		return b + full.Styled(fmt.Sprintf("OOM: %s ran out; %s (%d) asked; killed %s (%d), which held %s",
-			where, printable(e.CommBytes()), e.PID, printable(v.CommBytes()), v.PID, p.amount(int64(v.AnonPages+v.FilePages+v.ShmemPages))))
+		// What matters most first: the end may not fit.
+		return b + full.Styled(fmt.Sprintf("OOM kill of %s (%d), which held %s: %s ran out, %s (%d) asked for more",
+			printable(v.CommBytes()), v.PID, p.amount(int64(v.AnonPages+v.FilePages+v.ShmemPages)), where, printable(e.CommBytes()), e.PID))
 	}
 	limit := "limit"
 	if x.maxPages > 0 {

@@ -194,7 +194,7 @@ func TestLog(t *testing.T) {
 	}
 	want := []string{
 		"10.000 s  /pod: memory limit of 10.0M reached by p10 (10), 8 charges failed",
-		"12.000 s  OOM: /pod ran out; p11 (11) asked; killed p10 (10), which held 5.0M",
+		"12.000 s  OOM kill of p10 (10), which held 5.0M: /pod ran out, p11 (11) asked for more",
 		"12.500 s  /pod: swap limit of 10.0M reached by p10 (10), 1 charge failed",
 		"15.000 s  /pod: memory limit of 10.0M reached by p10 (10), 1 charge failed",
 	}
