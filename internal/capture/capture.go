@@ -131,6 +131,11 @@ type Counts struct {
 // it asks to be woken by the next, and sleeps.
 const readInterval = 50 * time.Millisecond
 
+// maxHeld is how many quiet intervals an event is held that its thread's next one
+// may tell more about; see settle. That comes at once, unless the thread is
+// preempted, on a busy machine for long.
+const maxHeld = 40
+
 // Tracer is a running trace, and a [stream.Source]. Read, Counts and Close are
 // for one goroutine; Stop is for any.
 type Tracer struct {
@@ -147,10 +152,11 @@ type Tracer struct {
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
 	flushed bool
-	// quiet counts the intervals without an event.
-	quiet      int
-	readerIdle *ebpf.Variable
-	unfollowed *ebpf.Variable
+	// quiet counts the intervals without an event, and drowsy those of them in
+	// which no event was held.
+	quiet, drowsy int
+	readerIdle    *ebpf.Variable
+	unfollowed    *ebpf.Variable
 
 	// held are events that are not final; see settle.
 	held []event.Event
@@ -526,15 +532,15 @@ func (t *Tracer) Read(batch []event.Event) (int, error) {
 	n := copy(batch, t.held)
 	t.held = append(t.held[:0], t.held[n:]...)
 	for {
-		added, err := t.fill(batch[n:])
+		added, err := t.fill(batch[n:], n > 0)
 		n += added
 		if err != nil && err != io.EOF {
 			return 0, err
 		}
 		final := settle(batch[:n])
-		// What has had no successor for two intervals will have none, and a
-		// full batch has to go.
-		if err == io.EOF || t.quiet > 1 || final == 0 && n == len(batch) {
+		// What has had no successor for that long will have none, and a full
+		// batch has to go.
+		if err == io.EOF || t.quiet >= maxHeld || final == 0 && n == len(batch) {
 			final = n
 		}
 		if final > 0 {
@@ -548,8 +554,9 @@ func (t *Tracer) Read(batch []event.Event) (int, error) {
 }
 
 // fill reads events into batch: those there are, and at least one, unless an
-// interval ends before. At the end it returns io.EOF.
-func (t *Tracer) fill(batch []event.Event) (n int, err error) {
+// interval ends before. At the end it returns io.EOF. While events are held it
+// does not wait for longer.
+func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 	for n < len(batch) {
 		if len(t.pending) > 0 {
 			batch[n] = t.pending[0]
@@ -567,7 +574,7 @@ func (t *Tracer) fill(batch []event.Event) (n int, err error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return n, t.endInterval()
+			return n, t.endInterval(held)
 		case errors.Is(err, ringbuf.ErrFlushed):
 			t.flushed = true
 			t.Stop() // has flushed, but may not have returned yet
@@ -582,10 +589,10 @@ func (t *Tracer) fill(batch []event.Event) (n int, err error) {
 			return n, fmt.Errorf("read the ring buffer: %w", err)
 		}
 
-		if t.quiet > 2 { // woken
+		if t.drowsy > 2 { // woken
 			t.ring.SetDeadline(time.Now().Add(readInterval))
 		}
-		t.quiet = 0
+		t.quiet, t.drowsy = 0, 0
 		e := &batch[n]
 		if err := e.Decode(t.record.RawSample); err != nil {
 			return n, fmt.Errorf("read the ring buffer: %w", err)
@@ -611,10 +618,15 @@ func (t *Tracer) fill(batch []event.Event) (n int, err error) {
 }
 
 // endInterval sets how long the ring buffer is waited for next.
-func (t *Tracer) endInterval() error {
+func (t *Tracer) endInterval(held bool) error {
 	t.quiet++
 	deadline := time.Now().Add(readInterval)
-	switch t.quiet {
+	if held {
+		t.ring.SetDeadline(deadline)
+		return nil
+	}
+	t.drowsy++
+	switch t.drowsy {
 	case 1: // there were events in the interval that ends now
 	case 2:
 		// A program that runs just now may not see it and not wake us, so the
