@@ -18,6 +18,9 @@
 // knows event; sinks know nothing of each other, but for watch and report of
 // summary, nor of capture, and only the command joins them.
 //
+// Package cause tells from a kernel stack, which capture reads and names, what a
+// charge was for.
+//
 // What is shown is a matter of stream, and a live source does it in the kernel:
 // package glob has patterns for names of threads in a form for both. Package help
 // makes the man page and the completions of shells from what -h prints.

@@ -46,6 +46,9 @@ const volatile __u64 min_pages;
 const volatile __u32 page_size = 4096;
 /* Trace charges only that failed or found a level at its limit. */
 const volatile bool only_limited;
+
+/* Take the kernel stack of each charge. */
+const volatile bool take_kernel_stacks;
 /* Wake the reader after this many events of one CPU. */
 const volatile __u32 wakeup_events = 1;
 
@@ -135,6 +138,8 @@ struct charge_event {
 	struct level high;     /* likewise under memory.high; max is that */
 	__u64 failed;	       /* id of the cgroup whose limit made it fail */
 	__u64 lost;	       /* events lost on this CPU since the trace began */
+	__u32 kernel_stack;    /* 1 + its number in kernel_stacks; 0 for none */
+	__u32 pad;
 };
 
 struct reclaim_event {
@@ -200,6 +205,7 @@ struct counters {
 	__u64 filtered;
 	__u64 lost;
 	__u64 lost_others;     /* events that are no charges */
+	__u64 lost_stacks;     /* charges sent without their stack */
 	__u64 unwoken;	       /* events since this CPU last woke the reader */
 	__u64 running;	       /* programs on this CPU, one interrupting the other */
 	__u64 under_way;       /* calls that are noted and have not returned */
@@ -337,6 +343,16 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } failure_counts SEC(".maps");
+
+/* Kernel stacks, by a number that is a hash. The loader makes it large if need be. */
+#define STACK_DEPTH 64
+
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, STACK_DEPTH * sizeof(__u64));
+} kernel_stacks SEC(".maps");
 
 struct cgroup_key {
 	__u64 cgroup;
@@ -1024,6 +1040,18 @@ static __always_inline bool retried(struct counters *n, __u64 stack, unsigned lo
 	return retry;
 }
 
+/* kernel_stack_of returns 1 + the number of the current stack, or 0. */
+static __always_inline __u32 kernel_stack_of(struct counters *n, void *ctx)
+{
+	long id = bpf_get_stackid(ctx, &kernel_stacks, 0);
+
+	if (id < 0) {
+		__sync_fetch_and_add(&n->lost_stacks, 1);
+		return 0;
+	}
+	return id + 1;
+}
+
 /*
  * moved_from returns the CPU on which the call from a place is noted, of which
  * task_migrates knows that it returns on another.
@@ -1041,7 +1069,7 @@ static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
 }
 
 /* note notes what is asked, and returns false where nobody wants to know. */
-static __always_inline bool note(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
 				 unsigned long nr_pages, __u64 fail, __u64 stack)
 {
 	struct known *k = know(n, (__u64)counter, place_of((__u64)counter));
@@ -1099,6 +1127,9 @@ static __always_inline bool note(struct counters *n, __u64 pid_tgid, struct page
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, e->failed);
+	e->kernel_stack = 0;
+	if (take_kernel_stacks)
+		e->kernel_stack = kernel_stack_of(n, ctx);
 	return true;
 }
 
@@ -1141,13 +1172,13 @@ static __always_inline struct counters *enter(__u64 pid_tgid, __u64 counter, uns
 	return n;
 }
 
-static __always_inline int on_entry(struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+static __always_inline int on_entry(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
 				    unsigned long nr_pages, __u64 fail, __u64 stack)
 {
 	bool noted;
 
 	n->running++;
-	noted = note(n, pid_tgid, counter, nr_pages, fail, stack);
+	noted = note(ctx, n, pid_tgid, counter, nr_pages, fail, stack);
 	n->running--;
 	if (!noted)
 		__sync_fetch_and_add(&n->filtered, 1);
@@ -1212,7 +1243,7 @@ int BPF_KPROBE(kprobe_try_charge, struct page_counter *counter, unsigned long nr
 	__u64 pid_tgid = bpf_get_current_pid_tgid(), stack = PT_REGS_SP(ctx);
 	struct counters *n = enter(pid_tgid, (__u64)counter, nr_pages, stack);
 
-	return n ? on_entry(n, pid_tgid, counter, nr_pages, fail, stack) : 0;
+	return n ? on_entry(ctx, n, pid_tgid, counter, nr_pages, fail, stack) : 0;
 }
 
 SEC("kretprobe/page_counter_try_charge")
@@ -1244,7 +1275,7 @@ int fentry_try_charge(__u64 *ctx)
 	if (!n)
 		return 0;
 	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_entry(n, pid_tgid, (void *)args[0], args[1], args[2], (__u64)ctx);
+	return on_entry(ctx, n, pid_tgid, (void *)args[0], args[1], args[2], (__u64)ctx);
 }
 
 SEC("fexit/page_counter_try_charge")

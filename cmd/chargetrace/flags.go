@@ -82,6 +82,8 @@ When to stop (Ctrl-C and SIGTERM always do; a command gets them too):
   -n ROWS           after this many rows; likewise
 
 What to show:
+  -stack            what each charge was for, by its kernel stack: CAUSE in -wide,
+                    and a table at the end
   -wide             for each charge also the thread, the kind of counter, what
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as
@@ -98,9 +100,10 @@ What to show:
 Where to (the table on stdout, if nothing else is asked for):
   -o FILE           repeatable; the ending says the form: .ctrace, a recording
                     for -r, .html, a report, .svg or .png, its main plot, .jsonl,
-                    .csv, or .pftrace, for Perfetto; - is stdout
+                    .csv, or .pftrace, for Perfetto; of -stack .pb.gz, for pprof,
+                    or .folded, for flame graphs; - is stdout
   -format FORM      for other endings and for -: table (default for -), ctrace,
-                    jsonl, csv, pftrace, html, svg, png
+                    jsonl, csv, pftrace, html, svg, png, pb.gz, folded
   -force            overwrite files
   -rotate SIZE|DURATION
                     go on in another recording: x-1.ctrace, x-2.ctrace, ...
@@ -137,6 +140,7 @@ type config struct {
 	onlyLimited bool
 	wide        bool
 	watch       bool
+	stack       bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
 	units       text.Units
@@ -179,6 +183,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.BoolVar(&cfg.onlyLimited, "limited", false, "")
 	fs.BoolVar(&cfg.wide, "wide", false, "")
 	fs.BoolVar(&cfg.watch, "watch", false, "")
+	fs.BoolVar(&cfg.stack, "stack", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
 	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
@@ -214,6 +219,9 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	}
 	if len(cfg.inputs) == 0 && (cfg.from != "" || cfg.to != "" || cfg.tail) {
 		return nil, usageErrorf("-from, -to and -follow are for -r")
+	}
+	if cfg.stack && len(cfg.inputs) > 0 {
+		return nil, usageErrorf("-stack is for recording: what is played has its stacks or not")
 	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")

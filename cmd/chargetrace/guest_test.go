@@ -179,6 +179,34 @@ func workload(args []string) error {
 		for i := range number(1) {
 			b[i*2<<20] = 1
 		}
+	case "read": // FILE SIZE: read so many MiB
+		f, err := os.Open(args[1])
+		if err != nil {
+			return err
+		}
+		_, err = io.CopyN(io.Discard, f, int64(number(2))<<20)
+		return err
+	case "fork": // N: run so many processes, one after the other
+		for range number(1) {
+			if err := exec.Command(busybox, "true").Run(); err != nil {
+				return err
+			}
+		}
+	case "files": // DIR N: make so many empty files, without memory of its own
+		path := append([]byte(args[1]), "/0000000\x00"...)
+		for range number(2) {
+			for i := len(path) - 2; ; i-- { // the next number
+				if path[i]++; path[i] <= '9' {
+					break
+				}
+				path[i] = '0'
+			}
+			fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, atFDCWD, uintptr(unsafe.Pointer(&path[0])), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o600, 0, 0)
+			if errno != 0 {
+				return errno
+			}
+			unix.Close(int(fd))
+		}
 	case "file": // FILE SIZE: write so many MiB
 		return os.WriteFile(args[1], make([]byte, number(2)<<20), 0o600)
 	case "listen":
@@ -191,6 +219,9 @@ func workload(args []string) error {
 }
 
 const firstPort = 40000
+
+// atFDCWD is the current directory, as an argument of a system call.
+var atFDCWD = func(fd int) uintptr { return uintptr(fd) }(unix.AT_FDCWD)
 
 // listen opens so many sockets, which nobody reads.
 func listen(n int) error {

@@ -114,6 +114,8 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		Kinds:       cfg.kinds,
 		MinPages:    cfg.minPages,
 		OnlyLimited: cfg.onlyLimited,
+
+		KernelStacks: cfg.stack,
 	}
 	for _, t := range cgroups.targets {
 		options.Cgroups = append(options.Cgroups, t.ID)
@@ -141,6 +143,10 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	}
 	for _, what := range tracer.Lacking() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no place to see %s\n", what)
+	}
+	if tracer.StacksUnnamed() {
+		fmt.Fprintf(stderr, "chargetrace: warning: this kernel hides its functions: stacks are addresses, and causes unknown\n")
+		fmt.Fprintf(stderr, "hint: sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them\n")
 	}
 	sum := summary.New()
 	sinks := []stream.Sink{sink, sum}
@@ -238,6 +244,7 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
 		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
+		KernelStacks: h.KernelStacks,
 	}
 	var uname unix.Utsname
 	if unix.Uname(&uname) == nil {
@@ -276,6 +283,9 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 	}
 	if c.Unfollowed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)
+	}
+	if c.Unstacked > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d charges are without their stack: there were too many different ones\n", c.Unstacked)
 	}
 	if c.Missed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)

@@ -21,7 +21,7 @@ import (
 )
 
 // formats are what an output can be, by the ending of its name.
-var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace", "html", "svg", "png"}
+var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace", "html", "svg", "png", "pb.gz", "folded"}
 
 // output is a value of -o.
 type output struct {
@@ -40,12 +40,11 @@ func parseOutputs(paths []string, format string) ([]output, error) {
 	}
 	var outputs []output
 	for _, path := range paths {
-		o := output{path, strings.TrimPrefix(filepath.Ext(path), ".")}
-		if !slices.Contains(formats[1:], o.format) {
-			o.format = format
-			if path == "-" && format == "" {
-				o.format = "table"
-			}
+		o := output{path, format}
+		if i := slices.IndexFunc(formats[1:], func(f string) bool { return strings.HasSuffix(path, "."+f) }); i >= 0 {
+			o.format = formats[1+i]
+		} else if path == "-" && format == "" {
+			o.format = "table"
 		}
 		if o.format == "" {
 			return nil, usageErrorf("-o %s: its ending, none of .%s, does not say its form; -format does", path, strings.Join(formats[1:], ", ."))
@@ -133,6 +132,10 @@ func (cfg *config) newSink(format string, w io.Writer, header stream.Header, rec
 		return export.NewCSV(w, header), nil
 	case "pftrace":
 		return export.NewPerfetto(w, header), nil
+	case "pb.gz":
+		return export.NewPprof(w, header), nil
+	case "folded":
+		return export.NewFolded(w, header), nil
 	case "html":
 		return report.NewHTML(w, header, rec.about()), nil
 	case "svg":

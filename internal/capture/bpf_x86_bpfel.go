@@ -71,8 +71,10 @@ type bpfChargeEvent struct {
 		Usage  int64
 		Max    uint64
 	}
-	Failed uint64
-	Lost   uint64
+	Failed      uint64
+	Lost        uint64
+	KernelStack uint32
+	Pad         uint32
 }
 
 type bpfCounters struct {
@@ -81,6 +83,7 @@ type bpfCounters struct {
 	Filtered        uint64
 	Lost            uint64
 	LostOthers      uint64
+	LostStacks      uint64
 	Unwoken         uint64
 	Running         uint64
 	UnderWay        uint64
@@ -107,7 +110,7 @@ type bpfCounters struct {
 		Named     bool
 		Pad       uint8
 	}
-	_ [40]byte
+	_ [32]byte
 }
 
 type bpfForkEvent struct {
@@ -190,6 +193,7 @@ const (
 	bpfMapEvents              = "events"
 	bpfMapFailureCounts       = "failure_counts"
 	bpfMapFailures            = "failures"
+	bpfMapKernelStacks        = "kernel_stacks"
 	bpfMapMovedCalls          = "moved_calls"
 	bpfMapNamed               = "named"
 	bpfMapOoms                = "ooms"
@@ -229,6 +233,7 @@ const (
 	bpfVarPageSize            = "page_size"
 	bpfVarReaderIdle          = "reader_idle"
 	bpfVarReclaimEventType    = "reclaim_event_type"
+	bpfVarTakeKernelStacks    = "take_kernel_stacks"
 	bpfVarTargetKinds         = "target_kinds"
 	bpfVarTargetTgid          = "target_tgid"
 	bpfVarTellForks           = "tell_forks"
@@ -305,6 +310,7 @@ type bpfMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
+	KernelStacks  *ebpf.MapSpec `ebpf:"kernel_stacks"`
 	MovedCalls    *ebpf.MapSpec `ebpf:"moved_calls"`
 	Named         *ebpf.MapSpec `ebpf:"named"`
 	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
@@ -335,6 +341,7 @@ type bpfVariableSpecs struct {
 	PageSize         *ebpf.VariableSpec `ebpf:"page_size"`
 	ReaderIdle       *ebpf.VariableSpec `ebpf:"reader_idle"`
 	ReclaimEventType *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
+	TakeKernelStacks *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
 	TargetKinds      *ebpf.VariableSpec `ebpf:"target_kinds"`
 	TargetTgid       *ebpf.VariableSpec `ebpf:"target_tgid"`
 	TellForks        *ebpf.VariableSpec `ebpf:"tell_forks"`
@@ -368,6 +375,7 @@ type bpfMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
 	Failures      *ebpf.Map `ebpf:"failures"`
+	KernelStacks  *ebpf.Map `ebpf:"kernel_stacks"`
 	MovedCalls    *ebpf.Map `ebpf:"moved_calls"`
 	Named         *ebpf.Map `ebpf:"named"`
 	Ooms          *ebpf.Map `ebpf:"ooms"`
@@ -384,6 +392,7 @@ func (m *bpfMaps) Close() error {
 		m.Events,
 		m.FailureCounts,
 		m.Failures,
+		m.KernelStacks,
 		m.MovedCalls,
 		m.Named,
 		m.Ooms,
@@ -415,6 +424,7 @@ type bpfVariables struct {
 	PageSize         *ebpf.Variable `ebpf:"page_size"`
 	ReaderIdle       *ebpf.Variable `ebpf:"reader_idle"`
 	ReclaimEventType *ebpf.Variable `ebpf:"reclaim_event_type"`
+	TakeKernelStacks *ebpf.Variable `ebpf:"take_kernel_stacks"`
 	TargetKinds      *ebpf.Variable `ebpf:"target_kinds"`
 	TargetTgid       *ebpf.Variable `ebpf:"target_tgid"`
 	TellForks        *ebpf.Variable `ebpf:"tell_forks"`

@@ -103,6 +103,8 @@ type Options struct {
 	OnlyLimited bool
 	// MinPages leaves out smaller charges, with the same exception.
 	MinPages uint64
+	// KernelStacks takes the kernel stack of each charge.
+	KernelStacks bool
 }
 
 // Counts say what became of the charges since the trace began.
@@ -124,6 +126,9 @@ type Counts struct {
 	// Unfollowed processes were forked by those that are traced, but were too
 	// many to be traced too.
 	Unfollowed uint64
+	// Unstacked charges were sent without their stack: there were too many
+	// different ones.
+	Unstacked uint64
 }
 
 // readInterval is how long an event stays in the buffer at most. The reader
@@ -164,6 +169,7 @@ type Tracer struct {
 	// pending what is to be read before the ring buffer.
 	lost    []uint64
 	pending []event.Event
+	stacks  *stacks // nil: they are not taken
 
 	stop     sync.Once
 	missed   uint64
@@ -360,6 +366,11 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	t.counters = coll.DetachMap(bpfMapCounters)
 	t.calls = coll.DetachMap(bpfMapCalls)
 	t.targets = coll.DetachMap(bpfMapTargets)
+	if o.KernelStacks {
+		if t.stacks, err = newStacks(coll.DetachMap(bpfMapKernelStacks)); err != nil {
+			return nil, err
+		}
+	}
 	t.readerIdle = coll.Variables[bpfVarReaderIdle]
 	t.unfollowed = coll.Variables[bpfVarUnfollowed]
 	t.ring, err = ringbuf.NewReader(coll.Maps[bpfMapEvents])
@@ -372,6 +383,7 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, err
 	}
+	t.header.KernelStacks = o.KernelStacks
 	for _, h := range hooks {
 		p := coll.DetachProgram(h.programs[attach])
 		if p == nil {
@@ -478,6 +490,10 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(cgroupTarget))
 		}
 	}
+	if o.KernelStacks {
+		values[bpfVarTakeKernelStacks] = true
+		spec.Maps[bpfMapKernelStacks].MaxEntries = maxStacks
+	}
 	values[bpfVarMinPages] = o.MinPages
 	values[bpfVarPageSize] = uint32(os.Getpagesize())
 	for name, value := range values {
@@ -524,6 +540,10 @@ func (t *Tracer) Lacking() []string { return t.lacking }
 
 // Header implements [stream.Source].
 func (t *Tracer) Header() stream.Header { return t.header }
+
+// StacksUnnamed reports whether stacks are taken, but are addresses alone, for the
+// kernel hides where its functions are (kernel.kptr_restrict).
+func (t *Tracer) StacksUnnamed() bool { return t.stacks != nil && len(t.stacks.symbols) == 0 }
 
 // Read implements [stream.Source]. Where events were lost, a [event.Lost]
 // event stands before the next charge of that CPU; losses that no charge
@@ -604,17 +624,40 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 		if int(e.CPU) >= len(t.lost) {
 			return n, fmt.Errorf("read the ring buffer: event of CPU %d of %d", e.CPU, len(t.lost))
 		}
-		if e.LostEvents > t.lost[e.CPU] {
-			t.pending = append(t.pending, *e)
-			e.Type = event.Lost
-			e.LostEvents -= t.lost[e.CPU]
-			t.lost[e.CPU] = t.pending[0].LostEvents
+		if err := t.precede(e); err != nil {
+			return n, err
 		}
 	}
 	if n == 0 {
 		return 0, io.EOF
 	}
 	return n, nil
+}
+
+// precede puts in the place of a charge what is to be told before it, if there is
+// something, and makes the charge pending.
+func (t *Tracer) precede(e *event.Event) error {
+	charge := *e
+	if e.LostEvents > t.lost[e.CPU] {
+		e.Type = event.Lost
+		e.LostEvents -= t.lost[e.CPU]
+		t.lost[e.CPU] = charge.LostEvents
+		t.pending = append(t.pending, charge)
+	}
+	if charge.KernelStack == 0 || t.stacks == nil || t.stacks.told[charge.KernelStack] {
+		return nil
+	}
+	stack, err := t.stacks.tell(charge.KernelStack)
+	if err != nil {
+		return err
+	}
+	if e.Type == event.Lost {
+		t.pending[0] = stack
+	} else {
+		*e = stack
+	}
+	t.pending = append(t.pending, charge)
+	return nil
 }
 
 // endInterval sets how long the ring buffer is waited for next.
@@ -658,7 +701,16 @@ func (t *Tracer) queueFinal() error {
 		}
 		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: now.StartBootNanos, LostEvents: counts.Lost})
 	}
-	t.pending = append(t.pending, t.leftOver...)
+	for _, e := range t.leftOver {
+		if e.KernelStack != 0 && t.stacks != nil && !t.stacks.told[e.KernelStack] {
+			stack, err := t.stacks.tell(e.KernelStack)
+			if err != nil {
+				return err
+			}
+			t.pending = append(t.pending, stack)
+		}
+		t.pending = append(t.pending, e)
+	}
 	return nil
 }
 
@@ -769,6 +821,7 @@ func (t *Tracer) Counts() (Counts, error) {
 		c.Filtered += n.Filtered
 		c.Lost += n.Lost
 		c.LostOthers += n.LostOthers
+		c.Unstacked += n.LostStacks
 	}
 	if err := t.unfollowed.Get(&c.Unfollowed); err != nil {
 		return Counts{}, fmt.Errorf("read the counters: %w", err)
@@ -790,7 +843,11 @@ func (t *Tracer) Close() error {
 		t.Stop()
 		errs = append(errs, t.stopErr, t.ring.Close())
 	}
-	for _, m := range []*ebpf.Map{t.counters, t.calls, t.targets} {
+	maps := []*ebpf.Map{t.counters, t.calls, t.targets}
+	if t.stacks != nil {
+		maps = append(maps, t.stacks.kernel)
+	}
+	for _, m := range maps {
 		errs = append(errs, m.Close())
 	}
 	for _, p := range t.programs {

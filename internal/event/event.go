@@ -34,7 +34,14 @@ const (
 	// were there before the trace are told of too, by an event that is flagged
 	// [Existing] and has their parent at that time.
 	Fork Type = 7
+	// KernelStack tells the functions of a kernel stack. It comes before the first
+	// charge that has it.
+	KernelStack Type = 8
 )
+
+// IsName reports whether events of the type tell what something is called, and
+// happen at no time.
+func (t Type) IsName() bool { return t == CgroupName || t == KernelStack }
 
 // CgroupID names a cgroup: numbers are given anew in each hierarchy. The zero
 // value's ID means no cgroup.
@@ -98,6 +105,9 @@ type Event struct {
 	// FailedAt is the number of the cgroup whose limit made the charge fail, in
 	// the hierarchy of Cgroup.
 	FailedAt uint64
+	// KernelStack is the number of the kernel stack at the call, and for the type
+	// KernelStack of the one that is told of; 0 is none.
+	KernelStack uint32
 	// LostEvents is, for a Charge, how many events were lost on its CPU since
 	// the trace began; for Lost, how many were lost at this place.
 	LostEvents uint64
@@ -125,6 +135,13 @@ type Event struct {
 	// Name is that of the cgroup's directory; empty for the root. It can hold
 	// any bytes but NUL and '/'.
 	Name string
+
+	// KernelStack
+
+	// Frames are the functions of a stack, the innermost first, each with how far
+	// into it the return address is, and separated by semicolons:
+	// "charge_memcg+0x3a;...". What has no name is an address.
+	Frames string
 }
 
 // Level is a level of the tree of page counters.
@@ -193,7 +210,7 @@ func upToNUL(b []byte) []byte {
 // bpf/chargetrace.bpf.c.
 const (
 	commonSize     = 56
-	ChargeSize     = commonSize + 104
+	ChargeSize     = commonSize + 112
 	reclaimSize    = commonSize + 16
 	oomKillSize    = commonSize + 56
 	forkSize       = commonSize + 8
@@ -253,6 +270,7 @@ func (e *Event) Decode(src []byte) error {
 		e.High = decodeLevel(src[64:])
 		e.FailedAt = ne.Uint64(src[88:])
 		e.LostEvents = ne.Uint64(src[96:])
+		e.KernelStack = ne.Uint32(src[104:])
 	case ReclaimBegin, ReclaimEnd:
 		e.FreedPages = ne.Uint64(src)
 		e.DurationNanos = ne.Uint64(src[8:])
@@ -286,7 +304,8 @@ func (e *Event) decodeCgroupName(src []byte) error {
 	return nil
 }
 
-// AppendEncoded appends e to dst, encoded so that [Event.Decode] reads it.
+// AppendEncoded appends e to dst, encoded so that [Event.Decode] reads it. There is
+// no such form of a KernelStack, which no BPF program sends.
 func (e *Event) AppendEncoded(dst []byte) []byte {
 	dst = ne.AppendUint32(dst, uint32(e.Type))
 	if e.Type == CgroupName {
@@ -317,6 +336,8 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 		dst = appendLevel(dst, e.High)
 		dst = ne.AppendUint64(dst, e.FailedAt)
 		dst = ne.AppendUint64(dst, e.LostEvents)
+		dst = ne.AppendUint32(dst, e.KernelStack)
+		dst = ne.AppendUint32(dst, 0)
 	case ReclaimBegin, ReclaimEnd:
 		dst = ne.AppendUint64(dst, e.FreedPages)
 		dst = ne.AppendUint64(dst, e.DurationNanos)

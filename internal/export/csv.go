@@ -26,7 +26,7 @@ func NewCSV(w io.Writer, header stream.Header) *CSV {
 const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hierarchy,container,kind,outcome,unit," +
 	"requested,usage,max,limiting_cgroup,limiting_usage,limiting_max,limiting_room,high_cgroup,high_usage,high_max," +
 	"failed_at,flags,freed_pages,duration_ns,victim_pid,victim_comm,victim_anon_pages,victim_file_pages," +
-	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid\r\n"
+	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause\r\n"
 
 // Write writes the lines of a batch.
 func (c *CSV) Write(batch []event.Event) error {
@@ -48,6 +48,9 @@ func (c *CSV) start() {
 }
 
 func (c *CSV) encode(e *event.Event) {
+	if e.Type == event.KernelStack {
+		return
+	}
 	c.buf = append(c.buf, typeNames[e.Type]...)
 	c.int(c.sinceStart(e))
 	c.buf = c.appendWallTime(append(c.buf, ','), e)
@@ -55,7 +58,7 @@ func (c *CSV) encode(e *event.Event) {
 	if e.Type == event.Lost {
 		c.empty(30)
 		c.uint(e.LostEvents)
-		c.buf = append(c.buf, ",\r\n"...)
+		c.buf = append(c.buf, ",,\r\n"...)
 		return
 	}
 	c.uint(uint64(e.PID))
@@ -64,7 +67,7 @@ func (c *CSV) encode(e *event.Event) {
 	if e.Type == event.Fork {
 		c.empty(28)
 		c.uint(uint64(e.ChildPID))
-		c.buf = append(c.buf, "\r\n"...)
+		c.buf = append(c.buf, ",\r\n"...)
 		return
 	}
 	c.cgroup(e.Cgroup)
@@ -93,6 +96,11 @@ func (c *CSV) encode(e *event.Event) {
 		c.empty(6)
 	}
 	c.empty(2)
+	if e.Type == event.Charge && e.KernelStack != 0 {
+		c.text([]byte(c.stacks.Cause(e).String()))
+	} else {
+		c.empty(1)
+	}
 	c.buf = append(c.buf, "\r\n"...)
 }
 

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -17,6 +18,7 @@ type writer struct {
 	w      io.Writer
 	header stream.Header
 	names  cgroup.Names
+	stacks cause.Stacks
 	buf    []byte
 	// containers are those of the cgroups that were met.
 	containers map[event.CgroupID]cgroup.Container
@@ -30,10 +32,13 @@ func newWriter(w io.Writer, header stream.Header) writer {
 func (w *writer) write(batch []event.Event, encode func(e *event.Event)) error {
 	for i := range batch {
 		e := &batch[i]
-		if e.Type == event.CgroupName {
+		switch e.Type {
+		case event.CgroupName:
 			w.names.Add(e)
 			delete(w.containers, e.Cgroup)
 			continue
+		case event.KernelStack:
+			w.stacks.Add(e)
 		}
 		encode(e)
 	}

@@ -3,6 +3,7 @@ package export
 import (
 	"io"
 	"strconv"
+	"strings"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -14,7 +15,9 @@ import (
 //
 //	charge         pid, tid, comm, cgroup, cgroup_id, hierarchy, container, kind,
 //	               outcome (ok, failed, miss), requested_pages, usage_pages,
-//	               max_pages, limiting, high, failed_at, flags
+//	               max_pages, limiting, high, failed_at, cause, kernel_stack, flags
+//	kernel_stack   kernel_stack, the number that charges after it have, and frames,
+//	               an array: the functions, the innermost first. It has no time
 //	reclaim_begin  pid, tid, comm, cgroup, cgroup_id, hierarchy, container
 //	reclaim_end    likewise, and freed_pages, duration_ns
 //	oom_kill       likewise, and victim: pid, comm, anon_pages, file_pages,
@@ -56,7 +59,25 @@ var typeNames = map[event.Type]string{
 	event.OOMKill: "oom_kill", event.Fork: "fork",
 }
 
+// encodeStack writes the object of a kernel stack.
+func (j *JSONL) encodeStack(e *event.Event) {
+	j.buf = append(j.buf, `{"type":"kernel_stack"`...)
+	j.uint("kernel_stack", uint64(e.KernelStack))
+	j.key("frames")
+	separator := byte('[')
+	for frame := range strings.SplitSeq(e.Frames, ";") {
+		j.buf = append(j.buf, separator)
+		j.buf = appendQuoted(j.buf, event.AppendPrintable(nil, []byte(frame)))
+		separator = ','
+	}
+	j.buf = append(j.buf, "]}\n"...)
+}
+
 func (j *JSONL) encode(e *event.Event) {
+	if e.Type == event.KernelStack {
+		j.encodeStack(e)
+		return
+	}
 	j.buf = append(append(append(j.buf, `{"type":"`...), typeNames[e.Type]...), '"')
 	j.int("time_ns", j.sinceStart(e))
 	j.key("wall_time")
@@ -124,6 +145,14 @@ func (j *JSONL) charge(e *event.Event) {
 	j.level("limiting", e, &e.Limiting)
 	j.level("high", e, &e.High)
 	j.cgroup("failed_at", e.InCgroup(e.FailedAt))
+	j.key("cause")
+	if e.KernelStack != 0 {
+		j.buf = append(append(append(j.buf, '"'), j.stacks.Cause(e).String()...), '"')
+		j.uint("kernel_stack", uint64(e.KernelStack))
+	} else {
+		j.buf = append(j.buf, "null"...)
+		j.null("kernel_stack")
+	}
 	j.key("flags")
 	j.buf = append(j.buf, '[')
 	for _, flag := range flags {

@@ -327,7 +327,7 @@ func newCollector(header stream.Header) collector {
 func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
-		if e.Type == event.CgroupName || e.Type == event.Fork {
+		if e.Type.IsName() || e.Type == event.Fork {
 			continue
 		}
 		at := e.BootNanos

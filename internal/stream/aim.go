@@ -78,7 +78,7 @@ func newChooser(aim Aim, pageSize int) *chooser {
 
 func (c *chooser) includes(e *event.Event) bool {
 	switch e.Type {
-	case event.Lost:
+	case event.Lost, event.KernelStack:
 		return true
 	case event.CgroupName:
 		if c.aimsAtCgroups() {

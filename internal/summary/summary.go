@@ -5,6 +5,7 @@
 package summary
 
 import (
+	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 )
@@ -122,6 +123,11 @@ type Summary struct {
 	Names cgroup.Names
 	// Total is the sum of all.
 	Total Totals
+	// Causes are the charges for each [cause.Cause], where stacks are known, and
+	// Others the pages that were charged with stacks that no rule knows.
+	Causes      map[cause.Cause]*Totals
+	OtherStacks map[string]uint64
+	stacks      cause.Stacks
 	// Kinds are the charges to counters of each [event.Kind]. Reclaim is that of
 	// memory.
 	Kinds []Totals
@@ -145,10 +151,13 @@ type Summary struct {
 // New returns an empty Summary.
 func New() *Summary {
 	return &Summary{
-		Kinds:     make([]Totals, len(event.KindNames())+1),
-		Cgroups:   make(map[event.CgroupID]*Totals),
-		Processes: make(map[uint32]*Process),
-		Limits:    make(map[LimitKey]*Limit),
+		Kinds: make([]Totals, len(event.KindNames())+1),
+
+		Causes:      make(map[cause.Cause]*Totals),
+		OtherStacks: make(map[string]uint64),
+		Cgroups:     make(map[event.CgroupID]*Totals),
+		Processes:   make(map[uint32]*Process),
+		Limits:      make(map[LimitKey]*Limit),
 	}
 }
 
@@ -167,6 +176,8 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.OOMKills = append(s.OOMKills, *e)
 		case event.CgroupName:
 			s.Names.Add(e)
+		case event.KernelStack:
+			s.stacks.Add(e)
 		case event.Lost:
 			s.Coverage.Lost += e.LostEvents
 		}
@@ -180,6 +191,9 @@ func (s *Summary) Close() error { return nil }
 func (s *Summary) addCharge(e *event.Event) {
 	s.Total.AddCharge(e)
 	s.Kinds[e.Kind].AddCharge(e)
+	if e.KernelStack != 0 {
+		s.addCause(e)
+	}
 	s.cgroup(e.Cgroup).AddCharge(e)
 	s.process(e).AddCharge(e)
 	if e.Flags&event.Predicted != 0 {
@@ -206,6 +220,26 @@ func (s *Summary) addCharge(e *event.Event) {
 	}
 	if max != 0 {
 		l.MaxPages = max
+	}
+}
+
+// maxOtherStacks is how many of them are told apart.
+const maxOtherStacks = 1 << 10
+
+func (s *Summary) addCause(e *event.Event) {
+	c := s.stacks.Cause(e)
+	t := s.Causes[c]
+	if t == nil {
+		t = new(Totals)
+		s.Causes[c] = t
+	}
+	t.AddCharge(e)
+	if c != cause.Other {
+		return
+	}
+	frames := s.stacks.Frames(e)
+	if _, ok := s.OtherStacks[frames]; ok || len(s.OtherStacks) < maxOtherStacks {
+		s.OtherStacks[frames] += e.RequestedPages
 	}
 }
 

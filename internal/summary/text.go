@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -24,6 +25,7 @@ func (s *Summary) Print(w io.Writer, header stream.Header) error {
 	p := printer{s: s, header: header}
 	p.cgroups()
 	p.processes()
+	p.causes()
 	p.limits()
 	p.oomKills()
 	p.coverage()
@@ -70,6 +72,21 @@ func (p *printer) processes() {
 		e := event.Event{Comm: proc.Comm}
 		return fmt.Sprintf("%d\t%s", proc.PID, printable(e.CommBytes())), &proc.Totals
 	})
+}
+
+// causes prints what was charged for, and of what no rule knows the commonest
+// stacks, so that the gap in the rules is seen.
+func (p *printer) causes() {
+	causes := slices.SortedFunc(maps.Keys(p.s.Causes), func(a, b cause.Cause) int {
+		return cmp.Or(byCharged(p.s.Causes[a], p.s.Causes[b]), cmp.Compare(a, b))
+	})
+	totals(p, "CAUSE", causes, func(c cause.Cause) (string, *Totals) { return c.String(), p.s.Causes[c] })
+	stacks := slices.SortedFunc(maps.Keys(p.s.OtherStacks), func(a, b string) int {
+		return cmp.Or(cmp.Compare(p.s.OtherStacks[b], p.s.OtherStacks[a]), cmp.Compare(a, b))
+	})
+	for _, frames := range stacks[:min(len(stacks), 3)] {
+		fmt.Fprintf(&p.b, "  other, %d pages: %s\n", p.s.OtherStacks[frames], printable([]byte(strings.Join(cause.Functions(frames), " < "))))
+	}
 }
 
 // byCharged puts what charged most first.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -69,7 +70,8 @@ type Table struct {
 	limitingRoom      int
 	level             []byte // the limiting level's usage and limit
 
-	names cgroup.Names
+	names  cgroup.Names
+	stacks cause.Stacks
 	// atLimit says of each level that was a charge's limiting one whether it
 	// was at its limit when last seen.
 	atLimit map[level]bool
@@ -152,6 +154,8 @@ func (t *Table) Write(batch []event.Event) error {
 		case event.CgroupName:
 			t.names.Add(e)
 			t.charged.column, t.limiting.column = nil, nil
+		case event.KernelStack:
+			t.stacks.Add(e)
 		case event.Lost:
 			t.buf = append(t.buf, "--- "...)
 			t.buf = strconv.AppendUint(t.buf, e.LostEvents, 10)

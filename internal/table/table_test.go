@@ -227,6 +227,25 @@ func TestRows(t *testing.T) {
 	}
 }
 
+// TestCause has the column of causes where there are stacks.
+func TestCause(t *testing.T) {
+	h := header
+	h.KernelStacks = true
+	var out strings.Builder
+	tb := New(&out, h, Options{Wide: true})
+	e := charge(0, "a", 1, 1, 100, 2560)
+	e.KernelStack = 4
+	unknown := charge(0, "a", 1, 1, 100, 2560)
+	if err := tb.Write([]event.Event{{Type: event.KernelStack, KernelStack: 4, Frames: "pte_alloc_one+0x1;do_anonymous_page+0x2"}, e, unknown}); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out.String(), "\n")
+	at := strings.Index(lines[0], "CAUSE")
+	if at < 0 || len(lines) != 4 || lines[1][at:] != "page table" || lines[2][at:] != "-" {
+		t.Errorf("%s", &out)
+	}
+}
+
 type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }

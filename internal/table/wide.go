@@ -21,6 +21,7 @@ const (
 	minCgroupWidth   = 14
 	minLimitedBy     = 19
 	roomWidth        = 6
+	causeWidth       = 12
 	wideColumnsToFit = 120
 )
 
@@ -28,6 +29,9 @@ const (
 // narrowest.
 func (t *Table) fit(columns int) {
 	more := columns - wideColumnsToFit
+	if t.header.KernelStacks {
+		more = max(0, more-causeWidth-1)
+	}
 	t.cgroupWidth = minCgroupWidth + more/2
 	t.limitedByWidth = minLimitedBy + more - more/2
 }
@@ -46,6 +50,9 @@ func (t *Table) startWide() {
 	b = appendColumn(b, "CGROUP", t.cgroupWidth)
 	b = appendColumn(b, "LIMITED BY", t.limitedByWidth)
 	b = appendColumn(b, "ROOM", roomWidth)
+	if t.header.KernelStacks {
+		b = appendColumn(b, "CAUSE", causeWidth)
+	}
 	t.buf = append(b, "FLAGS\n"...)
 }
 
@@ -80,6 +87,9 @@ func (t *Table) appendWideCharge(e *event.Event) {
 		b = append(b, '-')
 	}
 	b = pad(b, from, roomWidth)
+	if t.header.KernelStacks {
+		b = appendColumn(b, t.stacks.Cause(e).String(), causeWidth)
+	}
 	t.buf = endLine(t.appendFlags(b, e))
 }
 

@@ -32,6 +32,8 @@
 //
 //	names     for each cgroup that the block mentions, and its ancestors: uvarint
 //	          hierarchy, id, id of the parent, length of the name; the name
+//	stacks    for each kernel stack that the block mentions: uvarint number,
+//	          length of the frames; the frames ([event.Event.Frames])
 //	contexts  what many events have in common, see below
 //	columns   one section for each of: context, time, requested, outcome, usage,
 //	          limiting, high, failed, other
@@ -41,7 +43,9 @@
 // its trailing NULs, and, but for the types Lost and Fork, uvarint hierarchy and
 // cgroup. A context of charges goes on with a byte for the kind, uvarint flags (without
 // Retry and Predicted), counter, stack, max, limiting cgroup, limiting max, high
-// cgroup, high max.
+// cgroup, high max, number of the kernel stack (0: none).
+//
+// Version 1 has neither the section of stacks nor their numbers.
 //
 // The columns hold values for the events in turn; a column is not touched by
 // events that have no such value.
@@ -82,7 +86,7 @@ import (
 const (
 	signature = "CTRACE\r\n"
 	// Version is the version of the format.
-	Version = 1
+	Version = 2
 
 	blockMagic  = "CTB1"
 	headerBytes = 48
@@ -109,6 +113,8 @@ type Meta struct {
 	Kernel      string   `json:"kernel_release"`
 	Arch        string   `json:"architecture"`
 	Attach      string   `json:"attach"`
+	// KernelStacks is that of stream.Header.
+	KernelStacks bool `json:"kernel_stacks,omitempty"`
 }
 
 // Totals are what the kernel counted and the recording holds, once it is at its

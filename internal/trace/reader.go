@@ -38,6 +38,8 @@ type Reader struct {
 	stored []byte // the payload as it is in the file
 	block  blockReader
 	told   map[event.CgroupID]bool // names that were passed on
+	// toldStacks likewise.
+	toldStacks map[uint32]bool
 
 	totals *Totals
 	err    error // why it ended, io.EOF or another
@@ -52,7 +54,7 @@ var ErrEndsEarly = errors.New("the recording ends early")
 
 // NewReader reads the beginning of a recording.
 func NewReader(r io.Reader, o Options) (*Reader, error) {
-	rd := &Reader{options: o, told: make(map[event.CgroupID]bool)}
+	rd := &Reader{options: o, told: make(map[event.CgroupID]bool), toldStacks: make(map[uint32]bool)}
 	rd.seeker, _ = r.(io.Seeker)
 	if rd.seeker != nil {
 		if _, err := rd.seeker.Seek(0, io.SeekCurrent); err != nil {
@@ -67,9 +69,11 @@ func NewReader(r io.Reader, o Options) (*Reader, error) {
 	if string(head[:len(signature)]) != signature {
 		return nil, errors.New("not a recording of chargetrace")
 	}
-	if v := binary.LittleEndian.Uint32(head[len(signature):]); v != Version {
-		return nil, fmt.Errorf("a recording of version %d, and this program reads version %d", v, Version)
+	v := binary.LittleEndian.Uint32(head[len(signature):])
+	if v == 0 || v > Version {
+		return nil, fmt.Errorf("a recording of version %d, and this program reads versions up to %d", v, Version)
 	}
+	rd.block.stacked = v >= 2
 	var err error
 	rd.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPayload), zstd.WithDecoderLowmem(true))
 	if err != nil {
@@ -100,7 +104,7 @@ func (r *Reader) Meta() *Meta { return &r.meta }
 
 // Header implements [stream.Source].
 func (r *Reader) Header() stream.Header {
-	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos}
+	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos, KernelStacks: r.meta.KernelStacks}
 }
 
 // Totals returns what the recording says at its end; nil before that, and where
@@ -142,15 +146,20 @@ func (r *Reader) choose(batch []event.Event) int {
 	kept := 0
 	for i := range batch {
 		e := &batch[i]
-		if e.Type == event.CgroupName {
+		switch {
+		case e.Type == event.CgroupName:
 			if r.told[e.Cgroup] {
 				continue
 			}
 			r.told[e.Cgroup] = true
-		} else {
-			if e.BootNanos < r.from || r.to != 0 && e.BootNanos >= r.to {
+		case e.Type == event.KernelStack:
+			if r.toldStacks[e.KernelStack] {
 				continue
 			}
+			r.toldStacks[e.KernelStack] = true
+		case e.BootNanos < r.from || r.to != 0 && e.BootNanos >= r.to:
+			continue
+		default:
 			r.events++
 		}
 		if kept != i {
@@ -265,19 +274,25 @@ type blockReader struct {
 	left    uint64 // events
 	last    uint64 // time
 
+	stacked  bool // there are stacks
 	names    cursor
+	stacks   cursor
 	contexts []context
 	usages   usages
 
 	context, time, requested, outcome, usage, limiting, high, failed, other cursor
 }
 
-func (b *blockReader) done() bool { return b.left == 0 && len(b.names.b) == 0 }
+func (b *blockReader) done() bool { return b.left == 0 && len(b.names.b) == 0 && len(b.stacks.b) == 0 }
 
 // start begins to read a block.
 func (b *blockReader) start(h blockHeader, payload []byte) error {
 	all := cursor{b: payload}
 	b.names = cursor{b: all.bytes(all.uvarint())}
+	b.stacks = cursor{}
+	if b.stacked {
+		b.stacks = cursor{b: all.bytes(all.uvarint())}
+	}
 	contexts := cursor{b: all.bytes(all.uvarint())}
 	for _, column := range []*cursor{&b.context, &b.time, &b.requested, &b.outcome, &b.usage, &b.limiting, &b.high, &b.failed, &b.other} {
 		*column = cursor{b: all.bytes(all.uvarint())}
@@ -312,6 +327,9 @@ func (b *blockReader) readContexts(c *cursor) error {
 			e.Counter, e.Stack, e.MaxPages = c.uvarint(), c.uvarint(), c.uvarint()
 			e.Limiting.CgroupID, e.Limiting.MaxPages = c.uvarint(), c.uvarint()
 			e.High.CgroupID, e.High.MaxPages = c.uvarint(), c.uvarint()
+			if b.stacked {
+				e.KernelStack = c.uvarint32()
+			}
 			if !event.AllKinds.Has(e.Kind) {
 				return errDamaged
 			}
@@ -327,7 +345,7 @@ func (b *blockReader) readContexts(c *cursor) error {
 	return nil
 }
 
-// read fills batch with events: first the names.
+// read fills batch with events: first the names and the stacks.
 func (b *blockReader) read(batch []event.Event) (n int, err error) {
 	for ; n < len(batch) && len(b.names.b) > 0; n++ {
 		batch[n] = event.Event{
@@ -337,6 +355,16 @@ func (b *blockReader) read(batch []event.Event) (n int, err error) {
 			Name:     string(b.names.bytes(b.names.uvarint())),
 		}
 		if b.names.bad || len(batch[n].Name) > 255 || bytes.ContainsAny([]byte(batch[n].Name), "/\x00") {
+			return 0, errDamaged
+		}
+	}
+	for ; n < len(batch) && len(b.stacks.b) > 0; n++ {
+		batch[n] = event.Event{
+			Type:        event.KernelStack,
+			KernelStack: b.stacks.uvarint32(),
+			Frames:      string(b.stacks.bytes(b.stacks.uvarint())),
+		}
+		if b.stacks.bad || batch[n].KernelStack == 0 {
 			return 0, errDamaged
 		}
 	}

@@ -82,7 +82,7 @@ func (s *Sequence) Recorded() (t Totals, complete bool) {
 }
 
 // Next ends this recording and returns one that goes on where it ends, in another
-// file: with the same beginning, and the names that this one knew.
+// file: with the same beginning, and the names and stacks that this one knew.
 func (w *Writer) Next(out io.Writer) (*Writer, error) {
 	totals := w.totals
 	// What the kernel counted comes with the last.
@@ -94,6 +94,6 @@ func (w *Writer) Next(out io.Writer) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.names = w.names
+	next.names, next.stacks = w.names, w.stacks
 	return next, nil
 }

@@ -26,7 +26,11 @@ func comm(s string) (c [16]byte) {
 	return c
 }
 
-// story returns n events of all types, with the names of their cgroups first.
+// told is how many names and stacks come before the events of a story.
+const told = 5
+
+// story returns n events of all types, with the names of their cgroups and their
+// stacks first.
 func story(n int) []event.Event {
 	r := rand.New(rand.NewPCG(1, 2))
 	events := []event.Event{
@@ -34,6 +38,7 @@ func story(n int) []event.Event {
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a"},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3, Hierarchy: 4}, ParentID: 1, Name: "v1"},
+		{Type: event.KernelStack, KernelStack: 7, Frames: "charge_memcg+0x3a;do_anonymous_page+0x1"},
 	}
 	usage := int64(100)
 	for i := range n {
@@ -46,6 +51,8 @@ func story(n int) []event.Event {
 		}
 		usage += 64
 		switch i % 50 {
+		case 6:
+			e.KernelStack = 7
 		case 7:
 			e.Outcome, e.FailedAt, e.Flags = event.Failed, 2, event.Predicted|event.Remote
 		case 8:
@@ -114,7 +121,7 @@ func playReader(rd *Reader) (events, names []event.Event, _ *Reader, err error) 
 	for {
 		n, err := rd.Read(batch)
 		for _, e := range batch[:n] {
-			if e.Type == event.CgroupName {
+			if e.Type == event.CgroupName || e.Type == event.KernelStack {
 				names = append(names, e)
 			} else {
 				events = append(events, e)
@@ -149,11 +156,11 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, got, events[4:])
-	if len(names) != 4 {
+	same(t, got, events[told:])
+	if len(names) != told {
 		t.Errorf("names %+v", names)
 	}
-	for _, name := range events[:4] {
+	for _, name := range events[:told] {
 		found := false
 		for _, x := range names {
 			found = found || x == name
@@ -190,7 +197,7 @@ func TestTimes(t *testing.T) {
 	file := record(t, events)
 	from, to := meta.StartBootNanos+140_000_000, meta.StartBootNanos+150_000_000
 	var want []event.Event
-	for _, e := range events[4:] {
+	for _, e := range events[told:] {
 		if e.BootNanos >= from && e.BootNanos < to {
 			want = append(want, e)
 		}
@@ -207,7 +214,7 @@ func TestTimes(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		same(t, got, want)
-		if len(names) != 4 {
+		if len(names) != told {
 			t.Errorf("%s: %d names", name, len(names))
 		}
 	}
@@ -252,8 +259,8 @@ func TestCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Write(events[:4])
-	for i := 4; i < len(events); i += perBlock {
+	w.Write(events[:told])
+	for i := told; i < len(events); i += perBlock {
 		w.Write(events[i : i+perBlock])
 		w.tick()
 	}
@@ -274,7 +281,7 @@ func TestCut(t *testing.T) {
 		if !errors.Is(err, ErrEndsEarly) || rd.Totals() != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
-		same(t, got, events[4:4+min(whole, 4)*perBlock])
+		same(t, got, events[told:told+min(whole, 4)*perBlock])
 	}
 	// A damaged byte costs no block before it.
 	for at := at[3]; at < len(file); at++ {
@@ -299,7 +306,7 @@ func TestRefuses(t *testing.T) {
 	}{
 		"empty":     {nil, "not a recording of chargetrace: EOF"},
 		"text":      {[]byte("TIME     PID    COMM"), "not a recording of chargetrace"},
-		"newer":     {newer, "a recording of version 2, and this program reads version 1"},
+		"newer":     {newer, "a recording of version 3, and this program reads versions up to 2"},
 		"cut":       {file[:40], "the beginning of the recording: unexpected EOF"},
 		"huge":      {huge, "the beginning of the recording: a block is damaged: it claims to be of 1073741824 bytes"},
 		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "not a recording of chargetrace"},
@@ -343,7 +350,7 @@ func TestDelay(t *testing.T) {
 		if !errors.Is(err, ErrEndsEarly) {
 			t.Error(err)
 		}
-		same(t, got, events[4:])
+		same(t, got, events[told:])
 		w.Close()
 	})
 }
@@ -361,7 +368,7 @@ func TestFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	events := story(100)
+	events := story(99)
 	w, err := NewWriter(out, meta, noTotals)
 	if err != nil {
 		t.Fatal(err)
@@ -379,7 +386,7 @@ func TestFollow(t *testing.T) {
 		w.tick()
 	}
 	w.Close()
-	same(t, <-result, events[4:])
+	same(t, <-result, events[told:])
 }
 
 type fullDisk struct{ left int }
@@ -419,10 +426,10 @@ func FuzzReader(f *testing.F) {
 func FuzzBlock(f *testing.F) {
 	var b blockWriter
 	b.reset()
-	for _, e := range story(60)[4:] {
+	for _, e := range story(60)[told:] {
 		b.add(&e)
 	}
-	f.Add(bytes.Clone(b.payload(nil)), uint32(60))
+	f.Add(bytes.Clone(b.payload(nil, nil)), uint32(60))
 	f.Fuzz(func(t *testing.T, payload []byte, n uint32) {
 		var b blockReader
 		if b.start(blockHeader{events: n}, payload) != nil {

@@ -33,6 +33,7 @@ type Writer struct {
 	err    error // of the timer's
 	block  blockWriter
 	names  map[event.CgroupID]cgroupName
+	stacks map[uint32]string
 	counts Totals
 	// batches is how many charges asked for 32 and for 64 pages.
 	batches [2]uint64
@@ -51,7 +52,7 @@ func NewWriter(w io.Writer, meta Meta, totals func() (Totals, error)) (*Writer, 
 	if err != nil {
 		return nil, err
 	}
-	wr := &Writer{w: w, meta: meta, totals: totals, zstd: enc, names: make(map[event.CgroupID]cgroupName)}
+	wr := &Writer{w: w, meta: meta, totals: totals, zstd: enc, names: make(map[event.CgroupID]cgroupName), stacks: make(map[uint32]string)}
 	wr.timer = time.AfterFunc(time.Hour, wr.tick)
 	wr.timer.Stop()
 	wr.block.reset()
@@ -80,8 +81,12 @@ func (w *Writer) Write(batch []event.Event) error {
 	defer w.mu.Unlock()
 	for i := range batch {
 		e := &batch[i]
-		if e.Type == event.CgroupName {
+		switch e.Type {
+		case event.CgroupName:
 			w.names[e.Cgroup] = cgroupName{e.ParentID, e.Name}
+			continue
+		case event.KernelStack:
+			w.stacks[e.KernelStack] = e.Frames
 			continue
 		}
 		if w.block.events == 0 {
@@ -146,7 +151,7 @@ func (w *Writer) flush() error {
 		return nil
 	}
 	h := blockHeader{kind: kindEvents, events: uint32(w.block.events), least: w.block.least, greatest: w.block.greatest}
-	payload := w.block.payload(w.names)
+	payload := w.block.payload(w.names, w.stacks)
 	w.block.reset()
 	return w.writeBlock(h, payload)
 }
@@ -212,7 +217,7 @@ func contextOf(e *event.Event) event.Event {
 		c.Cgroup = event.CgroupID{}
 	case event.Charge:
 		c.Kind, c.Flags = e.Kind, e.Flags&^retryOrPredicted
-		c.Counter, c.Stack, c.MaxPages = e.Counter, e.Stack, e.MaxPages
+		c.Counter, c.Stack, c.MaxPages, c.KernelStack = e.Counter, e.Stack, e.MaxPages, e.KernelStack
 		c.Limiting = event.Level{CgroupID: e.Limiting.CgroupID, MaxPages: e.Limiting.MaxPages}
 		c.High = event.Level{CgroupID: e.High.CgroupID, MaxPages: e.High.MaxPages}
 	}
@@ -220,7 +225,7 @@ func contextOf(e *event.Event) event.Event {
 }
 
 func sameContext(c, e *event.Event) bool {
-	return c.TID == e.TID && c.CPU == e.CPU && c.Stack == e.Stack && c.Counter == e.Counter && c.Cgroup == e.Cgroup &&
+	return c.TID == e.TID && c.CPU == e.CPU && c.Stack == e.Stack && c.KernelStack == e.KernelStack && c.Counter == e.Counter && c.Cgroup == e.Cgroup &&
 		c.MaxPages == e.MaxPages && c.Limiting.CgroupID == e.Limiting.CgroupID && c.Limiting.MaxPages == e.Limiting.MaxPages &&
 		c.High.CgroupID == e.High.CgroupID && c.High.MaxPages == e.High.MaxPages &&
 		c.Flags == e.Flags&^retryOrPredicted && c.Kind == e.Kind && c.PID == e.PID && c.Comm == e.Comm
@@ -328,7 +333,7 @@ func (c *context) charged(next []int64, e *event.Event) {
 }
 
 // payload returns the block, which is valid until the next call.
-func (b *blockWriter) payload(names map[event.CgroupID]cgroupName) []byte {
+func (b *blockWriter) payload(names map[event.CgroupID]cgroupName, stacks map[uint32]string) []byte {
 	last := b.least
 	for _, t := range b.times {
 		b.time = binary.AppendVarint(b.time, int64(t-last))
@@ -336,6 +341,7 @@ func (b *blockWriter) payload(names map[event.CgroupID]cgroupName) []byte {
 	}
 	b.buf = b.buf[:0]
 	b.appendSection(b.appendNames(b.section[:0], names))
+	b.appendSection(b.appendStacks(b.section[:0], stacks))
 	b.appendSection(b.appendContexts(b.section[:0]))
 	for _, column := range b.columns() {
 		b.buf = binary.AppendUvarint(b.buf, uint64(len(*column)))
@@ -377,6 +383,23 @@ func (b *blockWriter) appendNames(dst []byte, names map[event.CgroupID]cgroupNam
 	return dst
 }
 
+// appendStacks appends the stacks that the block mentions.
+func (b *blockWriter) appendStacks(dst []byte, stacks map[uint32]string) []byte {
+	done := make(map[uint32]bool)
+	for i := range b.contexts {
+		number := b.contexts[i].KernelStack
+		frames, ok := stacks[number]
+		if !ok || done[number] {
+			continue
+		}
+		done[number] = true
+		dst = binary.AppendUvarint(dst, uint64(number))
+		dst = binary.AppendUvarint(dst, uint64(len(frames)))
+		dst = append(dst, frames...)
+	}
+	return dst
+}
+
 func (b *blockWriter) appendContexts(dst []byte) []byte {
 	for i := range b.contexts {
 		c := &b.contexts[i].Event
@@ -396,7 +419,7 @@ func (b *blockWriter) appendContexts(dst []byte) []byte {
 		dst = append(dst, byte(c.Kind))
 		for _, n := range []uint64{
 			uint64(c.Flags), c.Counter, c.Stack, c.MaxPages,
-			c.Limiting.CgroupID, c.Limiting.MaxPages, c.High.CgroupID, c.High.MaxPages,
+			c.Limiting.CgroupID, c.Limiting.MaxPages, c.High.CgroupID, c.High.MaxPages, uint64(c.KernelStack),
 		} {
 			dst = binary.AppendUvarint(dst, n)
 		}

@@ -169,7 +169,7 @@ func (w *Watch) Write(batch []event.Event) error {
 		return w.add(batch)
 	}
 	for i := range batch {
-		if batch[i].Type != event.CgroupName {
+		if !batch[i].Type.IsName() {
 			w.playUntil(batch[i].BootNanos)
 		}
 		if err := w.add(batch[i : i+1]); err != nil {

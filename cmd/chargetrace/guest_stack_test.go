@@ -1,0 +1,168 @@
+//go:build guest
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestCauses has processes charge for one cause each, as far as that can be. What
+// they are charged must be put down to it.
+func TestCauses(t *testing.T) {
+	const disk = "/dev/nvme0n1"
+	dir := t.TempDir()
+	for _, phase := range []struct {
+		work   string
+		causes []string
+	}{
+		{"touch 8", []string{"anon", "page table"}},
+		{"thp 4", []string{"huge page", "page table"}},
+		{"read " + disk + " 8", []string{"readahead", "file read"}},
+		{"file " + disk + " 24", []string{"file write"}},
+		{"file " + filepath.Join(dir, "x") + " 8", []string{"shmem"}},
+		{"files " + dir + " 3000", []string{"slab"}},
+		{"fork 500", []string{"anon", "cow", "kernel stack", "page table", "slab", "percpu", "readahead", "file read"}},
+	} {
+		t.Run(strings.Fields(phase.work)[0], func(t *testing.T) {
+			g := newCgroup(t)
+			file := filepath.Join(t.TempDir(), "x.jsonl")
+			p := startWorkload(t, g, 0, phase.work)
+			tr := chargetrace(t, "-stack", "-cgroup", g.path(), "-o", file)
+			p.begin(t)
+			if _, err := p.stdout.ReadString('\n'); err != nil {
+				t.Fatalf("%v: %s", err, &p.stderr)
+			}
+			checkCauses(t, tr, file, phase.causes...)
+			p.wait(t)
+		})
+	}
+	t.Run("socket", func(t *testing.T) {
+		loopbackUp(t)
+		const sockets = 50
+		g := newCgroup(t)
+		file := filepath.Join(t.TempDir(), "x.jsonl")
+		startWorkload(t, g, 0, fmt.Sprintf("listen %d", sockets)) // it pays for what it gets
+		sender := startWorkload(t, newCgroup(t), 0, fmt.Sprintf("send %d", sockets))
+		tr := chargetrace(t, "-stack", "-cgroup", g.path(), "-o", file)
+		sender.begin(t)
+		sender.wait(t)
+		checkCauses(t, tr, file, "socket")
+	})
+}
+
+// checkCauses ends a tracer that writes a .jsonl, and holds that nearly all pages
+// are put down to these causes.
+func checkCauses(t *testing.T, tr *tracer, file string, causes ...string) {
+	t.Helper()
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	tr.counted(t)
+	pages, stacks := causesIn(t, file)
+	var all, right uint64
+	for cause, n := range pages {
+		all += n
+		if slices.Contains(causes, cause) {
+			right += n
+		}
+	}
+	if right*100 < all*95 || all < 64 || pages["other"]*100 > all*2 {
+		t.Errorf("%d of %d pages are for %v: %v\n%s", right, all, causes, pages, stacks)
+	}
+	t.Logf("%v", pages)
+}
+
+// causesIn adds up the pages of each cause in a .jsonl, and tells all stacks.
+func causesIn(t *testing.T, file string) (pages map[string]uint64, stacks string) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages = make(map[string]uint64)
+	frames := make(map[uint32]string)
+	seen := make(map[uint32]bool)
+	for line := range strings.Lines(string(content)) {
+		var e struct {
+			Type           string   `json:"type"`
+			Outcome        string   `json:"outcome"`
+			Cause          string   `json:"cause"`
+			RequestedPages uint64   `json:"requested_pages"`
+			KernelStack    uint32   `json:"kernel_stack"`
+			Frames         []string `json:"frames"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		switch {
+		case e.Type == "kernel_stack":
+			frames[e.KernelStack] = strings.Join(e.Frames, " ")
+		case e.Type != "charge":
+		case e.Outcome == "ok":
+			if e.KernelStack == 0 {
+				t.Errorf("without a stack: %s", line)
+			}
+			pages[e.Cause] += e.RequestedPages
+		}
+		if e.Type == "charge" && !seen[e.KernelStack] {
+			seen[e.KernelStack] = true
+			stacks += e.Cause + ": " + frames[e.KernelStack] + "\n"
+		}
+	}
+	return pages, stacks
+}
+
+// TestStackRecording records stacks: played, they must show what they did live.
+func TestStackRecording(t *testing.T) {
+	g := newCgroup(t)
+	file := filepath.Join(t.TempDir(), "x.ctrace")
+	p := startWorkload(t, g, 0, "touch 4")
+	tr := chargetrace(t, "-stack", "-wide", "-pid", p.pid(), "-o", file, "-o", "-")
+	p.begin(t)
+	p.wait(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	live, err := os.ReadFile(tr.stdout.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/usr/bin/chargetrace", "-r", file, "-wide")
+	cmd.Env = tr.Env
+	played, err := cmd.Output()
+	if err != nil || string(played) != string(live) || strings.Count(string(played), " anon") < 8 {
+		t.Errorf("%v, live\n%s\nplayed\n%s", err, live, played)
+	}
+	folded, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "folded")
+	if !strings.Contains(folded, ";handle_mm_fault;") {
+		t.Errorf("%s", folded)
+	}
+}
+
+// TestHiddenSymbols has a kernel that tells nobody where its functions are.
+func TestHiddenSymbols(t *testing.T) {
+	const restrict = "/proc/sys/kernel/kptr_restrict"
+	if err := os.WriteFile(restrict, []byte("2"), 0); err != nil {
+		t.Fatal(err)
+	}
+	defer os.WriteFile(restrict, []byte("0"), 0)
+	p := startWorkload(t, newCgroup(t), 0, "touch 2")
+	file := filepath.Join(t.TempDir(), "x.jsonl")
+	tr := chargetrace(t, "-stack", "-pid", p.pid(), "-o", file)
+	p.begin(t)
+	p.wait(t)
+	if err := tr.Cmd.Wait(); err != nil || !strings.Contains(tr.stderr.String(), "this kernel hides its functions") {
+		t.Errorf("%v: %s", err, tr.stderr)
+	}
+	if pages, stacks := causesIn(t, file); len(pages) != 1 || pages["-"] == 0 || !strings.Contains(stacks, " 0xffff") {
+		t.Errorf("%v\n%s", pages, stacks)
+	}
+}

@@ -1,0 +1,187 @@
+// Package cause tells what memory was charged for, from the kernel stack of the
+// charge. Its rules are names of kernel functions: they change from one kernel to
+// the next, so that all that have been are here, and "other" is what no rule knows.
+//
+// A recording keeps the stacks and not the causes: better rules know more of old
+// recordings too.
+package cause
+
+import (
+	"slices"
+	"strings"
+
+	"chargetrace/internal/event"
+)
+
+// Cause is what memory is for.
+type Cause uint8
+
+// The causes. Unknown is for a charge whose stack is not known.
+const (
+	Unknown Cause = iota
+	Anon
+	COW
+	HugePage
+	FileRead
+	Readahead
+	FileWrite
+	Shmem
+	SwapIn
+	SwapOut
+	Slab
+	KernelStack
+	PageTable
+	Socket
+	Percpu
+	BPFMap
+	Hugetlb
+	Pipe
+	Other
+	numCauses
+)
+
+var names = [numCauses]string{
+	"-", "anon", "cow", "huge page", "file read", "readahead", "file write", "shmem", "swap in", "swap out",
+	"slab", "kernel stack", "page table", "socket", "percpu", "bpf map", "hugetlb", "pipe", "other",
+}
+
+// String returns a name such as "page table"; "-" for Unknown.
+func (c Cause) String() string { return names[c] }
+
+// rules are the functions that tell a cause. Of a stack, the innermost function
+// that is in a rule decides: a page table that is allocated for a page fault is a
+// page table. A name that ends in * stands for all that begin so. Releases are
+// those in which a name came or went, as far as it matters.
+var rules = []struct {
+	Cause
+	functions string
+}{
+	{PageTable, "pte_alloc_one __pte_alloc __pte_alloc_one* pmd_alloc_one __pmd_alloc pud_alloc_one __pud_alloc __p4d_alloc pgd_alloc pgd_alloc_*"},
+	{Slab, "kmem_cache_alloc* __kmalloc* kmalloc_* __kmem_cache_alloc* memcg_alloc_page_obj_cgroups " +
+		"__memcg_slab_post_alloc_hook memcg_slab_post_alloc_hook alloc_slab_obj_exts krealloc* kvmalloc_node* __kvmalloc_node*"},
+	{Percpu, "pcpu_alloc pcpu_alloc_noprof __alloc_percpu* pcpu_memcg_pre_alloc_hook"},
+	// 5.10 charges a stack of vmalloc's page by page.
+	{KernelStack, "memcg_charge_kernel_stack* alloc_thread_stack_node dup_task_struct copy_process"},
+	{Socket, "mem_cgroup_charge_skmem mem_cgroup_sk_charge __sk_mem_raise_allocated __sk_mem_schedule"},
+	{Pipe, "pipe_write anon_pipe_write alloc_pipe_info"},
+	{Hugetlb, "hugetlb_* alloc_hugetlb_folio* alloc_huge_page* mem_cgroup_hugetlb_* mem_cgroup_charge_hugetlb"},
+	{HugePage, "do_huge_pmd_* __do_huge_pmd_* create_huge_pmd vma_alloc_anon_folio_pmd collapse_huge_page alloc_charge_hpage " +
+		"alloc_charge_folio collapse_file hpage_collapse_* khugepaged*"},
+	{Shmem, "shmem_*"},
+	{SwapOut, "__mem_cgroup_try_charge_swap mem_cgroup_try_charge_swap add_to_swap folio_alloc_swap"},
+	{SwapIn, "do_swap_page alloc_swap_folio mem_cgroup_swapin_charge_* read_swap_cache_async __read_swap_cache_async swap_cluster_readahead " +
+		"swapin_readahead swap_vma_readahead"},
+	{COW, "wp_page_copy do_wp_page do_cow_fault copy_present_page copy_present_pte* page_copy_prealloc folio_prealloc wp_page_copy_*"},
+	{Readahead, "page_cache_ra_* __do_page_cache_readahead read_pages ondemand_readahead force_page_cache_ra page_cache_sync_ra " +
+		"page_cache_async_ra do_sync_mmap_readahead do_async_mmap_readahead"},
+	{FileWrite, "generic_perform_write generic_file_write_iter __generic_file_write_iter iomap_file_buffered_write iomap_write_begin " +
+		"grab_cache_page_write_begin pagecache_get_page_write simple_write_begin block_write_begin *_write_begin"},
+	{FileRead, "filemap_read filemap_fault filemap_create_folio generic_file_buffered_read filemap_get_pages do_read_cache_page " +
+		"do_read_cache_folio read_cache_page read_cache_folio generic_file_read_iter"},
+	{Anon, "do_anonymous_page alloc_anon_folio mfill_atomic* mcopy_atomic* handle_pte_fault __handle_mm_fault handle_mm_fault"},
+}
+
+// anywhere are functions that tell the cause of all that is charged below them.
+var anywhere = []struct {
+	Cause
+	function string
+}{
+	{BPFMap, "__sys_bpf"},
+	{BPFMap, "__do_sys_bpf"},
+	{BPFMap, "bpf_map_update_value"},
+	{BPFMap, "htab_map_update_elem"},
+}
+
+// index has the functions of rules without a *.
+var index, prefixes, suffixes = func() (index map[string]Cause, prefixes, suffixes []affix) {
+	index = make(map[string]Cause)
+	for _, r := range rules {
+		for f := range strings.FieldsSeq(r.functions) {
+			switch {
+			case strings.HasSuffix(f, "*"):
+				prefixes = append(prefixes, affix{strings.TrimSuffix(f, "*"), r.Cause})
+			case strings.HasPrefix(f, "*"):
+				suffixes = append(suffixes, affix{strings.TrimPrefix(f, "*"), r.Cause})
+			default:
+				index[f] = r.Cause
+			}
+		}
+	}
+	return index, prefixes, suffixes
+}()
+
+type affix struct {
+	text string
+	Cause
+}
+
+// Of returns the cause of a charge whose stack has these frames, as in
+// [event.Event.Frames].
+func Of(frames string) Cause {
+	if frames == "" {
+		return Unknown
+	}
+	functions := Functions(frames)
+	if !slices.ContainsFunc(functions, func(f string) bool { return !strings.HasPrefix(f, "0x") }) {
+		return Unknown // the kernel did not tell names
+	}
+	for _, a := range anywhere {
+		if slices.Contains(functions, a.function) {
+			return a.Cause
+		}
+	}
+	for _, f := range functions {
+		if c, ok := index[f]; ok {
+			return c
+		}
+		for _, p := range prefixes {
+			if strings.HasPrefix(f, p.text) {
+				return p.Cause
+			}
+		}
+		for _, s := range suffixes {
+			if strings.HasSuffix(f, s.text) {
+				return s.Cause
+			}
+		}
+	}
+	return Other
+}
+
+// Functions returns the functions of some frames, without what the compiler has
+// added to their names (.isra.0, .constprop.0, .part.0, .cold) and without module and
+// offset. Addresses stay as they are.
+func Functions(frames string) []string {
+	var functions []string
+	for f := range strings.SplitSeq(frames, ";") {
+		f, _, _ = strings.Cut(f, "+")
+		f, _, _ = strings.Cut(f, " ")
+		f, _, _ = strings.Cut(f, ".")
+		functions = append(functions, f)
+	}
+	return functions
+}
+
+// Stacks are the stacks of a trace, and their causes. The zero value knows none.
+type Stacks struct {
+	known map[uint32]stack
+}
+
+type stack struct {
+	frames string
+	Cause
+}
+
+// Add learns from an event of type [event.KernelStack].
+func (s *Stacks) Add(e *event.Event) {
+	if s.known == nil {
+		s.known = make(map[uint32]stack)
+	}
+	s.known[e.KernelStack] = stack{e.Frames, Of(e.Frames)}
+}
+
+// Cause returns what a charge was for.
+func (s *Stacks) Cause(e *event.Event) Cause { return s.known[e.KernelStack].Cause }
+
+// Frames returns the frames of a charge's stack; empty where it is not known.
+func (s *Stacks) Frames(e *event.Event) string { return s.known[e.KernelStack].frames }

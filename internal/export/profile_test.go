@@ -1,0 +1,73 @@
+package export
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/google/pprof/profile"
+
+	"chargetrace/internal/event"
+)
+
+func stackedEvents() []event.Event {
+	charge := func(stack uint32, pages uint64, o event.Outcome) event.Event {
+		e := event.Event{Type: event.Charge, PID: 7, Kind: event.Memory, Outcome: o, RequestedPages: pages, KernelStack: stack, Cgroup: event.CgroupID{ID: 2}}
+		copy(e.Comm[:], "a;\x1b")
+		return e
+	}
+	bytes := charge(1, 1<<20, event.OK)
+	bytes.Kind = event.Dmem
+	return []event.Event{
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "g"}, {Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
+		{Type: event.KernelStack, KernelStack: 1, Frames: "charge_memcg+0x1;shmem_fault+0x2;do_fault+0x3"},
+		{Type: event.KernelStack, KernelStack: 2, Frames: "charge_memcg+0x9;shmem_fault+0x2;do_fault+0x3"},
+		charge(1, 64, event.OK), charge(2, 3, event.OK), charge(1, 64, event.Failed), charge(1, 1, event.BatchMiss), charge(0, 5, event.OK), bytes,
+	}
+}
+
+func TestFolded(t *testing.T) {
+	var out bytes.Buffer
+	p := NewFolded(&out, header)
+	if err := p.Write(stackedEvents()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "a:\\x1b 5\na:\\x1b;do_fault;shmem_fault;charge_memcg 67\n"; out.String() != want {
+		t.Errorf("%q, want %q", &out, want)
+	}
+}
+
+func TestPprof(t *testing.T) {
+	var out bytes.Buffer
+	p := NewPprof(&out, header)
+	if err := p.Write(stackedEvents()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := profile.Parse(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.CheckValid(); err != nil {
+		t.Fatal(err)
+	}
+	var sums [3]int64
+	for _, s := range got.Sample {
+		for i := range sums {
+			sums[i] += s.Value[i]
+		}
+		if len(s.Location) == 0 {
+			continue
+		}
+		if s.Label["cause"][0] != "shmem" || s.Label["cgroup"][0] != "/g" || s.NumLabel["pid"][0] != 7 || s.Location[0].Line[0].Function.Name != "charge_memcg" {
+			t.Errorf("%+v", s)
+		}
+	}
+	if want := [3]int64{5, 72, 64}; sums != want {
+		t.Errorf("charges, pages, failed pages: %v, want %v", sums, want)
+	}
+}
