@@ -50,8 +50,8 @@ func (c Cause) String() string { return names[c] }
 
 // rules are the functions that tell a cause. Of a stack, the innermost function
 // that is in a rule decides: a page table that is allocated for a page fault is a
-// page table. A name that ends in * stands for all that begin so. Releases are
-// those in which a name came or went, as far as it matters.
+// page table. A name that ends in * stands for all that begin so, and one that
+// begins with * for all that end so.
 var rules = []struct {
 	Cause
 	functions string
@@ -92,7 +92,7 @@ var anywhere = []struct {
 	{BPFMap, "htab_map_update_elem"},
 }
 
-// index has the functions of rules without a *.
+// index has the functions of rules without a *, prefixes and suffixes the others.
 var index, prefixes, suffixes = func() (index map[string]Cause, prefixes, suffixes []affix) {
 	index = make(map[string]Cause)
 	for _, r := range rules {
