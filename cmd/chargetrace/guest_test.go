@@ -976,6 +976,10 @@ func TestMigration(t *testing.T) {
 	g := newCgroup(t)
 	p := startWorkload(t, g, 0, "storm 20000")
 	g.leaveRoom(t)
+	// What a CPU that it was on has in stock can be all the room that there is.
+	if err := os.WriteFile("/proc/"+p.pid()+"/oom_score_adj", []byte("-1000"), 0); err != nil {
+		t.Fatal(err)
+	}
 	tr := chargetrace(t, "-wide", "-pid", p.pid())
 	p.begin(t)
 	stop := make(chan struct{})
