@@ -29,7 +29,7 @@ demo: tools-vm
 
 # On every kernel; test-short boots none.
 test: tools-vm test-short
-	go test -count=1 -timeout 40m -run '^TestKernels' -v ./cmd/chargetrace
+	go test -count=1 -timeout 70m -run '^TestKernels' -v ./cmd/chargetrace
 
 FUZZTIME = 5s
 test-short: tools-shells tools-browser

@@ -37,7 +37,7 @@ const bpftraceSuite = "forky"
 // bpftrace.
 func machine(tb testing.TB, release, arch string) *vm.Machine {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	kernel, err := vm.FetchKernel(ctx, release, arch)
 	if err != nil {
@@ -107,7 +107,7 @@ func TestKernelsSystemd(t *testing.T) {
 	t.Parallel()
 	const release, arch = "6.12", "amd64"
 	m := machine(t, release, arch)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	tree, err := vm.FetchTree(ctx, "trixie", arch, "systemd")
 	if err != nil {
