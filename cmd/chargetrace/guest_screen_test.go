@@ -21,7 +21,7 @@ import (
 // tmux is a terminal in tmux, in which chargetrace runs.
 type tmux struct {
 	socket string
-	output *os.File // what is written to the terminal
+	wrote  chan struct{} // something was, to the terminal
 }
 
 // mountDevpts lets there be terminals.
@@ -46,19 +46,28 @@ func startTmux(t *testing.T, width, height int, argv ...string) *tmux {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	x := &tmux{socket: filepath.Join(dir, "socket")}
+	x := &tmux{socket: filepath.Join(dir, "socket"), wrote: make(chan struct{}, 1)}
 	fifo := filepath.Join(dir, "output")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if x.output, err = os.OpenFile(fifo, os.O_RDWR, 0); err != nil {
+	output, err := os.OpenFile(fifo, os.O_RDWR, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { x.output.Close() })
-	x.run(t, "new-session", "-d", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), busybox+" sh -c 'read line; exec "+strings.Join(argv, " ")+"'")
+	go func() {
+		for buf := make([]byte, 1<<16); ; {
+			if _, err := output.Read(buf); err != nil {
+				return
+			}
+			select {
+			case x.wrote <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	x.run(t, "new-session", "-d", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), busybox+" sh -c 'read line; "+strings.Join(argv, " ")+"; echo exit status $?; read line'")
 	t.Cleanup(func() { exec.Command("/usr/bin/tmux", "-S", x.socket, "kill-server").Run() })
-	x.run(t, "set-option", "-g", "remain-on-exit", "on")
 	x.run(t, "pipe-pane", busybox+" cat > "+fifo)
 	x.run(t, "send-keys", "Enter")
 	return x
@@ -78,12 +87,10 @@ func (x *tmux) run(t *testing.T, args ...string) string {
 // screen returns what is on the screen, once something has been written to it.
 func (x *tmux) screen(t *testing.T, deadline time.Time) string {
 	t.Helper()
-	var buf [1 << 16]byte
-	if err := x.output.SetReadDeadline(deadline); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := x.output.Read(buf[:]); err != nil {
-		t.Fatalf("waited in vain: %v\n%s", err, x.run(t, "capture-pane", "-p"))
+	select {
+	case <-x.wrote:
+	case <-time.After(time.Until(deadline)):
+		t.Fatalf("waited in vain:\n%s", x.run(t, "capture-pane", "-p"))
 	}
 	return x.run(t, "capture-pane", "-p")
 }
@@ -175,7 +182,7 @@ func TestWatch(t *testing.T) {
 			x.until(t, "any key goes back")
 			x.run(t, "send-keys", "Escape")
 			x.run(t, "send-keys", "q")
-			x.until(t, "Pane is dead")
+			x.until(t, "exit status 0")
 			after := x.run(t, "capture-pane", "-p", "-S", "-200")
 			for _, want := range []string{"limits hit and kills", "chargetrace: seen ", "OOM kills:"} {
 				if !strings.Contains(after, want) {
@@ -241,7 +248,7 @@ func watchLines(t *testing.T, g controlGroup, limitFile string) {
 // screen is left.
 func TestWatchCommand(t *testing.T) {
 	x := startTmux(t, 80, 24, "/usr/bin/chargetrace", "-watch", "-memory", "10M", "--", `/bin/sh -c "echo said; exec /init command touch 20"`)
-	x.until(t, "Pane is dead .status 137")
+	x.until(t, "exit status 137")
 	after := x.run(t, "capture-pane", "-p", "-S", "-200")
 	want := regexp.MustCompile(`(?s)limits hit and kills.*OOM kill of init \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `)
 	if !want.MatchString(after) {
