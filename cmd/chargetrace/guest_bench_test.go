@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 )
 
@@ -220,17 +218,7 @@ func peakMiB(b *testing.B, tr *tracer) float64 {
 // nothing is charged. An instruction is a nanosecond here.
 func BenchmarkWatch(b *testing.B) {
 	mountDevpts(b)
-	host, terminal, err := pty.Open()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer terminal.Close()
-	defer host.Close()
-	if err := pty.Setsize(host, &pty.Winsize{Rows: 50, Cols: 200}); err != nil {
-		b.Fatal(err)
-	}
-	shown := &lineBuffer{text: "100 cgroups", found: make(chan struct{})}
-	go io.Copy(shown, host)
+	host, terminal := openTerminal(b, 200, 50)
 	var args []string
 	var groups []controlGroup
 	for range 100 {
@@ -247,20 +235,22 @@ func BenchmarkWatch(b *testing.B) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	for ready := false; !ready; ready = strings.Contains(shown.String(), "nothing is charged yet") {
-		time.Sleep(10 * time.Millisecond)
-	}
+	host.shows(b, "nothing is charged yet")
 	for _, g := range groups {
 		p := startShell(b, g, chargeMore)
 		p.begin(b)
 		p.wait(b)
 	}
-	<-shown.found
-	const seconds = 20
-	before := cpuNanosOf(b, cmd.Process.Pid)
-	time.Sleep(seconds * time.Second)
+	host.resize(b, 200, 49) // so that all is written anew
+	host.shows(b, "100 cgroups")
+	begin, before := time.Now(), cpuNanosOf(b, cmd.Process.Pid)
+	var elapsed time.Duration
+	for elapsed < 20*time.Second { // of refreshes
+		host.next(b, time.Now().Add(patience), "refresh")
+		elapsed = time.Since(begin)
+	}
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric((cpuNanosOf(b, cmd.Process.Pid)-before)/(seconds*1e9)*100, "%CPU")
+	b.ReportMetric((cpuNanosOf(b, cmd.Process.Pid)-before)/float64(elapsed)*100, "%CPU")
 }
 
 // BenchmarkReport compares the recordings that chargetrace and trace-cmd make of

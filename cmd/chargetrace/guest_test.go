@@ -124,9 +124,9 @@ func workload(args []string) error {
 			}
 		}
 	case "steady": // SIZE MS: touch so many MiB, a batch each so many milliseconds
-		start, pace := time.Now(), time.Duration(number(2))*time.Millisecond
-		for i := range number(1) << 20 / batchBytes {
-			time.Sleep(time.Until(start.Add(time.Duration(i) * pace)))
+		ticker := time.NewTicker(time.Duration(number(2)) * time.Millisecond)
+		for range number(1) << 20 / batchBytes {
+			<-ticker.C
 			for piece := mmap(batchBytes); len(piece) > 0; piece = piece[pageSize:] {
 				piece[0] = 1
 			}

@@ -3,17 +3,14 @@
 package main
 
 import (
-	"io"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/charmbracelet/x/ansi"
-	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,12 +23,7 @@ func playOnScreen(t *testing.T, env ...string) (cmd *exec.Cmd, host *console, te
 	if err != nil {
 		t.Fatal(err)
 	}
-	file, terminal, err := pty.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	host = &console{File: file, output: make(chan string, 1000)}
-	host.resize(t, 80, 24)
+	host, terminal = openTerminal(t, 80, 24)
 	cmd = exec.Command(program, "-r", "testdata/6.1-amd64.ctrace", "-watch")
 	cmd.Env = append(append(os.Environ(), "TERM=xterm-256color", "LC_ALL=C.UTF-8"), env...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, terminal
@@ -40,12 +32,9 @@ func playOnScreen(t *testing.T, env ...string) (cmd *exec.Cmd, host *console, te
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go host.read()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
-		host.Close()
-		terminal.Close()
 	})
 	return cmd, host, terminal, before
 }
@@ -57,62 +46,6 @@ func termios(t *testing.T, terminal *os.File) unix.Termios {
 		t.Fatal(err)
 	}
 	return *state
-}
-
-// console is the side of a terminal that a person has.
-type console struct {
-	*os.File
-	output chan string
-	shown  string
-}
-
-// read passes on what the terminal shows.
-func (c *console) read() {
-	defer close(c.output)
-	for {
-		var buf [4096]byte
-		n, err := c.Read(buf[:])
-		if err != nil {
-			return
-		}
-		c.output <- string(buf[:n])
-	}
-}
-
-// shows waits until that is shown, and returns what was up to then, since it was
-// last called.
-func (c *console) shows(t *testing.T, what string) string {
-	t.Helper()
-	deadline := time.After(time.Minute)
-	for {
-		if i := strings.Index(c.shown, what); i >= 0 {
-			before := c.shown[:i]
-			c.shown = c.shown[i+len(what):]
-			return before
-		}
-		select {
-		case s, ok := <-c.output:
-			if c.shown += s; !ok {
-				t.Fatalf("no %q: %q", what, c.shown)
-			}
-		case <-deadline:
-			t.Fatalf("no %q yet: %q", what, c.shown)
-		}
-	}
-}
-
-func (c *console) press(t *testing.T, keys string) {
-	t.Helper()
-	if _, err := io.WriteString(c, keys); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (c *console) resize(t *testing.T, columns, rows uint16) {
-	t.Helper()
-	if err := pty.Setsize(c.File, &pty.Winsize{Rows: rows, Cols: columns}); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestTerminal holds that the screen takes keys and new sizes, and leaves the

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+)
+
+// openTerminal makes a terminal of that size, for a program, and the side of it that
+// a person has. Both are closed after the test.
+func openTerminal(t testing.TB, columns, rows uint16) (host *console, terminal *os.File) {
+	t.Helper()
+	file, terminal, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	host = &console{File: file, output: make(chan string, 1000)}
+	host.resize(t, columns, rows)
+	go host.read()
+	t.Cleanup(func() {
+		host.Close()
+		terminal.Close()
+	})
+	return host, terminal
+}
+
+// console is the side of a terminal that a person has.
+type console struct {
+	*os.File
+	output chan string
+	shown  string
+}
+
+// read passes on what the terminal shows.
+func (c *console) read() {
+	defer close(c.output)
+	for {
+		var buf [4096]byte
+		n, err := c.Read(buf[:])
+		if err != nil {
+			return
+		}
+		c.output <- string(buf[:n])
+	}
+}
+
+// shows waits until that is shown, and returns what was up to then, since it was
+// last called.
+func (c *console) shows(t testing.TB, what string) string {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; c.next(t, deadline, what) {
+		if i := strings.Index(c.shown, what); i >= 0 {
+			before := c.shown[:i]
+			c.shown = c.shown[i+len(what):]
+			return before
+		}
+	}
+}
+
+// next waits until more is shown, for what.
+func (c *console) next(t testing.TB, deadline time.Time, what string) {
+	t.Helper()
+	select {
+	case s, ok := <-c.output:
+		if c.shown += s; !ok {
+			t.Fatalf("no %s: %q", what, c.shown)
+		}
+	case <-time.After(time.Until(deadline)):
+		t.Fatalf("no %s yet: %q", what, c.shown)
+	}
+}
+
+func (c *console) press(t testing.TB, keys string) {
+	t.Helper()
+	if _, err := io.WriteString(c, keys); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *console) resize(t testing.TB, columns, rows uint16) {
+	t.Helper()
+	if err := pty.Setsize(c.File, &pty.Winsize{Rows: rows, Cols: columns}); err != nil {
+		t.Fatal(err)
+	}
+}
