@@ -64,7 +64,7 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 			signal.Notify(signals, s)
 		}
 	}
-	c := &launched{name: printable(cfg.command[0]), cmd: exec.Command(self, cfg.command...), ended: make(chan struct{})}
+	c := &launched{name: event.Printable(cfg.command[0]), cmd: exec.Command(self, cfg.command...), ended: make(chan struct{})}
 	c.cmd.Args[0] = os.Args[0]
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, stdout, stderr
 	if cfg.hasScreen(stdout) {
@@ -213,12 +213,8 @@ func (w *oomWatch) print(stderr io.Writer) {
 	if w.kill == nil {
 		return
 	}
-	where := "the machine"
-	if w.kill.Cgroup.ID != 0 {
-		where = w.names.Printable(w.kill.Cgroup)
-	}
-	fmt.Fprintf(stderr, "chargetrace: %s (%d) was killed by the OOM killer: %s ran out of memory\n",
-		event.AppendPrintable(nil, w.kill.Victim.CommBytes()), w.pid, where)
+	fmt.Fprintf(stderr, "chargetrace: %s was killed by the OOM killer: %s ran out of memory\n",
+		w.kill.Victim.Comm.Of(w.pid), w.names.RanOut(w.kill))
 }
 
 // become makes this process the command, under the identity of as, once
@@ -256,7 +252,7 @@ func cannotRun(name string, err error) answer {
 	if errors.As(err, &errno) {
 		err = errno
 	}
-	r.Err = fmt.Sprintf("cannot run %s: %v", printable(name), err)
+	r.Err = fmt.Sprintf("cannot run %s: %v", event.Printable(name), err)
 	switch {
 	case errors.Is(err, exec.ErrDot):
 		r.Hint = "with ./ before it, it is the one in this directory"
@@ -273,5 +269,3 @@ func cannotRun(name string, err error) answer {
 	}
 	return r
 }
-
-func printable(s string) string { return string(event.AppendPrintable(nil, []byte(s))) }

@@ -212,7 +212,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	}
 	context.AfterFunc(ctx, func() {
 		tracer.Stop()
-		giveUp(leave, cancel)
+		leaveScreen(leave, cancel)
 	})
 
 	res, err := stream.Copy(stream.Tee(sinks...), tracer, cfg.liveAim())
@@ -229,9 +229,9 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	)
 }
 
-// giveUp leaves the screen and then gives signals back, so that a second one finds
+// leaveScreen gives the terminal back and then signals, so that a second one finds
 // its usual effect: also where the terminal takes nothing any more.
-func giveUp(leave, giveSignalsBack func()) {
+func leaveScreen(leave, giveSignalsBack func()) {
 	timer := time.AfterFunc(2*time.Second, giveSignalsBack)
 	defer timer.Stop()
 	leave()

@@ -47,7 +47,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	}
 	context.AfterFunc(ctx, func() {
 		src.Stop()
-		giveUp(leave, cancel)
+		leaveScreen(leave, cancel)
 	})
 	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
 	err = src.explain(err)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"chargetrace/internal/capture"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -44,17 +45,10 @@ func (cfg *config) newWatch(stdout, stderr io.Writer, header stream.Header, live
 		if err != nil {
 			return nil, err
 		}
-		o.Now = bootNanos
+		o.Now = capture.BootNanos
 		o.Usage = func(id event.CgroupID, path string) (int64, uint64, bool) { return cgroup.Usage(trees, id, path) }
 	}
 	return watch.New(stdout, header, o), nil
-}
-
-// bootNanos is the time on the clock of [event.Event.BootNanos].
-func bootNanos() uint64 {
-	var t unix.Timespec
-	unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // cannot fail, it is there since Linux 2.6.39
-	return uint64(t.Nano())
 }
 
 // isUTF8 reports what the locale says of the terminal, see locale(7).

@@ -379,10 +379,7 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	}
 	t.ring.SetDeadline(time.Now().Add(readInterval))
 
-	t.header, err = newHeader()
-	if err != nil {
-		return nil, err
-	}
+	t.header = newHeader()
 	t.header.KernelStacks = o.KernelStacks
 	for _, h := range hooks {
 		p := coll.DetachProgram(h.programs[attach])
@@ -520,16 +517,22 @@ func addToSet(m *ebpf.MapSpec, key, value any) {
 }
 
 // newHeader reads the clocks: the trace begins now.
-func newHeader() (stream.Header, error) {
-	var boot unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
-		return stream.Header{}, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
-	}
+func newHeader() stream.Header {
+	boot := BootNanos()
 	return stream.Header{
 		PageSize:       os.Getpagesize(),
-		StartBootNanos: uint64(boot.Nano()),
-		BootWallNanos:  time.Now().UnixNano() - boot.Nano(),
-	}, nil
+		StartBootNanos: boot,
+		BootWallNanos:  time.Now().UnixNano() - int64(boot),
+	}
+}
+
+// BootNanos is the time on the clock of [event.Event.BootNanos].
+func BootNanos() uint64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // it is there since Linux 2.6.39
+	}
+	return uint64(t.Nano())
 }
 
 // Attached says how the program is attached: Kprobe or Fentry.
@@ -695,11 +698,7 @@ func (t *Tracer) queueFinal() error {
 		counts.Lost -= lost
 	}
 	if counts.Lost > 0 {
-		now, err := newHeader()
-		if err != nil {
-			return err
-		}
-		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: now.StartBootNanos, LostEvents: counts.Lost})
+		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: BootNanos(), LostEvents: counts.Lost})
 	}
 	for _, e := range t.leftOver {
 		if e.KernelStack != 0 && t.stacks != nil && !t.stacks.told[e.KernelStack] {

@@ -32,6 +32,15 @@ func (n *Names) Add(e *event.Event) {
 	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name}
 }
 
+// RanOut returns what ran out of memory, as an event of type [event.OOMKill] says:
+// the path of a cgroup, as it may be printed, or "the machine".
+func (n *Names) RanOut(e *event.Event) string {
+	if e.Cgroup.ID == 0 {
+		return "the machine"
+	}
+	return n.Printable(e.Cgroup)
+}
+
 // Parent returns the cgroup above another, if the trace names both.
 func (n *Names) Parent(id event.CgroupID) (parent event.CgroupID, ok bool) {
 	nd := n.nodes[id]
@@ -68,7 +77,7 @@ func (n *Names) lookup(id event.CgroupID) (path, printable string) {
 		return nd.path, nd.printable
 	}
 	path, complete := n.join(id)
-	printable = string(event.AppendPrintable(nil, []byte(path)))
+	printable = event.Printable(path)
 	if complete {
 		nd := n.nodes[id]
 		nd.path, nd.printable = path, printable

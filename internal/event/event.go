@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"strconv"
 )
 
 // Type says what an [Event] reports.
@@ -39,6 +40,21 @@ const (
 	KernelStack Type = 8
 )
 
+// Comm is the name of a thread, NUL-terminated. Any process can set it to any
+// bytes: print it with [AppendPrintable], or as String returns it.
+type Comm [16]byte
+
+// Bytes returns the name up to its NUL.
+func (c *Comm) Bytes() []byte { return upToNUL(c[:]) }
+
+// String returns the name as it may be printed.
+func (c Comm) String() string { return Printable(c.Bytes()) }
+
+// Of returns the name and the number of a process, as "alloc (4711)".
+func (c Comm) Of(pid uint32) string {
+	return c.String() + " (" + strconv.FormatUint(uint64(pid), 10) + ")"
+}
+
 // IsName reports whether events of the type tell what something is called, and
 // happen at no time.
 func (t Type) IsName() bool { return t == CgroupName || t == KernelStack }
@@ -68,9 +84,8 @@ type Event struct {
 	// the current task, which is not always the one that pays. The idle task,
 	// in which interrupts charge too, is 0.
 	PID, TID uint32
-	// Comm is the name of the thread, NUL-terminated. Any process can set it to
-	// any bytes: print it with [AppendPrintable] only.
-	Comm [16]byte
+	// Comm is the name of the thread.
+	Comm Comm
 	// Cgroup is, for a Charge, the one that is to pay, for reclaim the one that
 	// is to shrink, for OOMKill the one that ran out (none: the machine did),
 	// and for CgroupName the one that is named.
@@ -167,14 +182,14 @@ func (l *Level) AtLimit() bool { return l.Limited() && l.RoomPages() <= 0 }
 // Victim is a process that the OOM killer chose.
 type Victim struct {
 	PID  uint32
-	Comm [16]byte // as Event.Comm
+	Comm Comm
 	// What the process held, in pages. From Linux 6.2 on these are
 	// approximate, as they are in the kernel's log.
 	AnonPages, FilePages, ShmemPages, SwapPages uint64
 }
 
-// CommBytes returns Comm up to its NUL.
-func (v *Victim) CommBytes() []byte { return upToNUL(v.Comm[:]) }
+// HeldPages is what the process held in memory, swap aside.
+func (v *Victim) HeldPages() uint64 { return v.AnonPages + v.FilePages + v.ShmemPages }
 
 // unlimitedPages is a floor for what the kernel stores where no limit is set:
 // PAGE_COUNTER_MAX, LONG_MAX / PAGE_SIZE (include/linux/page_counter.h), which
@@ -195,9 +210,6 @@ func (e *Event) LimitHit() bool { return e.Outcome != OK || e.Limiting.AtLimit()
 
 // InCgroup returns the name of a cgroup in the hierarchy of the event's.
 func (e *Event) InCgroup(id uint64) CgroupID { return CgroupID{id, e.Cgroup.Hierarchy} }
-
-// CommBytes returns Comm up to its NUL.
-func (e *Event) CommBytes() []byte { return upToNUL(e.Comm[:]) }
 
 func upToNUL(b []byte) []byte {
 	if i := bytes.IndexByte(b, 0); i >= 0 {

@@ -92,7 +92,7 @@ func FuzzDecode(f *testing.F) {
 		}
 		_, _ = e.Kind.String(), e.Outcome.String()
 		e.LimitHit()
-		AppendPrintable(nil, e.CommBytes())
+		AppendPrintable(nil, e.Comm.Bytes())
 	})
 }
 
@@ -149,7 +149,7 @@ func TestCommBytes(t *testing.T) {
 	} {
 		var e Event
 		copy(e.Comm[:], in)
-		if got := string(e.CommBytes()); got != want {
+		if got := string(e.Comm.Bytes()); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
 	}

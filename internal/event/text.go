@@ -7,6 +7,9 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
+// Printable returns a name that came from outside as [AppendPrintable] makes it.
+func Printable[T string | []byte](name T) string { return string(AppendPrintable(nil, []byte(name))) }
+
 // AppendPrintable appends a name that came from outside to dst, so that it is
 // safe to print: what a terminal could act on (control characters, escapes,
 // characters that turn the direction of the text) and invalid UTF-8 become

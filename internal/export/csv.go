@@ -63,7 +63,7 @@ func (c *CSV) encode(e *event.Event) {
 	}
 	c.uint(uint64(e.PID))
 	c.uint(uint64(e.TID))
-	c.text(event.AppendPrintable(nil, e.CommBytes()))
+	c.text(event.AppendPrintable(nil, e.Comm.Bytes()))
 	if e.Type == event.Fork {
 		c.empty(28)
 		c.uint(uint64(e.ChildPID))
@@ -88,7 +88,7 @@ func (c *CSV) encode(e *event.Event) {
 	if e.Type == event.OOMKill {
 		v := &e.Victim
 		c.uint(uint64(v.PID))
-		c.text(event.AppendPrintable(nil, v.CommBytes()))
+		c.text(event.AppendPrintable(nil, v.Comm.Bytes()))
 		for _, n := range []uint64{v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages} {
 			c.uint(n)
 		}

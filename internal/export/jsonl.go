@@ -90,7 +90,7 @@ func (j *JSONL) encode(e *event.Event) {
 	}
 	j.uint("pid", uint64(e.PID))
 	j.uint("tid", uint64(e.TID))
-	j.comm("comm", e.CommBytes())
+	j.comm("comm", e.Comm.Bytes())
 	if e.Type == event.Fork {
 		j.uint("child_pid", uint64(e.ChildPID))
 		j.key("existing")
@@ -113,7 +113,7 @@ func (j *JSONL) encode(e *event.Event) {
 		j.key("victim")
 		j.buf = append(j.buf, `{"pid":`...)
 		j.buf = appendUint(j.buf, uint64(v.PID))
-		j.comm("comm", v.CommBytes())
+		j.comm("comm", v.Comm.Bytes())
 		j.uint("anon_pages", v.AnonPages)
 		j.uint("file_pages", v.FilePages)
 		j.uint("shmem_pages", v.ShmemPages)

@@ -39,7 +39,7 @@ type levelTracks struct {
 // threadKey tells a thread from a later one with its number, as far as names do.
 type threadKey struct {
 	tid  uint32
-	comm [16]byte
+	comm event.Comm
 }
 
 // NewPerfetto returns a Perfetto that writes to w the events of a source with
@@ -123,7 +123,7 @@ func (p *Perfetto) encode(e *event.Event) {
 			v := &e.Victim
 			p.begin(typeInstant, track, "OOM kill")
 			p.annotateUint("victim_pid", uint64(v.PID))
-			p.annotate("victim", string(event.AppendPrintable(nil, v.CommBytes())))
+			p.annotate("victim", v.Comm.String())
 			p.annotateUint("anon_pages", v.AnonPages)
 			p.annotateUint("file_pages", v.FilePages)
 			p.annotateUint("shmem_pages", v.ShmemPages)
@@ -217,7 +217,7 @@ func (p *Perfetto) thread(e *event.Event) uint64 {
 	if track, ok := p.threads[key]; ok {
 		return track
 	}
-	name := string(event.AppendPrintable(nil, e.CommBytes()))
+	name := e.Comm.String()
 	if _, ok := p.procs[e.PID]; !ok {
 		p.procs[e.PID] = p.describe(func(d []byte) []byte {
 			process := appendVarint(nil, processPID, uint64(e.PID))

@@ -61,7 +61,7 @@ func (p *Profile) add(e *event.Event) {
 	if e.Type != event.Charge || e.Kind == event.Dmem || e.Kind == event.Memsw {
 		return // bytes, and what is counted again
 	}
-	key := sample{p.stacks.Frames(e), printable(e.CommBytes()), e.PID, e.Cgroup}
+	key := sample{p.stacks.Frames(e), e.Comm.String(), e.PID, e.Cgroup}
 	v := p.samples[key]
 	if v == nil {
 		v = new(values)
@@ -76,8 +76,6 @@ func (p *Profile) add(e *event.Event) {
 	}
 }
 
-func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }
-
 // functions returns the functions of a sample, the innermost first, as they may be
 // printed.
 func (s *sample) functions() []string {
@@ -86,7 +84,7 @@ func (s *sample) functions() []string {
 	}
 	functions := cause.Functions(s.frames)
 	for i, f := range functions {
-		functions[i] = printable([]byte(f))
+		functions[i] = event.Printable(f)
 	}
 	return functions
 }

@@ -84,7 +84,7 @@ func Compare(before, after Side) *Comparison {
 		}),
 		c.section("By process", "COMM", func(s *Side, add func(string, *summary.Totals)) {
 			for _, p := range s.Summary.Processes {
-				add(comm(p.Comm), &p.Totals)
+				add(p.Comm.String(), &p.Totals)
 			}
 			if s.Summary.Others.Charges > 0 {
 				add("(others)", &s.Summary.Others)

@@ -213,7 +213,7 @@ func (r *Report) view(i int, u *usagePlot) plotView {
 		Wide:   inline(u, "wide", 1080, 330), Narrow: inline(u, "narrow", 360, 300),
 	}
 	if container := cgroup.ContainerOf(r.sum.Names.Path(u.key.Cgroup)).String(); container != "" {
-		v.Note += ", " + printable([]byte(container))
+		v.Note += ", " + event.Printable(container)
 	}
 	if u.partial {
 		v.Caption += " Its beginning is not drawn: too many other cgroups came after it."
@@ -347,7 +347,7 @@ func (r *Report) killTable() table {
 	for i := range r.sum.OOMKills {
 		e := &r.sum.OOMKills[i]
 		v := &e.Victim
-		row := []cell{r.timeCell(e.BootNanos), textCell(r.ranOut(e)), textCell(who(e.Comm, e.PID)), textCell(who(v.Comm, v.PID))}
+		row := []cell{r.timeCell(e.BootNanos), textCell(r.ranOut(e)), textCell(e.Comm.Of(e.PID)), textCell(v.Comm.Of(v.PID))}
 		for _, pages := range []uint64{v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages} {
 			row = append(row, r.sizeCell(int64(pages), event.Memory))
 		}
@@ -374,7 +374,7 @@ func (r *Report) limitTable() table {
 		}
 		t.Rows = append(t.Rows, []cell{
 			textCell(r.path(l.Cgroup)), textCell(l.Kind.String()), limit,
-			countCell(l.Hits), countCell(l.Failures), r.timeCell(l.FirstNanos), textCell(who(l.ByComm, l.ByPID)),
+			countCell(l.Hits), countCell(l.Failures), r.timeCell(l.FirstNanos), textCell(l.ByComm.Of(l.ByPID)),
 		})
 	}
 	return t
@@ -400,7 +400,7 @@ func (r *Report) processTable() table {
 		return cmp.Or(worst(&a.Totals, &b.Totals), cmp.Compare(a.PID, b.PID))
 	}) {
 		pid := cell{Text: fmt.Sprint(p.PID), Sort: fmt.Sprint(p.PID)}
-		t.Rows = append(t.Rows, append([]cell{pid, textCell(comm(p.Comm))}, r.totals(&p.Totals)...))
+		t.Rows = append(t.Rows, append([]cell{pid, textCell(p.Comm.String())}, r.totals(&p.Totals)...))
 	}
 	if r.sum.Others.Charges > 0 {
 		t.Rows = append(t.Rows, append([]cell{textCell("–"), textCell("all others")}, r.totals(&r.sum.Others)...))
@@ -413,7 +413,7 @@ func (r *Report) cgroupTable() table {
 	for _, id := range slices.SortedFunc(maps.Keys(r.sum.Cgroups), func(a, b event.CgroupID) int {
 		return cmp.Or(worst(r.sum.Cgroups[a], r.sum.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
 	}) {
-		container := printable([]byte(cgroup.ContainerOf(r.sum.Names.Path(id)).String()))
+		container := event.Printable(cgroup.ContainerOf(r.sum.Names.Path(id)).String())
 		t.Rows = append(t.Rows, append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...))
 	}
 	return t
@@ -465,7 +465,7 @@ func (r *Report) facts(about About, n Counts) []fact {
 	facts := []fact{{"Began", r.clock(r.header.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times are counted from then"}}
 	var command []string
 	for _, arg := range about.CommandLine {
-		command = append(command, printable([]byte(arg)))
+		command = append(command, event.Printable(arg))
 	}
 	for _, f := range []fact{
 		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(about.Program)}, {"Host", shown(about.Host)},

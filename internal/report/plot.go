@@ -543,7 +543,7 @@ func (c *collector) stackPlot() *stackPlot {
 	others := layer{ink: rest, name: "others", cells: slices.Clone(c.stack.others.cells), pages: c.stack.others.pages}
 	for i, p := range c.stack.sorted() {
 		if i < maxLayers {
-			s.layers = append(s.layers, layer{inks[i], who(p.comm, p.pid), p.pages, p.cells})
+			s.layers = append(s.layers, layer{inks[i], p.comm.Of(p.pid), p.pages, p.cells})
 			continue
 		}
 		for cell, pages := range p.cells {

@@ -225,7 +225,7 @@ const (
 // stacked is what a process charged over time, in pages.
 type stacked struct {
 	pid   uint32
-	comm  [16]byte
+	comm  event.Comm
 	pages uint64
 	cells []uint64
 }

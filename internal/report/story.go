@@ -9,10 +9,7 @@ import (
 
 // ranOut names what ran out of memory when a process was killed.
 func (c *collector) ranOut(e *event.Event) string {
-	if e.Cgroup.ID == 0 {
-		return "the machine"
-	}
-	return c.path(e.Cgroup)
+	return shorten(c.sum.Names.RanOut(e))
 }
 
 func capital(s string) string {
@@ -65,13 +62,13 @@ func (c *collector) tellKill() string {
 	v := &e.Victim
 	held := func(pages uint64) string { return c.size(int64(pages), event.Memory) }
 	s := fmt.Sprintf("At %s, %s UTC, %s ran out of memory. %s asked for more; the kernel killed ", c.since(e.BootNanos),
-		c.clock(e.BootNanos).Format("15:04:05.000"), c.ranOut(e), who(e.Comm, e.PID))
+		c.clock(e.BootNanos).Format("15:04:05.000"), c.ranOut(e), e.Comm.Of(e.PID))
 	if v.PID == e.PID {
 		s += "it"
 	} else {
-		s += who(v.Comm, v.PID)
+		s += v.Comm.Of(v.PID)
 	}
-	s += fmt.Sprintf(", which held %s: %s anonymous, %s of files and %s shared", held(v.AnonPages+v.FilePages+v.ShmemPages),
+	s += fmt.Sprintf(", which held %s: %s anonymous, %s of files and %s shared", held(v.HeldPages()),
 		held(v.AnonPages), held(v.FilePages), held(v.ShmemPages))
 	if v.SwapPages > 0 {
 		s += fmt.Sprintf("; and %s in swap", held(v.SwapPages))
@@ -110,7 +107,7 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 	if l.MaxPages > 0 { // else the trace does not tell
 		s += fmt.Sprintf(", with a %v limit of %s", l.Kind, c.size(int64(l.MaxPages), l.Kind))
 	}
-	s += fmt.Sprintf(". %s was the first to hit it, at %s", who(l.ByComm, l.ByPID), c.since(l.FirstNanos))
+	s += fmt.Sprintf(". %s was the first to hit it, at %s", l.ByComm.Of(l.ByPID), c.since(l.FirstNanos))
 	if l.Hits > 1 {
 		s += fmt.Sprintf("; from then on it was hit %s", times(l.Hits-1)+" more")
 	}
@@ -177,12 +174,12 @@ func (c *collector) tellCharged() string {
 		return fmt.Sprintf("%s came, of which none took memory.", counted(t.Charges, "charge"))
 	}
 	if len(c.sum.Processes) == 1 {
-		return fmt.Sprintf("%s alone charged, %s in %s.", who(top.Comm, top.PID), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
+		return fmt.Sprintf("%s alone charged, %s in %s.", top.Comm.Of(top.PID), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
 	}
 	processes := count(uint64(len(c.sum.Processes))) + " processes"
 	if c.sum.Others.Charges > 0 {
 		processes = "more than " + processes
 	}
-	return fmt.Sprintf("%s had charged most: %s, %.0f %% of the %s that %s charged.", who(top.Comm, top.PID), c.size(int64(top.ChargedPages), event.Memory),
+	return fmt.Sprintf("%s had charged most: %s, %.0f %% of the %s that %s charged.", top.Comm.Of(top.PID), c.size(int64(top.ChargedPages), event.Memory),
 		100*float64(top.ChargedPages)/float64(t.ChargedPages), c.size(int64(t.ChargedPages), event.Memory), processes)
 }

@@ -80,17 +80,8 @@ func since(nanos int64) string {
 	return fmt.Sprintf("%d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
 }
 
-func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }
-
 // shown is how a name that is no part of the events is shown.
-func shown(name string) string { return shorten(printable([]byte(name))) }
-
-func comm(c [16]byte) string {
-	e := event.Event{Comm: c}
-	return printable(e.CommBytes())
-}
-
-func who(c [16]byte, pid uint32) string { return fmt.Sprintf("%s (%d)", comm(c), pid) }
+func shown(name string) string { return shorten(event.Printable(name)) }
 
 // maxName is how many characters of a name are shown, so that no trace makes a
 // report too large to be sent.

@@ -89,8 +89,8 @@ func (c *chooser) includes(e *event.Event) bool {
 	case event.Fork:
 		return c.fork(e)
 	}
-	if !c.includesTask(e.PID, e.CommBytes()) &&
-		(e.Type != event.OOMKill || !c.includesTask(e.Victim.PID, e.Victim.CommBytes())) {
+	if !c.includesTask(e.PID, e.Comm.Bytes()) &&
+		(e.Type != event.OOMKill || !c.includesTask(e.Victim.PID, e.Victim.Comm.Bytes())) {
 		return false
 	}
 	if c.aimsAtCgroups() {

@@ -59,7 +59,7 @@ func hitsLimit(e *event.Event) bool { return e.Outcome == event.Failed || e.Limi
 type Process struct {
 	PID uint32
 	// Comm is the name that its charging thread last had.
-	Comm [16]byte
+	Comm event.Comm
 	Totals
 }
 
@@ -75,7 +75,7 @@ type Limit struct {
 	// FirstNanos is when, and ByPID and ByComm who, it was first hit by.
 	FirstNanos uint64
 	ByPID      uint32
-	ByComm     [16]byte
+	ByComm     event.Comm
 }
 
 // LimitKey tells one limit from another.

@@ -47,13 +47,6 @@ func (p *printer) since(bootNanos uint64) string {
 	return fmt.Sprintf("%d ms", int64(bootNanos-p.header.StartBootNanos)/int64(time.Millisecond))
 }
 
-func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }
-
-func (p *printer) who(comm [16]byte, pid uint32) string {
-	e := event.Event{Comm: comm}
-	return fmt.Sprintf("%s (%d)", printable(e.CommBytes()), pid)
-}
-
 func (p *printer) cgroups() {
 	ids := slices.SortedFunc(maps.Keys(p.s.Cgroups), func(a, b event.CgroupID) int {
 		return cmp.Or(byCharged(p.s.Cgroups[a], p.s.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
@@ -69,8 +62,7 @@ func (p *printer) processes() {
 		return cmp.Or(byCharged(&a.Totals, &b.Totals), cmp.Compare(a.PID, b.PID))
 	})
 	totals(p, "PID\tCOMM", processes, func(proc *Process) (string, *Totals) {
-		e := event.Event{Comm: proc.Comm}
-		return fmt.Sprintf("%d\t%s", proc.PID, printable(e.CommBytes())), &proc.Totals
+		return fmt.Sprintf("%d\t%v", proc.PID, proc.Comm), &proc.Totals
 	})
 }
 
@@ -85,7 +77,7 @@ func (p *printer) causes() {
 		return cmp.Or(cmp.Compare(p.s.OtherStacks[b], p.s.OtherStacks[a]), cmp.Compare(a, b))
 	})
 	for _, frames := range stacks[:min(len(stacks), 3)] {
-		fmt.Fprintf(&p.b, "  other, %d pages: %s\n", p.s.OtherStacks[frames], printable([]byte(strings.Join(cause.Functions(frames), " < "))))
+		fmt.Fprintf(&p.b, "  other, %d pages: %s\n", p.s.OtherStacks[frames], event.Printable(strings.Join(cause.Functions(frames), " < ")))
 	}
 }
 
@@ -125,7 +117,7 @@ func (p *printer) limits() {
 			unit = "bytes"
 		}
 		fmt.Fprintf(&p.b, "  %s: %v limit of %d %s hit %d times, %d charges failed; first at %s by %s\n",
-			p.s.Names.Printable(l.Cgroup), l.Kind, l.MaxPages, unit, l.Hits, l.Failures, p.since(l.FirstNanos), p.who(l.ByComm, l.ByPID))
+			p.s.Names.Printable(l.Cgroup), l.Kind, l.MaxPages, unit, l.Hits, l.Failures, p.since(l.FirstNanos), l.ByComm.Of(l.ByPID))
 	}
 	if n := len(limits) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  and %d more\n", n)
@@ -144,13 +136,9 @@ func (p *printer) oomKills() {
 	for i := range kills {
 		e := &kills[i]
 		v := &e.Victim
-		where := "the machine"
-		if e.Cgroup.ID != 0 {
-			where = p.s.Names.Printable(e.Cgroup)
-		}
 		fmt.Fprintf(&p.b, "  at %s %s ran out of memory: %s asked for more, %s was killed; it held %d pages (anonymous %d, file %d, shared %d) and %d in swap\n",
-			p.since(e.BootNanos), where, p.who(e.Comm, e.PID), p.who(v.Comm, v.PID),
-			v.AnonPages+v.FilePages+v.ShmemPages, v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages)
+			p.since(e.BootNanos), p.s.Names.RanOut(e), e.Comm.Of(e.PID), v.Comm.Of(v.PID),
+			v.HeldPages(), v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages)
 	}
 }
 

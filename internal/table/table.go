@@ -224,7 +224,7 @@ func (t *Table) appendCharge(e *event.Event) {
 	from = len(b)
 	b = pad(strconv.AppendUint(b, uint64(e.PID), 10), from, pidWidth)
 	from = len(b)
-	b = pad(event.AppendPrintable(b, e.CommBytes()), from, commWidth)
+	b = pad(event.AppendPrintable(b, e.Comm.Bytes()), from, commWidth)
 	from = len(b)
 	b = pad(t.appendCount(b, e.Kind, int64(e.RequestedPages)), from, countWidth)
 	from = len(b)
@@ -277,13 +277,9 @@ func (t *Table) appendOOMKill(e *event.Event) {
 		return
 	}
 	b := append(t.buf, "--- OOM: "...)
-	if e.Cgroup.ID == 0 {
-		b = append(b, "the machine"...)
-	} else {
-		b = append(b, t.names.Printable(e.Cgroup)...)
-	}
+	b = append(b, t.names.RanOut(e)...)
 	b = append(b, " ran out; "...)
-	b = appendProcess(b, e.CommBytes(), e.PID)
+	b = appendProcess(b, e.Comm.Bytes(), e.PID)
 	b = append(b, " asked; killed "...)
 	b = t.appendVictim(b, &e.Victim)
 	t.buf = append(b, " ---\n"...)
@@ -295,7 +291,7 @@ func appendProcess(b, comm []byte, pid uint32) []byte {
 }
 
 func (t *Table) appendVictim(b []byte, v *event.Victim) []byte {
-	b = append(appendProcess(b, v.CommBytes(), v.PID), ", which held"...)
+	b = append(appendProcess(b, v.Comm.Bytes(), v.PID), ", which held"...)
 	for _, held := range []struct {
 		what  string
 		pages uint64

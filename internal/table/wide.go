@@ -65,7 +65,7 @@ func (t *Table) appendWho(b []byte, e *event.Event) []byte {
 	from = len(b)
 	b = pad(strconv.AppendUint(b, uint64(e.TID), 10), from, widePIDWidth)
 	from = len(b)
-	return pad(event.AppendPrintable(b, e.CommBytes()), from, wideCommWidth)
+	return pad(event.AppendPrintable(b, e.Comm.Bytes()), from, wideCommWidth)
 }
 
 func (t *Table) appendWideCharge(e *event.Event) {

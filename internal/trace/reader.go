@@ -503,12 +503,12 @@ func (c *cursor) uvarint32() uint32 {
 	return uint32(v)
 }
 
-func (c *cursor) comm(dst *[16]byte) {
+func (c *cursor) comm(dst *event.Comm) {
 	n := c.byte()
 	if n > 16 {
 		c.bad = true
 		n = 0
 	}
-	*dst = [16]byte{}
+	*dst = event.Comm{}
 	copy(dst[:], c.bytes(uint64(n)))
 }

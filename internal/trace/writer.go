@@ -427,7 +427,7 @@ func (b *blockWriter) appendContexts(dst []byte) []byte {
 	return dst
 }
 
-func appendComm(dst []byte, comm *[16]byte) []byte {
+func appendComm(dst []byte, comm *event.Comm) []byte {
 	n := len(comm)
 	for n > 0 && comm[n-1] == 0 {
 		n--

@@ -52,7 +52,7 @@ func (s *state) row(id event.CgroupID) row {
 	names := &s.total.Names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
 	if c := cgroup.ContainerOf(names.Path(id)); c.ID != "" {
-		r.container = string(event.AppendPrintable(nil, []byte(c.String())))
+		r.container = event.Printable(c.String())
 	}
 	filling := s.levels[id]
 	r.known = filling != nil
@@ -188,7 +188,7 @@ func (r *row) gone() bool { return r.group != nil && r.group.gone }
 // long is forgotten.
 type process struct {
 	pid             uint32
-	comm            [16]byte
+	comm            event.Comm
 	pages, failures uint64
 	// shownPages and rate, in pages a second, are of the last tick, and idleTicks
 	// how many there were since it charged.
@@ -227,17 +227,9 @@ func (p *process) tick(seconds float64) {
 	}
 }
 
-// name is printable.
-func (p *process) name() string {
-	e := event.Event{Comm: p.comm}
-	return printable(e.CommBytes())
-}
-
 // byRate returns those that charge a cgroup, those that charge most now first.
 func (g *group) byRate() []*process {
 	return slices.SortedFunc(maps.Values(g.processes), func(a, b *process) int {
 		return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(b.pages, a.pages), cmp.Compare(a.pid, b.pid))
 	})
 }
-
-func printable(name []byte) string { return string(event.AppendPrintable(nil, name)) }

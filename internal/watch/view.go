@@ -85,7 +85,7 @@ func (p *painter) title(rows []row) {
 		parts = append(parts, full.Styled(fmt.Sprintf("%d LOST", lost)))
 	}
 	if p.filter != "" {
-		parts = append(parts, fmt.Sprintf("%d named *%s*", len(rows), printable([]byte(p.filter))))
+		parts = append(parts, fmt.Sprintf("%d named *%s*", len(rows), event.Printable(p.filter)))
 	}
 	if p.paused {
 		parts = append(parts, marked.Styled(" PAUSED "))
@@ -104,7 +104,7 @@ func count[N int | uint64](n N, what string) string {
 func (p *painter) bottom() string {
 	switch {
 	case p.filtering:
-		return "/" + printable([]byte(p.filter)) + marked.Styled(" ") + "  enter keeps the filter, esc drops it"
+		return "/" + event.Printable(p.filter) + marked.Styled(" ") + "  enter keeps the filter, esc drops it"
 	case p.help:
 		return faint.Styled("any key goes back, Ctrl-C ends the trace")
 	case p.entered:
@@ -422,7 +422,7 @@ func (p *painter) processes(g *group, height int) {
 			p.line(faint.Styled(fmt.Sprintf("%8s  and %d more", "", len(list)-i)))
 			break
 		}
-		p.line(fmt.Sprintf("%8d  %s %10s %10s %8d", x.pid, fit(x.name(), 16),
+		p.line(fmt.Sprintf("%8d  %s %10s %10s %8d", x.pid, fit(x.comm.String(), 16),
 			p.amount(int64(x.rate)), p.amount(int64(x.pages)), x.failures))
 	}
 }
@@ -443,20 +443,16 @@ func (p *painter) entry(x *entry) string {
 	case x.note != "":
 		return b + x.note
 	case e.Type == event.OOMKill:
-		where := "the machine"
-		if e.Cgroup.ID != 0 {
-			where = p.total.Names.Printable(e.Cgroup)
-		}
 		v := &e.Victim
 		// What matters most first: the end may not fit.
-		return b + full.Styled(fmt.Sprintf("OOM kill of %s (%d), which held %s: %s ran out, %s (%d) asked for more",
-			printable(v.CommBytes()), v.PID, p.amount(int64(v.AnonPages+v.FilePages+v.ShmemPages)), where, printable(e.CommBytes()), e.PID))
+		return b + full.Styled(fmt.Sprintf("OOM kill of %s, which held %s: %s ran out, %s asked for more",
+			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.total.Names.RanOut(e), e.Comm.Of(e.PID)))
 	}
 	limit := "limit"
 	if x.maxPages > 0 {
 		limit += " of " + p.kindAmount(e.Kind, x.maxPages)
 	}
-	b += fmt.Sprintf("%s: %v %s reached by %s (%d)", p.total.Names.Printable(x.limit), e.Kind, limit, printable(e.CommBytes()), e.PID)
+	b += fmt.Sprintf("%s: %v %s reached by %s", p.total.Names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
 	if x.failures > 0 {
 		b += fmt.Sprintf(", %s failed", count(x.failures, "charge"))
 	}

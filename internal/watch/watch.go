@@ -342,7 +342,7 @@ func (t *talker) Write(p []byte) (int, error) {
 		now = t.o.Now()
 	}
 	for line := range bytes.Lines(p) {
-		t.state.append(&entry{event: event.Event{BootNanos: now}, note: printable(bytes.TrimRight(line, "\r\n"))})
+		t.state.append(&entry{event: event.Event{BootNanos: now}, note: event.Printable(bytes.TrimRight(line, "\r\n"))})
 	}
 	return len(p), nil
 }

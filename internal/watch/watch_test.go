@@ -270,7 +270,7 @@ func TestAnySize(t *testing.T) {
 	hostile := charge(12*second, db, 13, 1, 2560)
 	copy(hostile.Comm[:], "\x1b]0;x\x07\r\n")
 	s.add([]event.Event{hostile})
-	s.append(&entry{note: printable([]byte("a\x1bb"))})
+	s.append(&entry{note: event.Printable("a\x1bb")})
 	s.tick(s.lastTick + second)
 	for _, k := range []keys{{}, {units: text.Bytes}, {entered: true, selected: event.CgroupID{ID: db}}, {help: true}, {filter: "\x1b", filtering: true}, {filter: "nothing"}} {
 		for _, ascii := range []bool{false, true} {
