@@ -49,7 +49,7 @@ func (r *row) fullness() float64 {
 
 // row returns what is shown of a cgroup.
 func (s *state) row(id event.CgroupID) row {
-	names := &s.total.Names
+	names := &s.names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
 	if c := cgroup.ContainerOf(names.Path(id)); c.ID != "" {
 		r.container = event.Printable(c.String())

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
@@ -33,8 +34,11 @@ const (
 // state adds up a trace for the screen. It knows no clock but what it is told.
 type state struct {
 	header stream.Header
-	// total has the names of the cgroups, and what is shown of the whole.
-	total  *summary.Summary
+	names  cgroup.Names
+	// totals, kills and lost events are those of the whole trace.
+	totals      summary.Totals
+	kills, lost uint64
+
 	groups map[event.CgroupID]*group
 	// levels are the counters of memory, as they were last seen.
 	levels map[event.CgroupID]*level
@@ -105,7 +109,6 @@ type hit struct {
 func newState(header stream.Header) *state {
 	return &state{
 		header:   header,
-		total:    summary.New(),
 		groups:   make(map[event.CgroupID]*group),
 		levels:   make(map[event.CgroupID]*level),
 		hits:     make(map[summary.LimitKey]hit),
@@ -115,10 +118,14 @@ func newState(header stream.Header) *state {
 
 // add takes the events of a batch.
 func (s *state) add(batch []event.Event) {
-	s.total.Write(batch)
 	for i := range batch {
 		switch e := &batch[i]; e.Type {
+		case event.CgroupName:
+			s.names.Add(e)
+		case event.Lost:
+			s.lost += e.LostEvents
 		case event.Charge:
+			s.totals.AddCharge(e)
 			g := s.group(e.Cgroup)
 			g.totals.AddCharge(e)
 			g.process(e).add(e)
@@ -131,6 +138,7 @@ func (s *state) add(batch []event.Event) {
 		case event.ReclaimEnd:
 			s.group(e.Cgroup).totals.AddReclaim(e)
 		case event.OOMKill:
+			s.kills++
 			if e.Cgroup.ID != 0 {
 				s.group(e.Cgroup).kills++
 			}
@@ -179,7 +187,7 @@ const maxDepth = 256
 // lineage returns a cgroup and its ancestors, as far as they have names.
 func (s *state) lineage(id event.CgroupID) []event.CgroupID {
 	var all []event.CgroupID
-	for ok := true; ok && len(all) < maxDepth; id, ok = s.total.Names.Parent(id) {
+	for ok := true; ok && len(all) < maxDepth; id, ok = s.names.Parent(id) {
 		all = append(all, id)
 	}
 	return all
@@ -253,7 +261,7 @@ func (s *state) toRead() map[event.CgroupID]string {
 			if paths[id] != "" {
 				break
 			}
-			paths[id] = s.total.Names.Path(id)
+			paths[id] = s.names.Path(id)
 		}
 	}
 	return paths

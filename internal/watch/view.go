@@ -75,14 +75,14 @@ func (p *painter) line(s string) {
 }
 
 func (p *painter) title(rows []row) {
-	t := &p.total.Total
+	t := &p.totals
 	parts := []string{
 		bold.Styled("chargetrace"), p.time(p.lastTick),
 		count(len(p.groups), "cgroup"), count(t.Charges, "charge"), fmt.Sprintf("%d failed", t.Failures),
-		count(uint64(len(p.total.OOMKills)), "OOM kill"),
+		count(p.kills, "OOM kill"),
 	}
-	if lost := p.total.Coverage.Lost; lost > 0 {
-		parts = append(parts, full.Styled(fmt.Sprintf("%d LOST", lost)))
+	if p.lost > 0 {
+		parts = append(parts, full.Styled(fmt.Sprintf("%d LOST", p.lost)))
 	}
 	if p.filter != "" {
 		parts = append(parts, fmt.Sprintf("%d named *%s*", len(rows), event.Printable(p.filter)))
@@ -446,13 +446,13 @@ func (p *painter) entry(x *entry) string {
 		v := &e.Victim
 		// What matters most first: the end may not fit.
 		return b + full.Styled(fmt.Sprintf("OOM kill of %s, which held %s: %s ran out, %s asked for more",
-			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.total.Names.RanOut(e), e.Comm.Of(e.PID)))
+			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.names.RanOut(e), e.Comm.Of(e.PID)))
 	}
 	limit := "limit"
 	if x.maxPages > 0 {
 		limit += " of " + p.kindAmount(e.Kind, x.maxPages)
 	}
-	b += fmt.Sprintf("%s: %v %s reached by %s", p.total.Names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
+	b += fmt.Sprintf("%s: %v %s reached by %s", p.names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
 	if x.failures > 0 {
 		b += fmt.Sprintf(", %s failed", count(x.failures, "charge"))
 	}

@@ -367,7 +367,7 @@ func (w *Watch) printLine() {
 		w.headed = true
 		w.print(fmt.Sprintf(format, "TIME", "CHARGES", "FAILED", "USAGE", "USED", "LIMIT", "ROOM", "FILL/S", "TO LIM", "CGROUP"))
 	}
-	t := w.state.total.Total
+	t := w.state.totals
 	cells := []any{fmt.Sprintf("%d s", (w.state.lastTick-w.state.header.StartBootNanos+5e8)/1e9),
 		fmt.Sprint(t.Charges), fmt.Sprint(t.Failures)}
 	rows := w.state.rows(&w.keys)
