@@ -21,7 +21,7 @@ import (
 // tmux is a terminal in tmux, in which chargetrace runs.
 type tmux struct {
 	socket string
-	wrote  chan struct{} // something was, to the terminal
+	output string // the file to which goes what is written to the terminal
 }
 
 // mountDevpts lets there be terminals.
@@ -46,29 +46,14 @@ func startTmux(t *testing.T, width, height int, argv ...string) *tmux {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	x := &tmux{socket: filepath.Join(dir, "socket"), wrote: make(chan struct{}, 1)}
-	fifo := filepath.Join(dir, "output")
-	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+	x := &tmux{filepath.Join(dir, "socket"), filepath.Join(dir, "output")}
+	if err := os.WriteFile(x.output, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	output, err := os.OpenFile(fifo, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for buf := make([]byte, 1<<16); ; {
-			if _, err := output.Read(buf); err != nil {
-				return
-			}
-			select {
-			case x.wrote <- struct{}{}:
-			default:
-			}
-		}
-	}()
 	x.run(t, "new-session", "-d", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), busybox+" sh -c 'read line; "+strings.Join(argv, " ")+"; echo exit status $?; read line'")
 	t.Cleanup(func() { exec.Command("/usr/bin/tmux", "-S", x.socket, "kill-server").Run() })
-	x.run(t, "pipe-pane", busybox+" cat > "+fifo)
+	// cat would copy in the kernel, which then does not tell of writes.
+	x.run(t, "pipe-pane", busybox+" dd bs=64k of="+x.output)
 	x.run(t, "send-keys", "Enter")
 	return x
 }
@@ -84,26 +69,17 @@ func (x *tmux) run(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// screen returns what is on the screen, once something has been written to it.
-func (x *tmux) screen(t *testing.T, deadline time.Time) string {
+// screen returns what is on the screen.
+func (x *tmux) screen(t *testing.T) string {
 	t.Helper()
-	select {
-	case <-x.wrote:
-	case <-time.After(time.Until(deadline)):
-		t.Fatalf("waited in vain:\n%s", x.run(t, "capture-pane", "-p"))
-	}
 	return x.run(t, "capture-pane", "-p")
 }
 
-// until returns the screen, once it shows what a pattern matches.
-func (x *tmux) until(t *testing.T, pattern string) string {
+// until waits until the screen shows what a pattern matches.
+func (x *tmux) until(t *testing.T, pattern string) {
 	t.Helper()
-	re, deadline := regexp.MustCompile(pattern), time.Now().Add(patience)
-	for {
-		if screen := x.screen(t, deadline); re.MatchString(screen) {
-			return screen
-		}
-	}
+	re := regexp.MustCompile(pattern)
+	waitForWrite(t, x.output, func() bool { return re.MatchString(x.screen(t)) })
 }
 
 // seconds parses a time as the screen shows it.
@@ -140,18 +116,18 @@ func TestWatch(t *testing.T) {
 			}
 			var seen []moment
 			killed := regexp.MustCompile(`OOM kill of exe \(` + p.pid() + `\), which held \d+\.\dM: ` + regexp.QuoteMeta(g.path()) + ` ran out`)
-			screen, deadline := "", time.Now().Add(patience)
-			for !killed.MatchString(screen) {
-				screen = x.screen(t, deadline)
+			screen := ""
+			waitForWrite(t, x.output, func() bool {
+				screen = x.screen(t)
 				at, row := title.FindStringSubmatch(screen), line.FindStringSubmatch(screen)
-				if at == nil || row == nil {
-					continue
+				if at != nil && row != nil {
+					m := moment{seconds(t, at[1]+"s"), seconds(t, row[2]), strings.Count(row[1], "█")}
+					if len(seen) == 0 || seen[len(seen)-1].at != m.at {
+						seen = append(seen, m)
+					}
 				}
-				m := moment{seconds(t, at[1]+"s"), seconds(t, row[2]), strings.Count(row[1], "█")}
-				if len(seen) == 0 || seen[len(seen)-1].at != m.at {
-					seen = append(seen, m)
-				}
-			}
+				return killed.MatchString(screen)
+			})
 			t.Logf("the screen is\n%s", screen)
 			p.waitKilled(t)
 			hit := regexp.MustCompile(`(\d+\.\d+) s  \S+: memory limit of 40\.0M reached by exe`).FindStringSubmatch(screen)
@@ -187,7 +163,8 @@ func TestWatch(t *testing.T) {
 
 			x.run(t, "send-keys", "?")
 			x.until(t, "any key goes back")
-			x.run(t, "send-keys", "Escape")
+			x.run(t, "send-keys", "Enter") // Escape and q would be Alt-q
+			x.until(t, "q quit  . help")
 			x.run(t, "send-keys", "q")
 			x.until(t, "exit status 0")
 			after := x.run(t, "capture-pane", "-p", "-S", "-200")
@@ -249,4 +226,17 @@ func watchLines(t *testing.T, g controlGroup, limitFile string) {
 		t.Fatalf("%v: %s", err, tr.stderr)
 	}
 	tr.counted(t)
+}
+
+// TestWatchCommand runs a command beside the screen: what it prints comes when the
+// screen is left.
+func TestWatchCommand(t *testing.T) {
+	x := startTmux(t, 80, 24, "/usr/bin/chargetrace", "-watch", "-memory", "10M", "--", `/bin/sh -c "echo said; exec /init command touch 20"`)
+	x.until(t, "exit status 137")
+	after := x.run(t, "capture-pane", "-p", "-S", "-200")
+	want := regexp.MustCompile(`(?s)limits hit and kills.*OOM kill of init \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `)
+	if !want.MatchString(after) {
+		t.Errorf("it shows\n%s", after)
+	}
+	checkRemoved(t, cgroupRoot)
 }
