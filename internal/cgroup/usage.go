@@ -2,7 +2,6 @@ package cgroup
 
 import (
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,29 +17,48 @@ import (
 // not there, and for a root, which has no limit.
 func Usage(trees []Tree, id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
 	for _, t := range trees {
-		dir := filepath.Join(t.Dir, path)
-		if t.Hierarchy != id.Hierarchy || path == "/" || !(&Target{ID: id, Dir: dir}).Exists() {
-			continue
+		if t.Hierarchy == id.Hierarchy && path != "/" {
+			return t.usage(id, path)
 		}
-		usage, limit := "memory.current", "memory.max"
-		if t.Hierarchy != 0 {
-			usage, limit = "memory.usage_in_bytes", "memory.limit_in_bytes"
-		}
-		usageBytes, usageOK := readBytes(filepath.Join(dir, usage))
-		maxBytes, maxOK := readBytes(filepath.Join(dir, limit))
-		pageSize := uint64(unix.Getpagesize())
-		return int64(usageBytes / pageSize), maxBytes / pageSize, usageOK && maxOK
 	}
 	return 0, 0, false
 }
 
-// readBytes reads a number of bytes; "max" is the largest.
-func readBytes(path string) (n uint64, ok bool) {
-	content, err := os.ReadFile(path)
+// usage is called for each cgroup on a screen each second, hence without what
+// package os does for files that may block.
+func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
+	dir, err := unix.Open(filepath.Join(t.Dir, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, 0, false
+	}
+	defer unix.Close(dir)
+	var stat unix.Stat_t
+	if err := unix.Fstat(dir, &stat); err != nil || stat.Ino != id.ID {
+		return 0, 0, false // another of that name
+	}
+	usage, limit := "memory.current", "memory.max"
+	if t.Hierarchy != 0 {
+		usage, limit = "memory.usage_in_bytes", "memory.limit_in_bytes"
+	}
+	usageBytes, usageOK := readBytes(dir, usage)
+	maxBytes, maxOK := readBytes(dir, limit)
+	pageSize := uint64(unix.Getpagesize())
+	return int64(usageBytes / pageSize), maxBytes / pageSize, usageOK && maxOK
+}
+
+// readBytes reads a number of bytes from a file; "max" is the largest.
+func readBytes(dir int, name string) (n uint64, ok bool) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, false
 	}
-	s := strings.TrimSuffix(string(content), "\n")
+	defer unix.Close(fd)
+	var buf [32]byte
+	length, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return 0, false
+	}
+	s := strings.TrimSuffix(string(buf[:length]), "\n")
 	if s == "max" {
 		return math.MaxUint64, true
 	}
