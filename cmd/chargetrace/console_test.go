@@ -1,7 +1,6 @@
 package main
 
 import (
-	"io"
 	"os"
 	"strings"
 	"testing"
@@ -71,13 +70,6 @@ func (c *console) next(t testing.TB, deadline time.Time, what string) {
 		}
 	case <-time.After(time.Until(deadline)):
 		t.Fatalf("no %s yet: %q", what, c.shown)
-	}
-}
-
-func (c *console) press(t testing.TB, keys string) {
-	t.Helper()
-	if _, err := io.WriteString(c, keys); err != nil {
-		t.Fatal(err)
 	}
 }
 

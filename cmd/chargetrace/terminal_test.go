@@ -3,6 +3,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -109,5 +110,12 @@ func TestNoUTF8(t *testing.T) {
 	_, host, _, _ := playOnScreen(t, "LC_ALL=C")
 	if shown := host.shows(t, "OOM kill of exe"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
 		t.Errorf("%q", shown)
+	}
+}
+
+func (c *console) press(t testing.TB, keys string) {
+	t.Helper()
+	if _, err := io.WriteString(c, keys); err != nil {
+		t.Fatal(err)
 	}
 }
