@@ -412,6 +412,15 @@ func (g controlGroup) leaveRoom(t testing.TB) {
 	g.write(t, "memory.max", strconv.FormatInt(g.number(t, "memory.current", "")+16*pageSize, 10))
 }
 
+// spare keeps a process with little room from being killed for want of it: what
+// another CPU has in stock can be all the room that there is.
+func (p *process) spare(t testing.TB) {
+	t.Helper()
+	if err := os.WriteFile("/proc/"+p.pid()+"/oom_score_adj", []byte("-1000"), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // process is a running workload.
 type process struct {
 	*exec.Cmd
@@ -920,6 +929,7 @@ func startStorm(t *testing.T, n int) (storm []*process, pids string) {
 		g := newCgroup(t)
 		p := startWorkload(t, g, i%2, fmt.Sprintf("storm %d", n))
 		g.leaveRoom(t)
+		p.spare(t)
 		storm = append(storm, p)
 		list = append(list, p.pid())
 	}
@@ -976,10 +986,7 @@ func TestMigration(t *testing.T) {
 	g := newCgroup(t)
 	p := startWorkload(t, g, 0, "storm 20000")
 	g.leaveRoom(t)
-	// What a CPU that it was on has in stock can be all the room that there is.
-	if err := os.WriteFile("/proc/"+p.pid()+"/oom_score_adj", []byte("-1000"), 0); err != nil {
-		t.Fatal(err)
-	}
+	p.spare(t)
 	tr := chargetrace(t, "-wide", "-pid", p.pid())
 	p.begin(t)
 	stop := make(chan struct{})
