@@ -39,11 +39,15 @@ test-short: tools-shells tools-browser
 	go test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/trace
 	go test -run '^$$' -fuzz FuzzBlock -fuzztime $(FUZZTIME) ./internal/trace
 	go test -run '^$$' -fuzz FuzzJSONL -fuzztime $(FUZZTIME) ./internal/export
+	go test -run '^$$' -fuzz FuzzELF -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./internal/symbol
+	go test -run '^$$' -fuzz FuzzMaps -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./internal/symbol
+	go test -run '^$$' -fuzz FuzzPerfMap -fuzztime $(FUZZTIME) ./internal/symbol
+	go test -run '^$$' -fuzz FuzzName -fuzztime $(FUZZTIME) ./internal/symbol
 
 # Instructions for each charge, in a virtual machine, and Go's benchmarks.
 bench: tools-vm
 	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./cmd/chargetrace
-	go test -run '^$$' -bench . ./internal/event ./internal/table ./internal/summary ./internal/trace
+	go test -run '^$$' -bench . ./internal/event ./internal/symbol ./internal/table ./internal/summary ./internal/trace
 
 # The recordings that the tests play, which are committed: one of each kernel.
 recordings: tools-vm

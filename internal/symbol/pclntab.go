@@ -1,0 +1,81 @@
+package symbol
+
+import (
+	"bytes"
+	"debug/elf"
+	"strings"
+)
+
+// goSymbols returns the functions that Go's runtime knows of, which are there in a
+// stripped file too (.gopclntab, as it is since Go 1.18: pcHeader in
+// runtime/symtab.go). Package gosym would take the file's word for how many there
+// are. dynamic are the file's dynamic symbols.
+func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol {
+	var table []byte
+	var text uint64
+	for _, s := range f.Sections {
+		if strings.HasSuffix(s.Name, ".gopclntab") {
+			table = section(s, maxStringBytes)
+		} else if s.Name == ".text" {
+			text = s.Addr
+		}
+	}
+	order, word := f.ByteOrder, 8
+	if f.Class == elf.ELFCLASS32 {
+		word = 4
+	}
+	if len(table) < 8+8*word || order.Uint32(table)|1 != 0xfffffff1 || int(table[7]) != word {
+		return nil
+	}
+	field := func(i int) uint64 {
+		if word == 4 {
+			return uint64(order.Uint32(table[8+i*word:]))
+		}
+		return order.Uint64(table[8+i*word:])
+	}
+	count, start, namesAt, namesEnd, entriesAt := field(0), field(2), field(3), field(4), field(7)
+	if count > maxSymbols || namesAt > namesEnd || namesEnd > uint64(len(table)) || entriesAt+count*8+4 > uint64(len(table)) || entriesAt > uint64(len(table)) {
+		return nil
+	}
+	symbols := make([]symbol, 0, count)
+	for entry := entriesAt; entry < entriesAt+count*8; entry += 8 {
+		at, next := order.Uint32(table[entry:]), order.Uint32(table[entry+8:])
+		info := entriesAt + uint64(order.Uint32(table[entry+4:]))
+		if next <= at || info+8 > uint64(len(table)) {
+			continue
+		}
+		name := order.Uint32(table[info+4:])
+		function := upToNUL(table[namesAt:namesEnd], name)
+		if len(function) == 0 {
+			continue
+		}
+		symbols = append(symbols, symbol{uint64(at), next - at, uint32(len(*names)) + name, 0})
+
+		// Where they begin, the table does not tell since Go 1.26, nor in files that
+		// can be loaded anywhere. Go's linker begins its section with them, and the
+		// program at one of them; another linker leaves the one that C calls.
+		switch {
+		case bytes.HasPrefix(function, []byte("_rt0_")) && text+uint64(at) == f.Entry:
+			start = text
+		case string(function) == "crosscall2":
+			for _, d := range dynamic {
+				if string(upToNUL(*names, d.name)) == "crosscall2" {
+					start = d.start - uint64(at)
+				}
+			}
+		}
+	}
+	if start == 0 {
+		return nil
+	}
+	inside := symbols[:0]
+	for _, s := range symbols {
+		s.start += start
+		if end := i.segmentEnd(s.start); end != s.start {
+			s.size = uint32(min(uint64(s.size), end-s.start))
+			inside = append(inside, s)
+		}
+	}
+	*names = append(*names, table[namesAt:namesEnd]...)
+	return inside
+}

@@ -1,0 +1,299 @@
+package symbol
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is a process as far as it has been read.
+type process struct {
+	// dir is its directory in /proc, open (O_PATH): it is of this process, and never
+	// of another of its number. It holds up neither the end of the process nor that
+	// of its mounts.
+	dir        int
+	mappings   []mapping // by address; shared with its children
+	missed     backoff
+	perf       *perfMap // shared likewise; nil if there is none
+	perfMissed backoff
+}
+
+// What dir is where there is none.
+const (
+	gone     = -1
+	unopened = -2
+)
+
+// mapping is executable memory of a process.
+type mapping struct {
+	start, end, offset uint64 // offset is that in the file
+	inode              uint64 // 0 if it is not of a file
+	path               string // of the file
+	name               string // as it is shown
+	// image is nil where the file has not been read, and for memory of no file but
+	// the vDSO.
+	image *image
+}
+
+// What is read of a process at most. vm.max_map_count is 65530, and some databases
+// ask for 262144: 25 MiB.
+const (
+	maxMapsBytes   = 32 << 20
+	maxLineBytes   = 32 << 10 // a path of PATH_MAX, each byte as \ooo
+	maxMapped      = 1 << 12
+	maxStatusBytes = 64 << 10
+	// maxLookBytes is what of new files is read in one go: those that are left are
+	// read when an address is in them.
+	maxLookBytes = 256 << 20
+)
+
+func openProcess(pid uint32) int {
+	dir, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return gone
+	}
+	return dir
+}
+
+func (p *process) close() {
+	if p.dir >= 0 {
+		unix.Close(p.dir)
+	}
+}
+
+// backoff says when to look again for what was not there: at once, and then after
+// ever more misses. A stack that was walked without frame pointers has any number of
+// addresses that are none.
+type backoff struct{ wait, misses int }
+
+const maxWait = 1 << 10
+
+func (b *backoff) due() bool {
+	if b.misses++; b.misses <= b.wait {
+		return false
+	}
+	b.misses = 0
+	b.wait = min(2*b.wait+1, maxWait)
+	return true
+}
+
+// read reads what a process has mapped. Where it is gone, or has just nothing
+// mapped, what was known stays.
+func (r *Resolver) read(p *process) {
+	f := p.open("maps")
+	if f == nil {
+		return
+	}
+	defer f.Close()
+	mappings := slices.Collect(executable(f))
+	if len(mappings) == 0 {
+		return
+	}
+	r.mappings += len(mappings) - len(p.mappings)
+	p.mappings = mappings
+	left := int64(maxLookBytes)
+	for i := range mappings {
+		m := &mappings[i]
+		if m.isVDSO() {
+			m.image = r.vDSO()
+		}
+		if left > 0 {
+			left -= r.load(p, m)
+		}
+	}
+	r.readPerfMap(p)
+}
+
+// open opens a file of the process's directory in /proc; nil if it cannot.
+func (p *process) open(name string) *os.File {
+	fd, err := unix.Openat(p.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), name)
+}
+
+// executable returns the executable mappings that are in the text of /proc/PID/maps,
+// in their order, the first maxMapped of them.
+func executable(maps io.Reader) iter.Seq[mapping] {
+	return func(yield func(mapping) bool) {
+		lines := bufio.NewScanner(io.LimitReader(maps, maxMapsBytes))
+		lines.Buffer(nil, maxLineBytes)
+		var end uint64
+		for n := 0; n < maxMapped && lines.Scan(); {
+			// What changes meanwhile can come twice.
+			m, ok := parseMapping(lines.Bytes())
+			if !ok || m.start < end {
+				continue
+			}
+			if !yield(m) {
+				return
+			}
+			n++
+			end = m.end
+		}
+	}
+}
+
+// parseMapping parses a line of /proc/PID/maps; see proc_pid_maps(5). ok is false
+// for what is not executable.
+func parseMapping(line []byte) (m mapping, ok bool) {
+	fields := bytes.SplitN(line, []byte(" "), 6)
+	if len(fields) < 5 || len(fields[1]) != 4 || fields[1][2] != 'x' {
+		return mapping{}, false
+	}
+	from, to, _ := strings.Cut(string(fields[0]), "-")
+	start, err1 := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	offset, err3 := strconv.ParseUint(string(fields[2]), 16, 64)
+	// The device is not compared: btrfs and overlayfs give another in stat(2).
+	inode, err4 := strconv.ParseUint(string(fields[4]), 10, 64)
+	if err := cmp.Or(err1, err2, err3, err4); err != nil || start >= end {
+		return mapping{}, false
+	}
+	m = mapping{start: start, end: end}
+	name := "anon"
+	if len(fields) > 5 {
+		name = cmp.Or(strings.ReplaceAll(strings.TrimLeft(string(fields[5]), " "), `\012`, "\n"), name)
+	}
+	if strings.HasPrefix(name, "/") {
+		if inode != 0 {
+			m.offset, m.inode, m.path = offset, inode, name
+		}
+		name = path.Base(strings.TrimSuffix(name, deleted))
+	} else if inner, ok := strings.CutPrefix(name, "["); ok {
+		name = strings.TrimSuffix(inner, "]")
+	}
+	m.name = string(appendText(nil, []byte(name)))
+	return m, true
+}
+
+// deleted is what the kernel adds to the path of a file that is not there any more.
+const deleted = " (deleted)"
+
+// find returns the mapping that an address is in; nil if it is in none.
+func find(mappings []mapping, address uint64) *mapping {
+	i, found := slices.BinarySearchFunc(mappings, address, func(m mapping, a uint64) int { return cmp.Compare(m.start, a) })
+	if !found {
+		i--
+	}
+	if i < 0 || address >= mappings[i].end {
+		return nil
+	}
+	return &mappings[i]
+}
+
+// unread reports whether the mapping is of a file that is not known.
+func (m *mapping) unread() bool { return m.inode != 0 && (m.image == nil || m.image.evicted) }
+
+// load reads the file of a mapping, if that has not been done, and returns how many
+// bytes the file has then.
+func (r *Resolver) load(p *process, m *mapping) int64 {
+	if !m.unread() {
+		return 0
+	}
+	fd, stat, err := p.openMapped(m)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	key := imageKey{stat.Dev, stat.Ino, stat.Size, stat.Ctim}
+	r.clock++
+	if i := r.images[key]; i != nil {
+		i.used = r.clock
+		m.image = i
+		return 0
+	}
+	f, err := reopen(fd)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	i, symtab := readImage(f)
+	if !symtab {
+		i.readDebug(debugDir)
+	}
+	i.used = r.clock
+	r.images[key] = i
+	m.image = i
+	r.evict()
+	return stat.Size
+}
+
+// evict drops the functions of the images whose last use is the longest ago, where
+// there are too many. They are read again where an address is in one.
+func (r *Resolver) evict() {
+	bytes := 0
+	for _, i := range r.images {
+		bytes += i.functions.bytes()
+	}
+	for len(r.images) > maxImages || bytes > maxImageBytes {
+		var oldest imageKey
+		least := uint64(math.MaxUint64)
+		for key, i := range r.images {
+			if i.used < least {
+				oldest, least = key, i.used
+			}
+		}
+		bytes -= r.images[oldest].functions.bytes()
+		r.images[oldest].functions, r.images[oldest].evicted = functions{}, true
+		delete(r.images, oldest)
+	}
+}
+
+// openMapped opens the file of a mapping (O_PATH, so that nothing happens to it): as
+// map_files has it, which is the very file and takes CAP_SYS_ADMIN or
+// CAP_CHECKPOINT_RESTORE, or else by its path, if it still has the same inode.
+func (p *process) openMapped(m *mapping) (fd int, stat unix.Stat_t, err error) {
+	fd, err = unix.Openat(p.dir, fmt.Sprintf("map_files/%x-%x", m.start, m.end), unix.O_PATH|unix.O_CLOEXEC, 0)
+	byPath := err != nil
+	if byPath {
+		fd, err = p.openInRoot(m.path, 0)
+	}
+	if err != nil {
+		return 0, stat, err
+	}
+	if err = unix.Fstat(fd, &stat); err == nil && (stat.Mode&unix.S_IFMT != unix.S_IFREG || byPath && stat.Ino != m.inode) {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		unix.Close(fd)
+	}
+	return fd, stat, err
+}
+
+// openInRoot opens what a path means to the process (O_PATH). Its links lead nowhere
+// outside of its root.
+func (p *process) openInRoot(path string, flags uint64) (fd int, err error) {
+	root, err := unix.Openat(p.dir, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(root)
+	return unix.Openat2(root, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC | flags,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
+
+// reopen opens for reading what is open as O_PATH, and known to be a regular file.
+// O_NONBLOCK is for one with a lease (fcntl(2)), whose holder would have to give it
+// up first.
+func reopen(fd int) (*os.File, error) {
+	f, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(f), ""), nil
+}

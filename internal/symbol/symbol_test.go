@@ -1,0 +1,937 @@
+package symbol
+
+import (
+	"bufio"
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// elfFile is an ELF file with a page of code, at textOffset in the file and textStart
+// in its own addresses.
+type elfFile struct {
+	buildID        []byte
+	symtab, dynsym []elfSymbol
+	goFunctions    []elfSymbol
+}
+
+type elfSymbol struct {
+	name        string
+	start, size uint64
+	bind        elf.SymBind
+	kind        elf.SymType
+}
+
+const (
+	textOffset = 0x1000
+	textStart  = 0x402000
+	textSize   = 0x1000
+)
+
+func global(name string, start, size uint64) elfSymbol {
+	return elfSymbol{name, textStart + start, size, elf.STB_GLOBAL, elf.STT_FUNC}
+}
+
+func (e elfFile) bytes() []byte {
+	put := func(dst []byte, v any) []byte {
+		dst, err := binary.Append(dst, binary.LittleEndian, v)
+		if err != nil {
+			panic(err)
+		}
+		return dst
+	}
+	image := make([]byte, textOffset+textSize)
+
+	var note []byte
+	if e.buildID != nil {
+		note = put(note, []uint32{4, uint32(len(e.buildID)), 3})
+		note = append(append(note, "GNU\x00"...), e.buildID...)
+	}
+	const noteOffset = 0x200
+	copy(image[noteOffset:], note)
+	programs := put(nil, []elf.Prog64{
+		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Off: textOffset, Vaddr: textStart, Filesz: textSize, Memsz: textSize, Align: 4096},
+		{Type: uint32(elf.PT_NOTE), Off: noteOffset, Filesz: uint64(len(note)), Align: 4},
+	})
+	copy(image[64:], programs)
+
+	sections := []elf.Section64{{}, {Name: 1, Type: uint32(elf.SHT_PROGBITS), Addr: textStart, Off: textOffset, Size: textSize}}
+	add := func(kind elf.SectionType, data []byte) {
+		sections = append(sections, elf.Section64{Type: uint32(kind), Off: uint64(len(image)), Size: uint64(len(data)), Link: uint32(len(sections) + 1)})
+		image = append(image, data...)
+	}
+	addSymbols := func(kind elf.SectionType, symbols []elfSymbol) {
+		if symbols == nil {
+			return
+		}
+		table, names := put(nil, elf.Sym64{}), []byte{0}
+		for _, s := range symbols {
+			table = put(table, elf.Sym64{Name: uint32(len(names)), Info: elf.ST_INFO(s.bind, s.kind), Shndx: 1, Value: s.start, Size: s.size})
+			names = append(append(names, s.name...), 0)
+		}
+		add(kind, table)
+		add(elf.SHT_STRTAB, names)
+	}
+	addSymbols(elf.SHT_SYMTAB, e.symtab)
+	addSymbols(elf.SHT_DYNSYM, e.dynsym)
+	if e.goFunctions != nil {
+		add(elf.SHT_PROGBITS, goTable(e.goFunctions))
+		sections[len(sections)-1].Name = 7
+	}
+	add(elf.SHT_STRTAB, []byte("\x00.text\x00.gopclntab\x00"))
+
+	header := elf.Header64{
+		Type: uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64, Shoff: uint64(len(image)), Ehsize: 64,
+		Phentsize: 56, Phnum: 2, Shentsize: 64, Shnum: uint16(len(sections)), Shstrndx: uint16(len(sections) - 1),
+	}
+	copy(header.Ident[:], "\x7fELF\x02\x01\x01")
+	copy(image, put(nil, header))
+	return put(image, sections)
+}
+
+// goTable returns a .gopclntab of some functions, in order, of Go 1.26.
+func goTable(functions []elfSymbol) []byte {
+	const header = 8 + 8*8
+	var names, entries, infos []byte
+	for _, f := range functions {
+		entries = binary.LittleEndian.AppendUint32(entries, uint32(f.start))
+		entries = binary.LittleEndian.AppendUint32(entries, uint32(8*len(functions)+4+len(infos)))
+		infos = binary.LittleEndian.AppendUint32(infos, uint32(f.start))
+		infos = binary.LittleEndian.AppendUint32(infos, uint32(len(names)))
+		names = append(append(names, f.name...), 0)
+	}
+	last := functions[len(functions)-1]
+	entries = binary.LittleEndian.AppendUint32(entries, uint32(last.start+last.size))
+
+	table := []byte{0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8}
+	end := uint64(header + len(names))
+	for _, field := range []uint64{uint64(len(functions)), 0, 0, header, end, end, end, end} {
+		table = binary.LittleEndian.AppendUint64(table, field)
+	}
+	return append(append(append(table, names...), entries...), infos...)
+}
+
+// fake is process 7, whose directory in /proc is one of files. In its root is what
+// the test puts there.
+type fake struct {
+	*Resolver
+	t   *testing.T
+	dir string
+}
+
+func newFake(t *testing.T) fake {
+	f := fake{NewResolver(), t, t.TempDir()}
+	for _, dir := range []string{"root/tmp", "root/lib", "map_files"} {
+		if err := os.MkdirAll(filepath.Join(f.dir, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.write("status", fmt.Sprintf("Name:\tx\nUid:\t0\t%d\t0\t0\nNSpid:\t7\t3\n", os.Geteuid()))
+	return f
+}
+
+func (f fake) write(name, text string) {
+	f.t.Helper()
+	if err := os.WriteFile(filepath.Join(f.dir, name), []byte(text), 0o644); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// inode returns the inode of a file in the root.
+func (f fake) inode(name string) uint64 {
+	f.t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Lstat(filepath.Join(f.dir, "root", name), &stat); err != nil {
+		f.t.Fatal(err)
+	}
+	return stat.Ino
+}
+
+// start begins to look at the process.
+func (f fake) start() {
+	f.t.Helper()
+	dir, err := unix.Open(f.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	p := &process{dir: dir}
+	f.add(7, p)
+	f.read(p)
+	f.t.Cleanup(func() { f.Exited(7) })
+}
+
+func (f fake) want(address uint64, want string) {
+	f.t.Helper()
+	if got := string(f.AppendFrame(nil, 7, address)); got != want {
+		f.t.Errorf("%#x is %s, want %s", address, got, want)
+	}
+}
+
+// withFile is a process that has a file mapped at 0x10000.
+func withFile(t *testing.T, content []byte) fake {
+	f := newFake(t)
+	f.write("root/lib/libx.so", string(content))
+	f.mapFile("/lib/libx.so")
+	f.start()
+	return f
+}
+
+func (f fake) mapFile(path string) {
+	f.t.Helper()
+	f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 %d    %s\n", textOffset, f.inode(path), path))
+}
+
+func TestFunctions(t *testing.T) {
+	local := func(s elfSymbol) elfSymbol { s.bind = elf.STB_LOCAL; return s }
+	file := elfFile{symtab: []elfSymbol{
+		{"object", textStart, 0x1000, elf.STB_GLOBAL, elf.STT_OBJECT},
+		{"elsewhere", 0x1234, 0x10, elf.STB_GLOBAL, elf.STT_FUNC},
+		local(global("alias", 0x100, 0x80)),
+		global("__libc_malloc", 0x100, 0x80),
+		global("malloc", 0x100, 0x80),
+		global("aaaalloc", 0x100, 0),
+		global("inner", 0x120, 0x10),
+		global("label", 0x140, 0),
+		{"ifunc", textStart + 0x200, 0x10, elf.STB_GLOBAL, elf.STT_GNU_IFUNC},
+		global("assembly", 0x300, 0),
+		global("next", 0x380, 0x10),
+		global("_ZNSt6vectorIiSaIiEE9push_backEOi", 0x400, 0x10),
+		global("_ZN4core3fmt5write17h0123456789abcdefE", 0x410, 0x10),
+		global("_RNvCs1234_7mycrate3foo", 0x420, 0x10),
+		global("_Znot", 0x430, 0x10),
+		global("semi;colon\n\x1b[31m\xff", 0x440, 0x10),
+		global(strings.Repeat("é", 200), 0x450, 0x10),
+		global("_ZN1AI"+strings.Repeat("1bI", 100)+"i"+strings.Repeat("E", 100)+"E3endEv", 0x460, 0x10),
+		global("beyond", 0xf00, 0x10000),
+		global("", 0xe00, 0x10),
+	}, dynsym: []elfSymbol{global("unused", 0x800, 0x10)}}
+	f := withFile(t, file.bytes())
+	for offset, want := range map[uint64]string{
+		0x0:   "[libx.so]+0x402000",
+		0x100: "malloc [libx.so]+0x0",
+		0x12f: "inner [libx.so]+0xf",
+		0x130: "malloc [libx.so]+0x30",
+		0x150: "malloc [libx.so]+0x50",
+		0x180: "[libx.so]+0x402180",
+		0x208: "ifunc [libx.so]+0x8",
+		0x37f: "assembly [libx.so]+0x7f",
+		0x380: "next [libx.so]+0x0",
+		0x390: "[libx.so]+0x402390",
+		0x401: "std::vector<int, std::allocator<int> >::push_back [libx.so]+0x1",
+		0x411: "core::fmt::write [libx.so]+0x1",
+		0x421: "mycrate::foo [libx.so]+0x1",
+		0x431: "_Znot [libx.so]+0x1",
+		0x441: `semi:colon\n\x1b[31m\xff [libx.so]+0x1`,
+		0x451: strings.Repeat("é", 126) + "… [libx.so]+0x1",
+		0x461: "A::end [libx.so]+0x1",
+		0x800: "[libx.so]+0x402800",
+		0xe01: "[libx.so]+0x402e01",
+		0xfff: "beyond [libx.so]+0xff",
+	} {
+		f.want(0x10000+offset, want)
+	}
+	f.want(0x11000, "0x11000")
+	f.want(0xffff, "0xffff")
+}
+
+func TestDynamicSymbolsOnly(t *testing.T) {
+	f := withFile(t, elfFile{dynsym: []elfSymbol{global("exported", 0x10, 0x10)}, buildID: []byte{0xab, 0xcd}}.bytes())
+	f.want(0x10018, "exported [libx.so]+0x8")
+	f.want(0x10020, "[libx.so abcd]+0x402020")
+}
+
+func TestStripped(t *testing.T) {
+	withFile(t, elfFile{buildID: []byte{0x8f, 0x3a, 0x5c}}.bytes()).want(0x10123, "[libx.so 8f3a5c]+0x402123")
+	withFile(t, elfFile{}.bytes()).want(0x10123, "[libx.so]+0x402123")
+	withFile(t, []byte("not ELF")).want(0x10123, "[libx.so]+0x1123")
+	withFile(t, nil).want(0x10123, "[libx.so]+0x1123")
+	// The segment that is mapped is not one of the file's.
+	f := newFake(t)
+	f.write("root/lib/libx.so", string(elfFile{buildID: []byte{1}}.bytes()))
+	f.write("maps", fmt.Sprintf("10000-11000 r-xp 00008000 fd:01 %d /lib/libx.so\n", f.inode("lib/libx.so")))
+	f.start()
+	f.want(0x10123, "[libx.so]+0x8123")
+}
+
+// TestDebugFile looks for symbols in the file that the build id names, and takes none
+// of a file with another.
+func TestDebugFile(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "8f"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ in, want string }{{"\x8f\x3a", "static"}, {"\x8f\x3b", ""}} {
+		debug := elfFile{buildID: []byte(tc.in), symtab: []elfSymbol{global("static", 0x10, 0x10)}}
+		if err := os.WriteFile(filepath.Join(dir, "8f/3a.debug"), debug.bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		i, symtab := readImage(bytes.NewReader(elfFile{buildID: []byte("\x8f\x3a")}.bytes()))
+		if symtab {
+			t.Error("a stripped file has symbols")
+		}
+		i.readDebug(dir)
+		if name, _, _ := i.functions.find(textStart + 0x18); string(name) != tc.want {
+			t.Errorf("%x: found %q, want %q", tc.in, name, tc.want)
+		}
+	}
+}
+
+// TestMapFiles prefers the file that the kernel says is mapped to that of its path.
+func TestMapFiles(t *testing.T) {
+	f := newFake(t)
+	f.write("root/lib/libx.so", string(elfFile{symtab: []elfSymbol{global("new", 0, 0x10)}}.bytes()))
+	f.write("old", string(elfFile{symtab: []elfSymbol{global("old", 0, 0x10)}}.bytes()))
+	if err := os.Symlink(filepath.Join(f.dir, "old"), filepath.Join(f.dir, "map_files/10000-11000")); err != nil {
+		t.Fatal(err)
+	}
+	f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 99 /lib/libx.so (deleted)\n", textOffset))
+	f.start()
+	f.want(0x10001, "old [libx.so]+0x1")
+}
+
+// TestPath opens nothing by its path but the regular file that was mapped, and
+// nothing outside of the process's root.
+func TestPath(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, elfFile{symtab: []elfSymbol{global("secret", 0, 0x10)}}.bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	elfBytes := string(elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
+	for _, tc := range []struct {
+		name string
+		make func(f fake, path string) error
+		want string
+	}{
+		{"file", func(f fake, path string) error { return os.WriteFile(path, []byte(elfBytes), 0o644) }, "f [x]+0x1"},
+		{"fifo", func(f fake, path string) error { return unix.Mkfifo(path, 0o644) }, "[x unread]+0x1001"},
+		{"directory", func(f fake, path string) error { return os.Mkdir(path, 0o755) }, "[x unread]+0x1001"},
+		{"link inside", func(f fake, path string) error {
+			f.write("root/lib/other", elfBytes)
+			return os.Symlink("/lib/other", path)
+		}, "f [x]+0x1"},
+		{"link outside", func(f fake, path string) error { return os.Symlink(secret, path) }, "[x unread]+0x1001"},
+		{"link above", func(f fake, path string) error { return os.Symlink("../../../../../.."+secret, path) }, "[x unread]+0x1001"},
+		{"magic link", func(f fake, path string) error { return os.Symlink("/proc/self/exe", path) }, "[x unread]+0x1001"},
+		{"loop", func(f fake, path string) error { return os.Symlink("x", path) }, "[x unread]+0x1001"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newFake(t)
+			path := filepath.Join(f.dir, "root/lib/x")
+			if err := tc.make(f, path); err != nil {
+				t.Fatal(err)
+			}
+			inode := f.inode("lib/x")
+			if tc.name == "link inside" {
+				inode = f.inode("lib/other")
+			}
+			f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 %d /lib/x\n", textOffset, inode))
+			f.start()
+			f.want(0x10001, tc.want)
+		})
+	}
+	// Another file has come to that path since.
+	f := newFake(t)
+	f.write("root/lib/x", elfBytes)
+	f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 %d /lib/x\n", textOffset, f.inode("lib/x")+1))
+	f.start()
+	f.want(0x10001, "[x unread]+0x1001")
+}
+
+func TestMappings(t *testing.T) {
+	for line, want := range map[string]mapping{
+		"10000-11000 r-xp 00001000 fd:01 42    /lib/libx.so": {start: 0x10000, end: 0x11000, offset: 0x1000, inode: 42, path: "/lib/libx.so", name: "libx.so"},
+		"1-2 --xp 0 0:0 7 /a b/c  d (deleted)":               {start: 1, end: 2, inode: 7, path: "/a b/c  d (deleted)", name: "c  d"},
+		`1-2 --xp 0 0:0 7 /a\012b;` + "\x1b\xff":             {start: 1, end: 2, inode: 7, path: "/a\nb;\x1b\xff", name: `a\nb:\x1b\xff`},
+		"1-2 rwxp 00000000 00:00 0 ":                         {start: 1, end: 2, name: "anon"},
+		"1-2 rwxp 00000000 00:00 0":                          {start: 1, end: 2, name: "anon"},
+		"1-2 rwxp 00000000 00:00 0   [heap]":                 {start: 1, end: 2, name: "heap"},
+		"1-2 rwxp 00000000 00:00 0   [anon:v8;]":             {start: 1, end: 2, name: "anon:v8:"},
+		"1-2 rwxp 5 00:00 0 /SYSV00000000 (deleted)":         {start: 1, end: 2, name: "SYSV00000000"},
+		"1-2 r--p 00000000 fd:01 42 /lib/libx.so":            {},
+		"2-1 r-xp 00000000 fd:01 42 /lib/libx.so":            {},
+		"1-2 r-xp 00000000 fd:01":                            {},
+		"1-2 x 0 0:0 7 /a":                                   {},
+		"1-10000000000000000 r-xp 0 0:0 7 /a":                {},
+		"1 r-xp 0 0:0 7 /a":                                  {},
+		"-1-2 r-xp 0 0:0 7 /a":                               {},
+		"":                                                   {},
+	} {
+		got, ok := parseMapping([]byte(line))
+		if got != want || ok != (want != mapping{}) {
+			t.Errorf("%q:\n%+v, %v, want\n%+v", line, got, ok, want)
+		}
+	}
+}
+
+func TestStatus(t *testing.T) {
+	for status, want := range map[string]string{
+		"Name:\tx\nUid:\t1\t2\t3\t4\nNSpid:\t100\t20\t3\n": "3 2 true",
+		"Uid:\t1\t2\t3\t4\nNSpid:\t100\n":                  "100 2 true",
+		"Uid:\t1\t2\t3\t4\n":                               " 2 false",
+		"NSpid:\t100\n":                                    "100 0 false",
+		"Uid:\t1\tx\t3\t4\nNSpid:\t100\n":                  "100 0 false",
+	} {
+		pid, uid, ok := parseStatus(status)
+		if got := fmt.Sprint(pid, " ", uid, " ", ok); got != want {
+			t.Errorf("%q: %s, want %s", status, got, want)
+		}
+	}
+}
+
+func TestPerfMap(t *testing.T) {
+	f := newFake(t)
+	f.write("maps", "10000-20000 rwxp 00000000 00:00 0 \n")
+	f.write("root/tmp/perf-3.map", "10000 20 Ljava/lang/String;::hash Code\n10040 0 empty\ngarbage\n0x10060 0x10 with 0x\n10080 20 unfini")
+	f.start()
+	f.want(0x10008, "Ljava/lang/String:::hash Code [perf map]+0x8")
+	f.want(0x10061, "with 0x [perf map]+0x1")
+	f.want(0x10040, "[anon]+0x40")
+	f.want(0x10080, "[anon]+0x80")
+
+	// What is added is read, and stands for what was there; the rest stays.
+	file, err := os.OpenFile(filepath.Join(f.dir, "root/tmp/perf-3.map"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteString("shed\n10060 10 again\n10060 20 anew\n"); err != nil {
+		t.Fatal(err)
+	}
+	f.processes[7].perfMissed = backoff{}
+	f.want(0x10081, "unfinished [perf map]+0x1")
+	f.want(0x10071, "anew [perf map]+0x11")
+	f.want(0x10008, "Ljava/lang/String:::hash Code [perf map]+0x8")
+
+	// A child has its parent's, until it has one of its own.
+	f.Forked(7, 8)
+	if got := string(f.AppendFrame(nil, 8, 0x10081)); got != "unfinished [perf map]+0x1" {
+		t.Errorf("in a child: %s", got)
+	}
+	f.Exited(8)
+
+	// It has begun anew.
+	f.write("root/tmp/perf-3.map", "10100 10 other\n")
+	f.processes[7].perfMissed = backoff{}
+	f.want(0x10101, "other [perf map]+0x1")
+	f.want(0x10008, "[anon]+0x8")
+}
+
+// TestPerfMapOfAnother takes no perf map that another user can have made.
+func TestPerfMapOfAnother(t *testing.T) {
+	const text = "10000 20 f\n"
+	for name, tc := range map[string]struct {
+		make func(f fake, path string) error
+		want string
+	}{
+		"own":       {func(f fake, path string) error { return os.WriteFile(path, []byte(text), 0o600) }, "f [perf map]+0x8"},
+		"link":      {func(f fake, path string) error { f.write("root/m", text); return os.Symlink("/m", path) }, "[anon]+0x8"},
+		"fifo":      {func(f fake, path string) error { return unix.Mkfifo(path, 0o600) }, "[anon]+0x8"},
+		"directory": {func(f fake, path string) error { return os.Mkdir(path, 0o700) }, "[anon]+0x8"},
+		"none":      {func(f fake, path string) error { return nil }, "[anon]+0x8"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t)
+			f.write("maps", "10000-20000 rwxp 00000000 00:00 0 \n")
+			if err := tc.make(f, filepath.Join(f.dir, "root/tmp/perf-3.map")); err != nil {
+				t.Fatal(err)
+			}
+			f.start()
+			f.want(0x10008, tc.want)
+		})
+	}
+	if trusted(1000, 1000) != true || trusted(0, 1000) != true || trusted(1000, 0) != false || trusted(1001, 1000) != false {
+		t.Error("trusts others than the process's user and root")
+	}
+}
+
+// TestMemfd finds what .NET compiles, which is in a mapping of a file that is not
+// ELF.
+func TestMemfd(t *testing.T) {
+	f := newFake(t)
+	f.write("memfd", "code")
+	if err := os.Symlink(filepath.Join(f.dir, "memfd"), filepath.Join(f.dir, "map_files/10000-20000")); err != nil {
+		t.Fatal(err)
+	}
+	f.write("maps", "10000-20000 r-xs 00001000 00:01 99 /memfd:doublemapper (deleted)\n")
+	f.write("root/tmp/perf-3.map", "10000 20 Main\n")
+	f.start()
+	f.want(0x10001, "Main [perf map]+0x1")
+	f.want(0x10100, "[memfd:doublemapper]+0x1100")
+}
+
+// TestBackoff reads a process again for what is not in it, at once and then less
+// and less often.
+func TestBackoff(t *testing.T) {
+	var b backoff
+	var due []int
+	for i := range 5000 {
+		if b.due() {
+			due = append(due, i)
+		}
+	}
+	if want := []int{0, 2, 6, 14, 30, 62, 126, 254, 510, 1022, 2046, 3071, 4096}; !reflect.DeepEqual(due, want) {
+		t.Errorf("due at %d, want %d", due, want)
+	}
+
+	f := newFake(t)
+	f.write("maps", "10000-11000 rwxp 0 00:00 0\n")
+	f.start()
+	f.want(0x20000, "0x20000")
+	f.write("maps", "10000-11000 rwxp 0 00:00 0\n20000-21000 rwxp 0 00:00 0\n")
+	f.want(0x20000, "0x20000")
+	f.want(0x20000, "[anon]+0x0")
+	f.write("maps", "10000-11000 rwxp 0 00:00 0\n20000-21000 rwxp 0 00:00 0\n30000-31000 rwxp 0 00:00 0\n")
+	f.want(0x30000, "[anon]+0x0")
+	// What it had stays known when it is gone.
+	f.write("maps", "")
+	f.want(0x40000, "0x40000")
+	f.want(0x30000, "[anon]+0x0")
+}
+
+func TestForkExecExit(t *testing.T) {
+	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
+	const child = 1<<31 - 1 // the kernel gives no such number
+	frame := func() string { return string(f.AppendFrame(nil, child, 0x10001)) }
+	f.Forked(7, child)
+	f.Look(child)
+	if got := frame(); got != "f [libx.so]+0x1" {
+		t.Errorf("a child: %s", got)
+	}
+	f.Executed(child)
+	if got := frame(); got != "0x10001" {
+		t.Errorf("after its exec: %s", got)
+	}
+	f.Forked(7, child)
+	f.Exited(7)
+	if got := frame(); got != "f [libx.so]+0x1" {
+		t.Errorf("without its parent: %s", got)
+	}
+	f.Exited(child)
+	if got := frame(); got != "0x10001" {
+		t.Errorf("after its exit: %s", got)
+	}
+	f.Forked(6, child) // of a parent that is not known
+	if len(f.processes) != 0 || f.mappings != 0 {
+		t.Errorf("%d processes and %d mappings left", len(f.processes), f.mappings)
+	}
+}
+
+// TestCache reads a file once for all that map it, and again if it has changed.
+func TestCache(t *testing.T) {
+	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
+	first := f.processes[7].mappings[0].image
+	f.start()
+	if f.processes[7].mappings[0].image != first || len(f.images) != 1 {
+		t.Error("read again")
+	}
+	f.write("root/lib/libx.so", string(elfFile{symtab: []elfSymbol{global("longer", 0, 0x10)}}.bytes()))
+	f.start()
+	f.want(0x10001, "longer [libx.so]+0x1")
+
+	// Beyond the limit, what was used last stays, and the rest is read again.
+	for n := range maxImages {
+		f.clock++
+		f.images[imageKey{ino: uint64(n)}] = &image{used: f.clock}
+	}
+	second := f.processes[7].mappings[0].image
+	f.evict()
+	if len(f.images) != maxImages || !first.evicted || !second.evicted {
+		t.Errorf("%d images, evicted %v and %v", len(f.images), first.evicted, second.evicted)
+	}
+	f.want(0x10001, "longer [libx.so]+0x1")
+	if f.processes[7].mappings[0].image == second {
+		t.Error("not read again")
+	}
+	large := imageKey{ino: maxImages - 1}
+	f.images[large].functions.names = make([]byte, maxImageBytes+1)
+	f.evict()
+	if _, ok := f.images[large]; ok {
+		t.Error("more bytes than there may be")
+	}
+	f.want(0x10001, "longer [libx.so]+0x1")
+
+	// Of a file that is gone, the build id is still known.
+	g := withFile(t, elfFile{buildID: []byte{1}, symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
+	g.want(0x10001, "f [libx.so]+0x1")
+	for _, i := range g.images {
+		i.functions.names = make([]byte, maxImageBytes+1)
+	}
+	g.evict()
+	if err := os.Remove(filepath.Join(g.dir, "root/lib/libx.so")); err != nil {
+		t.Fatal(err)
+	}
+	g.want(0x10001, "[libx.so 01]+0x402001")
+}
+
+// TestLies takes no memory for what a file only says to have.
+func TestLies(t *testing.T) {
+	data := elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes()
+	table := binary.LittleEndian.Uint64(data[0x28:]) // the section headers
+	for at, section := range map[uint64]string{2: "symbols", 3: "names"} {
+		for _, size := range []uint64{1 << 20, 1 << 40, 1<<63 - 1} {
+			lie := bytes.Clone(data)
+			binary.LittleEndian.PutUint64(lie[table+at*64+0x20:], size)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			i, _ := readImage(bytes.NewReader(lie))
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; len(i.functions.byStart) != 0 || n > 1<<18 {
+				t.Errorf("%s of %d bytes: %d functions, and %d bytes taken", section, size, len(i.functions.byStart), n)
+			}
+		}
+	}
+}
+
+// TestManyMappings keeps so many of a process, and reads no line that is longer than
+// a path can be.
+func TestManyMappings(t *testing.T) {
+	var maps strings.Builder
+	for n := range 2 * maxMapped {
+		fmt.Fprintf(&maps, "%x-%x r-xp 0 0:0 1 /a\n", n, n+1)
+	}
+	count := func(maps string) (n int) {
+		for range executable(strings.NewReader(maps)) {
+			n++
+		}
+		return n
+	}
+	if n := count(maps.String()); n != maxMapped {
+		t.Errorf("%d mappings", n)
+	}
+	if n := count("1-2 r-xp 0 0:0 1 /a\n2-3 r-xp 0 0:0 1 /" + strings.Repeat("a", maxLineBytes) + "\n"); n != 1 {
+		t.Errorf("%d mappings with a long line", n)
+	}
+}
+
+// TestTooManyProcesses forgets all there are, and closes what is open.
+func TestTooManyProcesses(t *testing.T) {
+	r := NewResolver()
+	for n := range uint32(maxProcesses) {
+		r.add(1<<30+n, &process{dir: gone})
+	}
+	r.Look(uint32(os.Getpid()))
+	if len(r.processes) != 1 {
+		t.Errorf("%d processes", len(r.processes))
+	}
+	r.mappings = maxMappings + 1
+	r.Look(1<<31 - 1)
+	if len(r.processes) != 1 {
+		t.Errorf("%d processes of many mappings", len(r.processes))
+	}
+}
+
+func thisFunction() uint64 { return uint64(reflect.ValueOf(thisFunction).Pointer()) }
+
+// TestOwn names functions of this process, whose file the go command has stripped.
+func TestOwn(t *testing.T) {
+	r := NewResolver()
+	pid := uint32(os.Getpid())
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := string(r.AppendFrame(nil, pid, thisFunction()+1)), "chargetrace/internal/symbol.thisFunction ["+filepath.Base(exe)+"]+0x1"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+
+	// What is mapped after the first look is found too.
+	path := filepath.Join(t.TempDir(), "later.so")
+	if err := os.WriteFile(path, elfFile{symtab: []elfSymbol{global("later", 0x10, 0x10)}}.bytes(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	code, err := unix.Mmap(int(file.Fd()), textOffset, textSize, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(code)
+	address := uint64(reflect.ValueOf(code).Pointer())
+	if got, want := string(r.AppendFrame(nil, pid, address+0x18)), "later [later.so]+0x8"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestVDSO looks for a function that package elf finds in the vDSO.
+func TestVDSO(t *testing.T) {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var base uint64
+	for line := range strings.Lines(string(maps)) {
+		if strings.HasSuffix(line, "[vdso]\n") {
+			start, _, _ := strings.Cut(line, "-")
+			if base, err = strconv.ParseUint(start, 16, 64); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	file, err := elf.NewFile(bytes.NewReader(ownVDSO()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols, err := file.DynamicSymbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range symbols {
+		if s.Name == "__vdso_clock_gettime" || s.Name == "__kernel_clock_gettime" {
+			got := string(NewResolver().AppendFrame(nil, uint32(os.Getpid()), base+s.Value+2))
+			if strings.TrimPrefix(got, "__vdso_") == strings.TrimPrefix(s.Name, "__vdso_")+" [vdso]+0x2" || got == "clock_gettime [vdso]+0x2" {
+				return
+			}
+			t.Errorf("%s is %s", s.Name, got)
+		}
+	}
+	t.Error("the vDSO has no clock_gettime")
+}
+
+// buildGo builds a Go program in a directory of its own.
+func buildGo(t *testing.T, text string, env []string, args ...string) (path string) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range map[string]string{"go.mod": "module app\n", "main.go": text} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.Command("go", append(append([]string{"build", "-o", "app"}, args...), ".")...)
+	build.Dir = dir
+	build.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return filepath.Join(dir, "app")
+}
+
+// TestGoBinaries names a function of Go programs as they are built, when they have
+// ended.
+func TestGoBinaries(t *testing.T) {
+	for _, args := range [][]string{{}, {"-ldflags=-s -w"}, {"-buildmode=pie"}, {"-buildmode=pie", "-ldflags=-s -w"}} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			app := exec.Command(buildGo(t, `package main
+
+import (
+	"fmt"
+	"os"
+	"reflect"
+)
+
+//go:noinline
+func fill(n int) []byte { return make([]byte, n) }
+
+func main() {
+	fill(len(os.Args))
+	fmt.Println(reflect.ValueOf(fill).Pointer())
+	os.Stdin.Read(make([]byte, 1))
+}
+`, nil, args...))
+			stdin, err := app.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := app.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := app.Start(); err != nil {
+				t.Fatal(err)
+			}
+			line, err := bufio.NewReader(stdout).ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			address, err := strconv.ParseUint(strings.TrimSpace(line), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := NewResolver()
+			pid := uint32(app.Process.Pid)
+			r.Look(pid)
+			stdin.Close()
+			if err := app.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			if got := string(r.AppendFrame(nil, pid, address+3)); got != "main.fill [app]+0x3" {
+				t.Errorf("%#x is %s", address, got)
+			}
+		})
+	}
+}
+
+// TestGoTables finds in stripped programs every function that package elf finds in
+// the same program as it is linked: of 64 and of 32 bits.
+func TestGoTables(t *testing.T) {
+	for _, arch := range []string{"amd64", "386"} {
+		const text = "package main\nfunc main() { println() }\n"
+		full, err := elf.Open(buildGo(t, text, []string{"GOARCH=" + arch}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer full.Close()
+		symbols, err := full.Symbols()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{}, {"-ldflags=-s"}} {
+			file, err := os.Open(buildGo(t, text, []string{"GOARCH=" + arch}, args...))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			i, _ := readImage(file)
+			found := 0
+			for _, s := range symbols {
+				// What has no size marks a place.
+				if elf.ST_TYPE(s.Info) != elf.STT_FUNC || s.Size == 0 {
+					continue
+				}
+				name, start, ok := i.functions.find(s.Value)
+				got, want := string(name), s.Name
+				if len(args) > 0 { // the linker's symbols have an ABI, and no middle dot
+					got, want = strings.ReplaceAll(got, "·", "."), strings.TrimSuffix(want, ".abi0")
+				}
+				if !ok || start != s.Value || got != want {
+					t.Errorf("%s %s: at %#x is %s, %#x, %v, want %s", arch, args, s.Value, got, start, ok, want)
+				}
+				found++
+			}
+			if found < 1000 {
+				t.Errorf("%s %s: %d functions", arch, args, found)
+			}
+		}
+	}
+}
+
+// TestGoTableOfAnotherLinker finds where Go's functions begin by the one that C calls,
+// as in a stripped program that uses cgo; without that, nothing is named.
+func TestGoTableOfAnotherLinker(t *testing.T) {
+	file := elfFile{
+		dynsym:      []elfSymbol{global("crosscall2", 0x340, 0x10)},
+		goFunctions: []elfSymbol{{name: "go:buildid", start: 0, size: 0x40}, {name: "crosscall2", start: 0x40, size: 0x10}, {name: "main.fill", start: 0x50, size: 0x10}},
+		buildID:     []byte{1},
+	}
+	f := withFile(t, file.bytes())
+	f.want(0x10301, "go:buildid [libx.so]+0x1")
+	f.want(0x10341, "crosscall2 [libx.so]+0x1")
+	f.want(0x1035f, "main.fill [libx.so]+0xf")
+	f.want(0x10360, "[libx.so 01]+0x402360")
+	file.dynsym[0].name = "other"
+	withFile(t, file.bytes()).want(0x1035f, "[libx.so 01]+0x40235f")
+}
+
+func FuzzELF(f *testing.F) {
+	f.Add(elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}, dynsym: []elfSymbol{global("g", 0x10, 0)}, buildID: []byte{1, 2}}.bytes())
+	f.Add(elfFile{dynsym: []elfSymbol{global("crosscall2", 0, 0x10)}, goFunctions: []elfSymbol{{name: "crosscall2", size: 0x10}}}.bytes())
+	f.Add(ownVDSO())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		i, _ := readImage(bytes.NewReader(data))
+		if len(i.buildID) > maxBuildID {
+			t.Errorf("a build id of %d bytes", len(i.buildID))
+		}
+		checkFunctions(t, &i.functions)
+		for _, s := range i.segments {
+			if a, ok := i.virtual(s.offset); ok && i.segmentEnd(a) == a {
+				t.Errorf("%#x is in no segment", a)
+			}
+		}
+	})
+}
+
+func FuzzMaps(f *testing.F) {
+	f.Add([]byte("10000-11000 r-xp 00001000 fd:01 42    /lib/libx.so\n11000-12000 rwxp 0 0:0 0 [anon:x]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var end uint64
+		for m := range executable(bytes.NewReader(data)) {
+			if m.start < end || m.end <= m.start {
+				t.Errorf("%#x-%#x after %#x", m.start, m.end, end)
+			}
+			end = m.end
+			checkText(t, m.name)
+		}
+	})
+}
+
+func FuzzPerfMap(f *testing.F) {
+	f.Add([]byte("10000 20 f\n10010 10 g\n"), 5)
+	f.Fuzz(func(t *testing.T, data []byte, at int) {
+		var whole, parts perfMap
+		whole.add(data)
+		// In two parts, as it grows, it comes to the same.
+		parts.add(data[:min(max(at, 0), len(data))])
+		parts.add(data[parts.read:])
+		if !reflect.DeepEqual(whole, parts) {
+			t.Errorf("%+v, in parts %+v", whole, parts)
+		}
+		checkFunctions(t, &whole.functions)
+	})
+}
+
+func FuzzName(f *testing.F) {
+	f.Add([]byte("_ZNSt6vectorIiSaIiEE9push_backEOi"))
+	f.Add([]byte("_RNvCs1234_7mycrate3foo"))
+	f.Add([]byte("\x1b;\xff"))
+	f.Fuzz(func(t *testing.T, name []byte) { checkText(t, string(appendName(nil, name))) })
+}
+
+func checkFunctions(t *testing.T, f *functions) {
+	for n, x := range f.byStart {
+		if n > 0 && x.start <= f.byStart[n-1].start {
+			t.Errorf("%#x after %#x", x.start, f.byStart[n-1].start)
+		}
+		if name, start, ok := f.find(x.start); x.size > 0 && (!ok || start != x.start || len(name) == 0) {
+			t.Errorf("at %#x: %q, %#x, %v", x.start, name, start, ok)
+		}
+	}
+}
+
+func checkText(t *testing.T, text string) {
+	if len(text) > maxName || strings.ContainsFunc(text, func(r rune) bool { return r == ';' || r == '\ufffd' || !strconv.IsPrint(r) }) {
+		t.Errorf("%d bytes: %q", len(text), text)
+	}
+}
+
+func BenchmarkAppendFrame(b *testing.B) {
+	r := NewResolver()
+	pid, address := uint32(os.Getpid()), thisFunction()
+	var dst []byte
+	for b.Loop() {
+		dst = r.AppendFrame(dst[:0], pid, address+1)
+	}
+	b.ReportMetric(float64(len(r.processes[pid].mappings)), "mappings")
+	runtime.KeepAlive(dst)
+}
+
+// BenchmarkLook reads this process, with its file known or not.
+func BenchmarkLook(b *testing.B) {
+	pid := uint32(os.Getpid())
+	b.Run("known", func(b *testing.B) {
+		r := NewResolver()
+		for b.Loop() {
+			r.Look(pid)
+			r.Exited(pid)
+		}
+	})
+	b.Run("new", func(b *testing.B) {
+		for b.Loop() {
+			r := NewResolver()
+			r.Look(pid)
+			r.Exited(pid)
+		}
+	})
+}
