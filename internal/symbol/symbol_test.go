@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,6 +62,8 @@ func (e elfFile) bytes() []byte {
 	const noteOffset = 0x200
 	copy(image[noteOffset:], note)
 	programs := put(nil, []elf.Prog64{
+		// Data, in the same page of the file, as linkers lay it out.
+		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R), Off: 0, Vaddr: textStart - 0x2000, Filesz: textOffset + 0x800, Memsz: textOffset + 0x800},
 		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Off: textOffset, Vaddr: textStart, Filesz: textSize, Memsz: textSize, Align: 4096},
 		{Type: uint32(elf.PT_NOTE), Off: noteOffset, Filesz: uint64(len(note)), Align: 4},
 	})
@@ -93,7 +96,7 @@ func (e elfFile) bytes() []byte {
 
 	header := elf.Header64{
 		Type: uint16(elf.ET_DYN), Machine: uint16(elf.EM_X86_64), Version: 1, Phoff: 64, Shoff: uint64(len(image)), Ehsize: 64,
-		Phentsize: 56, Phnum: 2, Shentsize: 64, Shnum: uint16(len(sections)), Shstrndx: uint16(len(sections) - 1),
+		Phentsize: 56, Phnum: 3, Shentsize: 64, Shnum: uint16(len(sections)), Shstrndx: uint16(len(sections) - 1),
 	}
 	copy(header.Ident[:], "\x7fELF\x02\x01\x01")
 	copy(image, put(nil, header))
@@ -427,6 +430,20 @@ func TestPerfMap(t *testing.T) {
 	f.want(0x10008, "[anon]+0x8")
 }
 
+// TestPerfMapsTooLarge keeps that which was read last.
+func TestPerfMapsTooLarge(t *testing.T) {
+	f := newFake(t)
+	f.write("maps", "10000-20000 rwxp 00000000 00:00 0 \n")
+	f.write("root/tmp/perf-3.map", "10000 20 f\n")
+	large := &process{dir: gone, perf: &perfMap{functions: functions{names: make([]byte, maxPerfBytes)}}}
+	f.add(8, large)
+	f.start()
+	f.want(0x10008, "f [perf map]+0x8")
+	if large.perf != nil {
+		t.Error("kept more than there may be")
+	}
+}
+
 // TestPerfMapOfAnother takes no perf map that another user can have made.
 func TestPerfMapOfAnother(t *testing.T) {
 	const text = "10000 20 f\n"
@@ -434,7 +451,15 @@ func TestPerfMapOfAnother(t *testing.T) {
 		make func(f fake, path string) error
 		want string
 	}{
-		"own":       {func(f fake, path string) error { return os.WriteFile(path, []byte(text), 0o600) }, "f [perf map]+0x8"},
+		"own": {func(f fake, path string) error { return os.WriteFile(path, []byte(text), 0o600) }, "f [perf map]+0x8"},
+		"another's": {func(f fake, path string) error {
+			err := os.WriteFile(path, []byte(text), 0o644)
+			if os.Geteuid() == 0 { // whose files are believed
+				return errors.Join(err, os.Chown(path, 4711, 4711))
+			}
+			f.write("status", fmt.Sprintf("Uid:\t0\t%d\t0\t0\nNSpid:\t3\n", os.Geteuid()+1))
+			return err
+		}, "[anon]+0x8"},
 		"link":      {func(f fake, path string) error { f.write("root/m", text); return os.Symlink("/m", path) }, "[anon]+0x8"},
 		"fifo":      {func(f fake, path string) error { return unix.Mkfifo(path, 0o600) }, "[anon]+0x8"},
 		"directory": {func(f fake, path string) error { return os.Mkdir(path, 0o700) }, "[anon]+0x8"},
@@ -593,6 +618,34 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// TestTooLarge reads no table beyond the limit, be it there.
+func TestTooLarge(t *testing.T) {
+	data := elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes()
+	file, err := os.Create(filepath.Join(t.TempDir(), "sparse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	table := binary.LittleEndian.Uint64(data[0x28:])
+	binary.LittleEndian.PutUint64(data[table+3*64+0x20:], maxStringBytes+1)
+	if _, err := file.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Truncate(2 * maxStringBytes); err != nil {
+		t.Fatal(err)
+	}
+	if i, _ := readImage(file); len(i.functions.byStart) != 0 || len(i.segments) != 1 {
+		t.Errorf("%d functions in %d segments", len(i.functions.byStart), len(i.segments))
+	}
+	binary.LittleEndian.PutUint64(data[table+3*64+0x20:], maxStringBytes)
+	if _, err := file.WriteAt(data, 0); err != nil {
+		t.Fatal(err)
+	}
+	if i, _ := readImage(file); len(i.functions.byStart) != 1 {
+		t.Errorf("%d functions at the limit", len(i.functions.byStart))
+	}
+}
+
 // TestManyMappings keeps so many of a process, and reads no line that is longer than
 // a path can be.
 func TestManyMappings(t *testing.T) {
@@ -663,6 +716,20 @@ func TestOwn(t *testing.T) {
 	address := uint64(reflect.ValueOf(code).Pointer())
 	if got, want := string(r.AppendFrame(nil, pid, address+0x18)), "later [later.so]+0x8"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestOtherVDSO takes what 32-bit processes have, or calls itself so, for no vDSO.
+func TestOtherVDSO(t *testing.T) {
+	for line, want := range map[string]bool{
+		"7ffd6a1f2000-7ffd6a1f4000 r-xp 00000000 00:00 0 [vdso]":   true,
+		"f7fc4000-f7fc6000 r-xp 00000000 00:00 0 [vdso]":           false,
+		"7ffd6a1f2000-7ffd6a1f4000 r-xp 00000000 fd:01 42 /[vdso]": false,
+		"7ffd6a1f2000-7ffd6a1f4000 r-xp 00000000 fd:01 42 /vdso":   false,
+	} {
+		if m, ok := parseMapping([]byte(line)); !ok || m.isVDSO() != want {
+			t.Errorf("%s: %v", line, !want)
+		}
 	}
 }
 
@@ -822,21 +889,25 @@ func TestGoTables(t *testing.T) {
 // as in a stripped program that uses cgo; without that, nothing is named.
 func TestGoTableOfAnotherLinker(t *testing.T) {
 	file := elfFile{
-		dynsym:      []elfSymbol{global("crosscall2", 0x340, 0x10)},
-		goFunctions: []elfSymbol{{name: "go:buildid", start: 0, size: 0x40}, {name: "crosscall2", start: 0x40, size: 0x10}, {name: "main.fill", start: 0x50, size: 0x10}},
-		buildID:     []byte{1},
+		dynsym: []elfSymbol{global("crosscall2", 0x340, 0x10)},
+		goFunctions: []elfSymbol{
+			{name: "_rt0_amd64_linux", start: 0, size: 0x40}, {name: "crosscall2", start: 0x40, size: 0x10}, {name: "main.fill", start: 0x50, size: 0x10},
+		},
+		buildID: []byte{1},
 	}
 	f := withFile(t, file.bytes())
-	f.want(0x10301, "go:buildid [libx.so]+0x1")
+	f.want(0x10301, "_rt0_amd64_linux [libx.so]+0x1")
 	f.want(0x10341, "crosscall2 [libx.so]+0x1")
 	f.want(0x1035f, "main.fill [libx.so]+0xf")
 	f.want(0x10360, "[libx.so 01]+0x402360")
 	file.dynsym[0].name = "other"
-	withFile(t, file.bytes()).want(0x1035f, "[libx.so 01]+0x40235f")
+	f = withFile(t, file.bytes())
+	f.want(0x1035f, "[libx.so 01]+0x40235f")
+	f.want(0x1005f, "[libx.so 01]+0x40205f")
 }
 
 func FuzzELF(f *testing.F) {
-	f.Add(elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}, dynsym: []elfSymbol{global("g", 0x10, 0)}, buildID: []byte{1, 2}}.bytes())
+	f.Add(elfFile{symtab: []elfSymbol{global("f", 0, 0x10), global("outside", 1<<30, 0x10)}, dynsym: []elfSymbol{global("g", 0x10, 0)}, buildID: []byte{1, 2}}.bytes())
 	f.Add(elfFile{dynsym: []elfSymbol{global("crosscall2", 0, 0x10)}, goFunctions: []elfSymbol{{name: "crosscall2", size: 0x10}}}.bytes())
 	f.Add(ownVDSO())
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -845,9 +916,9 @@ func FuzzELF(f *testing.F) {
 			t.Errorf("a build id of %d bytes", len(i.buildID))
 		}
 		checkFunctions(t, &i.functions)
-		for _, s := range i.segments {
-			if a, ok := i.virtual(s.offset); ok && i.segmentEnd(a) == a {
-				t.Errorf("%#x is in no segment", a)
+		for _, x := range i.functions.byStart {
+			if i.segmentEnd(x.start) == x.start {
+				t.Errorf("%#x is in no segment", x.start)
 			}
 		}
 	})
@@ -855,6 +926,7 @@ func FuzzELF(f *testing.F) {
 
 func FuzzMaps(f *testing.F) {
 	f.Add([]byte("10000-11000 r-xp 00001000 fd:01 42    /lib/libx.so\n11000-12000 rwxp 0 0:0 0 [anon:x]\n"))
+	f.Add([]byte("2-3 r-xp 0 0:0 0\n1-2 r-xp 0 0:0 0\n2-4 r-xp 0 0:0 0\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var end uint64
 		for m := range executable(bytes.NewReader(data)) {
