@@ -41,7 +41,7 @@ func (f *functions) find(address uint64) (name []byte, start uint64, ok bool) {
 	}
 	for last := i - maxNested; i >= 0 && i > last; i-- {
 		if x := f.byStart[i]; address-x.start < uint64(x.size) {
-			return upToNUL(f.names, x.name), x.start, true
+			return nameAt(f.names, x.name), x.start, true
 		}
 	}
 	return nil, 0, false
@@ -49,15 +49,16 @@ func (f *functions) find(address uint64) (name []byte, start uint64, ok bool) {
 
 func (f *functions) bytes() int { return len(f.byStart)*16 + len(f.names) }
 
-// upToNUL returns the bytes from a place on; none, if it is not there.
-func upToNUL(table []byte, at uint32) []byte {
-	if uint64(at) >= uint64(len(table)) {
-		return nil
+// nameAt returns the name that begins at a place of a table; none, if it is not
+// there. Of what is too long to be demangled it returns the beginning: many symbols
+// may have one endless name.
+func nameAt(table []byte, at uint32) []byte {
+	name := table[min(int(at), len(table)):]
+	name = name[:min(len(name), maxMangled+1)]
+	if end := bytes.IndexByte(name, 0); end >= 0 {
+		return name[:end]
 	}
-	if end := bytes.IndexByte(table[at:], 0); end >= 0 {
-		return table[at : int(at)+end]
-	}
-	return nil
+	return name
 }
 
 // newFunctions sorts symbols, whose names are in a table. One without a size, as
@@ -65,10 +66,7 @@ func upToNUL(table []byte, at uint32) []byte {
 // to the end of what is executable.
 func newFunctions(symbols []symbol, names []byte, end func(address uint64) uint64) functions {
 	slices.SortFunc(symbols, func(a, b symbol) int {
-		if c := cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.rank, b.rank)); c != 0 {
-			return c
-		}
-		return bytes.Compare(upToNUL(names, a.name), upToNUL(names, b.name))
+		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.rank, b.rank), cmp.Compare(a.name, b.name))
 	})
 	symbols = slices.CompactFunc(symbols, func(a, b symbol) bool { return a.start == b.start })
 
@@ -86,9 +84,12 @@ func newFunctions(symbols []symbol, names []byte, end func(address uint64) uint6
 			s.size = uint32(min(next-s.start, maxFunction))
 		}
 		covered = max(covered, s.start+uint64(s.size))
-		name := upToNUL(names, s.name)
+		name := nameAt(names, s.name)
+		if len(f.names)+len(name) > maxStringBytes {
+			break // the symbols share long names
+		}
 		f.byStart = append(f.byStart, function{s.start, s.size, uint32(len(f.names))})
-		f.names = append(append(f.names, name[:min(len(name), maxMangled+1)]...), 0)
+		f.names = append(append(f.names, name...), 0)
 	}
 	f.names = slices.Clip(f.names)
 	return f

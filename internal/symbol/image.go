@@ -41,7 +41,7 @@ type segment struct {
 // What is read of a file at most. Only debug builds of browsers have more; they
 // are named as files without symbols are.
 const (
-	maxHeaderBytes = 4 << 20
+	maxHeaderBytes = 64 << 10 // package elf takes the square of it, for sections that share a name
 	maxNoteBytes   = 64 << 10
 	maxBuildID     = 64
 	maxSymbols     = 1 << 20
@@ -231,7 +231,7 @@ func (i *image) symbols(f *elf.File, kind elf.SectionType, names *[]byte) (symbo
 				continue
 			}
 			end := i.segmentEnd(value)
-			text := upToNUL(strings, name)
+			text := nameAt(strings, name)
 			if value == end || len(text) == 0 {
 				continue
 			}

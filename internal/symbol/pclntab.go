@@ -37,6 +37,13 @@ func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol
 	if count > maxSymbols || namesAt > namesEnd || namesEnd > uint64(len(table)) || entriesAt+count*8+4 > uint64(len(table)) || entriesAt > uint64(len(table)) {
 		return nil
 	}
+	const calledByC = "crosscall2"
+	var called uint64
+	for _, d := range dynamic {
+		if string(nameAt(*names, d.name)) == calledByC {
+			called = d.start
+		}
+	}
 	symbols := make([]symbol, 0, count)
 	for entry := entriesAt; entry < entriesAt+count*8; entry += 8 {
 		at, next := order.Uint32(table[entry:]), order.Uint32(table[entry+8:])
@@ -45,7 +52,7 @@ func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol
 			continue
 		}
 		name := order.Uint32(table[info+4:])
-		function := upToNUL(table[namesAt:namesEnd], name)
+		function := nameAt(table[namesAt:namesEnd], name)
 		if len(function) == 0 {
 			continue
 		}
@@ -57,12 +64,8 @@ func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol
 		switch {
 		case bytes.HasPrefix(function, []byte("_rt0_")) && text+uint64(at) == f.Entry:
 			start = text
-		case string(function) == "crosscall2":
-			for _, d := range dynamic {
-				if string(upToNUL(*names, d.name)) == "crosscall2" {
-					start = d.start - uint64(at)
-				}
-			}
+		case string(function) == calledByC && called != 0:
+			start = called - uint64(at)
 		}
 	}
 	if start == 0 {

@@ -72,6 +72,15 @@ func (p *process) close() {
 	}
 }
 
+// bytes returns what the process takes. What it shares counts for each.
+func (p *process) bytes() int {
+	n := 0
+	for i := range p.mappings {
+		n += 128 + len(p.mappings[i].path) + len(p.mappings[i].name)
+	}
+	return n
+}
+
 // backoff says when to look again for what was not there: at once, and then after
 // ever more misses. A stack that was walked without frame pointers has any number of
 // addresses that are none.
@@ -100,8 +109,9 @@ func (r *Resolver) read(p *process) {
 	if len(mappings) == 0 {
 		return
 	}
-	r.mappings += len(mappings) - len(p.mappings)
+	r.bytes -= p.bytes()
 	p.mappings = mappings
+	r.bytes += p.bytes()
 	left := int64(maxLookBytes)
 	for i := range mappings {
 		m := &mappings[i]

@@ -7,6 +7,9 @@
 // name comes out as it may be printed. A process can lie about its own functions,
 // and about no other's. A file system that does not answer holds the reader up.
 //
+// It reads no jitdump files, no compressed symbols (.gnu_debugdata), and, where it has
+// not the capability for map_files, none of a process that has called chroot.
+//
 // It must not know where addresses come from, nor what becomes of their names.
 package symbol
 
@@ -19,7 +22,7 @@ import (
 // pid namespace of /proc. It is for one goroutine.
 type Resolver struct {
 	processes map[uint32]*process
-	mappings  int // of all processes
+	bytes     int // of all processes
 	images    map[imageKey]*image
 	vdso      *image // nil until it is needed
 	// clock counts the uses of images.
@@ -30,10 +33,10 @@ type Resolver struct {
 // 4096. A node with 200 containers has about 500 programs and libraries, most with
 // 100 KiB of names and a few with 10 MiB.
 const (
-	maxProcesses  = 1 << 11
-	maxMappings   = 1 << 18
-	maxImages     = 1 << 12
-	maxImageBytes = 128 << 20
+	maxProcesses    = 1 << 11
+	maxProcessBytes = 32 << 20
+	maxImages       = 1 << 12
+	maxImageBytes   = 128 << 20
 )
 
 // NewResolver returns a Resolver that knows no process.
@@ -59,18 +62,18 @@ func (r *Resolver) process(pid uint32) *process {
 // add forgets all processes where there are too many: those that still run are
 // read again.
 func (r *Resolver) add(pid uint32, p *process) {
-	if len(r.processes) >= maxProcesses || r.mappings > maxMappings {
+	if len(r.processes) >= maxProcesses || r.bytes > maxProcessBytes {
 		for other := range r.processes {
 			r.forget(other)
 		}
 	}
 	r.processes[pid] = p
-	r.mappings += len(p.mappings)
+	r.bytes += p.bytes()
 }
 
 func (r *Resolver) forget(pid uint32) {
 	if p := r.processes[pid]; p != nil {
-		r.mappings -= len(p.mappings)
+		r.bytes -= p.bytes()
 		p.close()
 		delete(r.processes, pid)
 	}
