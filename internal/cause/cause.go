@@ -1,8 +1,9 @@
 // Package cause tells what memory was charged for, from the kernel stack of the
-// charge. Its rules are names of kernel functions: they change from one kernel to
-// the next, so that all that have been are here, and "other" is what no rule knows.
+// charge, and adds up charges by stack. It does not know how either is shown.
 //
-// A recording keeps the stacks and not the causes: better rules know more of old
+// Its rules are names of kernel functions: they change from one kernel to the next,
+// so that all that have been are here, and "other" is what no rule knows. A
+// recording keeps the stacks and not the causes: better rules know more of old
 // recordings too.
 package cause
 
@@ -37,10 +38,10 @@ const (
 	Hugetlb
 	Pipe
 	Other
-	numCauses
+	NumCauses // how many there are
 )
 
-var names = [numCauses]string{
+var names = [NumCauses]string{
 	"-", "anon", "cow", "huge page", "file read", "readahead", "file write", "shmem", "swap in", "swap out",
 	"slab", "kernel stack", "page table", "socket", "percpu", "bpf map", "hugetlb", "pipe", "other",
 }

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -20,18 +21,9 @@ import (
 // of no functions.
 type Profile struct {
 	writer
-	samples map[sample]*values
+	samples cause.Profile
 	close   func(p *Profile) error
 }
-
-// sample is what charges have in common that are added up.
-type sample struct {
-	frames, comm string
-	pid          uint32
-	cgroup       event.CgroupID
-}
-
-type values struct{ charges, pages, failedPages int64 }
 
 // NewFolded returns a Profile that writes lines for flame-graph tools: the name of
 // the process, the functions from the outermost on, separated by semicolons, a
@@ -48,7 +40,7 @@ func NewPprof(w io.Writer, header stream.Header) *Profile {
 }
 
 func newProfile(w io.Writer, header stream.Header, close func(*Profile) error) *Profile {
-	return &Profile{newWriter(w, header), make(map[sample]*values), close}
+	return &Profile{newWriter(w, header), make(cause.Profile), close}
 }
 
 // Write adds up the charges of a batch.
@@ -58,43 +50,19 @@ func (p *Profile) Write(batch []event.Event) error { return p.write(batch, p.add
 func (p *Profile) Close() error { return p.close(p) }
 
 func (p *Profile) add(e *event.Event) {
-	if e.Type != event.Charge || e.Kind == event.Dmem || e.Kind == event.Memsw {
-		return // bytes, and what is counted again
+	if e.Type == event.Charge {
+		s := p.stacks.Sample(e)
+		s.PID, s.Cgroup = e.PID, e.Cgroup
+		p.samples.Add(s, e)
 	}
-	key := sample{p.stacks.Frames(e), e.Comm.String(), e.PID, e.Cgroup}
-	v := p.samples[key]
-	if v == nil {
-		v = new(values)
-		p.samples[key] = v
-	}
-	v.charges++
-	switch e.Outcome {
-	case event.OK:
-		v.pages += int64(e.RequestedPages)
-	case event.Failed:
-		v.failedPages += int64(e.RequestedPages)
-	}
-}
-
-// functions returns the functions of a sample, the innermost first, as they may be
-// printed.
-func (s *sample) functions() []string {
-	if s.frames == "" {
-		return nil
-	}
-	functions := cause.Functions(s.frames)
-	for i, f := range functions {
-		functions[i] = event.Printable(f)
-	}
-	return functions
 }
 
 func (p *Profile) writeFolded() error {
-	pages := make(map[string]int64)
-	for s, v := range p.samples {
-		functions := s.functions()
-		slices.Reverse(functions)
-		pages[strings.Join(append([]string{strings.ReplaceAll(s.comm, ";", ":")}, functions...), ";")] += v.pages
+	pages := make(map[string]uint64)
+	for s, sums := range p.samples {
+		path := s.Path()
+		path[0] = strings.ReplaceAll(path[0], ";", ":")
+		pages[strings.Join(path, ";")] += sums.Pages
 	}
 	for _, line := range slices.Sorted(maps.Keys(pages)) {
 		p.buf = fmt.Appendf(p.buf, "%s %d\n", line, pages[line])
@@ -120,20 +88,20 @@ func (p *Profile) writePprof() error {
 		}
 		return l
 	}
-	samples := slices.SortedFunc(maps.Keys(p.samples), func(a, b sample) int {
-		return cmp.Or(cmp.Compare(a.frames, b.frames), cmp.Compare(a.pid, b.pid), cmp.Compare(a.comm, b.comm),
-			cmp.Compare(a.cgroup.Hierarchy, b.cgroup.Hierarchy), cmp.Compare(a.cgroup.ID, b.cgroup.ID))
+	samples := slices.SortedFunc(maps.Keys(p.samples), func(a, b cause.Sample) int {
+		return cmp.Or(cmp.Compare(a.Frames, b.Frames), cmp.Compare(a.PID, b.PID), bytes.Compare(a.Comm[:], b.Comm[:]),
+			cmp.Compare(a.Cgroup.Hierarchy, b.Cgroup.Hierarchy), cmp.Compare(a.Cgroup.ID, b.Cgroup.ID))
 	})
 	for _, s := range samples {
-		v := p.samples[s]
+		sums := p.samples[s]
 		x := &profile.Sample{
-			Value: []int64{v.charges, v.pages, v.failedPages},
+			Value: []int64{int64(sums.Charges), int64(sums.Pages), int64(sums.FailedPages)},
 			Label: map[string][]string{
-				"comm": {s.comm}, "cgroup": {p.names.Printable(s.cgroup)}, "cause": {cause.Of(s.frames).String()},
+				"comm": {s.Comm.String()}, "cgroup": {p.names.Printable(s.Cgroup)}, "cause": {cause.Of(s.Frames).String()},
 			},
-			NumLabel: map[string][]int64{"pid": {int64(s.pid)}},
+			NumLabel: map[string][]int64{"pid": {int64(s.PID)}},
 		}
-		for _, f := range s.functions() {
+		for _, f := range s.Functions() {
 			x.Location = append(x.Location, location(f))
 		}
 		prof.Sample = append(prof.Sample, x)

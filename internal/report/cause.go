@@ -1,0 +1,239 @@
+package report
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"chargetrace/internal/cause"
+	"chargetrace/internal/event"
+)
+
+// knowsCauses reports whether it is known of any charge what it was for.
+func (c *collector) knowsCauses() bool {
+	for known := range c.sum.Causes {
+		if known != cause.Unknown {
+			return true
+		}
+	}
+	return false
+}
+
+func causeName(c cause.Cause) string {
+	if c == cause.Unknown {
+		return "not known"
+	}
+	return c.String()
+}
+
+// causeInks returns the colours of the causes for which most was charged. Those
+// without one are told of together, and what no rule knows is always among them.
+func (c *collector) causeInks() map[cause.Cause]ink {
+	own := make(map[cause.Cause]ink)
+	for _, p := range c.byCause.sorted() {
+		if of := cause.Cause(p.key); of != cause.Other && len(own) < maxLayers {
+			own[of] = inks[len(own)]
+		}
+	}
+	return own
+}
+
+const otherCauses = "other causes"
+
+// causePlot is of all that was charged up to a time: what the growth was made of.
+func (c *collector) causePlot() *stackPlot {
+	s := c.stackPlot(&c.byCause)
+	s.running = true
+	own := c.causeInks()
+	others := layer{ink: rest, name: otherCauses}
+	for _, p := range c.byCause.sorted() {
+		if of := cause.Cause(p.key); own[of] != (ink{}) {
+			s.layers = append(s.layers, layer{own[of], causeName(of), p.pages, slices.Clone(p.cells)})
+		} else {
+			others.add(p)
+		}
+	}
+	if others.pages > 0 {
+		s.layers = append(s.layers, others)
+	}
+	// Where nothing more is charged, what was charged stays.
+	end := c.byCause.cell(c.last)
+	for i := range s.layers {
+		l := &s.layers[i]
+		l.cells = append(l.cells, make([]uint64, end+1-len(l.cells))...)
+	}
+	return s
+}
+
+func (r *Report) causeTable() table {
+	t := table{ID: "causes", Title: "By cause", Columns: append([]column{{"Cause", false}}, totalsColumns[:5]...)}
+	for _, c := range slices.SortedFunc(maps.Keys(r.sum.Causes), func(a, b cause.Cause) int {
+		return cmp.Or(worst(r.sum.Causes[a], r.sum.Causes[b]), cmp.Compare(a, b))
+	}) {
+		t.Rows = append(t.Rows, append([]cell{textCell(causeName(c))}, r.totals(r.sum.Causes[c])[:5]...))
+	}
+	return t
+}
+
+// maxSamples is how many stacks of processes are told apart, so that a trace of
+// weeks does not fill the memory.
+const maxSamples = 1 << 14
+
+func (c *collector) addSample(e *event.Event) {
+	s := c.sum.Stacks.Sample(e)
+	if len(c.samples) == maxSamples && c.samples[s] == nil {
+		for _, s := range c.sortedSamples()[maxSamples/2:] {
+			c.droppedPages += c.samples[s].Pages
+			delete(c.samples, s)
+		}
+	}
+	c.samples.Add(s, e)
+}
+
+// sortedSamples returns the samples, those first of which most was charged.
+func (c *collector) sortedSamples() []cause.Sample {
+	return slices.SortedFunc(maps.Keys(c.samples), func(a, b cause.Sample) int {
+		return cmp.Or(cmp.Compare(c.samples[b].Pages, c.samples[a].Pages), cmp.Compare(a.Frames, b.Frames), bytes.Compare(a.Comm[:], b.Comm[:]))
+	})
+}
+
+// flame is a flame graph, with the outermost function on top: how deep kernel stacks
+// are is of little interest, and who asked is.
+type flame struct {
+	blocks []block // each before those below it, and those from the left to the right
+	pages  uint64  // of all
+	least  uint64  // what is narrower, in pages, is left out
+	cut    bool    // something is
+	inks   map[cause.Cause]ink
+}
+
+// block is a function in a flame graph, with all that was charged below it, or the
+// name of a process.
+type block struct {
+	name      string
+	depth     int
+	at, pages uint64
+	ink       ink // of the cause that most of it was for
+}
+
+const (
+	// A flame graph has no more than maxBlocks blocks, none of less than a
+	// narrowest of all, and none deeper than maxDepth.
+	maxBlocks = 1000
+	narrowest = 1000
+	maxDepth  = 128
+	// maxFunction is how many characters of a function's name are shown.
+	maxFunction = 80
+)
+
+// path is a way down in a flame graph.
+type path struct {
+	names []string
+	pages uint64
+	cause cause.Cause
+}
+
+func (c *collector) flame() *flame {
+	f := &flame{pages: c.droppedPages, inks: c.causeInks()}
+	var paths []path
+	for _, s := range c.sortedSamples() {
+		if pages := c.samples[s].Pages; pages > 0 {
+			paths = append(paths, path{append([]string{"all"}, s.Path()...), pages, cause.Of(s.Frames)})
+			f.pages += pages
+		}
+	}
+	for f.least = max(1, f.pages/narrowest); ; f.least *= 2 {
+		f.blocks, f.cut = nil, c.droppedPages > 0
+		f.grow(paths, 0, 0)
+		if len(f.blocks) <= maxBlocks {
+			return f
+		}
+	}
+}
+
+// grow adds what goes on below a block, which begins at so many pages from the left.
+// All paths are alike up to depth.
+func (f *flame) grow(paths []path, depth int, at uint64) {
+	type branch struct {
+		name    string
+		paths   []path
+		pages   uint64
+		byCause [cause.NumCauses]uint64
+	}
+	branches := make(map[string]*branch)
+	for _, p := range paths {
+		if len(p.names) == depth {
+			continue
+		}
+		b := branches[p.names[depth]]
+		if b == nil {
+			b = &branch{name: p.names[depth]}
+			branches[b.name] = b
+		}
+		b.paths = append(b.paths, p)
+		b.pages += p.pages
+		b.byCause[p.cause] += p.pages
+	}
+	for _, b := range slices.SortedFunc(maps.Values(branches), func(a, b *branch) int {
+		return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.name, b.name))
+	}) {
+		if b.pages < f.least || depth == maxDepth {
+			f.cut = true
+			continue
+		}
+		most := slices.Index(b.byCause[:], slices.Max(b.byCause[:]))
+		color, ok := f.inks[cause.Cause(most)]
+		if !ok {
+			color = rest
+		}
+		f.blocks = append(f.blocks, block{b.name, depth, at, b.pages, color})
+		f.grow(b.paths, depth+1, at)
+		at += b.pages
+	}
+}
+
+// flameView is a flame graph, and the same in words.
+type flameView struct {
+	Caption  string
+	Legend   []legend
+	PageSize int
+	Height   int // in pixels
+	Blocks   []blockView
+}
+
+// blockView is a block; X and Width are of a hundred.
+type blockView struct {
+	Name, Class string
+	X, Width    string
+	Y           int
+	At, Pages   uint64
+	Narrow      bool // it has no room for a name
+}
+
+// blockHeight is in pixels.
+const blockHeight = 18
+
+func (r *Report) flameView(f *flame, by []layer) *flameView {
+	v := &flameView{PageSize: r.header.PageSize}
+	for _, l := range by {
+		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
+	}
+	percent := func(pages uint64) float64 { return 100 * float64(pages) / float64(f.pages) }
+	number := func(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }
+	for _, b := range f.blocks {
+		v.Height = max(v.Height, (b.depth+1)*blockHeight)
+		v.Blocks = append(v.Blocks, blockView{
+			shortenTo(b.name, maxFunction), b.ink.class, number(percent(b.at)), number(percent(b.pages)),
+			b.depth * blockHeight, b.at, b.pages, percent(b.pages) < 3,
+		})
+	}
+	v.Caption = fmt.Sprintf("%s charged, below the process the functions from the outermost on. A block is as wide as what was charged there and below; its colour is the cause that most of it was for.",
+		size(float64(f.pages)*float64(r.header.PageSize)))
+	if f.cut {
+		v.Caption += fmt.Sprintf(" What is below %.2g %% is left out.", percent(f.least))
+	}
+	return v
+}
