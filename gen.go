@@ -19,7 +19,9 @@
 // summary, nor of capture, and only the command joins them.
 //
 // Package cause tells from a kernel stack, which capture reads and names, what a
-// charge was for. Package symbol names the addresses of processes.
+// charge was for, and adds up charges by stack, for report and export.
+//
+// Package symbol names the addresses of processes.
 //
 // What is shown is a matter of stream, and a live source does it in the kernel:
 // package glob has patterns for names of threads in a form for both. Package help

@@ -263,6 +263,64 @@ func TestReportInBrowser(t *testing.T) {
 		p.close()
 	})
 
+	t.Run("stacks", func(t *testing.T) {
+		out := reportOf(t, "-r", record(t, trace.Meta{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true}, stacked))
+		// width is that of the widest block of a name, of a hundred; 0 where none is
+		// to be seen.
+		const width = `(name => Math.round(100 * Math.max(...[...document.querySelectorAll(".blocks svg svg")].filter(svg => svg.querySelector("text").textContent === name).map(svg =>
+			svg.querySelector("rect").getBoundingClientRect().width)) / document.querySelector(".blocks").clientWidth))`
+		for _, scheme := range []string{"light", "dark"} {
+			for _, pixels := range []int64{1280, 390} {
+				p := open(t, browser, out, pixels, scheme)
+				p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+				p.holds("the plot by cause is drawn", `[..."012345678"].every(i => document.querySelector("#plot-cause .zone .f.p" + i))`)
+				p.holds("blocks are as wide as what was charged", `"all java nginx postgres rsync curl kworker/0:1 filemap_read".split(" ").map(`+width+`).join() === "100,50,20,15,9,4,2,13"`)
+				p.picture("stacks-" + scheme + "-" + map[int64]string{1280: "1280", 390: "390"}[pixels])
+				p.close()
+			}
+		}
+
+		p := open(t, browser, out, 1280, "light")
+		p.do(chromedp.ScrollIntoView(chromedp.CSS(".blocks")))
+		const tip = `document.querySelector(".flame .tip")`
+		// point moves the pointer to a block.
+		point := func(name string) (x, y float64) {
+			t.Helper()
+			at := value[[]float64](p, `(() => {
+				const box = [...document.querySelectorAll(".blocks svg svg")].find(svg => svg.querySelector("text").textContent === "`+name+`").querySelector("rect").getBoundingClientRect();
+				return [box.left + box.width / 2, box.top + box.height / 2];
+			})()`)
+			p.do(chromedp.MouseEvent(chromedp.MouseMoved, at[0], at[1]))
+			return at[0], at[1]
+		}
+		point("nginx")
+		p.holds("the pointer tells of a block", tip+`.getClientRects().length > 0 && `+tip+`.textContent === "nginx\n7.8 MiB (2,000 pages), 20.0 %"`)
+		x, y := point("__pte_alloc")
+		p.do(chromedp.MouseClickXY(x, y))
+		p.holds("a click shows a block alone, and what is above and below it", `"java do_anonymous_page __pte_alloc pte_alloc_one nginx alloc_anon_folio".split(" ").map(`+width+`).join() === "100,100,100,100,0,0"`)
+		p.picture("stacks-alone")
+		p.do(chromedp.EmulateViewport(1280, 900), chromedp.ScrollIntoView(chromedp.CSS(".blocks")))
+		x, y = point("java")
+		p.do(chromedp.MouseClickXY(x, y))
+		p.holds("a click above goes back to there", `"java __pte_alloc alloc_anon_folio".split(" ").map(`+width+`).join() === "100,6,90"`)
+		p.do(chromedp.Click(chromedp.CSS(".tools button")))
+		p.holds("the button shows all", width+`("java") === 50 && document.querySelector(".tools button").hidden`)
+
+		p.do(chromedp.Focus(chromedp.CSS(".blocks")), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowRight))
+		p.holds("keys tell of a block", tip+`.textContent.startsWith("nginx\n")`)
+		p.do(chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowUp), chromedp.KeyEvent(kb.Enter))
+		p.holds("a key shows it alone", `"all nginx vfs_read java".split(" ").map(`+width+`).join() === "100,100,65,0"`)
+		p.do(chromedp.KeyEvent(kb.Escape))
+		p.holds("a key shows all", width+`("java") === 50`)
+
+		p.do(chromedp.SendKeys(chromedp.CSS(".tools input"), "FILEMAP_"))
+		p.holds("a search tells how much was charged there", `document.querySelector(".found").textContent === "25.0 %" && document.querySelectorAll(".blocks svg svg:not(.dim)").length === 7`)
+		p.picture("stacks-search")
+		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+		p.holds("it is there in print", width+`("java") === 50 && !document.querySelector(".tools").getClientRects().length`)
+		p.close()
+	})
+
 	t.Run("hostile", func(t *testing.T) {
 		const unlimited = 1 << 62
 		attacks := []string{`<svg onload=x=1`, `'"><b id=x>{{.}}`, "</script>", "</style><img>", "`${x=1}`", "\x1b]0;x\x07\u202e"}
@@ -272,8 +330,9 @@ func TestReportInBrowser(t *testing.T) {
 			for i, attack := range attacks {
 				id := event.CgroupID{ID: uint64(10 + i)}
 				write(event.Event{Type: event.CgroupName, Cgroup: id, ParentID: 1, Name: strings.ReplaceAll(attack, "/", "") + "<img src=x onerror=x=1>"})
+				write(event.Event{Type: event.KernelStack, KernelStack: uint32(i + 1), Frames: "pipe_write;</script><svg/onload=x=1>;" + strings.ReplaceAll(attack, " ", "/") + "<img/src=x/onerror=x=1>"})
 				e := event.Event{
-					Type: event.Charge, BootNanos: uint64(i+1) * 1e6, PID: uint32(i + 1), TID: 1, Cgroup: id, Kind: event.Memory, Outcome: event.OK,
+					Type: event.Charge, BootNanos: uint64(i+1) * 1e6, KernelStack: uint32(i + 1), PID: uint32(i + 1), TID: 1, Cgroup: id, Kind: event.Memory, Outcome: event.OK,
 					RequestedPages: 64, MaxPages: 100, Limiting: event.Level{CgroupID: id.ID, MaxPages: 100}, High: event.Level{MaxPages: unlimited},
 				}
 				copy(e.Comm[:15], attack)
@@ -285,19 +344,23 @@ func TestReportInBrowser(t *testing.T) {
 				write(e)
 			}
 		})
+		p := open(t, browser, reportOf(t, "-r", path), 390, "light")
+		p.holds("the functions are there as text", `document.querySelector(".blocks").textContent.includes("</script><svg/onload=x=1>")`)
+		p.close()
 		for _, out := range []string{reportOf(t, "-r", path), reportOf(t, "-r", path, "-diff", path)} {
 			p := open(t, browser, out, 390, "light")
 			p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
 			p.picture("hostile")
 			value[bool](p, `[...document.querySelectorAll("th button")].map(head => head.click()).length > 0`)
-			value[bool](p, `[...document.querySelectorAll(".drawing")].every(drawing =>
+			value[bool](p, `[...document.querySelectorAll(".drawing, .blocks")].every(drawing =>
 				[..."12345678"].every(() => !drawing.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", cancelable: true }))))`)
+			value[bool](p, `[...document.querySelectorAll(".blocks rect")].every(rect => ["pointermove", "click"].every(type => rect.dispatchEvent(new MouseEvent(type, { bubbles: true }))))`)
 			p.holds("no name became an element, and none ran", `typeof x === "undefined" && !document.querySelector("img, b, [onload], [onerror]") && document.scripts.length <= 2`)
 			p.holds("the names are there as text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
 			p.close()
 		}
 		// The policy holds even against what the page's own script would add.
-		p := open(t, browser, reportOf(t, "-r", path), 1280, "light")
+		p = open(t, browser, reportOf(t, "-r", path), 1280, "light")
 		value[bool](p, `document.body.insertAdjacentHTML("beforeend", "<img src=https://example.invalid/ onerror=y=1><svg onload=y=1>"),
 			document.body.append(Object.assign(document.createElement("script"), { textContent: "y=1" })), true`)
 		p.holds("nothing that is put in runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)

@@ -29,9 +29,9 @@ func TestImports(t *testing.T) {
 		"table":    {"event", "stream", "cgroup", "cause", "text"},
 		"summary":  {"event", "stream", "cgroup", "cause"},
 		"export":   {"event", "stream", "cgroup", "cause"},
-		"report":   {"event", "stream", "cgroup", "summary"},
+		"report":   {"event", "stream", "cgroup", "summary", "cause"},
 		"trace":    {"event", "stream"},
-		"watch":    {"event", "stream", "cgroup", "summary", "text"},
+		"watch":    {"event", "stream", "cgroup", "summary", "cause", "text"},
 		"vm":       {},
 		"vm/demo":  {"vm"},
 	}

@@ -68,7 +68,11 @@ func (c *collector) causePlot() *stackPlot {
 	return s
 }
 
+// causeTable is empty where no cause is known.
 func (r *Report) causeTable() table {
+	if !r.knowsCauses() {
+		return table{}
+	}
 	t := table{ID: "causes", Title: "By cause", Columns: append([]column{{"Cause", false}}, totalsColumns[:5]...)}
 	for _, c := range slices.SortedFunc(maps.Keys(r.sum.Causes), func(a, b cause.Cause) int {
 		return cmp.Or(worst(r.sum.Causes[a], r.sum.Causes[b]), cmp.Compare(a, b))
@@ -85,19 +89,33 @@ const maxSamples = 1 << 14
 func (c *collector) addSample(e *event.Event) {
 	s := c.sum.Stacks.Sample(e)
 	if len(c.samples) == maxSamples && c.samples[s] == nil {
-		for _, s := range c.sortedSamples()[maxSamples/2:] {
-			c.droppedPages += c.samples[s].Pages
-			delete(c.samples, s)
+		for _, x := range c.sortedSamples()[maxSamples/4:] {
+			c.droppedPages += x.pages
+			delete(c.samples, x.Sample)
 		}
 	}
 	c.samples.Add(s, e)
 }
 
+// weighed is a sample with the pages that were charged.
+type weighed struct {
+	cause.Sample
+	pages uint64
+}
+
 // sortedSamples returns the samples, those first of which most was charged.
-func (c *collector) sortedSamples() []cause.Sample {
-	return slices.SortedFunc(maps.Keys(c.samples), func(a, b cause.Sample) int {
-		return cmp.Or(cmp.Compare(c.samples[b].Pages, c.samples[a].Pages), cmp.Compare(a.Frames, b.Frames), bytes.Compare(a.Comm[:], b.Comm[:]))
+func (c *collector) sortedSamples() []weighed {
+	var samples []weighed
+	for s, sums := range c.samples {
+		samples = append(samples, weighed{s, sums.Pages})
+	}
+	slices.SortFunc(samples, func(a, b weighed) int {
+		if a.pages != b.pages {
+			return cmp.Compare(b.pages, a.pages)
+		}
+		return cmp.Or(bytes.Compare(a.Comm[:], b.Comm[:]), cmp.Compare(a.Frames, b.Frames))
 	})
+	return samples
 }
 
 // flame is a flame graph, with the outermost function on top: how deep kernel stacks
@@ -105,8 +123,7 @@ func (c *collector) sortedSamples() []cause.Sample {
 type flame struct {
 	blocks []block // each before those below it, and those from the left to the right
 	pages  uint64  // of all
-	least  uint64  // what is narrower, in pages, is left out
-	cut    bool    // something is
+	cut    bool    // some are left out
 	inks   map[cause.Cause]ink
 }
 
@@ -120,13 +137,13 @@ type block struct {
 }
 
 const (
-	// A flame graph has no more than maxBlocks blocks, none of less than a
-	// narrowest of all, and none deeper than maxDepth.
+	// A flame graph has the widest maxBlocks blocks that are at least one part in
+	// maxParts of all, and as many as maxDepth one below the other.
 	maxBlocks = 1000
-	narrowest = 1000
+	maxParts  = 1000
 	maxDepth  = 128
 	// maxFunction is how many characters of a function's name are shown.
-	maxFunction = 80
+	maxFunction = 64
 )
 
 // path is a way down in a flame graph.
@@ -137,21 +154,30 @@ type path struct {
 }
 
 func (c *collector) flame() *flame {
-	f := &flame{pages: c.droppedPages, inks: c.causeInks()}
+	const most = 1 << 46 // no machine has as many, and a hostile recording may
+	f := &flame{pages: min(c.droppedPages, most), inks: c.causeInks()}
 	var paths []path
 	for _, s := range c.sortedSamples() {
-		if pages := c.samples[s].Pages; pages > 0 {
-			paths = append(paths, path{append([]string{"all"}, s.Path()...), pages, cause.Of(s.Frames)})
+		if pages := min(s.pages, most); pages > 0 {
+			names := append([]string{"all"}, s.Path()...)
+			if len(names) > maxDepth+1 {
+				names = slices.Clone(names[:maxDepth+1])
+			}
+			paths = append(paths, path{names, pages, cause.Of(s.Frames)})
 			f.pages += pages
 		}
 	}
-	for f.least = max(1, f.pages/narrowest); ; f.least *= 2 {
-		f.blocks, f.cut = nil, c.droppedPages > 0
-		f.grow(paths, 0, 0)
-		if len(f.blocks) <= maxBlocks {
-			return f
-		}
+	f.grow(paths, 0, 0)
+	if len(f.blocks) > maxBlocks {
+		f.cut = true
+		// No block goes before the one above it.
+		slices.SortFunc(f.blocks, func(a, b block) int {
+			return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.depth, b.depth), cmp.Compare(a.at, b.at))
+		})
+		f.blocks = f.blocks[:maxBlocks]
+		slices.SortFunc(f.blocks, func(a, b block) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.depth, b.depth)) })
 	}
+	return f
 }
 
 // grow adds what goes on below a block, which begins at so many pages from the left.
@@ -180,7 +206,7 @@ func (f *flame) grow(paths []path, depth int, at uint64) {
 	for _, b := range slices.SortedFunc(maps.Values(branches), func(a, b *branch) int {
 		return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.name, b.name))
 	}) {
-		if b.pages < f.least || depth == maxDepth {
+		if b.pages < f.pages/maxParts || depth == maxDepth {
 			f.cut = true
 			continue
 		}
@@ -217,6 +243,9 @@ type blockView struct {
 const blockHeight = 18
 
 func (r *Report) flameView(f *flame, by []layer) *flameView {
+	if len(f.blocks) == 0 {
+		return nil // no charge went through
+	}
 	v := &flameView{PageSize: r.header.PageSize}
 	for _, l := range by {
 		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
@@ -230,10 +259,17 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 			b.depth * blockHeight, b.at, b.pages, percent(b.pages) < 3,
 		})
 	}
-	v.Caption = fmt.Sprintf("%s charged, below the process the functions from the outermost on. A block is as wide as what was charged there and below; its colour is the cause that most of it was for.",
-		size(float64(f.pages)*float64(r.header.PageSize)))
+	charged := func(pages uint64) string { return size(float64(pages) * float64(r.header.PageSize)) }
+	v.Caption = fmt.Sprintf("%s, by process and below that by the functions of the kernel, the outermost first. A block is as wide as what was charged there and further in, and has the colour of the cause that most of it was for.",
+		charged(f.pages))
 	if f.cut {
-		v.Caption += fmt.Sprintf(" What is below %.2g %% is left out.", percent(f.least))
+		v.Caption += fmt.Sprintf(" Left out are blocks of less than 0.1 %%, and those beyond the %s widest and %d levels.", count(maxBlocks), maxDepth)
+	}
+	if r.droppedPages > 0 {
+		v.Caption += fmt.Sprintf(" So are %s of stacks that were too many.", charged(r.droppedPages))
+	}
+	if all := r.sum.Total.ChargedPages; all > f.pages {
+		v.Caption += fmt.Sprintf(" %s more has no stack.", charged(all-f.pages))
 	}
 	return v
 }

@@ -43,7 +43,8 @@ type page struct {
 	Figures    []figure
 	Plots      []plotView
 	PlotsNote  string
-	Stack      *plotView
+	Charges    []plotView
+	Flame      *flameView
 	Tables     []table
 	Facts      []fact
 	Data       any // what the script knows of the plots; nil: there are none
@@ -172,15 +173,23 @@ func (r *Report) writeHTML(about About) error {
 	if n := of - len(plots); n > 0 {
 		p.PlotsNote = fmt.Sprintf("These are the %d counters where most was killed, failed or charged; %s not drawn.", len(plots), are(uint64(n)))
 	}
-	if s := r.stackPlot(); len(s.layers) > 0 {
-		v := r.stackView(s)
-		p.Stack = &v
+	add := func(s *stackPlot, v plotView) {
+		p.Charges = append(p.Charges, r.stackView(s, v))
 		data.Plots = append(data.Plots, r.stackData(s))
+	}
+	if s := r.processPlot(); len(s.layers) > 0 {
+		add(s, plotView{ID: "plot-stack", Title: "By process", Note: "memory charged in each " + lasting(1<<s.shift)})
+	}
+	if r.knowsCauses() {
+		if s := r.causePlot(); len(s.layers) > 0 {
+			add(s, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, given back since or not"})
+			p.Flame = r.flameView(r.flame(), s.layers)
+		}
 	}
 	if len(data.Plots) > 0 {
 		p.Data = data
 	}
-	for _, t := range []table{r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.kindTable()} {
+	for _, t := range []table{r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.causeTable(), r.kindTable()} {
 		if len(t.Rows) > 0 {
 			p.Tables = append(p.Tables, t.limited())
 		}
@@ -290,52 +299,52 @@ func (r *Report) data(u *usagePlot) usageData {
 	return d
 }
 
-func (r *Report) stackView(s *stackPlot) plotView {
-	width := uint64(1) << s.shift
-	v := plotView{
-		ID: "plot-stack", Title: "By process", Note: "memory charged in each " + lasting(width),
-		Wide: inline(s, "wide", 1080, 250), Narrow: inline(s, "narrow", 360, 250),
-		Numbers: table{ID: "plot-stack-numbers", Columns: []column{{"From", true}}},
-	}
-	var names []string
-	for _, l := range s.layers {
-		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
-		names = append(names, l.name+" "+size(float64(l.pages)*float64(s.bytesPer)))
-		v.Numbers.Columns = append(v.Numbers.Columns, column{l.name, true})
-	}
-	v.Caption = "In all: " + list(names) + "."
+// stackView adds to a view what there is of a plot.
+func (r *Report) stackView(s *stackPlot, v plotView) plotView {
+	v.Wide, v.Narrow = inline(s, "wide", 1080, 250), inline(s, "narrow", 360, 250)
 	// The cells once more, wider.
 	n := s.cellCount()
 	by := (n + 31) / 32
-	for from := 0; from < n; from += by {
-		row := []cell{r.timeCell(max(s.cellStart(from), s.from))}
-		for _, l := range s.layers {
-			var sum uint64
-			for i := from; i < min(from+by, len(l.cells)); i++ {
-				sum += l.cells[i]
-			}
-			row = append(row, r.sizeCell(int64(sum), event.Memory))
-		}
-		v.Numbers.Rows = append(v.Numbers.Rows, row)
+	v.Numbers = table{ID: v.ID + "-numbers", Columns: []column{{"From", true}}, Rows: make([][]cell, (n+by-1)/by)}
+	for i := range v.Numbers.Rows {
+		v.Numbers.Rows[i] = []cell{r.timeCell(max(s.cellStart(i*by), s.from))}
 	}
+	var names []string
+	for i := range s.layers {
+		l := &s.layers[i]
+		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
+		names = append(names, l.name+" "+size(float64(l.pages)*float64(s.bytesPer)))
+		v.Numbers.Columns = append(v.Numbers.Columns, column{l.name, true})
+		heights := s.heights(l, by)
+		for i := range v.Numbers.Rows {
+			var pages uint64
+			if i < len(heights) {
+				pages = heights[i]
+			}
+			v.Numbers.Rows[i] = append(v.Numbers.Rows[i], r.sizeCell(int64(pages), event.Memory))
+		}
+	}
+	v.Caption = "In all: " + list(names) + "."
 	return v
 }
 
-// stackData is what the script tells of the processes' plot.
+// stackData is what the script tells of such a plot.
 type stackData struct {
-	Unit  int
-	T     []float64 // where cells begin
-	Names []string
-	Pages [][]uint64 // of each name
+	Unit    int
+	Running bool      `json:",omitempty"`
+	T       []float64 // where cells begin
+	Names   []string
+	Pages   [][]uint64 // of each name
 }
 
 func (r *Report) stackData(s *stackPlot) stackData {
-	d := stackData{Unit: s.bytesPer}
+	d := stackData{Unit: s.bytesPer, Running: s.running}
 	for i := range s.cellCount() {
 		d.T = append(d.T, r.millis(s.cellStart(i)))
 	}
-	for _, l := range s.layers {
-		d.Names, d.Pages = append(d.Names, l.name), append(d.Pages, l.cells)
+	for i := range s.layers {
+		l := &s.layers[i]
+		d.Names, d.Pages = append(d.Names, l.name), append(d.Pages, s.heights(l, 1))
 	}
 	return d
 }

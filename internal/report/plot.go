@@ -346,12 +346,13 @@ func (f *frame) steps(s *series, c ink, dashes []vg.Length, of func(*bucket) *ex
 	f.StrokeLines(draw.LineStyle{Color: c, Width: 1.5, Dashes: dashes}, append(lines, pts)...)
 }
 
-// stackPlot is what processes charged, one on top of the other.
+// stackPlot is what was charged, one part on top of the other.
 type stackPlot struct {
 	begin           uint64 // of the first cell, as BootNanos
 	shift           uint   // of a cell's width in nanoseconds
 	from, to, start uint64 // as in frame
 	bytesPer        int
+	running         bool // each cell has what was charged up to its end
 	layers          []layer
 }
 
@@ -359,7 +360,7 @@ type layer struct {
 	ink   ink
 	name  string
 	pages uint64
-	cells []uint64
+	cells []uint64 // what was charged in each
 }
 
 func (s *stackPlot) cellCount() (n int) {
@@ -372,26 +373,44 @@ func (s *stackPlot) cellCount() (n int) {
 // cellStart is when a cell begins, as BootNanos.
 func (s *stackPlot) cellStart(i int) uint64 { return s.begin + uint64(i)<<s.shift }
 
+// heights returns how high a layer is, in pages, where so many cells are one.
+func (s *stackPlot) heights(l *layer, by int) []uint64 {
+	var heights []uint64
+	var sum uint64
+	for cells := range slices.Chunk(l.cells, by) {
+		if !s.running {
+			sum = 0
+		}
+		for _, pages := range cells {
+			sum += pages
+		}
+		heights = append(heights, sum)
+	}
+	return heights
+}
+
 func (s *stackPlot) draw(c draw.Canvas) {
 	sums := make([]uint64, s.cellCount())
-	for _, l := range s.layers {
-		for i, pages := range l.cells {
-			sums[i] += pages
+	var heights [][]uint64
+	for i := range s.layers {
+		heights = append(heights, s.heights(&s.layers[i], 1))
+		for cell, pages := range heights[i] {
+			sums[cell] += pages
 		}
 	}
 	f := newFrame(c, s.from, s.to, s.start, max(float64(slices.Max(sums)), 1)*1.08, 0)
 	f.axes(float64(s.bytesPer))
 	f.inSVG(func(s *svg) { s.beginZone(f.zone) })
 	clear(sums)
-	for _, l := range s.layers {
+	for i := range s.layers {
 		var p vg.Path
-		for i, pages := range l.cells {
+		for cell, pages := range heights[i] {
 			if pages == 0 {
 				continue
 			}
-			a, b := f.x(s.cellStart(i)), f.x(s.cellStart(i+1))
-			low, up := f.y(float64(sums[i])), f.y(float64(sums[i]+pages))
-			sums[i] += pages
+			a, b := f.x(s.cellStart(cell)), f.x(s.cellStart(cell+1))
+			low, up := f.y(float64(sums[cell])), f.y(float64(sums[cell]+pages))
+			sums[cell] += pages
 			p.Move(vg.Point{X: a, Y: low})
 			p.Line(vg.Point{X: a, Y: up})
 			p.Line(vg.Point{X: b, Y: up})
@@ -399,7 +418,7 @@ func (s *stackPlot) draw(c draw.Canvas) {
 			p.Close()
 		}
 		if len(p) > 0 {
-			f.SetColor(l.ink)
+			f.SetColor(s.layers[i].ink)
 			f.Fill(p)
 		}
 	}
@@ -498,10 +517,10 @@ func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 			}
 		}
 		slices.Sort(u.kills)
-		for i, n := range c.stack.lost.cells {
-			a := c.stack.start + uint64(i)<<c.stack.shift
+		for i, n := range c.byProcess.lost.cells {
+			a := c.byProcess.start + uint64(i)<<c.byProcess.shift
 			if n > 0 {
-				u.lost = append(u.lost, marks{n, a, a + 1<<c.stack.shift})
+				u.lost = append(u.lost, marks{n, a, a + 1<<c.byProcess.shift})
 			}
 		}
 		plots = append(plots, u)
@@ -533,31 +552,41 @@ func (c *collector) concerns(kill *event.Event, id event.CgroupID) bool {
 	return kill.Cgroup.Hierarchy == id.Hierarchy && within(c.sum.Names.Path(id), c.sum.Names.Path(kill.Cgroup))
 }
 
-// maxLayers is how many processes are told apart in a plot.
+// maxLayers is how many parts of a stack are told apart in a plot.
 const maxLayers = 8
 
-func (c *collector) stackPlot() *stackPlot {
-	c.stack.cell(c.last) // so that cells are as wide as can be seen
-	s := &stackPlot{begin: c.stack.start, shift: c.stack.shift, start: c.header.StartBootNanos, bytesPer: c.header.PageSize}
-	s.from, s.to = c.span()
-	others := layer{ink: rest, name: "others", cells: slices.Clone(c.stack.others.cells), pages: c.stack.others.pages}
-	for i, p := range c.stack.sorted() {
+func (c *collector) processPlot() *stackPlot {
+	s := c.stackPlot(&c.byProcess)
+	others := layer{ink: rest, name: "others", cells: slices.Clone(c.byProcess.others.cells), pages: c.byProcess.others.pages}
+	for i, p := range c.byProcess.sorted() {
 		if i < maxLayers {
-			s.layers = append(s.layers, layer{inks[i], p.comm.Of(p.pid), p.pages, p.cells})
-			continue
+			s.layers = append(s.layers, layer{inks[i], p.comm.Of(p.key), p.pages, p.cells})
+		} else {
+			others.add(p)
 		}
-		for cell, pages := range p.cells {
-			for len(others.cells) <= cell {
-				others.cells = append(others.cells, 0)
-			}
-			others.cells[cell] += pages
-		}
-		others.pages += p.pages
 	}
 	if others.pages > 0 {
 		s.layers = append(s.layers, others)
 	}
 	return s
+}
+
+func (c *collector) stackPlot(of *stack) *stackPlot {
+	of.cell(c.last) // so that cells are as wide as can be seen
+	s := &stackPlot{begin: of.start, shift: of.shift, start: c.header.StartBootNanos, bytesPer: c.header.PageSize}
+	s.from, s.to = c.span()
+	return s
+}
+
+// add adds what was charged to a part.
+func (l *layer) add(p *stacked) {
+	for cell, pages := range p.cells {
+		for len(l.cells) <= cell {
+			l.cells = append(l.cells, 0)
+		}
+		l.cells[cell] += pages
+	}
+	l.pages += p.pages
 }
 
 // drawer is a plot.

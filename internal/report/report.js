@@ -1,6 +1,6 @@
 "use strict";
 // What is on the page can be read without this. It adds a look at values, a
-// closer look at a range of time, and the sorting of tables.
+// closer look at a range of time or a part of the stacks, and the sorting of tables.
 
 const svgNS = "http://www.w3.org/2000/svg";
 const make = (name, attributes) => {
@@ -73,7 +73,7 @@ const words = (plot, i) => {
 	const lines = [];
 	if (plot.Names) {
 		const next = plot.T[i + 1] ?? data.End;
-		lines.push(`${time(plot.T[i], data.End)} to ${time(next, data.End)}`);
+		lines.push(plot.Running ? `up to ${time(next, data.End)}` : `${time(plot.T[i], data.End)} to ${time(next, data.End)}`);
 		const charged = plot.Names.map((name, k) => [name, plot.Pages[k][i] ?? 0]).filter(([, n]) => n > 0);
 		for (const [name, n] of charged.reverse()) lines.push(`${name}: ${pages(n, plot.Unit)}`);
 		if (charged.length === 0) lines.push("nothing charged");
@@ -215,3 +215,89 @@ const zoom = (a, b) => {
 };
 reset.addEventListener("click", () => zoom(data.Start, data.End));
 addEventListener("keydown", (event) => { if (event.key === "Escape" && !reset.hidden) zoom(data.Start, data.End); });
+
+// The flame graph: one block, with what is below it, can be seen alone.
+const flame = document.querySelector(".flame");
+if (flame) {
+	const drawing = flame.querySelector(".blocks"), tip = flame.querySelector(".tip"), tools = flame.querySelector(".tools");
+	const search = tools.querySelector("input"), found = tools.querySelector(".found"), back = tools.querySelector("button");
+	const blocks = [...drawing.querySelectorAll("svg svg")].map((svg) => ({
+		svg, text: svg.querySelector("text"), y: Number(svg.getAttribute("y")), at: Number(svg.dataset.at), pages: Number(svg.dataset.pages),
+	}));
+	const all = blocks[0];
+	let alone = all, current = null;
+	const percent = (n) => `${((100 * n) / all.pages).toFixed(1)} %`;
+	const isIn = (a, b) => a.at >= b.at && a.at + a.pages <= b.at + b.pages;
+	const isSeen = (b) => (b.y < alone.y ? isIn(alone, b) : isIn(b, alone));
+
+	const draw = () => {
+		for (const b of blocks) {
+			const above = b.y < alone.y, share = above ? 1 : b.pages / alone.pages;
+			b.svg.classList.toggle("above", above);
+			b.svg.setAttribute("display", isSeen(b) ? "inline" : "none");
+			b.svg.setAttribute("x", above ? 0 : `${(100 * (b.at - alone.at)) / alone.pages}%`);
+			b.svg.setAttribute("width", `${100 * share}%`);
+			b.text.setAttribute("visibility", share * drawing.clientWidth < 25 ? "hidden" : "visible");
+		}
+		back.hidden = alone === all;
+	};
+	// point tells of a block, at x pixels from the left.
+	const point = (b, x) => {
+		current?.svg.classList.remove("current");
+		current = b;
+		tip.hidden = b === null;
+		if (b === null) return;
+		b.svg.classList.add("current");
+		tip.textContent = `${b.text.textContent}\n${pages(b.pages, Number(drawing.dataset.unit))}, ${percent(b.pages)}`;
+		tip.style.left = Math.max(0, Math.min(x, flame.clientWidth - tip.offsetWidth)) + "px";
+		tip.style.top = drawing.offsetTop + b.y + 24 + "px";
+	};
+	const show = (b) => {
+		alone = b;
+		draw();
+	};
+	const blockAt = (event) => blocks.find((b) => b.svg.contains(event.target));
+	drawing.addEventListener("click", (event) => {
+		const b = blockAt(event);
+		if (b) show(b);
+	});
+	drawing.addEventListener("pointermove", (event) => point(blockAt(event) ?? null, event.clientX - drawing.getBoundingClientRect().left + 14));
+	for (const left of ["pointerleave", "blur"]) drawing.addEventListener(left, () => point(null));
+	drawing.addEventListener("keydown", (event) => {
+		const b = current !== null && isSeen(current) ? current : alone;
+		const seen = blocks.filter(isSeen), row = seen.filter((other) => other.y === b.y);
+		let to = b;
+		switch (event.key) {
+		case "ArrowUp": to = seen.findLast((other) => other.y < b.y && isIn(b, other)); break;
+		case "ArrowDown": to = seen.find((other) => other.y > b.y && isIn(other, b)); break;
+		case "ArrowLeft": to = row[row.indexOf(b) - 1]; break;
+		case "ArrowRight": to = row[row.indexOf(b) + 1]; break;
+		case "Enter": case " ": show(b); break;
+		case "Escape":
+			if (alone === all) return;
+			event.stopPropagation();
+			show(all);
+			break;
+		default: return;
+		}
+		event.preventDefault();
+		to ??= b;
+		point(to, Number.parseFloat(to.svg.getAttribute("x")) / 100 * drawing.clientWidth);
+	});
+	back.addEventListener("click", () => show(all));
+	search.addEventListener("input", () => {
+		const wanted = search.value.toLowerCase();
+		let end = 0, sum = 0; // what is below a block that was found is counted with it
+		for (const b of blocks) {
+			const hit = wanted === "" || (b !== all && b.text.textContent.toLowerCase().includes(wanted));
+			b.svg.classList.toggle("dim", !hit);
+			if (!hit || b.at < end) continue;
+			end = b.at + b.pages;
+			sum += b.pages;
+		}
+		found.textContent = wanted === "" ? "" : percent(sum);
+	});
+	addEventListener("resize", draw);
+	tools.hidden = false;
+	draw();
+}

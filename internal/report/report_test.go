@@ -41,6 +41,10 @@ func name(id, parent uint64, name string) event.Event {
 	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
 }
 
+func stackName(number uint32, frames string) event.Event {
+	return event.Event{Type: event.KernelStack, KernelStack: number, Frames: frames}
+}
+
 func about() About {
 	return About{Program: "chargetrace test", CommandLine: []string{"chargetrace", "-o", "x"}, Host: "host", Kernel: "6.1", Arch: "amd64", Attach: "kprobe",
 		Counts: func() (Counts, error) { return Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}, nil }}
@@ -124,7 +128,7 @@ func TestReduction(t *testing.T) {
 			}
 		}
 		var stacked uint64
-		for _, l := range c.stackPlot().layers {
+		for _, l := range c.processPlot().layers {
 			for _, pages := range l.cells {
 				stacked += pages
 			}
@@ -147,13 +151,13 @@ func TestManyCgroups(t *testing.T) {
 		}
 		c.Write([]event.Event{e})
 	}
-	if len(c.series) > maxSeries || len(c.stack.processes) > maxStacked {
-		t.Errorf("%d series, %d processes", len(c.series), len(c.stack.processes))
+	if len(c.series) > maxSeries || len(c.byProcess.parts) > maxStacked {
+		t.Errorf("%d series, %d processes", len(c.series), len(c.byProcess.parts))
 	}
 	if plots, _ := c.plots(maxPlots); plots[0].key.Cgroup.ID != 110 {
 		t.Errorf("the first plot is that of %+v", plots[0].key)
 	}
-	s := c.stackPlot()
+	s := c.processPlot()
 	var sum uint64
 	for _, l := range s.layers {
 		sum += l.pages
@@ -176,6 +180,10 @@ func TestSize(t *testing.T) {
 	for i := range uint64(1000) {
 		w.Write([]event.Event{name(100+i, 11, strings.Repeat("&", 255))})
 	}
+	const stacks = 500
+	for i := range uint32(stacks) {
+		w.Write([]event.Event{stackName(1+i, strings.Repeat(fmt.Sprintf("%s%d;", strings.Repeat("&", 300), i), 200)+"shmem_fault")})
+	}
 	for i := range 200_000 {
 		e.BootNanos += 100_000
 		e.PID, e.Comm = r.Uint32N(5000), named(`"""""""""""""""`)
@@ -188,6 +196,10 @@ func TestSize(t *testing.T) {
 		e.High = event.Level{CgroupID: 10, UsagePages: r.Int64N(1 << 20), MaxPages: e.MaxPages}
 		e.Outcome, e.FailedAt = event.Failed, e.Cgroup.ID
 		w.Write([]event.Event{e})
+		if i%10 == 0 {
+			e.Outcome, e.KernelStack = event.OK, 1+r.Uint32N(stacks)
+			w.Write([]event.Event{e})
+		}
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
@@ -240,7 +252,9 @@ func TestHostile(t *testing.T) {
 	kill.Type, kill.Victim = event.OOMKill, event.Victim{Comm: named(`<img src=x>`)}
 	a := about()
 	a.Host, a.CommandLine = attack, []string{attack, "\x1b[31m"}
-	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), e, charge(2, 8, 1, 1, event.OK), kill}
+	stacked := charge(2, 8, 1, 1, event.OK)
+	stacked.KernelStack = 1
+	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), stackName(1, "shmem_fault;"+attack+";x\x1b[31m"), e, stacked, kill}
 	for form, r := range map[string]func(*bytes.Buffer) *Report{
 		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, header, a) },
 		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, header) },
@@ -333,10 +347,10 @@ OOM kills: 0, as before
 func TestStrangeTimes(t *testing.T) {
 	const most = ^uint64(0)
 	for _, times := range [][]uint64{{0, most}, {0, 1 << 63}, {most, 0}, {1 << 62, 1<<62 + 1}, {most}, {0}, {header.StartBootNanos - 1, header.StartBootNanos}} {
-		var events []event.Event
+		events := []event.Event{stackName(1, "shmem_fault")}
 		for _, nanos := range times {
 			e := charge(0, 7, 64, 10, event.OK)
-			e.BootNanos = nanos
+			e.BootNanos, e.KernelStack = nanos, 1
 			r := e
 			r.Type, r.DurationNanos = event.ReclaimEnd, most
 			kill := e
@@ -358,11 +372,11 @@ func TestStrangeNumbers(t *testing.T) {
 			for _, max := range []uint64{0, 1, 1<<46 - 1, ^uint64(0)} {
 				for _, kind := range []event.Kind{event.Memory, event.Dmem} {
 					e := charge(1, 7, requested, usage, event.OK)
-					e.Kind, e.MaxPages = kind, max
+					e.Kind, e.MaxPages, e.KernelStack = kind, max, 1
 					e.High = event.Level{CgroupID: 4, UsagePages: usage, MaxPages: max}
 					r := e
 					r.Type, r.DurationNanos, r.FreedPages = event.ReclaimEnd, 1, ^uint64(0)
-					got := render(t, e, e, r)
+					got := render(t, stackName(1, "shmem_fault"), e, e, r)
 					if drawn, _, whole := strings.Cut(got[strings.Index(got, "<main>"):], "</main>"); !whole || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "Inf ") {
 						t.Errorf("usage %d, requested %d, max %d: %s", usage, requested, max, drawn)
 					}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
@@ -216,16 +217,16 @@ func (s *series) total() (t bucket) {
 
 const (
 	maxCells = 240
-	// maxSeries and maxStacked are how many series and processes are told apart
-	// while events come; many more than are drawn.
+	// maxSeries and maxStacked are how many series, and parts of a stack, are told
+	// apart while events come; many more than are drawn.
 	maxSeries  = 128
 	maxStacked = 512
 )
 
-// stacked is what a process charged over time, in pages.
+// stacked is what a part of a stack was charged over time, in pages.
 type stacked struct {
-	pid   uint32
-	comm  event.Comm
+	key   uint32     // a PID, or a cause.Cause
+	comm  event.Comm // of the last charge
 	pages uint64
 	cells []uint64
 }
@@ -250,20 +251,21 @@ func (s *stacked) halve() {
 	s.cells = s.cells[:n]
 }
 
-// stack is what all processes charged, in cells that are as wide for all.
+// stack is what all processes charged, or what was charged for all causes, in cells
+// that are as wide for all.
 type stack struct {
-	start     uint64 // of the first cell, as BootNanos
-	shift     uint
-	processes map[uint32]*stacked
-	others    stacked // those that charged least, once there are too many
-	lost      stacked // events that were lost, not pages
+	start  uint64 // of the first cell, as BootNanos
+	shift  uint
+	parts  map[uint32]*stacked
+	others stacked // those that were charged least, once there are too many
+	lost   stacked // events that were lost, not pages
 }
 
 func (s *stack) cell(nanos uint64) int {
 	since := nanos - min(nanos, s.start)
 	for since>>s.shift >= maxCells {
 		s.shift++
-		for _, p := range s.processes {
+		for _, p := range s.parts {
 			p.halve()
 		}
 		s.others.halve()
@@ -272,34 +274,34 @@ func (s *stack) cell(nanos uint64) int {
 	return int(since >> s.shift)
 }
 
-func (s *stack) add(e *event.Event) {
+func (s *stack) add(key uint32, e *event.Event) {
 	cell := s.cell(e.BootNanos)
-	p := s.processes[e.PID]
+	p := s.parts[key]
 	if p == nil {
-		if len(s.processes) == maxStacked {
+		if len(s.parts) == maxStacked {
 			s.drop()
 		}
-		p = &stacked{pid: e.PID}
-		s.processes[e.PID] = p
+		p = &stacked{key: key}
+		s.parts[key] = p
 	}
 	p.comm = e.Comm
 	p.add(cell, e.RequestedPages)
 }
 
-// drop moves the half that charged less to the others.
+// drop moves the half that was charged less to the others.
 func (s *stack) drop() {
 	for _, p := range s.sorted()[maxStacked/2:] {
 		for cell, pages := range p.cells {
 			s.others.add(cell, pages)
 		}
-		delete(s.processes, p.pid)
+		delete(s.parts, p.key)
 	}
 }
 
-// sorted returns the processes, those first that charged most.
+// sorted returns the parts, those first that were charged most.
 func (s *stack) sorted() []*stacked {
-	return slices.SortedFunc(maps.Values(s.processes), func(a, b *stacked) int {
-		return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.pid, b.pid))
+	return slices.SortedFunc(maps.Values(s.parts), func(a, b *stacked) int {
+		return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.key, b.key))
 	})
 }
 
@@ -312,14 +314,20 @@ type collector struct {
 	series      map[summary.LimitKey]*series
 	own, other  *series // the last of each, since most events are like the one before
 	dropped     map[summary.LimitKey]bool
-	stack       stack
+	byProcess   stack
+	// byCause and samples are of the charges that have a kernel stack, and
+	// droppedPages those of samples that were dropped.
+	byCause      stack
+	samples      cause.Profile
+	droppedPages uint64
 }
 
 func newCollector(header stream.Header) collector {
 	return collector{
 		header: header, sum: summary.New(),
 		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
-		stack: stack{processes: make(map[uint32]*stacked)},
+		byProcess: stack{parts: make(map[uint32]*stacked)}, byCause: stack{parts: make(map[uint32]*stacked)},
+		samples: make(cause.Profile),
 	}
 }
 
@@ -327,6 +335,7 @@ func newCollector(header stream.Header) collector {
 func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
+		c.sum.Write(batch[i : i+1]) // it does not fail
 		if e.Type.IsName() || e.Type == event.Fork {
 			continue
 		}
@@ -335,7 +344,7 @@ func (c *collector) Write(batch []event.Event) error {
 			at = max(c.last, c.header.StartBootNanos)
 		}
 		if c.first == 0 {
-			c.first, c.stack.start = at, at
+			c.first, c.byProcess.start, c.byCause.start = at, at, at
 		}
 		c.first, c.last = min(c.first, at), max(c.last, at)
 		switch e.Type {
@@ -348,15 +357,19 @@ func (c *collector) Write(batch []event.Event) error {
 			b.reclaim.add(1, from, e.BootNanos)
 			b.reclaimNanos += e.DurationNanos
 		case event.Lost:
-			c.stack.lost.add(c.stack.cell(at), e.LostEvents)
+			c.byProcess.lost.add(c.byProcess.cell(at), e.LostEvents)
 		}
 	}
-	return c.sum.Write(batch)
+	return nil
 }
 
 func (c *collector) addCharge(e *event.Event) {
 	if e.Outcome == event.OK && e.Kind != event.Dmem && e.Kind != event.Memsw { // as in summary.Totals.ChargedPages
-		c.stack.add(e)
+		c.byProcess.add(e.PID, e)
+		if e.KernelStack != 0 {
+			c.byCause.add(uint32(c.sum.Stacks.Cause(e)), e)
+			c.addSample(e)
+		}
 	}
 	s := c.of(&c.own, e.Cgroup, e.Kind)
 	s.charges++

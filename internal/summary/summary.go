@@ -124,10 +124,11 @@ type Summary struct {
 	// Total is the sum of all.
 	Total Totals
 	// Causes are the charges for each [cause.Cause], where stacks are known, and
-	// Others the pages that were charged with stacks that no rule knows.
+	// OtherStacks the pages that were charged with stacks that no rule knows.
 	Causes      map[cause.Cause]*Totals
 	OtherStacks map[string]uint64
-	stacks      cause.Stacks
+	// Stacks are those that charges have had up to now.
+	Stacks cause.Stacks
 	// Kinds are the charges to counters of each [event.Kind]. Reclaim is that of
 	// memory.
 	Kinds []Totals
@@ -177,7 +178,7 @@ func (s *Summary) Write(batch []event.Event) error {
 		case event.CgroupName:
 			s.Names.Add(e)
 		case event.KernelStack:
-			s.stacks.Add(e)
+			s.Stacks.Add(e)
 		case event.Lost:
 			s.Coverage.Lost += e.LostEvents
 		}
@@ -227,7 +228,7 @@ func (s *Summary) addCharge(e *event.Event) {
 const maxOtherStacks = 1 << 10
 
 func (s *Summary) addCause(e *event.Event) {
-	c := s.stacks.Cause(e)
+	c := s.Stacks.Cause(e)
 	t := s.Causes[c]
 	if t == nil {
 		t = new(Totals)
@@ -237,7 +238,7 @@ func (s *Summary) addCause(e *event.Event) {
 	if c != cause.Other {
 		return
 	}
-	frames := s.stacks.Frames(e)
+	frames := s.Stacks.Frames(e)
 	if _, ok := s.OtherStacks[frames]; ok || len(s.OtherStacks) < maxOtherStacks {
 		s.OtherStacks[frames] += e.RequestedPages
 	}
