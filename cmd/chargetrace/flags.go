@@ -83,7 +83,7 @@ When to stop (Ctrl-C and SIGTERM always do; a command gets them too):
 
 What to show:
   -stack            what each charge was for, by its kernel stack: CAUSE in -wide,
-                    plots in .html, and a table at the end
+                    a line in -watch, plots in .html, and a table at the end
   -wide             for each charge also the thread, the kind of counter, what
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as

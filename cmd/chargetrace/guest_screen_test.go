@@ -228,13 +228,13 @@ func watchLines(t *testing.T, g controlGroup, limitFile string) {
 	tr.counted(t)
 }
 
-// TestWatchCommand runs a command beside the screen: what it prints comes when the
-// screen is left.
+// TestWatchCommand runs a command beside the screen, which says what that is charged
+// for: what it prints comes when the screen is left.
 func TestWatchCommand(t *testing.T) {
-	x := startTmux(t, 80, 24, "/usr/bin/chargetrace", "-watch", "-memory", "10M", "--", `/bin/sh -c "echo said; exec /init command touch 20"`)
+	x := startTmux(t, 80, 24, "/usr/bin/chargetrace", "-watch", "-stack", "-memory", "10M", "--", `/bin/sh -c "echo said; exec /init command touch 20"`)
 	x.until(t, "exit status 137")
 	after := x.run(t, "capture-pane", "-p", "-S", "-200")
-	want := regexp.MustCompile(`(?s)limits hit and kills.*OOM kill of init \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `)
+	want := regexp.MustCompile(`(?s)\nfor: anon \d\d%.*limits hit and kills.*OOM kill of init \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `)
 	if !want.MatchString(after) {
 		t.Errorf("it shows\n%s", after)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -144,6 +145,20 @@ func TestStackRecording(t *testing.T) {
 	folded, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "folded")
 	if !strings.Contains(folded, ";handle_mm_fault;") {
 		t.Errorf("%s", folded)
+	}
+	page, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "html")
+	// The process, and below it what it entered the kernel for most.
+	blocks := regexp.MustCompile(`y="(\d+)" width="([0-9.]+)%".*<rect class="f p0".*>(\S+)</text>`).FindAllStringSubmatch(page, 3)
+	if len(blocks) < 3 || blocks[0][3] != "all" || blocks[0][2] != "100.00" || blocks[1][1] != "18" || blocks[1][3] != "exe" || blocks[2][1] != "36" ||
+		!slices.Contains([]string{"asm_exc_page_fault", "el0t_64_sync"}, blocks[2][3]) {
+		t.Errorf("%q in\n%s", blocks, page)
+	}
+	if !strings.Contains(page, "<td>anon</td>") || !strings.Contains(page, `id="plot-cause"`) {
+		t.Errorf("no causes in\n%s", page)
+	}
+	lines, _ := chargetraceOutput(t, "-r", file, "-watch")
+	if !regexp.MustCompile(`(?m)^\d+ s .*  anon \d+% +/` + regexp.QuoteMeta(filepath.Base(string(g))) + "$").MatchString(lines) {
+		t.Errorf("%s", lines)
 	}
 }
 

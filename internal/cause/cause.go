@@ -49,6 +49,14 @@ var names = [NumCauses]string{
 // String returns a name such as "page table"; "-" for Unknown.
 func (c Cause) String() string { return names[c] }
 
+// Words is as String, but for Unknown, for where that stands in a sentence.
+func (c Cause) Words() string {
+	if c == Unknown {
+		return "not known"
+	}
+	return names[c]
+}
+
 // rules are the functions that tell a cause. Of a stack, the innermost function
 // that is in a rule decides: a page table that is allocated for a page fault is a
 // page table. A name that ends in * stands for all that begin so, and one that

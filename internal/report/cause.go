@@ -22,13 +22,6 @@ func (c *collector) knowsCauses() bool {
 	return false
 }
 
-func causeName(c cause.Cause) string {
-	if c == cause.Unknown {
-		return "not known"
-	}
-	return c.String()
-}
-
 // causeInks returns the colours of the causes for which most was charged. Those
 // without one are told of together, and what no rule knows is always among them.
 func (c *collector) causeInks() map[cause.Cause]ink {
@@ -51,7 +44,7 @@ func (c *collector) causePlot() *stackPlot {
 	others := layer{ink: rest, name: otherCauses}
 	for _, p := range c.byCause.sorted() {
 		if of := cause.Cause(p.key); own[of] != (ink{}) {
-			s.layers = append(s.layers, layer{own[of], causeName(of), p.pages, slices.Clone(p.cells)})
+			s.layers = append(s.layers, layer{own[of], of.Words(), p.pages, slices.Clone(p.cells)})
 		} else {
 			others.add(p)
 		}
@@ -77,7 +70,7 @@ func (r *Report) causeTable() table {
 	for _, c := range slices.SortedFunc(maps.Keys(r.sum.Causes), func(a, b cause.Cause) int {
 		return cmp.Or(worst(r.sum.Causes[a], r.sum.Causes[b]), cmp.Compare(a, b))
 	}) {
-		t.Rows = append(t.Rows, append([]cell{textCell(causeName(c))}, r.totals(r.sum.Causes[c])[:5]...))
+		t.Rows = append(t.Rows, append([]cell{textCell(c.Words())}, r.totals(r.sum.Causes[c])[:5]...))
 	}
 	return t
 }
@@ -168,6 +161,9 @@ func (c *collector) flame() *flame {
 		}
 	}
 	f.grow(paths, 0, 0)
+	if len(f.blocks) > 0 {
+		f.blocks[0].pages = f.pages // with what was dropped
+	}
 	if len(f.blocks) > maxBlocks {
 		f.cut = true
 		// No block goes before the one above it.

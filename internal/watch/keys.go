@@ -42,6 +42,7 @@ const helpText = `
   MISS     that did not fit as a batch, and then did with less
   RECL     time spent in reclaim for the cgroup; 200% is two tasks all the time
   OOM      processes killed because the cgroup ran out of memory
+  for:     with -stack: what it was charged for, of the pages of five seconds
 `
 
 // press takes a key, named as tea.Key.String does. rows are those on the screen.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
@@ -232,4 +233,35 @@ func (g *group) byRate() []*process {
 	return slices.SortedFunc(maps.Values(g.processes), func(a, b *process) int {
 		return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(b.pages, a.pages), cmp.Compare(a.pid, b.pid))
 	})
+}
+
+// share is the part, 0 to 1, of what was charged that was for a cause.
+type share struct {
+	cause.Cause
+	part float64
+}
+
+// shares returns what a cgroup was charged for of late, those causes first for which
+// that was most.
+func (g *group) shares() []share {
+	if g == nil || len(g.recent) == 0 {
+		return nil
+	}
+	last := len(g.recent) - 1
+	charged := g.recent[last]
+	var all uint64
+	for c := range charged {
+		if last == fillWindow { // else it was not there before
+			charged[c] -= g.recent[0][c]
+		}
+		all += charged[c]
+	}
+	var shares []share
+	for c, pages := range charged {
+		if pages > 0 {
+			shares = append(shares, share{cause.Cause(c), float64(pages) / float64(all)})
+		}
+	}
+	slices.SortStableFunc(shares, func(a, b share) int { return cmp.Compare(b.part, a.part) })
+	return shares
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -15,8 +16,8 @@ import (
 const (
 	// interval is the time from one tick to the next.
 	interval = time.Second
-	// fillWindow is what the rate is taken over at which a level fills: a rate
-	// that leaps about tells nobody when the limit comes.
+	// fillWindow is how many ticks the rate is taken over at which a level fills: one
+	// that leaps about tells nobody when the limit comes. The causes are of these too.
 	fillWindow = 5
 	// historyTicks is how long the graph goes back.
 	historyTicks = 300
@@ -35,6 +36,7 @@ const (
 type state struct {
 	header stream.Header
 	names  cgroup.Names
+	stacks cause.Stacks
 	// totals, kills and lost events are those of the whole trace.
 	totals      summary.Totals
 	kills, lost uint64
@@ -59,9 +61,14 @@ type group struct {
 	kills     uint64
 	history   []sample            // one for each tick, the last historyTicks
 	processes map[uint32]*process // by PID; those that charge it
+	charged   byCause
+	recent    []byCause // charged at the last fillWindow ticks and one
 	// readable says that its files were read, and gone that they no longer can be.
 	readable, gone bool
 }
+
+// byCause is the pages that were charged for each cause.
+type byCause [cause.NumCauses]uint64
 
 // level is a counter of memory.
 type level struct {
@@ -122,12 +129,16 @@ func (s *state) add(batch []event.Event) {
 		switch e := &batch[i]; e.Type {
 		case event.CgroupName:
 			s.names.Add(e)
+		case event.KernelStack:
+			s.stacks.Add(e)
 		case event.Lost:
 			s.lost += e.LostEvents
 		case event.Charge:
 			s.totals.AddCharge(e)
 			g := s.group(e.Cgroup)
+			before := g.totals.ChargedPages
 			g.totals.AddCharge(e)
+			g.charged[s.stacks.Cause(e)] += g.totals.ChargedPages - before
 			g.process(e).add(e)
 			if e.Kind == event.Memory {
 				s.addUsage(g, e)
@@ -309,6 +320,7 @@ func (s *state) tick(bootNanos uint64) {
 			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages
 		}
 		g.history = appendLast(g.history, x, historyTicks, amend)
+		g.recent = appendLast(g.recent, g.charged, fillWindow+1, amend)
 		for pid, p := range g.processes {
 			if !amend {
 				p.tick(float64(elapsed) / float64(time.Second))

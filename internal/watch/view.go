@@ -130,8 +130,13 @@ func (p *painter) body(rows []row) {
 	if !p.entered {
 		selected = max(0, slices.IndexFunc(rows, func(r row) bool { return r.id == p.selected }))
 	}
-	// Of the height, 7 lines are titles, and what is left over is the graph's.
-	free := max(4, p.height-7)
+	// Of the height, 7 lines are titles, with stacks one more, and what is left over
+	// is the graph's.
+	free := p.height - 7
+	if p.header.KernelStacks {
+		free--
+	}
+	free = max(4, free)
 	r := &rows[selected]
 	list := min(len(rows), max(1, free*2/5))
 	log := max(2, min(len(p.log), free/5))
@@ -319,7 +324,30 @@ func (p *painter) detail(r *row) {
 		b.WriteString("; " + r.container)
 	}
 	p.line(b.String())
+	if p.header.KernelStacks {
+		p.line(p.chargedFor(r.group))
+	}
 }
+
+// chargedFor says what a cgroup was charged for of late, as far as there is room.
+func (p *painter) chargedFor(g *group) string {
+	shares := g.shares()
+	if len(shares) == 0 {
+		return "for: nothing now"
+	}
+	line := "for: " + shares[0].String()
+	for _, s := range shares[1:] {
+		more := "  " + s.String()
+		if s.part < 0.005 || len(line)+len(more) > p.width {
+			break
+		}
+		line += more
+	}
+	return line
+}
+
+// String returns a share such as "page table 6%".
+func (s share) String() string { return fmt.Sprintf("%s %.0f%%", s.Words(), 100*s.part) }
 
 // rule is a title across the screen.
 func (p *painter) rule(title string) string {

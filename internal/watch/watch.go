@@ -365,7 +365,7 @@ func (w *Watch) printLine() {
 	p := w.painter()
 	if !w.headed {
 		w.headed = true
-		w.print(fmt.Sprintf(format, "TIME", "CHARGES", "FAILED", "USAGE", "USED", "LIMIT", "ROOM", "FILL/S", "TO LIM", "CGROUP"))
+		w.print(fmt.Sprintf(format, "TIME", "CHARGES", "FAILED", "USAGE", "USED", "LIMIT", "ROOM", "FILL/S", "TO LIM", w.afterFor("FOR", "CGROUP")))
 	}
 	t := w.state.totals
 	cells := []any{fmt.Sprintf("%d s", (w.state.lastTick-w.state.header.StartBootNanos+5e8)/1e9),
@@ -387,8 +387,21 @@ func (w *Watch) printLine() {
 	if n := len(rows) - 1; n > 0 {
 		cgroup += fmt.Sprintf(", of %d cgroups", n+1)
 	}
-	cells = slices.Concat(cells, []any{p.amount(r.usagePages)}, limit, []any{p.rate(r.fillRate), r.timeToLimit(), cgroup})
+	most := "-"
+	if shares := r.group.shares(); len(shares) > 0 {
+		most = shares[0].String()
+	}
+	cells = slices.Concat(cells, []any{p.amount(r.usagePages)}, limit, []any{p.rate(r.fillRate), r.timeToLimit(), w.afterFor(most, cgroup)})
 	w.print(fmt.Sprintf(format, cells...))
+}
+
+// afterFor puts before the last field of a line, where there are stacks, the one that
+// has the cause for which most is charged.
+func (w *Watch) afterFor(most, last string) string {
+	if !w.state.header.KernelStacks {
+		return last
+	}
+	return fmt.Sprintf("%-17s  %s", most, last)
 }
 
 // ticked says that there is something new to show.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -264,8 +265,10 @@ func TestKeys(t *testing.T) {
 // TestAnySize holds that a screen is as large as the terminal, whatever its size,
 // and that no name can get at that.
 func TestAnySize(t *testing.T) {
-	s := newState(header)
+	s := newState(stackedHeader)
 	fill(s, 12)
+	s.add(stacks)
+	s.add([]event.Event{chargeFor(12*second, 1, 5), chargeFor(12*second, 2, 5)})
 	s.add([]event.Event{named(db, pod, "\x1b[2J\x9b31m日本語\u202e"), named(web, pod, strings.Repeat("w", 200))})
 	hostile := charge(12*second, db, 13, 1, 2560)
 	copy(hostile.Comm[:], "\x1b]0;x\x07\r\n")
@@ -299,6 +302,76 @@ func TestAnySize(t *testing.T) {
 	}
 }
 
+// stackedHeader is that of a trace with stacks, and stacks are some for causes.
+var (
+	stackedHeader = stream.Header{PageSize: 4096, StartBootNanos: 100 * second, KernelStacks: true}
+	stacks        = []event.Event{
+		{Type: event.KernelStack, KernelStack: 1, Frames: "do_anonymous_page+0x1"},
+		{Type: event.KernelStack, KernelStack: 2, Frames: "filemap_fault+0x1"},
+		{Type: event.KernelStack, KernelStack: 3, Frames: "pte_alloc_one+0x1"},
+		{Type: event.KernelStack, KernelStack: 4, Frames: "0xffffffff81000000"},
+	}
+)
+
+// chargeFor is a charge to web of so many pages with a stack.
+func chargeFor(at uint64, stack uint32, pages uint64) event.Event {
+	e := charge(at, web, 10, 0, 0)
+	e.KernelStack, e.RequestedPages = stack, pages
+	return e
+}
+
+func TestCauses(t *testing.T) {
+	s := newState(stackedHeader)
+	s.add(names)
+	s.add(stacks)
+	line := func() string {
+		for line := range strings.Lines(plain(s, &keys{})) {
+			if strings.HasPrefix(line, "for: ") {
+				return strings.TrimSpace(line)
+			}
+		}
+		return ""
+	}
+	failed := chargeFor(0, 2, 1000)
+	failed.Outcome = event.Failed
+	bytes := chargeFor(0, 2, 1000)
+	bytes.Kind = event.Dmem
+	for i, tc := range []struct {
+		events []event.Event
+		want   string
+	}{
+		{[]event.Event{chargeFor(0, 1, 710), chargeFor(0, 2, 226), chargeFor(0, 3, 60), chargeFor(0, 4, 4), failed, bytes}, "for: anon 71%  file read 23%  page table 6%"},
+		{nil, "for: anon 71%  file read 23%  page table 6%"},
+		{[]event.Event{chargeFor(0, 4, 3000)}, "for: not known 75%  anon 18%  file read 6%  page table 2%"},
+		{nil, "for: not known 75%  anon 18%  file read 6%  page table 2%"},
+		{nil, "for: not known 75%  anon 18%  file read 6%  page table 2%"},
+		{nil, "for: not known 100%"}, // the first is more than five seconds ago
+		{nil, "for: not known 100%"},
+		{nil, "for: nothing now"},
+	} {
+		s.add(tc.events)
+		s.tick(s.lastTick + second)
+		if got := line(); got != tc.want {
+			t.Errorf("after %d s: %q, want %q", i+1, got, tc.want)
+		}
+	}
+	// Another cgroup is charged for other things, and a narrow screen has the first.
+	other := chargeFor(0, 3, 1)
+	other.Cgroup.ID = db
+	s.add([]event.Event{chargeFor(0, 1, 3), chargeFor(0, 2, 1), other})
+	s.tick(s.lastTick + second)
+	if got := line(); got != "for: page table 100%" {
+		t.Errorf("of the first cgroup: %q", got)
+	}
+	view := ansi.Strip(s.view(&keys{selected: event.CgroupID{ID: web}}, screen{width: 20, height: 24}))
+	if !strings.Contains(view, "\nfor: anon 75%\n") {
+		t.Errorf("the narrow screen is\n%s", view)
+	}
+	if got := strings.Count(plain(s, &keys{}), "\n"); got != 23 {
+		t.Errorf("%d lines", got+1)
+	}
+}
+
 // TestLines is for what is no terminal.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
@@ -323,6 +396,26 @@ func TestLines(t *testing.T) {
 5 s              5        0     8.0M     8.0M    10.0M     1.9M    +1.9M    1.0s  /pod/web, limited by /pod
 --- 5.000 s  /pod: memory limit of 10.0M reached by p10 (10), 1 charge failed
 5 s              6        1     9.7M     9.7M    10.0M     240K    +2.3M    0.1s  /pod/web, limited by /pod
+`
+	if out.String() != want {
+		t.Errorf("%s", &out)
+	}
+}
+
+func TestLinesWithCauses(t *testing.T) {
+	var out bytes.Buffer
+	w := New(&out, stackedHeader, Options{Units: text.Human})
+	other := chargeFor(second+1, 3, 5)
+	other.Cgroup.ID = free
+	if err := w.Write(slices.Concat(stacks, names, []event.Event{chargeFor(1, 1, 3), chargeFor(1, 2, 1), other})); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const want = `TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  FOR                CGROUP
+1 s              2        0       4K       4K    10.0M     9.9M        -       -  anon 75%           /pod/web, limited by /pod
+1 s              3        0      20K      20K    10.0M     9.9M        -       -  page table 100%    /free, limited by /pod, of 2 cgroups
 `
 	if out.String() != want {
 		t.Errorf("%s", &out)
