@@ -34,6 +34,28 @@ func TestFunctions(t *testing.T) {
 	}
 }
 
+func TestProfile(t *testing.T) {
+	var s Stacks
+	s.Add(&event.Event{Type: event.KernelStack, KernelStack: 3, Frames: "a.isra.0+0x1;b [x]+0x2"})
+	e := event.Event{Type: event.Charge, KernelStack: 3, Outcome: event.OK, RequestedPages: 5, Comm: event.Comm{'c', '\n'}}
+	bytes, failed, unknown := e, e, e
+	bytes.Kind, failed.Outcome, unknown.KernelStack = event.Dmem, event.Failed, 4
+	p := make(Profile)
+	for _, e := range []event.Event{e, e, bytes, failed, unknown} {
+		p.Add(s.Sample(&e), &e)
+	}
+	known, other := s.Sample(&e), s.Sample(&unknown)
+	if len(p) != 2 || *p[known] != (Sums{3, 10, 5}) || *p[other] != (Sums{1, 5, 0}) {
+		t.Errorf("%+v", p)
+	}
+	if got, want := known.Path(), []string{`c\n`, "b", "a"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := other.Path(); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestStacks(t *testing.T) {
 	var s Stacks
 	charge := event.Event{Type: event.Charge, KernelStack: 3}
