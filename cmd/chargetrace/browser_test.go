@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -295,8 +296,11 @@ func TestReportInBrowser(t *testing.T) {
 		}
 		point("nginx")
 		p.holds("the pointer tells of a block", tip+`.getClientRects().length > 0 && `+tip+`.textContent === "nginx\n7.8 MiB (2,000 pages), 20.0 %"`)
+		const top = `document.querySelector(".blocks").offsetTop`
+		before := value[int](p, top)
 		x, y := point("__pte_alloc")
 		p.do(chromedp.MouseClickXY(x, y))
+		p.holds("blocks stay where they are", fmt.Sprintf("%s === %d", top, before))
 		p.holds("a click shows a block alone, and what is above and below it", `"java do_anonymous_page __pte_alloc pte_alloc_one nginx alloc_anon_folio".split(" ").map(`+width+`).join() === "100,100,100,100,0,0"`)
 		p.picture("stacks-alone")
 		p.do(chromedp.EmulateViewport(1280, 900), chromedp.ScrollIntoView(chromedp.CSS(".blocks")))
