@@ -124,9 +124,10 @@ func causesIn(t *testing.T, file string) (pages map[string]uint64, stacks string
 // TestStackRecording records stacks: played, they must show what they did live.
 func TestStackRecording(t *testing.T) {
 	g := newCgroup(t)
-	file := filepath.Join(t.TempDir(), "x.ctrace")
+	dir := t.TempDir()
+	file, livePage := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.html")
 	p := startWorkload(t, g, 0, "touch 4")
-	tr := chargetrace(t, "-stack", "-wide", "-pid", p.pid(), "-o", file, "-o", "-")
+	tr := chargetrace(t, "-stack", "-wide", "-pid", p.pid(), "-o", file, "-o", livePage, "-o", "-")
 	p.begin(t)
 	p.wait(t)
 	if err := tr.Cmd.Wait(); err != nil {
@@ -147,6 +148,9 @@ func TestStackRecording(t *testing.T) {
 		t.Errorf("%s", folded)
 	}
 	page, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "html")
+	if content, err := os.ReadFile(livePage); err != nil || string(content) != page {
+		t.Errorf("%v, the page that was made live is another", err)
+	}
 	// The process, and below it what it entered the kernel for most.
 	blocks := regexp.MustCompile(`y="(\d+)" width="([0-9.]+)%".*<rect class="f p0".*>(\S+)</text>`).FindAllStringSubmatch(page, 3)
 	if len(blocks) < 3 || blocks[0][3] != "all" || blocks[0][2] != "100.00" || blocks[1][1] != "18" || blocks[1][3] != "exe" || blocks[2][1] != "36" ||
