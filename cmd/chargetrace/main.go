@@ -127,6 +127,11 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		return &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
 	}
 	defer tracer.Close()
+	// To start has taken megabytes, for the kernel's types. They are to be collected
+	// now and not in the middle of the trace, which allocates little: there a
+	// collection costs as much as thousands of events.
+	runtime.GC()
+	debug.SetGCPercent(400)
 
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
