@@ -1,4 +1,4 @@
-# CLANG is part of the generated files: gen.go names it too.
+# CLANG is part of the generated files: gen.go names it too, and vm_test.go.
 CLANG = 19
 
 QEMU = qemu-system-x86 qemu-system-arm
@@ -28,7 +28,7 @@ demo: tools-vm
 	go run ./internal/vm/demo $(if $(KERNEL),-kernel $(KERNEL))
 
 # On every kernel; test-short boots none.
-test: tools-vm test-short
+test: tools-vm tools-bpf test-short
 	go test -count=1 -timeout 70m -run '^TestKernels' -v ./cmd/chargetrace
 
 FUZZTIME = 5s
@@ -45,12 +45,12 @@ test-short: tools-shells tools-browser
 	go test -run '^$$' -fuzz FuzzName -fuzztime $(FUZZTIME) ./internal/symbol
 
 # Instructions for each charge, in a virtual machine, and Go's benchmarks.
-bench: tools-vm
+bench: tools-vm tools-bpf
 	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./cmd/chargetrace
 	go test -run '^$$' -bench . ./internal/event ./internal/symbol ./internal/table ./internal/summary ./internal/trace
 
 # The recordings that the tests play, which are committed: one of each kernel.
-recordings: tools-vm
+recordings: tools-vm tools-bpf
 	UPDATE_RECORDINGS=1 GUEST_RUN='^TestRecording$$' go test -count=1 -timeout 40m -run '^TestKernels$$' ./cmd/chargetrace
 
 # The picture of a report in the README.
@@ -85,8 +85,8 @@ tools-browser:
 	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends chromium fonts-dejavu-core ; }
 
 tools-bpf:
-	@test -x /usr/bin/clang-$(CLANG) -a -x /usr/bin/llvm-strip-$(CLANG) -a -e /usr/include/bpf/bpf_tracing.h || \
-	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends clang-$(CLANG) llvm-$(CLANG) libbpf-dev ; }
+	@test -x /usr/bin/clang-$(CLANG) -a -x /usr/bin/llvm-strip-$(CLANG) -a -x /usr/bin/ld.lld-$(CLANG) -a -e /usr/include/bpf/bpf_tracing.h || \
+	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends clang-$(CLANG) llvm-$(CLANG) lld-$(CLANG) libbpf-dev ; }
 
 FORCE:
 .PHONY: FORCE install man demo test test-short bench recordings screenshot generate check tools-vm tools-shells tools-browser tools-bpf

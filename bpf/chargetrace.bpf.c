@@ -47,8 +47,9 @@ const volatile __u32 page_size = 4096;
 /* Trace charges only that failed or found a level at its limit. */
 const volatile bool only_limited;
 
-/* Take the kernel stack of each charge. */
+/* Take the kernel stack, and the user stack, of each charge. */
 const volatile bool take_kernel_stacks;
+const volatile bool take_user_stacks;
 /* Wake the reader after this many events of one CPU. */
 const volatile __u32 wakeup_events = 1;
 
@@ -138,8 +139,9 @@ struct charge_event {
 	struct level high;     /* likewise under memory.high; max is that */
 	__u64 failed;	       /* id of the cgroup whose limit made it fail */
 	__u64 lost;	       /* events lost on this CPU since the trace began */
-	__u32 kernel_stack;    /* 1 + its number in kernel_stacks; 0 for none */
-	__u32 pad;
+	__u16 kernel_stack;    /* 1 + its number in kernel_stacks; 0 for none */
+	__u16 user_stack;      /* likewise in user_stacks */
+	__u32 layout;	       /* of the user stack; see layout_of */
 };
 
 struct reclaim_event {
@@ -221,6 +223,7 @@ struct counters {
 	/* The last counter that was found not to be aimed at, and its css. */
 	__u64 unaimed;
 	__u64 unaimed_serial_nr;
+	__u32 layout; /* the last that was looked up in layouts */
 	struct known known[KNOWN_PLACES];
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
@@ -344,15 +347,26 @@ struct {
 	__type(value, __u64);
 } failure_counts SEC(".maps");
 
-/* Kernel stacks, by a number that is a hash. The loader makes it large if need be. */
+/* Stacks, by a number that is a hash. The loader makes the maps large if need be. */
 #define STACK_DEPTH 64
 
-struct {
+struct stacks {
 	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, STACK_DEPTH * sizeof(__u64));
-} kernel_stacks SEC(".maps");
+};
+
+struct stacks kernel_stacks SEC(".maps");
+struct stacks user_stacks SEC(".maps");
+
+/* The layouts of which the reader has been told. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1); /* the loader sets the real size */
+	__type(key, __u32);
+	__type(value, __u8);
+} layouts SEC(".maps");
 
 struct cgroup_key {
 	__u64 cgroup;
@@ -657,9 +671,9 @@ static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
  * would fill up: counting per CPU needs no look at the buffer, which all CPUs
  * share.
  */
-static __always_inline __u64 wakeup(struct counters *n)
+static __always_inline __u64 wakeup(struct counters *n, bool now)
 {
-	if (++n->unwoken < wakeup_events && !reader_idle)
+	if (++n->unwoken < wakeup_events && !reader_idle && !now)
 		return BPF_RB_NO_WAKEUP;
 	n->unwoken = 0;
 	reader_idle = false;
@@ -830,6 +844,21 @@ static __always_inline void fill(struct event *e, __u32 type, __u64 pid_tgid)
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 }
 
+/*
+ * hurry tells whether the reader is to look at once at what the process of an event
+ * has mapped, for it may be short-lived.
+ */
+static __always_inline bool hurry(struct counters *n, struct charge_event *e)
+{
+	__u32 layout = e->layout;
+	__u8 yes = 1;
+
+	if (!layout || layout == n->layout)
+		return false;
+	n->layout = layout;
+	return !bpf_map_lookup_elem(&layouts, &layout) && !bpf_map_update_elem(&layouts, &layout, &yes, BPF_ANY);
+}
+
 /* send_charge sends a charge whose outcome is known. */
 static __always_inline void send_charge(struct counters *n, struct charge_event *e)
 {
@@ -854,7 +883,7 @@ static __always_inline void send_charge(struct counters *n, struct charge_event 
 	__sync_fetch_and_add(&n->delivered, 1);
 	*sent = *e;
 	sent->lost = n->lost;
-	bpf_ringbuf_submit(sent, wakeup(n));
+	bpf_ringbuf_submit(sent, wakeup(n, take_user_stacks && hurry(n, sent)));
 }
 
 /* What is next to each other in struct page_counter. */
@@ -1040,16 +1069,41 @@ static __always_inline bool retried(struct counters *n, __u64 stack, unsigned lo
 	return retry;
 }
 
-/* kernel_stack_of returns 1 + the number of the current stack, or 0. */
-static __always_inline __u32 kernel_stack_of(struct counters *n, void *ctx)
+/* stack_of returns 1 + the number of the current stack in a map, or 0. */
+static __always_inline __u16 stack_of(struct counters *n, void *ctx, void *stacks, __u64 flags)
 {
-	long id = bpf_get_stackid(ctx, &kernel_stacks, 0);
+	long id = bpf_get_stackid(ctx, stacks, flags);
 
-	if (id < 0) {
+	if (id >= 0)
+		return id + 1;
+	if (id != -EFAULT) /* there is none */
 		__sync_fetch_and_add(&n->lost_stacks, 1);
+	return 0;
+}
+
+/*
+ * layout_of returns what tells one program in the memory of a process from another,
+ * or 0 for a kernel thread: where it lies, and its stack, which is placed at random.
+ * What is forked has the same until it executes another program. The reader finds
+ * the same in /proc/PID/stat (symbol.LayoutOf).
+ */
+static __always_inline __u32 layout_of(struct task_struct *task)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	__u64 layout;
+
+	if (!mm)
 		return 0;
-	}
-	return id + 1;
+	layout = (__u64)BPF_CORE_READ(mm, start_code) + (__u64)BPF_CORE_READ(mm, end_code) * 3 +
+		(__u64)BPF_CORE_READ(mm, start_stack) * 5;
+	return layout * 0x9e3779b97f4a7c15ULL >> 32 ?: 1;
+}
+
+/* take_user_stack adds the user stack to an event. */
+static __always_inline void take_user_stack(struct counters *n, void *ctx, struct charge_event *e, struct task_struct *task)
+{
+	e->user_stack = stack_of(n, ctx, &user_stacks, BPF_F_USER_STACK);
+	e->layout = e->user_stack ? layout_of(task) : 0;
 }
 
 /*
@@ -1127,9 +1181,10 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, e->failed);
-	e->kernel_stack = 0;
 	if (take_kernel_stacks)
-		e->kernel_stack = kernel_stack_of(n, ctx);
+		e->kernel_stack = stack_of(n, ctx, &kernel_stacks, 0);
+	if (take_user_stacks)
+		take_user_stack(n, ctx, e, task);
 	return true;
 }
 
@@ -1288,7 +1343,7 @@ static __always_inline void send(void *e, __u64 size)
 {
 	struct counters *n = counters_of(bpf_get_smp_processor_id());
 
-	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n)))
+	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n, false)))
 		__sync_fetch_and_add(&n->lost_others, 1);
 }
 

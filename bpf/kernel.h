@@ -49,6 +49,15 @@ enum {
 	BPF_RB_FORCE_WAKEUP = 2,
 };
 
+enum {
+	BPF_F_USER_STACK = 1 << 8,
+};
+
+/* From include/uapi/asm-generic/errno-base.h. */
+enum {
+	EFAULT = 14,
+};
+
 /* The value is the running kernel's: only the name is used. */
 enum bpf_func_id {
 	BPF_FUNC_get_current_task_btf = 1, /* since 5.11 (3ca1032ab7ab) */
@@ -177,6 +186,7 @@ struct percpu_counter {
 };
 
 struct mm_struct {
+	unsigned long start_code, end_code, start_stack;
 	struct percpu_counter rss_stat[NR_MM_COUNTERS];
 };
 

@@ -334,7 +334,7 @@ func TestReportInBrowser(t *testing.T) {
 			for i, attack := range attacks {
 				id := event.CgroupID{ID: uint64(10 + i)}
 				write(event.Event{Type: event.CgroupName, Cgroup: id, ParentID: 1, Name: strings.ReplaceAll(attack, "/", "") + "<img src=x onerror=x=1>"})
-				write(event.Event{Type: event.KernelStack, KernelStack: uint32(i + 1), Frames: "pipe_write;</script><svg/onload=x=1>;" + strings.ReplaceAll(attack, " ", "/") + "<img/src=x/onerror=x=1>"})
+				write(event.Event{Type: event.Stack, StackNumber: uint32(i + 1), Frames: "pipe_write;</script><svg/onload=x=1>;" + strings.ReplaceAll(attack, " ", "/") + "<img/src=x/onerror=x=1>"})
 				e := event.Event{
 					Type: event.Charge, BootNanos: uint64(i+1) * 1e6, KernelStack: uint32(i + 1), PID: uint32(i + 1), TID: 1, Cgroup: id, Kind: event.Memory, Outcome: event.OK,
 					RequestedPages: 64, MaxPages: 100, Limiting: event.Level{CgroupID: id.ID, MaxPages: 100}, High: event.Level{MaxPages: unlimited},

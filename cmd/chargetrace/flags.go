@@ -84,6 +84,8 @@ When to stop (Ctrl-C and SIGTERM always do; a command gets them too):
 What to show:
   -stack            what each charge was for, by its kernel stack: CAUSE in -wide,
                     a line in -watch, plots in .html, and a table at the end
+  -ustack           where in the program it was, by its user stack: for .pb.gz,
+                    .folded, .html and .jsonl. Needs frame pointers
   -wide             for each charge also the thread, the kind of counter, what
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as
@@ -100,7 +102,7 @@ What to show:
 Where to (the table on stdout, if nothing else is asked for):
   -o FILE           repeatable; the ending says the form: .ctrace, a recording
                     for -r, .html, a report, .svg or .png, its main plot, .jsonl,
-                    .csv, or .pftrace, for Perfetto; of -stack .pb.gz, for pprof,
+                    .csv, or .pftrace, for Perfetto; of stacks .pb.gz, for pprof,
                     or .folded, for flame graphs; - is stdout
   -format FORM      for other endings and for -: table (default for -), ctrace,
                     jsonl, csv, pftrace, html, svg, png, pb.gz, folded
@@ -141,6 +143,7 @@ type config struct {
 	wide        bool
 	watch       bool
 	stack       bool
+	ustack      bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
 	units       text.Units
@@ -184,6 +187,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.BoolVar(&cfg.wide, "wide", false, "")
 	fs.BoolVar(&cfg.watch, "watch", false, "")
 	fs.BoolVar(&cfg.stack, "stack", false, "")
+	fs.BoolVar(&cfg.ustack, "ustack", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
 	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
@@ -220,8 +224,8 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if len(cfg.inputs) == 0 && (cfg.from != "" || cfg.to != "" || cfg.tail) {
 		return nil, usageErrorf("-from, -to and -follow are for -r")
 	}
-	if cfg.stack && len(cfg.inputs) > 0 {
-		return nil, usageErrorf("-stack is for recording: what is played has its stacks or not")
+	if (cfg.stack || cfg.ustack) && len(cfg.inputs) > 0 {
+		return nil, usageErrorf("-stack and -ustack are for recording: what is played has its stacks or not")
 	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -19,23 +20,49 @@ import (
 func TestCauses(t *testing.T) {
 	const disk = "/dev/nvme0n1"
 	dir := t.TempDir()
-	for _, phase := range []struct {
+	if err := os.WriteFile(filepath.Join(cgroupRoot, "cgroup.subtree_control"), []byte("+hugetlb"), 0); err != nil {
+		t.Fatal(err)
+	}
+	type phase struct {
 		work   string
 		causes []string
-	}{
+	}
+	phases := []phase{
 		{"touch 8", []string{"anon", "page table"}},
 		{"thp 4", []string{"huge page", "page table"}},
 		{"read " + disk + " 8", []string{"readahead", "file read"}},
 		{"file " + disk + " 24", []string{"file write"}},
 		{"file " + filepath.Join(dir, "x") + " 8", []string{"shmem"}},
-		{"files " + dir + " 3000", []string{"slab"}},
+		{"files " + dir + " 10000", []string{"slab"}},
 		{"fork 500", []string{"anon", "cow", "kernel stack", "page table", "slab", "percpu", "readahead", "file read"}},
-	} {
+		{"cow /init 8", []string{"cow", "page table"}},
+		{"hugetlb 3", []string{"hugetlb", "page table"}},
+		{"swapin 8", []string{"swap in"}},
+		{"cgroups", []string{"percpu", "slab"}},
+	}
+	if kernelRelease(t) >= "5.11" { // before, a map counts against RLIMIT_MEMLOCK
+		phases = append(phases, phase{"bpfmap 8", []string{"bpf map"}})
+	}
+	for _, phase := range phases {
 		t.Run(strings.Fields(phase.work)[0], func(t *testing.T) {
 			g := newCgroup(t)
+			payer := g
+			switch phase.work {
+			case "cgroups":
+				payer = newCgroup(t)
+				payer.write(t, "cgroup.subtree_control", "+memory")
+				phase.work = "cgroups " + string(payer) + " 100"
+			case "swapin 8":
+				swapOn(t)
+			}
 			file := filepath.Join(t.TempDir(), "x.jsonl")
 			p := startWorkload(t, g, 0, phase.work)
-			tr := chargetrace(t, "-stack", "-cgroup", g.path(), "-o", file)
+			if phase.work == "swapin 8" {
+				// The kernel reclaims what it can (memory_high_write).
+				g.write(t, "memory.high", "0")
+				g.write(t, "memory.high", "max")
+			}
+			tr := chargetrace(t, "-stack", "-cgroup", payer.path(), "-o", file)
 			p.begin(t)
 			if _, err := p.stdout.ReadString('\n'); err != nil {
 				t.Fatalf("%v: %s", err, &p.stderr)
@@ -98,14 +125,15 @@ func causesIn(t *testing.T, file string) (pages map[string]uint64, stacks string
 			Cause          string   `json:"cause"`
 			RequestedPages uint64   `json:"requested_pages"`
 			KernelStack    uint32   `json:"kernel_stack"`
+			Stack          uint32   `json:"stack"`
 			Frames         []string `json:"frames"`
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
 		switch {
-		case e.Type == "kernel_stack":
-			frames[e.KernelStack] = strings.Join(e.Frames, " ")
+		case e.Type == "stack":
+			frames[e.Stack] = strings.Join(e.Frames, " ")
 		case e.Type != "charge":
 		case e.Outcome == "ok":
 			if e.KernelStack == 0 {
@@ -164,6 +192,57 @@ func TestStackRecording(t *testing.T) {
 	if !regexp.MustCompile(`(?m)^\d+ s .*  anon \d+% +/` + regexp.QuoteMeta(filepath.Base(string(g))) + "$").MatchString(lines) {
 		t.Errorf("%s", lines)
 	}
+}
+
+// TestProfile has programs with two functions of which one touches three times as
+// much memory as the other. pprof must say so, of the functions alone and of the
+// kernel's on top of them.
+func TestProfile(t *testing.T) {
+	for _, program := range []struct{ name, work, three, one string }{
+		{"C", "exec /usr/bin/fill", "fill_three [fill]", "fill_one [fill]"},
+		{"Go", "fill 100", "chargetrace/cmd/chargetrace.fillThree [init]", "chargetrace/cmd/chargetrace.fillOne [init]"},
+	} {
+		for _, stacks := range [][]string{{"-ustack"}, {"-ustack", "-stack"}} {
+			t.Run(program.name+strings.Join(stacks, ""), func(t *testing.T) {
+				p := startWorkload(t, newCgroup(t), 0, program.work)
+				file := filepath.Join(t.TempDir(), "x.pb.gz")
+				tr := chargetrace(t, append(stacks, "-pid", p.pid(), "-o", file)...)
+				p.begin(t)
+				p.wait(t)
+				if err := tr.Cmd.Wait(); err != nil {
+					t.Fatalf("%v: %s", err, tr.stderr)
+				}
+				out, err := exec.Command("/usr/bin/pprof", "-top", "-sample_index=pages", file).CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				for function, want := range map[string]float64{program.three: 75, program.one: 25} {
+					if share := cumulative(t, string(out), function); share < want-5 || share > want+5 {
+						t.Errorf("%s has %.1f %%, want %.0f:\n%s", function, share, want, out)
+					}
+				}
+			})
+		}
+	}
+}
+
+// cumulative returns a function's share of the whole, in percent, in what pprof
+// -top has printed: flat, flat%, sum%, cum, cum%, function.
+func cumulative(t *testing.T, top, function string) float64 {
+	t.Helper()
+	for line := range strings.Lines(top) {
+		f := strings.Fields(line)
+		if len(f) < 6 || strings.Join(f[5:], " ") != function {
+			continue
+		}
+		share, err := strconv.ParseFloat(strings.TrimSuffix(f[4], "%"), 64)
+		if err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		return share
+	}
+	t.Errorf("no %s:\n%s", function, top)
+	return 0
 }
 
 // TestHiddenSymbols has a kernel that tells nobody where its functions are.

@@ -90,6 +90,10 @@ func workload(args []string) error {
 		page[0] = 1 // with its page tables
 		startThreads()
 	}
+	if args[0] == "swapin" {
+		page = mmap(number(1) << 20)
+		fillPages(page)
+	}
 	if args[0] == "listen" {
 		if err := listen(number(1)); err != nil {
 			return err
@@ -105,6 +109,9 @@ func workload(args []string) error {
 				return err
 			}
 		}
+	}
+	if args[0] == "exec" { // FILE: it says that it is ready by itself
+		return unix.Exec(args[1], args[1:], nil)
 	}
 	fmt.Println("ready")
 	stdin := bufio.NewReader(os.Stdin)
@@ -130,6 +137,11 @@ func workload(args []string) error {
 			for piece := mmap(batchBytes); len(piece) > 0; piece = piece[pageSize:] {
 				piece[0] = 1
 			}
+		}
+	case "fill": // N: touch so many times three batches, and one
+		for range number(1) {
+			fillThree()
+			fillOne()
 		}
 	case "release": // SIZE: touch so many MiB, and give them back when told to
 		b := mmap(number(1) << 20)
@@ -186,6 +198,34 @@ func workload(args []string) error {
 		}
 		_, err = io.CopyN(io.Discard, f, int64(number(2))<<20)
 		return err
+	case "cow": // FILE SIZE: read so many MiB of a private mapping, and write to them
+		f, err := os.Open(args[1])
+		if err != nil {
+			return err
+		}
+		b, err := unix.Mmap(int(f.Fd()), 0, number(2)<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+		if err != nil {
+			return err
+		}
+		for i := 0; i < len(b); i += pageSize {
+			b[i]++
+		}
+	case "swapin": // SIZE: touch so many MiB, which it has touched before
+		fillPages(page)
+	case "bpfmap": // SIZE: make a BPF map of so many MiB
+		// The beginning of union bpf_attr (include/uapi/linux/bpf.h).
+		attr := struct{ mapType, keySize, valueSize, maxEntries uint32 }{unix.BPF_MAP_TYPE_ARRAY, 4, pageSize, uint32(number(1)) << 20 / pageSize}
+		if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr)); errno != 0 {
+			return errno
+		}
+	case "cgroups": // DIR N: make so many cgroups, and remove them
+		for i := range number(2) {
+			dir := filepath.Join(args[1], strconv.Itoa(i))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				return err
+			}
+			defer os.Remove(dir)
+		}
 	case "fork": // N: run so many processes, one after the other
 		for range number(1) {
 			if err := exec.Command(busybox, "true").Run(); err != nil {
@@ -216,6 +256,18 @@ func workload(args []string) error {
 		return fmt.Errorf("unknown workload %q", args)
 	}
 	return nil
+}
+
+//go:noinline
+func fillThree() { fillPages(mmap(3 * batchBytes)) }
+
+//go:noinline
+func fillOne() { fillPages(mmap(batchBytes)) }
+
+func fillPages(b []byte) {
+	for i := 0; i < len(b); i += pageSize {
+		b[i] = 1
+	}
 }
 
 const firstPort = 40000
@@ -272,6 +324,16 @@ func cpuNanos() int64 {
 		panic(err)
 	}
 	return ts.Nano()
+}
+
+// kernelRelease returns what uname -r prints.
+func kernelRelease(t testing.TB) string {
+	t.Helper()
+	var uname unix.Utsname
+	if err := unix.Uname(&uname); err != nil {
+		t.Fatal(err)
+	}
+	return unix.ByteSliceToString(uname.Release[:])
 }
 
 func mmap(size int) []byte {
@@ -372,10 +434,17 @@ func waitForWrite(t testing.TB, path string, holds func() bool) {
 	}
 }
 
+// write writes to a file of the group. Package os would make it non-blocking, and
+// then new kernels do not reclaim for a lower limit (memory_high_write).
 func (g controlGroup) write(t testing.TB, name, value string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(string(g), name), []byte(value), 0); err != nil {
+	fd, err := unix.Open(filepath.Join(string(g), name), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte(value)); err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
 }
 
@@ -1240,11 +1309,7 @@ func TestPrivileges(t *testing.T) {
 	mustFail(t, as(), 1, "missing CAP_BPF and CAP_PERFMON", "hint: run it with sudo")
 	mustFail(t, as(unix.CAP_BPF), 1, "missing CAP_PERFMON")
 	enough := []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}
-	var uname unix.Utsname
-	if err := unix.Uname(&uname); err != nil {
-		t.Fatal(err)
-	}
-	if strings.HasPrefix(unix.ByteSliceToString(uname.Release[:]), "5.10.") {
+	if strings.HasPrefix(kernelRelease(t), "5.10.") {
 		mustFail(t, as(enough...), 1, "missing CAP_SYS_RESOURCE")
 		enough = append(enough, unix.CAP_SYS_RESOURCE)
 	}

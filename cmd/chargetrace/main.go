@@ -116,6 +116,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		OnlyLimited: cfg.onlyLimited,
 
 		KernelStacks: cfg.stack,
+		UserStacks:   cfg.ustack,
 	}
 	for _, t := range cgroups.targets {
 		options.Cgroups = append(options.Cgroups, t.ID)
@@ -152,6 +153,9 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if tracer.StacksUnnamed() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel hides its functions: stacks are addresses, and causes unknown\n")
 		fmt.Fprintf(stderr, "hint: sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them\n")
+	}
+	if tracer.UserStacksUnnamed() {
+		fmt.Fprintf(stderr, "chargetrace: warning: in this pid namespace the traced processes cannot be looked at: user stacks are addresses\n")
 	}
 	sum := summary.New()
 	sinks := []stream.Sink{sink, sum}
@@ -249,7 +253,7 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
 		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
-		KernelStacks: h.KernelStacks,
+		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks,
 	}
 	var uname unix.Utsname
 	if unix.Uname(&uname) == nil {
@@ -291,6 +295,9 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 	}
 	if c.Unstacked > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d charges are without their stack: there were too many different ones\n", c.Unstacked)
+	}
+	if c.Unnamed > 0 {
+		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they were gone too soon, or CAP_SYS_PTRACE is missing\n", c.Unnamed)
 	}
 	if c.Missed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)

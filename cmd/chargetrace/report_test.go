@@ -125,7 +125,7 @@ func stacked(write func(...event.Event)) {
 	numbers := make(map[string]uint32)
 	for i, name := range slices.Sorted(maps.Keys(stacks)) {
 		numbers[name] = uint32(i + 1)
-		write(event.Event{Type: event.KernelStack, KernelStack: numbers[name], Frames: "page_counter_try_charge+0x1;try_charge_memcg+0x2;" + stacks[name]})
+		write(event.Event{Type: event.Stack, StackNumber: numbers[name], Frames: "page_counter_try_charge+0x1;try_charge_memcg+0x2;" + stacks[name]})
 	}
 	usage := int64(0)
 	for i := range 100 {
@@ -164,7 +164,7 @@ func TestMillionEvents(t *testing.T) {
 			path := record(t, trace.Meta{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: frames > 0}, func(write func(...event.Event)) {
 				causes := slices.Sorted(maps.Keys(stacks))
 				for i := range frames {
-					write(event.Event{Type: event.KernelStack, KernelStack: uint32(i + 1), Frames: stacks[causes[i%len(causes)]] + fmt.Sprintf(";f%d+0x1;f%d+0x2", i%50, i)})
+					write(event.Event{Type: event.Stack, StackNumber: uint32(i + 1), Frames: stacks[causes[i%len(causes)]] + fmt.Sprintf(";f%d+0x1;f%d+0x2", i%50, i)})
 				}
 				r := rand.New(rand.NewPCG(5, 6))
 				crowd(1e6, func(events ...event.Event) {

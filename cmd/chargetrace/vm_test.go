@@ -33,6 +33,9 @@ var kernels = []struct{ release, arch string }{
 // one that works on all the kernels.
 const bpftraceSuite = "forky"
 
+// clangVersion is that of the Makefile.
+const clangVersion = "19"
+
 // machine returns a machine that holds the command, the tests for it, and
 // bpftrace.
 func machine(tb testing.TB, release, arch string) *vm.Machine {
@@ -48,15 +51,19 @@ func machine(tb testing.TB, release, arch string) *vm.Machine {
 		tb.Fatal(err)
 	}
 	dir := tb.TempDir()
-	command, guest := filepath.Join(dir, "chargetrace"), filepath.Join(dir, "guest")
+	command, guest, pprof, fill := filepath.Join(dir, "chargetrace"), filepath.Join(dir, "guest"), filepath.Join(dir, "pprof"), filepath.Join(dir, "fill")
+	target := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[arch] + "-linux-gnu"
 	for _, args := range [][]string{
-		{"build", "-trimpath", "-o", command, "."},
-		{"test", "-c", "-tags", "guest", "-o", guest, "."},
+		{"go", "build", "-trimpath", "-o", command, "."},
+		{"go", "test", "-c", "-tags", "guest", "-o", guest, "."},
+		{"go", "build", "-o", pprof, "cmd/pprof"},
+		{"clang-" + clangVersion, "--target=" + target, "-fuse-ld=lld", "-nostdlib", "-static", "-O2", "-Wall", "-Werror", "-fno-builtin",
+			"-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-o", fill, "testdata/fill.c"},
 	} {
-		cmd := exec.Command("go", args...)
+		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			tb.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+			tb.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
 	return &vm.Machine{
@@ -66,6 +73,8 @@ func machine(tb testing.TB, release, arch string) *vm.Machine {
 		Files: map[string]string{
 			"/":                      bpftrace,
 			"/usr/bin/chargetrace":   command,
+			"/usr/bin/fill":          fill,
+			"/usr/bin/pprof":         pprof,
 			"/README.md":             "../../README.md",
 			"/try-charge-counter.bt": "testdata/try-charge-counter.bt",
 		},

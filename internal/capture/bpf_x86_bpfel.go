@@ -73,8 +73,9 @@ type bpfChargeEvent struct {
 	}
 	Failed      uint64
 	Lost        uint64
-	KernelStack uint32
-	Pad         uint32
+	KernelStack uint16
+	UserStack   uint16
+	Layout      uint32
 }
 
 type bpfCounters struct {
@@ -97,6 +98,8 @@ type bpfCounters struct {
 	_               [2]byte
 	Unaimed         uint64
 	UnaimedSerialNr uint64
+	Layout          uint32
+	_               [4]byte
 	Known           [18]struct {
 		_         structs.HostLayout
 		Counter   uint64
@@ -110,7 +113,7 @@ type bpfCounters struct {
 		Named     bool
 		Pad       uint8
 	}
-	_ [32]byte
+	_ [24]byte
 }
 
 type bpfForkEvent struct {
@@ -194,12 +197,14 @@ const (
 	bpfMapFailureCounts       = "failure_counts"
 	bpfMapFailures            = "failures"
 	bpfMapKernelStacks        = "kernel_stacks"
+	bpfMapLayouts             = "layouts"
 	bpfMapMovedCalls          = "moved_calls"
 	bpfMapNamed               = "named"
 	bpfMapOoms                = "ooms"
 	bpfMapReclaims            = "reclaims"
 	bpfMapTargetCgroups       = "target_cgroups"
 	bpfMapTargets             = "targets"
+	bpfMapUserStacks          = "user_stacks"
 	bpfMapWanted              = "wanted"
 	bpfProgFentryOom          = "fentry_oom"
 	bpfProgFentryOomKill      = "fentry_oom_kill"
@@ -234,6 +239,7 @@ const (
 	bpfVarReaderIdle          = "reader_idle"
 	bpfVarReclaimEventType    = "reclaim_event_type"
 	bpfVarTakeKernelStacks    = "take_kernel_stacks"
+	bpfVarTakeUserStacks      = "take_user_stacks"
 	bpfVarTargetKinds         = "target_kinds"
 	bpfVarTargetTgid          = "target_tgid"
 	bpfVarTellForks           = "tell_forks"
@@ -311,12 +317,14 @@ type bpfMapSpecs struct {
 	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
 	KernelStacks  *ebpf.MapSpec `ebpf:"kernel_stacks"`
+	Layouts       *ebpf.MapSpec `ebpf:"layouts"`
 	MovedCalls    *ebpf.MapSpec `ebpf:"moved_calls"`
 	Named         *ebpf.MapSpec `ebpf:"named"`
 	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
 	Reclaims      *ebpf.MapSpec `ebpf:"reclaims"`
 	TargetCgroups *ebpf.MapSpec `ebpf:"target_cgroups"`
 	Targets       *ebpf.MapSpec `ebpf:"targets"`
+	UserStacks    *ebpf.MapSpec `ebpf:"user_stacks"`
 	Wanted        *ebpf.MapSpec `ebpf:"wanted"`
 }
 
@@ -342,6 +350,7 @@ type bpfVariableSpecs struct {
 	ReaderIdle       *ebpf.VariableSpec `ebpf:"reader_idle"`
 	ReclaimEventType *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
 	TakeKernelStacks *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
+	TakeUserStacks   *ebpf.VariableSpec `ebpf:"take_user_stacks"`
 	TargetKinds      *ebpf.VariableSpec `ebpf:"target_kinds"`
 	TargetTgid       *ebpf.VariableSpec `ebpf:"target_tgid"`
 	TellForks        *ebpf.VariableSpec `ebpf:"tell_forks"`
@@ -376,12 +385,14 @@ type bpfMaps struct {
 	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
 	Failures      *ebpf.Map `ebpf:"failures"`
 	KernelStacks  *ebpf.Map `ebpf:"kernel_stacks"`
+	Layouts       *ebpf.Map `ebpf:"layouts"`
 	MovedCalls    *ebpf.Map `ebpf:"moved_calls"`
 	Named         *ebpf.Map `ebpf:"named"`
 	Ooms          *ebpf.Map `ebpf:"ooms"`
 	Reclaims      *ebpf.Map `ebpf:"reclaims"`
 	TargetCgroups *ebpf.Map `ebpf:"target_cgroups"`
 	Targets       *ebpf.Map `ebpf:"targets"`
+	UserStacks    *ebpf.Map `ebpf:"user_stacks"`
 	Wanted        *ebpf.Map `ebpf:"wanted"`
 }
 
@@ -393,12 +404,14 @@ func (m *bpfMaps) Close() error {
 		m.FailureCounts,
 		m.Failures,
 		m.KernelStacks,
+		m.Layouts,
 		m.MovedCalls,
 		m.Named,
 		m.Ooms,
 		m.Reclaims,
 		m.TargetCgroups,
 		m.Targets,
+		m.UserStacks,
 		m.Wanted,
 	)
 }
@@ -425,6 +438,7 @@ type bpfVariables struct {
 	ReaderIdle       *ebpf.Variable `ebpf:"reader_idle"`
 	ReclaimEventType *ebpf.Variable `ebpf:"reclaim_event_type"`
 	TakeKernelStacks *ebpf.Variable `ebpf:"take_kernel_stacks"`
+	TakeUserStacks   *ebpf.Variable `ebpf:"take_user_stacks"`
 	TargetKinds      *ebpf.Variable `ebpf:"target_kinds"`
 	TargetTgid       *ebpf.Variable `ebpf:"target_tgid"`
 	TellForks        *ebpf.Variable `ebpf:"tell_forks"`

@@ -103,8 +103,9 @@ type Options struct {
 	OnlyLimited bool
 	// MinPages leaves out smaller charges, with the same exception.
 	MinPages uint64
-	// KernelStacks takes the kernel stack of each charge.
-	KernelStacks bool
+	// KernelStacks takes the kernel stack of each charge, and UserStacks that of
+	// the process in user space, as far as it keeps frame pointers.
+	KernelStacks, UserStacks bool
 }
 
 // Counts say what became of the charges since the trace began.
@@ -129,6 +130,9 @@ type Counts struct {
 	// Unstacked charges were sent without their stack: there were too many
 	// different ones.
 	Unstacked uint64
+	// Unnamed is how many processes have user stacks of addresses alone, for they
+	// could not be looked at.
+	Unnamed uint64
 }
 
 // readInterval is how long an event stays in the buffer at most. The reader
@@ -366,8 +370,8 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	t.counters = coll.DetachMap(bpfMapCounters)
 	t.calls = coll.DetachMap(bpfMapCalls)
 	t.targets = coll.DetachMap(bpfMapTargets)
-	if o.KernelStacks {
-		if t.stacks, err = newStacks(coll.DetachMap(bpfMapKernelStacks)); err != nil {
+	if o.KernelStacks || o.UserStacks {
+		if t.stacks, err = newStacks(&o, coll); err != nil {
 			return nil, err
 		}
 	}
@@ -380,7 +384,7 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	t.ring.SetDeadline(time.Now().Add(readInterval))
 
 	t.header = newHeader()
-	t.header.KernelStacks = o.KernelStacks
+	t.header.KernelStacks, t.header.UserStacks = o.KernelStacks, o.UserStacks
 	for _, h := range hooks {
 		p := coll.DetachProgram(h.programs[attach])
 		if p == nil {
@@ -491,6 +495,11 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 		values[bpfVarTakeKernelStacks] = true
 		spec.Maps[bpfMapKernelStacks].MaxEntries = maxStacks
 	}
+	if o.UserStacks {
+		values[bpfVarTakeUserStacks] = true
+		spec.Maps[bpfMapUserStacks].MaxEntries = maxStacks
+		spec.Maps[bpfMapLayouts].MaxEntries = maxLayouts
+	}
 	values[bpfVarMinPages] = o.MinPages
 	values[bpfVarPageSize] = uint32(os.Getpagesize())
 	for name, value := range values {
@@ -544,9 +553,16 @@ func (t *Tracer) Lacking() []string { return t.lacking }
 // Header implements [stream.Source].
 func (t *Tracer) Header() stream.Header { return t.header }
 
-// StacksUnnamed reports whether stacks are taken, but are addresses alone, for the
-// kernel hides where its functions are (kernel.kptr_restrict).
-func (t *Tracer) StacksUnnamed() bool { return t.stacks != nil && len(t.stacks.symbols) == 0 }
+// StacksUnnamed reports whether kernel stacks are taken, but are addresses alone, for
+// the kernel hides where its functions are (kernel.kptr_restrict).
+func (t *Tracer) StacksUnnamed() bool {
+	return t.header.KernelStacks && len(t.stacks.functions) == 0
+}
+
+// UserStacksUnnamed reports whether user stacks are taken, but are addresses alone.
+func (t *Tracer) UserStacksUnnamed() bool {
+	return t.header.UserStacks && t.stacks.programs == nil
+}
 
 // Read implements [stream.Source]. Where events were lost, a [event.Lost]
 // event stands before the next charge of that CPU; losses that no charge
@@ -640,26 +656,24 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 // precede puts in the place of a charge what is to be told before it, if there is
 // something, and makes the charge pending.
 func (t *Tracer) precede(e *event.Event) error {
-	charge := *e
 	if e.LostEvents > t.lost[e.CPU] {
-		e.Type = event.Lost
-		e.LostEvents -= t.lost[e.CPU]
-		t.lost[e.CPU] = charge.LostEvents
-		t.pending = append(t.pending, charge)
+		lost := *e
+		lost.Type = event.Lost
+		lost.LostEvents -= t.lost[e.CPU]
+		t.lost[e.CPU] = e.LostEvents
+		t.pending = append(t.pending, lost)
 	}
-	if charge.KernelStack == 0 || t.stacks == nil || t.stacks.told[charge.KernelStack] {
-		return nil
+	if t.stacks != nil {
+		var err error
+		if t.pending, err = t.stacks.tell(t.pending, e); err != nil {
+			return err
+		}
 	}
-	stack, err := t.stacks.tell(charge.KernelStack)
-	if err != nil {
-		return err
+	if len(t.pending) > 0 {
+		t.pending = append(t.pending, *e)
+		*e = t.pending[0]
+		t.pending = t.pending[1:]
 	}
-	if e.Type == event.Lost {
-		t.pending[0] = stack
-	} else {
-		*e = stack
-	}
-	t.pending = append(t.pending, charge)
 	return nil
 }
 
@@ -701,12 +715,10 @@ func (t *Tracer) queueFinal() error {
 		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: BootNanos(), LostEvents: counts.Lost})
 	}
 	for _, e := range t.leftOver {
-		if e.KernelStack != 0 && t.stacks != nil && !t.stacks.told[e.KernelStack] {
-			stack, err := t.stacks.tell(e.KernelStack)
-			if err != nil {
+		if t.stacks != nil {
+			if t.pending, err = t.stacks.tell(t.pending, &e); err != nil {
 				return err
 			}
-			t.pending = append(t.pending, stack)
 		}
 		t.pending = append(t.pending, e)
 	}
@@ -822,6 +834,10 @@ func (t *Tracer) Counts() (Counts, error) {
 		c.LostOthers += n.LostOthers
 		c.Unstacked += n.LostStacks
 	}
+	if t.stacks != nil {
+		c.Unstacked += t.stacks.unnumbered
+		c.Unnamed = t.stacks.unnamed()
+	}
 	if err := t.unfollowed.Get(&c.Unfollowed); err != nil {
 		return Counts{}, fmt.Errorf("read the counters: %w", err)
 	}
@@ -842,11 +858,10 @@ func (t *Tracer) Close() error {
 		t.Stop()
 		errs = append(errs, t.stopErr, t.ring.Close())
 	}
-	maps := []*ebpf.Map{t.counters, t.calls, t.targets}
 	if t.stacks != nil {
-		maps = append(maps, t.stacks.kernel)
+		errs = append(errs, t.stacks.close())
 	}
-	for _, m := range maps {
+	for _, m := range []*ebpf.Map{t.counters, t.calls, t.targets} {
 		errs = append(errs, m.Close())
 	}
 	for _, p := range t.programs {

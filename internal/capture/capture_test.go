@@ -25,10 +25,12 @@ func TestEventLayout(t *testing.T) {
 	charge.Limiting.Cgroup, charge.Limiting.Usage, charge.Limiting.Max = 15, -16, 17
 	charge.High.Cgroup, charge.High.Usage, charge.High.Max = 18, -19, 20
 	charge.Failed, charge.Lost = 21, 22
+	charge.KernelStack, charge.UserStack, charge.Layout = 23, 24, 25
 	want.Type = event.Charge
-	want.Counter, want.Stack, want.RequestedPages, want.UsagePages, want.MaxPages = 10, 11, 12, -13, 14
+	want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = 10, 11, 12, -13, 14
 	want.Limiting, want.High = event.Level{CgroupID: 15, UsagePages: -16, MaxPages: 17}, event.Level{CgroupID: 18, UsagePages: -19, MaxPages: 20}
 	want.FailedAt, want.LostEvents = 21, 22
+	want.KernelStack, want.UserStack, want.Layout = 23, 24, 25
 	checkLayout(t, &charge, want)
 
 	reclaim := bpfReclaimEvent{E: charge.E, Freed: 10, Ns: 11}

@@ -22,7 +22,7 @@ func settle(batch []event.Event) (final int) {
 			switch e.Type {
 			case event.Charge:
 				// Another place: an interrupt's charge, say.
-				if e.Stack != failed.Stack {
+				if e.StackPointer != failed.StackPointer {
 					continue
 				}
 				failed.Outcome = event.BatchMiss

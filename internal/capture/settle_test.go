@@ -8,11 +8,11 @@ import (
 
 func TestSettle(t *testing.T) {
 	charge := func(tid uint32, pages uint64, o event.Outcome) event.Event {
-		return event.Event{Type: event.Charge, Kind: event.Memory, TID: tid, Stack: uint64(tid), RequestedPages: pages, Outcome: o}
+		return event.Event{Type: event.Charge, Kind: event.Memory, TID: tid, StackPointer: uint64(tid), RequestedPages: pages, Outcome: o}
 	}
 	const ok, failed, miss = event.OK, event.Failed, event.BatchMiss
 	elsewhere := charge(1, 1, ok)
-	elsewhere.Stack = 99
+	elsewhere.StackPointer = 99
 	swap := charge(1, 8, failed)
 	swap.Kind = event.Swap
 	otherCPU := charge(0, 1, ok)

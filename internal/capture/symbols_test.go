@@ -16,13 +16,12 @@ ffffffffc0000000 t module_function	[ext4]
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := stacks{symbols: symbols}
 	for address, want := range map[uint64]string{
 		0xffffffff81000000: "first+0x0", 0xffffffff810000ff: "first+0xff", 0xffffffff81000101: "second+0x1",
 		0xffffffffc0000010: "module_function [ext4]+0x10", 0x1000: "0x1000",
 		0xffffffffd0000000: "0xffffffffd0000000",
 	} {
-		if got := string(s.appendFrame(nil, address)); got != want {
+		if got := string(symbols.appendFrame(nil, address)); got != want {
 			t.Errorf("%#x is %s, want %s", address, got, want)
 		}
 	}

@@ -80,12 +80,13 @@ var rules = []struct {
 	{SwapOut, "__mem_cgroup_try_charge_swap mem_cgroup_try_charge_swap add_to_swap folio_alloc_swap"},
 	{SwapIn, "do_swap_page alloc_swap_folio mem_cgroup_swapin_charge_* read_swap_cache_async __read_swap_cache_async swap_cluster_readahead " +
 		"swapin_readahead swap_vma_readahead"},
-	{COW, "wp_page_copy do_wp_page do_cow_fault copy_present_page copy_present_pte* page_copy_prealloc folio_prealloc wp_page_copy_*"},
+	// Where do_fault has do_cow_fault in it, its other parts charge in __do_fault.
+	{COW, "wp_page_copy do_wp_page do_cow_fault do_fault copy_present_page copy_present_pte* page_copy_prealloc folio_prealloc wp_page_copy_*"},
 	{Readahead, "page_cache_ra_* __do_page_cache_readahead read_pages ondemand_readahead force_page_cache_ra page_cache_sync_ra " +
 		"page_cache_async_ra do_sync_mmap_readahead do_async_mmap_readahead"},
 	{FileWrite, "generic_perform_write generic_file_write_iter __generic_file_write_iter iomap_file_buffered_write iomap_write_begin " +
 		"grab_cache_page_write_begin pagecache_get_page_write simple_write_begin block_write_begin *_write_begin"},
-	{FileRead, "filemap_read filemap_fault filemap_create_folio generic_file_buffered_read filemap_get_pages do_read_cache_page " +
+	{FileRead, "__do_fault filemap_read filemap_fault filemap_create_folio generic_file_buffered_read filemap_get_pages do_read_cache_page " +
 		"do_read_cache_folio read_cache_page read_cache_folio generic_file_read_iter"},
 	{Anon, "do_anonymous_page alloc_anon_folio mfill_atomic* mcopy_atomic* handle_pte_fault __handle_mm_fault handle_mm_fault"},
 }
@@ -173,24 +174,29 @@ func Functions(frames string) []string {
 
 // Stacks are the stacks of a trace, and their causes. The zero value knows none.
 type Stacks struct {
-	known map[uint32]stack
+	frames map[uint32]string
+	causes map[uint32]Cause // those that were asked for
 }
 
-type stack struct {
-	frames string
-	Cause
-}
-
-// Add learns from an event of type [event.KernelStack].
+// Add learns from an event of type [event.Stack].
 func (s *Stacks) Add(e *event.Event) {
-	if s.known == nil {
-		s.known = make(map[uint32]stack)
+	if s.frames == nil {
+		s.frames, s.causes = make(map[uint32]string), make(map[uint32]Cause)
 	}
-	s.known[e.KernelStack] = stack{e.Frames, Of(e.Frames)}
+	s.frames[e.StackNumber] = e.Frames
+	delete(s.causes, e.StackNumber)
 }
 
 // Cause returns what a charge was for.
-func (s *Stacks) Cause(e *event.Event) Cause { return s.known[e.KernelStack].Cause }
+func (s *Stacks) Cause(e *event.Event) Cause {
+	c, ok := s.causes[e.KernelStack]
+	if frames := s.frames[e.KernelStack]; !ok && frames != "" {
+		c = Of(frames)
+		s.causes[e.KernelStack] = c
+	}
+	return c
+}
 
-// Frames returns the frames of a charge's stack; empty where it is not known.
-func (s *Stacks) Frames(e *event.Event) string { return s.known[e.KernelStack].frames }
+// KernelFrames returns the frames of a charge's kernel stack; empty where they are not
+// known.
+func (s *Stacks) KernelFrames(e *event.Event) string { return s.frames[e.KernelStack] }

@@ -35,9 +35,9 @@ const (
 	// were there before the trace are told of too, by an event that is flagged
 	// [Existing] and has their parent at that time.
 	Fork Type = 7
-	// KernelStack tells the functions of a kernel stack. It comes before the first
-	// charge that has it.
-	KernelStack Type = 8
+	// Stack tells the functions of a stack. It comes before the first charge that
+	// has it.
+	Stack Type = 8
 )
 
 // Comm is the name of a thread, NUL-terminated. Any process can set it to any
@@ -57,7 +57,7 @@ func (c Comm) Of(pid uint32) string {
 
 // IsName reports whether events of the type tell what something is called, and
 // happen at no time.
-func (t Type) IsName() bool { return t == CgroupName || t == KernelStack }
+func (t Type) IsName() bool { return t == CgroupName || t == Stack }
 
 // CgroupID names a cgroup: numbers are given anew in each hierarchy. The zero
 // value's ID means no cgroup.
@@ -99,9 +99,9 @@ type Event struct {
 	// Counter identifies the page counter that was asked. A number may come
 	// back for another counter once the first is gone.
 	Counter uint64
-	// Stack is the stack pointer at the call. Two calls of one thread with the
-	// same come from the same place, one after the other.
-	Stack uint64
+	// StackPointer is that at the call. Two calls of one thread with the same come
+	// from the same place, one after the other.
+	StackPointer uint64
 	// RequestedPages is how many pages are to be charged; bytes for [Dmem], as
 	// in all counts of pages of a Charge.
 	RequestedPages uint64
@@ -120,9 +120,13 @@ type Event struct {
 	// FailedAt is the number of the cgroup whose limit made the charge fail, in
 	// the hierarchy of Cgroup.
 	FailedAt uint64
-	// KernelStack is the number of the kernel stack at the call, and for the type
-	// KernelStack of the one that is told of; 0 is none.
-	KernelStack uint32
+	// KernelStack and UserStack are the numbers of the stacks at the call, in the
+	// kernel and in user space; 0 is none. The latter is that of the current task,
+	// which an interrupt has nothing to do with.
+	KernelStack, UserStack uint32
+	// Layout tells one program in the memory of a process from another, by where it
+	// and its stack are. Package capture names user stacks by it, and clears it then.
+	Layout uint32
 	// LostEvents is, for a Charge, how many events were lost on its CPU since
 	// the trace began; for Lost, how many were lost at this place.
 	LostEvents uint64
@@ -151,11 +155,16 @@ type Event struct {
 	// any bytes but NUL and '/'.
 	Name string
 
-	// KernelStack
+	// Stack
 
-	// Frames are the functions of a stack, the innermost first, each with how far
-	// into it the return address is, and separated by semicolons:
-	// "charge_memcg+0x3a;...". What has no name is an address.
+	// StackNumber is the stack's.
+	StackNumber uint32
+	// Frames are the functions of a stack, the innermost first, each with the file
+	// or the module that it is in and how far into it the return address is, and
+	// separated by semicolons: "ext4_map_blocks [ext4]+0x3a;...". What has no name
+	// is an address, in the file where that is known: "[libc.so.6 BUILD-ID]+0x2ab10".
+	// They come from files that anybody may have made: print them with
+	// [AppendPrintable].
 	Frames string
 }
 
@@ -274,7 +283,7 @@ func (e *Event) Decode(src []byte) error {
 	switch typ {
 	case Charge, Lost:
 		e.Counter = ne.Uint64(src)
-		e.Stack = ne.Uint64(src[8:])
+		e.StackPointer = ne.Uint64(src[8:])
 		e.RequestedPages = ne.Uint64(src[16:])
 		e.UsagePages = int64(ne.Uint64(src[24:]))
 		e.MaxPages = ne.Uint64(src[32:])
@@ -282,7 +291,9 @@ func (e *Event) Decode(src []byte) error {
 		e.High = decodeLevel(src[64:])
 		e.FailedAt = ne.Uint64(src[88:])
 		e.LostEvents = ne.Uint64(src[96:])
-		e.KernelStack = ne.Uint32(src[104:])
+		e.KernelStack = uint32(ne.Uint16(src[104:]))
+		e.UserStack = uint32(ne.Uint16(src[106:]))
+		e.Layout = ne.Uint32(src[108:])
 	case ReclaimBegin, ReclaimEnd:
 		e.FreedPages = ne.Uint64(src)
 		e.DurationNanos = ne.Uint64(src[8:])
@@ -317,7 +328,7 @@ func (e *Event) decodeCgroupName(src []byte) error {
 }
 
 // AppendEncoded appends e to dst, encoded so that [Event.Decode] reads it. There is
-// no such form of a KernelStack, which no BPF program sends.
+// no such form of a Stack, which no BPF program sends.
 func (e *Event) AppendEncoded(dst []byte) []byte {
 	dst = ne.AppendUint32(dst, uint32(e.Type))
 	if e.Type == CgroupName {
@@ -340,7 +351,7 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 	switch e.Type {
 	case Charge, Lost:
 		dst = ne.AppendUint64(dst, e.Counter)
-		dst = ne.AppendUint64(dst, e.Stack)
+		dst = ne.AppendUint64(dst, e.StackPointer)
 		dst = ne.AppendUint64(dst, e.RequestedPages)
 		dst = ne.AppendUint64(dst, uint64(e.UsagePages))
 		dst = ne.AppendUint64(dst, e.MaxPages)
@@ -348,8 +359,9 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 		dst = appendLevel(dst, e.High)
 		dst = ne.AppendUint64(dst, e.FailedAt)
 		dst = ne.AppendUint64(dst, e.LostEvents)
-		dst = ne.AppendUint32(dst, e.KernelStack)
-		dst = ne.AppendUint32(dst, 0)
+		dst = ne.AppendUint16(dst, uint16(e.KernelStack))
+		dst = ne.AppendUint16(dst, uint16(e.UserStack))
+		dst = ne.AppendUint32(dst, e.Layout)
 	case ReclaimBegin, ReclaimEnd:
 		dst = ne.AppendUint64(dst, e.FreedPages)
 		dst = ne.AppendUint64(dst, e.DurationNanos)

@@ -12,8 +12,9 @@ func sample() Event {
 	e := Event{
 		Type: Charge, CPU: 3, BootNanos: 1e18, PID: 4711, TID: 4712, Cgroup: CgroupID{99, 4},
 		Kind: Memsw, Outcome: Failed, Flags: Remote | Retry,
-		Counter: 0xffff888012345678, Stack: 0xffffc90000123456, RequestedPages: 64, UsagePages: -1,
+		Counter: 0xffff888012345678, StackPointer: 0xffffc90000123456, RequestedPages: 64, UsagePages: -1,
 		MaxPages: 2560, Limiting: Level{98, -2, 30}, High: Level{97, 5, 6}, FailedAt: 98, LostEvents: 7,
+		KernelStack: 1 << 14, UserStack: 2, Layout: 1 << 31,
 	}
 	copy(e.Comm[:], "alloc")
 	return e
@@ -23,8 +24,9 @@ func sample() Event {
 func samples() []Event {
 	charge := sample()
 	common := charge
-	common.Counter, common.Stack, common.RequestedPages, common.UsagePages, common.MaxPages = 0, 0, 0, 0, 0
+	common.Counter, common.StackPointer, common.RequestedPages, common.UsagePages, common.MaxPages = 0, 0, 0, 0, 0
 	common.Limiting, common.High, common.FailedAt, common.LostEvents = Level{}, Level{}, 0, 0
+	common.KernelStack, common.UserStack, common.Layout = 0, 0, 0
 	lost, begin, end, kill := charge, common, common, common
 	lost.Type = Lost
 	begin.Type = ReclaimBegin

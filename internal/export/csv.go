@@ -48,7 +48,7 @@ func (c *CSV) start() {
 }
 
 func (c *CSV) encode(e *event.Event) {
-	if e.Type == event.KernelStack {
+	if e.Type == event.Stack {
 		return
 	}
 	c.buf = append(c.buf, typeNames[e.Type]...)

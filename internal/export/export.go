@@ -37,7 +37,7 @@ func (w *writer) write(batch []event.Event, encode func(e *event.Event)) error {
 			w.names.Add(e)
 			delete(w.containers, e.Cgroup)
 			continue
-		case event.KernelStack:
+		case event.Stack:
 			w.stacks.Add(e)
 		}
 		encode(e)

@@ -76,9 +76,9 @@ func TestJSONL(t *testing.T) {
 	const path = `"cgroup":"/a,\"\\n/docker-` + id + `.scope"`
 	want := strings.Join([]string{
 		`{"type":"charge","time_ns":1500,"wall_time":"2026-01-02T03:04:06.000001500Z","cpu":1,"pid":7,"tid":8,"comm":"=1\\x1b\",x",` + path + `,"cgroup_id":3,"hierarchy":0,` + container +
-			`,"kind":"memory","outcome":"failed","requested_pages":64,"usage_pages":-3,"max_pages":null,"limiting":{"cgroup":"/a,\"\\n","usage_pages":101,"max_pages":100,"room_pages":-1},"high":null,"failed_at":"/a,\"\\n","cause":null,"kernel_stack":null,"flags":["remote","predicted"]}`,
+			`,"kind":"memory","outcome":"failed","requested_pages":64,"usage_pages":-3,"max_pages":null,"limiting":{"cgroup":"/a,\"\\n","usage_pages":101,"max_pages":100,"room_pages":-1},"high":null,"failed_at":"/a,\"\\n","cause":null,"kernel_stack":null,"user_stack":null,"flags":["remote","predicted"]}`,
 		`{"type":"charge","time_ns":1500,"wall_time":"2026-01-02T03:04:06.000001500Z","cpu":1,"pid":7,"tid":8,"comm":"x",` + path + `,"cgroup_id":3,"hierarchy":0,` + container +
-			`,"kind":"dmem","outcome":"ok","requested_bytes":64,"usage_bytes":-3,"max_bytes":8192,"limiting":{` + path + `,"usage_bytes":-3,"max_bytes":8192,"room_bytes":8195},"high":{"cgroup":"/a,\"\\n","usage_bytes":1,"max_bytes":2,"room_bytes":1},"failed_at":null,"cause":null,"kernel_stack":null,"flags":[]}`,
+			`,"kind":"dmem","outcome":"ok","requested_bytes":64,"usage_bytes":-3,"max_bytes":8192,"limiting":{` + path + `,"usage_bytes":-3,"max_bytes":8192,"room_bytes":8195},"high":{"cgroup":"/a,\"\\n","usage_bytes":1,"max_bytes":2,"room_bytes":1},"failed_at":null,"cause":null,"kernel_stack":null,"user_stack":null,"flags":[]}`,
 		`{"type":"reclaim_begin","time_ns":0,` + when + `}`,
 		`{"type":"reclaim_end","time_ns":0,` + when + `,"freed_pages":5,"duration_ns":6}`,
 		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"victim":{"pid":9,"comm":"+big","anon_pages":1,"file_pages":2,"shmem_pages":3,"swap_pages":4}}`,

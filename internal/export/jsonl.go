@@ -15,9 +15,11 @@ import (
 //
 //	charge         pid, tid, comm, cgroup, cgroup_id, hierarchy, container, kind,
 //	               outcome (ok, failed, miss), requested_pages, usage_pages,
-//	               max_pages, limiting, high, failed_at, cause, kernel_stack, flags
-//	kernel_stack   kernel_stack, the number that charges after it have, and frames,
-//	               an array: the functions, the innermost first. It has no time
+//	               max_pages, limiting, high, failed_at, cause, kernel_stack,
+//	               user_stack, flags
+//	stack          stack, the number that charges after it have as their
+//	               kernel_stack or user_stack, and frames, an array: the
+//	               functions, the innermost first. It has no time
 //	reclaim_begin  pid, tid, comm, cgroup, cgroup_id, hierarchy, container
 //	reclaim_end    likewise, and freed_pages, duration_ns
 //	oom_kill       likewise, and victim: pid, comm, anon_pages, file_pages,
@@ -59,10 +61,10 @@ var typeNames = map[event.Type]string{
 	event.OOMKill: "oom_kill", event.Fork: "fork",
 }
 
-// encodeStack writes the object of a kernel stack.
+// encodeStack writes the object of a stack.
 func (j *JSONL) encodeStack(e *event.Event) {
-	j.buf = append(j.buf, `{"type":"kernel_stack"`...)
-	j.uint("kernel_stack", uint64(e.KernelStack))
+	j.buf = append(j.buf, `{"type":"stack"`...)
+	j.uint("stack", uint64(e.StackNumber))
 	j.key("frames")
 	separator := byte('[')
 	for frame := range strings.SplitSeq(e.Frames, ";") {
@@ -74,7 +76,7 @@ func (j *JSONL) encodeStack(e *event.Event) {
 }
 
 func (j *JSONL) encode(e *event.Event) {
-	if e.Type == event.KernelStack {
+	if e.Type == event.Stack {
 		j.encodeStack(e)
 		return
 	}
@@ -145,14 +147,14 @@ func (j *JSONL) charge(e *event.Event) {
 	j.level("limiting", e, &e.Limiting)
 	j.level("high", e, &e.High)
 	j.cgroup("failed_at", e.InCgroup(e.FailedAt))
-	j.key("cause")
 	if e.KernelStack != 0 {
+		j.key("cause")
 		j.buf = append(append(append(j.buf, '"'), j.stacks.Cause(e).String()...), '"')
-		j.uint("kernel_stack", uint64(e.KernelStack))
 	} else {
-		j.buf = append(j.buf, "null"...)
-		j.null("kernel_stack")
+		j.null("cause")
 	}
+	j.stack("kernel_stack", e.KernelStack)
+	j.stack("user_stack", e.UserStack)
 	j.key("flags")
 	j.buf = append(j.buf, '[')
 	for _, flag := range flags {
@@ -164,6 +166,14 @@ func (j *JSONL) charge(e *event.Event) {
 		j.buf = j.buf[:len(j.buf)-1]
 	}
 	j.buf = append(j.buf, ']')
+}
+
+func (j *JSONL) stack(name string, number uint32) {
+	if number == 0 {
+		j.null(name)
+		return
+	}
+	j.uint(name, uint64(number))
 }
 
 func (j *JSONL) key(name string) {

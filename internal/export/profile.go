@@ -1,8 +1,6 @@
 package export
 
 import (
-	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -16,7 +14,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// A Profile is a [stream.Sink] that adds up what was charged by kernel stack, and
+// A Profile is a [stream.Sink] that adds up what was charged by stack, and
 // writes that when it is closed. A charge whose stack is not known counts as one
 // of no functions.
 type Profile struct {
@@ -88,16 +86,13 @@ func (p *Profile) writePprof() error {
 		}
 		return l
 	}
-	samples := slices.SortedFunc(maps.Keys(p.samples), func(a, b cause.Sample) int {
-		return cmp.Or(cmp.Compare(a.Frames, b.Frames), cmp.Compare(a.PID, b.PID), bytes.Compare(a.Comm[:], b.Comm[:]),
-			cmp.Compare(a.Cgroup.Hierarchy, b.Cgroup.Hierarchy), cmp.Compare(a.Cgroup.ID, b.Cgroup.ID))
-	})
+	samples := slices.SortedFunc(maps.Keys(p.samples), cause.Sample.Compare)
 	for _, s := range samples {
 		sums := p.samples[s]
 		x := &profile.Sample{
 			Value: []int64{int64(sums.Charges), int64(sums.Pages), int64(sums.FailedPages)},
 			Label: map[string][]string{
-				"comm": {s.Comm.String()}, "cgroup": {p.names.Printable(s.Cgroup)}, "cause": {cause.Of(s.Frames).String()},
+				"comm": {s.Comm.String()}, "cgroup": {p.names.Printable(s.Cgroup)}, "cause": {s.Cause().String()},
 			},
 			NumLabel: map[string][]int64{"pid": {int64(s.PID)}},
 		}

@@ -19,8 +19,8 @@ func stackedEvents() []event.Event {
 	bytes.Kind = event.Dmem
 	return []event.Event{
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "g"}, {Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
-		{Type: event.KernelStack, KernelStack: 1, Frames: "charge_memcg+0x1;shmem_fault+0x2;do_fault+0x3"},
-		{Type: event.KernelStack, KernelStack: 2, Frames: "charge_memcg+0x9;shmem_fault+0x2;do_fault+0x3"},
+		{Type: event.Stack, StackNumber: 1, Frames: "charge_memcg+0x1;shmem_fault+0x2;do_fault+0x3"},
+		{Type: event.Stack, StackNumber: 2, Frames: "charge_memcg+0x9;shmem_fault+0x2;do_fault+0x3"},
 		charge(1, 64, event.OK), charge(2, 3, event.OK), charge(1, 64, event.Failed), charge(1, 1, event.BatchMiss), charge(0, 5, event.OK), bytes,
 	}
 }

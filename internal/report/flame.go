@@ -1,7 +1,6 @@
 package report
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"maps"
@@ -43,7 +42,7 @@ func (c *collector) sortedSamples() []weighed {
 		if a.pages != b.pages {
 			return cmp.Compare(b.pages, a.pages)
 		}
-		return cmp.Or(bytes.Compare(a.Comm[:], b.Comm[:]), cmp.Compare(a.Frames, b.Frames))
+		return a.Compare(b.Sample)
 	})
 	return samples
 }
@@ -93,7 +92,7 @@ func (c *collector) flame() *flame {
 			if len(names) > maxDepth+1 {
 				names = slices.Clone(names[:maxDepth+1])
 			}
-			paths = append(paths, path{names, pages, cause.Of(s.Frames)})
+			paths = append(paths, path{names, pages, s.Cause()})
 			f.pages += pages
 		}
 	}
@@ -193,8 +192,18 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 		})
 	}
 	charged := func(pages uint64) string { return size(float64(pages) * float64(r.header.PageSize)) }
-	v.Caption = fmt.Sprintf("%s, by process and below that by the functions of the kernel, the outermost first. A block is as wide as what was charged there and further in, and has the colour of the cause that most of it was for.",
-		charged(f.pages))
+	functions := "functions of the kernel"
+	switch h := &r.header; {
+	case h.UserStacks && h.KernelStacks:
+		functions = "functions of the program and of the kernel"
+	case h.UserStacks:
+		functions = "functions of the program"
+	}
+	v.Caption = fmt.Sprintf("%s, by process and below that by the %s, the outermost first. A block is as wide as what was charged there and further in", charged(f.pages), functions)
+	if len(by) > 0 {
+		v.Caption += ", and has the colour of the cause that most of it was for"
+	}
+	v.Caption += "."
 	if f.cut {
 		v.Caption += fmt.Sprintf(" Left out are blocks of less than 0.1 %%, and those beyond the %s widest and %d levels.", count(maxBlocks), maxDepth)
 	}

@@ -185,6 +185,8 @@ func (r *Report) writeHTML(about About) error {
 			add(s, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, given back since or not"})
 			p.Flame = r.flameView(r.flame(), s.layers)
 		}
+	} else if r.header.UserStacks {
+		p.Flame = r.flameView(r.flame(), nil)
 	}
 	if len(data.Plots) > 0 {
 		p.Data = data

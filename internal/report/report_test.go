@@ -42,7 +42,7 @@ func name(id, parent uint64, name string) event.Event {
 }
 
 func stackName(number uint32, frames string) event.Event {
-	return event.Event{Type: event.KernelStack, KernelStack: number, Frames: frames}
+	return event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
 }
 
 func about() About {

@@ -368,6 +368,8 @@ func (c *collector) addCharge(e *event.Event) {
 		c.byProcess.add(e.PID, e)
 		if e.KernelStack != 0 {
 			c.byCause.add(uint32(c.sum.Stacks.Cause(e)), e)
+		}
+		if e.KernelStack != 0 || e.UserStack != 0 {
 			c.addSample(e)
 		}
 	}

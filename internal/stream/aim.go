@@ -78,7 +78,7 @@ func newChooser(aim Aim, pageSize int) *chooser {
 
 func (c *chooser) includes(e *event.Event) bool {
 	switch e.Type {
-	case event.Lost, event.KernelStack:
+	case event.Lost, event.Stack:
 		return true
 	case event.CgroupName:
 		if c.aimsAtCgroups() {

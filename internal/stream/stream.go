@@ -20,8 +20,8 @@ type Header struct {
 	// BootWallNanos is the wall-clock time at boot, in nanoseconds since 1970:
 	// what to add to BootNanos to tell the time of day.
 	BootWallNanos int64
-	// KernelStacks says that charges have kernel stacks.
-	KernelStacks bool
+	// KernelStacks and UserStacks say that charges have such.
+	KernelStacks, UserStacks bool
 }
 
 // Source is where events come from.

@@ -177,7 +177,7 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.OOMKills = append(s.OOMKills, *e)
 		case event.CgroupName:
 			s.Names.Add(e)
-		case event.KernelStack:
+		case event.Stack:
 			s.Stacks.Add(e)
 		case event.Lost:
 			s.Coverage.Lost += e.LostEvents
@@ -238,7 +238,7 @@ func (s *Summary) addCause(e *event.Event) {
 	if c != cause.Other {
 		return
 	}
-	frames := s.Stacks.Frames(e)
+	frames := s.Stacks.KernelFrames(e)
 	if _, ok := s.OtherStacks[frames]; ok || len(s.OtherStacks) < maxOtherStacks {
 		s.OtherStacks[frames] += e.RequestedPages
 	}

@@ -23,17 +23,15 @@ type process struct {
 	// of another of its number. It holds up neither the end of the process nor that
 	// of its mounts.
 	dir        int
-	mappings   []mapping // by address; shared with its children
+	layout     uint32
+	mappings   []mapping // by address; shared with others of that layout
 	missed     backoff
 	perf       *perfMap // shared likewise; nil if there is none
 	perfMissed backoff
 }
 
-// What dir is where there is none.
-const (
-	gone     = -1
-	unopened = -2
-)
+// gone is what dir is where there is none.
+const gone = -1
 
 // mapping is executable memory of a process.
 type mapping struct {
@@ -97,8 +95,8 @@ func (b *backoff) due() bool {
 	return true
 }
 
-// read reads what a process has mapped. Where it is gone, or has just nothing
-// mapped, what was known stays.
+// read reads what a process has mapped. Where it is gone, or runs another program
+// meanwhile, what was known stays.
 func (r *Resolver) read(p *process) {
 	f := p.open("maps")
 	if f == nil {
@@ -106,7 +104,7 @@ func (r *Resolver) read(p *process) {
 	}
 	defer f.Close()
 	mappings := slices.Collect(executable(f))
-	if len(mappings) == 0 {
+	if len(mappings) == 0 || !p.hasLayout() {
 		return
 	}
 	r.bytes -= p.bytes()
@@ -132,6 +130,41 @@ func (p *process) open(name string) *os.File {
 		return nil
 	}
 	return os.NewFile(uintptr(fd), name)
+}
+
+// hasLayout reports whether the process still runs the program that it is to have.
+// Without the right to read its memory that cannot be told.
+func (p *process) hasLayout() bool {
+	f := p.open("stat")
+	if f == nil {
+		return false
+	}
+	defer f.Close()
+	stat, err := io.ReadAll(io.LimitReader(f, maxStatusBytes))
+	if err != nil {
+		return false
+	}
+	layout, ok := parseStat(string(stat))
+	return ok && layout == p.layout
+}
+
+// parseStat takes the text of /proc/PID/stat; see proc_pid_stat(5).
+func parseStat(stat string) (layout uint32, ok bool) {
+	// The name of the process, in parentheses, can hold anything.
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	const startCode = 26 - 3 // the first here is the third
+	if len(fields) < startCode+3 {
+		return 0, false
+	}
+	var n [3]uint64
+	for i := range n {
+		var err error
+		if n[i], err = strconv.ParseUint(fields[startCode+i], 10, 64); err != nil {
+			return 0, false
+		}
+	}
+	// Hidden, it is 0.
+	return LayoutOf(n[0], n[1], n[2]), n[2] != 0
 }
 
 // executable returns the executable mappings that are in the text of /proc/PID/maps,

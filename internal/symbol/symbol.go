@@ -18,13 +18,32 @@ import (
 	"strconv"
 )
 
-// A Resolver names addresses of processes, which it knows by their numbers in the
-// pid namespace of /proc. It is for one goroutine.
+// A Process is a process as long as it runs one program.
+type Process struct {
+	// PID is its number in the pid namespace of /proc.
+	PID uint32
+	// Layout tells the program in its memory from another; see [LayoutOf].
+	Layout uint32
+}
+
+// LayoutOf returns what tells one program in the memory of a process from another,
+// by where it begins and ends, and where its stack does, which is placed at random:
+// startcode, endcode and startstack of proc_pid_stat(5). What is forked has the same
+// until it executes another program. It is not 0.
+func LayoutOf(startCode, endCode, startStack uint64) uint32 {
+	n := (startCode + 3*endCode + 5*startStack) * 0x9e3779b97f4a7c15 >> 32
+	return uint32(max(n, 1))
+}
+
+// A Resolver names addresses of processes. It is for one goroutine.
 type Resolver struct {
-	processes map[uint32]*process
-	bytes     int // of all processes
-	images    map[imageKey]*image
-	vdso      *image // nil until it is needed
+	processes map[Process]*process
+	// byLayout are those of them of which each layout was read last.
+	byLayout map[uint32]*process
+	bytes    int // of all processes
+	unknown  uint64
+	images   map[imageKey]*image
+	vdso     *image // nil until it is needed
 	// clock counts the uses of images.
 	clock uint64
 }
@@ -41,58 +60,49 @@ const (
 
 // NewResolver returns a Resolver that knows no process.
 func NewResolver() *Resolver {
-	return &Resolver{processes: make(map[uint32]*process), images: make(map[imageKey]*image)}
+	return &Resolver{
+		processes: make(map[Process]*process), byLayout: make(map[uint32]*process), images: make(map[imageKey]*image),
+	}
 }
 
-// Look reads what a process has mapped now, and the files, if it is not known yet.
-func (r *Resolver) Look(pid uint32) { r.process(pid) }
-
-func (r *Resolver) process(pid uint32) *process {
-	p := r.processes[pid]
-	if p == nil {
-		p = &process{dir: openProcess(pid)}
-		r.add(pid, p)
-		r.read(p)
-	} else if p.dir == unopened {
-		p.dir = openProcess(pid)
+// process returns what is known of a process, which is read when it is first met. Where
+// it is gone by then, what another has with the same layout stands for that: its
+// parent, say.
+func (r *Resolver) process(of Process) *process {
+	p := r.processes[of]
+	if p != nil {
+		return p
+	}
+	p = &process{layout: of.Layout, dir: openProcess(of.PID)}
+	r.add(of, p)
+	if r.read(p); len(p.mappings) > 0 {
+		r.byLayout[of.Layout] = p
+	} else if other := r.byLayout[of.Layout]; other != nil {
+		p.mappings, p.perf = other.mappings, other.perf
+	} else {
+		r.unknown++
 	}
 	return p
 }
 
+// Unknown returns how many processes could not be read: they were gone when they were
+// first met, or it takes CAP_SYS_PTRACE.
+func (r *Resolver) Unknown() uint64 { return r.unknown }
+
 // add forgets all processes where there are too many: those that still run are
 // read again.
-func (r *Resolver) add(pid uint32, p *process) {
+func (r *Resolver) add(of Process, p *process) {
 	if len(r.processes) >= maxProcesses || r.bytes > maxProcessBytes {
-		for other := range r.processes {
-			r.forget(other)
+		for _, other := range r.processes {
+			other.close()
 		}
+		clear(r.processes)
+		clear(r.byLayout)
+		r.bytes = 0
 	}
-	r.processes[pid] = p
+	r.processes[of] = p
 	r.bytes += p.bytes()
 }
-
-func (r *Resolver) forget(pid uint32) {
-	if p := r.processes[pid]; p != nil {
-		r.bytes -= p.bytes()
-		p.close()
-		delete(r.processes, pid)
-	}
-}
-
-// Forked says that a process has what its parent has mapped. What it maps later is
-// read when an address is not in that.
-func (r *Resolver) Forked(parent, child uint32) {
-	r.forget(child) // another of its number
-	if p := r.processes[parent]; p != nil {
-		r.add(child, &process{dir: unopened, mappings: p.mappings, perf: p.perf})
-	}
-}
-
-// Executed says that what a process had mapped is gone.
-func (r *Resolver) Executed(pid uint32) { r.forget(pid) }
-
-// Exited says that a process is gone, and may be forgotten.
-func (r *Resolver) Exited(pid uint32) { r.forget(pid) }
 
 // AppendFrame appends what an address of a process is in, as one of
 //
@@ -109,8 +119,8 @@ func (r *Resolver) Exited(pid uint32) { r.forget(pid) }
 // out, and have at most 256 bytes; what is longer ends in "…". Where a call is the
 // last of a function, the address at which it returns is in none or in the next: the
 // one before it is in the call.
-func (r *Resolver) AppendFrame(dst []byte, pid uint32, address uint64) []byte {
-	p := r.process(pid)
+func (r *Resolver) AppendFrame(dst []byte, of Process, address uint64) []byte {
+	p := r.process(of)
 	m := find(p.mappings, address)
 	if m == nil && p.missed.due() {
 		r.read(p)

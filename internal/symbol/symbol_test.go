@@ -126,6 +126,26 @@ func goTable(functions []elfSymbol) []byte {
 	return append(append(append(table, names...), entries...), infos...)
 }
 
+// seven is what fake is called.
+var seven = Process{7, LayoutOf(1, 2, 3)}
+
+// own is this process.
+func own(tb testing.TB) Process { return running(tb, os.Getpid()) }
+
+// running is a process that runs.
+func running(tb testing.TB, pid int) Process {
+	tb.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	layout, ok := parseStat(string(stat))
+	if !ok {
+		tb.Fatalf("%s", stat)
+	}
+	return Process{uint32(pid), layout}
+}
+
 // fake is process 7, whose directory in /proc is one of files. In its root is what
 // the test puts there.
 type fake struct {
@@ -142,6 +162,7 @@ func newFake(t *testing.T) fake {
 		}
 	}
 	f.write("status", fmt.Sprintf("Name:\tx\nUid:\t0\t%d\t0\t0\nNSpid:\t7\t3\n", os.Geteuid()))
+	f.write("stat", "7 (x) S"+strings.Repeat(" 0", 22)+" 1 2 3 0 0\n")
 	return f
 }
 
@@ -169,15 +190,16 @@ func (f fake) start() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	p := &process{dir: dir}
-	f.add(7, p)
+	p := &process{dir: dir, layout: seven.Layout}
+	f.add(seven, p)
 	f.read(p)
-	f.t.Cleanup(func() { f.Exited(7) })
+	f.byLayout[p.layout] = p
+	f.t.Cleanup(p.close)
 }
 
 func (f fake) want(address uint64, want string) {
 	f.t.Helper()
-	if got := string(f.AppendFrame(nil, 7, address)); got != want {
+	if got := string(f.AppendFrame(nil, seven, address)); got != want {
 		f.t.Errorf("%#x is %s, want %s", address, got, want)
 	}
 }
@@ -412,21 +434,19 @@ func TestPerfMap(t *testing.T) {
 	if _, err := file.WriteString("shed\n10060 10 again\n10060 20 anew\n"); err != nil {
 		t.Fatal(err)
 	}
-	f.processes[7].perfMissed = backoff{}
+	f.processes[seven].perfMissed = backoff{}
 	f.want(0x10081, "unfinished [perf map]+0x1")
 	f.want(0x10071, "anew [perf map]+0x11")
 	f.want(0x10008, "Ljava/lang/String:::hash Code [perf map]+0x8")
 
-	// A child has its parent's, until it has one of its own.
-	f.Forked(7, 8)
-	if got := string(f.AppendFrame(nil, 8, 0x10081)); got != "unfinished [perf map]+0x1" {
+	// A child that is gone has its parent's.
+	if got := string(f.AppendFrame(nil, Process{noPID, seven.Layout}, 0x10081)); got != "unfinished [perf map]+0x1" {
 		t.Errorf("in a child: %s", got)
 	}
-	f.Exited(8)
 
 	// It has begun anew.
 	f.write("root/tmp/perf-3.map", "10100 10 other\n")
-	f.processes[7].perfMissed = backoff{}
+	f.processes[seven].perfMissed = backoff{}
 	f.want(0x10101, "other [perf map]+0x1")
 	f.want(0x10008, "[anon]+0x8")
 }
@@ -437,7 +457,7 @@ func TestPerfMapsTooLarge(t *testing.T) {
 	f.write("maps", "10000-20000 rwxp 00000000 00:00 0 \n")
 	f.write("root/tmp/perf-3.map", "10000 20 f\n")
 	large := &process{dir: gone, perf: &perfMap{functions: functions{names: make([]byte, maxPerfBytes)}}}
-	f.add(8, large)
+	f.add(Process{PID: 8}, large)
 	f.start()
 	f.want(0x10008, "f [perf map]+0x8")
 	if large.perf != nil {
@@ -525,40 +545,57 @@ func TestBackoff(t *testing.T) {
 	f.want(0x30000, "[anon]+0x0")
 }
 
-func TestForkExecExit(t *testing.T) {
+// noPID is a number that the kernel gives to no process.
+const noPID = 1<<31 - 1
+
+// TestLayout has processes that are gone, run the same program, or another.
+func TestLayout(t *testing.T) {
 	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
-	const child = 1<<31 - 1 // the kernel gives no such number
-	frame := func() string { return string(f.AppendFrame(nil, child, 0x10001)) }
-	f.Forked(7, child)
-	f.Look(child)
-	if got := frame(); got != "f [libx.so]+0x1" {
-		t.Errorf("a child: %s", got)
+	for p, want := range map[Process]string{
+		{noPID, seven.Layout}:                   "f [libx.so]+0x1",
+		{noPID, seven.Layout + 1}:               "0x10001",
+		{7, seven.Layout + 1}:                   "0x10001",
+		{uint32(os.Getpid()), seven.Layout}:     "f [libx.so]+0x1", // which has that layout no more
+		{uint32(os.Getpid()), seven.Layout + 1}: "0x10001",
+	} {
+		if got := string(f.AppendFrame(nil, p, 0x10001)); got != want {
+			t.Errorf("of %v it is %s, want %s", p, got, want)
+		}
 	}
-	f.Executed(child)
-	if got := frame(); got != "0x10001" {
-		t.Errorf("after its exec: %s", got)
+	if n := f.Unknown(); n != 3 {
+		t.Errorf("%d processes are unknown, want 3", n)
 	}
-	f.Forked(7, child)
-	f.Exited(7)
-	if got := frame(); got != "f [libx.so]+0x1" {
-		t.Errorf("without its parent: %s", got)
-	}
-	f.Exited(child)
-	if got := frame(); got != "0x10001" {
-		t.Errorf("after its exit: %s", got)
-	}
-	f.Forked(6, child) // of a parent that is not known
-	if len(f.processes) != 0 || f.bytes != 0 {
-		t.Errorf("%d processes and %d bytes left", len(f.processes), f.bytes)
+	// It executes another program: what it had mapped stays known, and what it maps
+	// now is that one's.
+	f.write("stat", "7 (x) S"+strings.Repeat(" 0", 22)+" 1 2 4 0 0\n")
+	f.write("maps", "20000-21000 rwxp 0 00:00 0\n")
+	f.want(0x20000, "0x20000")
+	f.want(0x10001, "f [libx.so]+0x1")
+}
+
+func TestStat(t *testing.T) {
+	const before = " S 1 1 1 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 5 0 0 0 "
+	for stat, want := range map[string]uint32{
+		"1 (a) b) 1 (c)" + before + "10 20 30 0": LayoutOf(10, 20, 30),
+		"1 (a)" + before + "10 20 30":            LayoutOf(10, 20, 30),
+		"1 (a)" + before + "1 1 0 0 0":           0, // hidden
+		"1 (a)" + before + "10 20":               0,
+		"1 (a)" + before + "10 x 30 0":           0,
+		"1 (a":                                   0,
+		"":                                       0,
+	} {
+		if got, ok := parseStat(stat); ok != (want != 0) || ok && got != want {
+			t.Errorf("%s: %d, %v, want %d", stat, got, ok, want)
+		}
 	}
 }
 
 // TestCache reads a file once for all that map it, and again if it has changed.
 func TestCache(t *testing.T) {
 	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
-	first := f.processes[7].mappings[0].image
+	first := f.processes[seven].mappings[0].image
 	f.start()
-	if f.processes[7].mappings[0].image != first || len(f.images) != 1 {
+	if f.processes[seven].mappings[0].image != first || len(f.images) != 1 {
 		t.Error("read again")
 	}
 	f.write("root/lib/libx.so", string(elfFile{symtab: []elfSymbol{global("longer", 0, 0x10)}}.bytes()))
@@ -570,13 +607,13 @@ func TestCache(t *testing.T) {
 		f.clock++
 		f.images[imageKey{ino: uint64(n)}] = &image{used: f.clock}
 	}
-	second := f.processes[7].mappings[0].image
+	second := f.processes[seven].mappings[0].image
 	f.evict()
 	if len(f.images) != maxImages || !first.evicted || !second.evicted {
 		t.Errorf("%d images, evicted %v and %v", len(f.images), first.evicted, second.evicted)
 	}
 	f.want(0x10001, "longer [libx.so]+0x1")
-	if f.processes[7].mappings[0].image == second {
+	if f.processes[seven].mappings[0].image == second {
 		t.Error("not read again")
 	}
 	large := imageKey{ino: maxImages - 1}
@@ -709,14 +746,14 @@ func TestManyMappings(t *testing.T) {
 func TestTooManyProcesses(t *testing.T) {
 	r := NewResolver()
 	for n := range uint32(maxProcesses) {
-		r.add(1<<30+n, &process{dir: gone})
+		r.add(Process{1<<30 + n, 1}, &process{dir: gone})
 	}
-	r.Look(uint32(os.Getpid()))
+	r.process(own(t))
 	if len(r.processes) != 1 {
 		t.Errorf("%d processes", len(r.processes))
 	}
 	r.bytes = maxProcessBytes + 1
-	r.Look(1<<31 - 1)
+	r.process(Process{noPID, 1})
 	if len(r.processes) != 1 {
 		t.Errorf("%d processes of many mappings", len(r.processes))
 	}
@@ -727,7 +764,7 @@ func thisFunction() uint64 { return uint64(reflect.ValueOf(thisFunction).Pointer
 // TestOwn names functions of this process, whose file the go command has stripped.
 func TestOwn(t *testing.T) {
 	r := NewResolver()
-	pid := uint32(os.Getpid())
+	pid := own(t)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -800,7 +837,7 @@ func TestVDSO(t *testing.T) {
 	if i < 0 {
 		t.Fatalf("the vDSO has no %s", name)
 	}
-	if got, want := string(NewResolver().AppendFrame(nil, uint32(os.Getpid()), base+symbols[i].Value+2)), name+" [vdso]+0x2"; got != want {
+	if got, want := string(NewResolver().AppendFrame(nil, own(t), base+symbols[i].Value+2)), name+" [vdso]+0x2"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
@@ -865,8 +902,8 @@ func main() {
 				t.Fatal(err)
 			}
 			r := NewResolver()
-			pid := uint32(app.Process.Pid)
-			r.Look(pid)
+			pid := running(t, app.Process.Pid)
+			r.process(pid)
 			stdin.Close()
 			if err := app.Wait(); err != nil {
 				t.Fatal(err)
@@ -1017,7 +1054,7 @@ func checkText(t *testing.T, text string) {
 
 func BenchmarkAppendFrame(b *testing.B) {
 	r := NewResolver()
-	pid, address := uint32(os.Getpid()), thisFunction()
+	pid, address := own(b), thisFunction()
 	var dst []byte
 	for b.Loop() {
 		dst = r.AppendFrame(dst[:0], pid, address+1)
@@ -1026,21 +1063,19 @@ func BenchmarkAppendFrame(b *testing.B) {
 	runtime.KeepAlive(dst)
 }
 
-// BenchmarkLook reads this process, with its file known or not.
-func BenchmarkLook(b *testing.B) {
-	pid := uint32(os.Getpid())
+// BenchmarkRead reads this process, with its file known or not.
+func BenchmarkRead(b *testing.B) {
+	p := own(b)
 	b.Run("known", func(b *testing.B) {
 		r := NewResolver()
 		for b.Loop() {
-			r.Look(pid)
-			r.Exited(pid)
+			r.process(p).close()
+			clear(r.processes)
 		}
 	})
 	b.Run("new", func(b *testing.B) {
 		for b.Loop() {
-			r := NewResolver()
-			r.Look(pid)
-			r.Exited(pid)
+			NewResolver().process(p).close()
 		}
 	})
 }

@@ -154,7 +154,7 @@ func (t *Table) Write(batch []event.Event) error {
 		case event.CgroupName:
 			t.names.Add(e)
 			t.charged.column, t.limiting.column = nil, nil
-		case event.KernelStack:
+		case event.Stack:
 			t.stacks.Add(e)
 		case event.Lost:
 			t.buf = append(t.buf, "--- "...)

@@ -236,7 +236,7 @@ func TestCause(t *testing.T) {
 	e := charge(0, "a", 1, 1, 100, 2560)
 	e.KernelStack = 4
 	unknown := charge(0, "a", 1, 1, 100, 2560)
-	if err := tb.Write([]event.Event{{Type: event.KernelStack, KernelStack: 4, Frames: "pte_alloc_one+0x1;do_anonymous_page+0x2"}, e, unknown}); err != nil {
+	if err := tb.Write([]event.Event{{Type: event.Stack, StackNumber: 4, Frames: "pte_alloc_one+0x1;do_anonymous_page+0x2"}, e, unknown}); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")

@@ -32,8 +32,8 @@
 //
 //	names     for each cgroup that the block mentions, and its ancestors: uvarint
 //	          hierarchy, id, id of the parent, length of the name; the name
-//	stacks    for each kernel stack that the block mentions: uvarint number,
-//	          length of the frames; the frames ([event.Event.Frames])
+//	stacks    for each stack that the block mentions: uvarint number, length of
+//	          the frames; the frames ([event.Event.Frames])
 //	contexts  what many events have in common, see below
 //	columns   one section for each of: context, time, requested, outcome, usage,
 //	          limiting, high, failed, other
@@ -43,9 +43,10 @@
 // its trailing NULs, and, but for the types Lost and Fork, uvarint hierarchy and
 // cgroup. A context of charges goes on with a byte for the kind, uvarint flags (without
 // Retry and Predicted), counter, stack, max, limiting cgroup, limiting max, high
-// cgroup, high max, number of the kernel stack (0: none).
+// cgroup, high max, numbers of the kernel stack and of the user stack (0: none).
 //
-// Version 1 has neither the section of stacks nor their numbers.
+// Version 2 has no numbers of user stacks, and version 1 neither those of kernel
+// stacks nor the section of stacks.
 //
 // The columns hold values for the events in turn; a column is not touched by
 // events that have no such value.
@@ -86,7 +87,7 @@ import (
 const (
 	signature = "CTRACE\r\n"
 	// Version is the version of the format.
-	Version = 2
+	Version = 3
 
 	blockMagic  = "CTB1"
 	headerBytes = 48
@@ -113,8 +114,9 @@ type Meta struct {
 	Kernel      string   `json:"kernel_release"`
 	Arch        string   `json:"architecture"`
 	Attach      string   `json:"attach"`
-	// KernelStacks is that of stream.Header.
+	// KernelStacks and UserStacks are those of stream.Header.
 	KernelStacks bool `json:"kernel_stacks,omitempty"`
+	UserStacks   bool `json:"user_stacks,omitempty"`
 }
 
 // Totals are what the kernel counted and the recording holds, once it is at its

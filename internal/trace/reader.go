@@ -73,7 +73,7 @@ func NewReader(r io.Reader, o Options) (*Reader, error) {
 	if v == 0 || v > Version {
 		return nil, fmt.Errorf("a recording of version %d, and this program reads versions up to %d", v, Version)
 	}
-	rd.block.stacked = v >= 2
+	rd.block.version = v
 	var err error
 	rd.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPayload), zstd.WithDecoderLowmem(true))
 	if err != nil {
@@ -104,7 +104,8 @@ func (r *Reader) Meta() *Meta { return &r.meta }
 
 // Header implements [stream.Source].
 func (r *Reader) Header() stream.Header {
-	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos, KernelStacks: r.meta.KernelStacks}
+	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos,
+		KernelStacks: r.meta.KernelStacks, UserStacks: r.meta.UserStacks}
 }
 
 // Totals returns what the recording says at its end; nil before that, and where
@@ -152,11 +153,11 @@ func (r *Reader) choose(batch []event.Event) int {
 				continue
 			}
 			r.told[e.Cgroup] = true
-		case e.Type == event.KernelStack:
-			if r.toldStacks[e.KernelStack] {
+		case e.Type == event.Stack:
+			if r.toldStacks[e.StackNumber] {
 				continue
 			}
-			r.toldStacks[e.KernelStack] = true
+			r.toldStacks[e.StackNumber] = true
 		case e.BootNanos < r.from || r.to != 0 && e.BootNanos >= r.to:
 			continue
 		default:
@@ -274,7 +275,7 @@ type blockReader struct {
 	left    uint64 // events
 	last    uint64 // time
 
-	stacked  bool // there are stacks
+	version  uint32
 	names    cursor
 	stacks   cursor
 	contexts []context
@@ -290,7 +291,7 @@ func (b *blockReader) start(h blockHeader, payload []byte) error {
 	all := cursor{b: payload}
 	b.names = cursor{b: all.bytes(all.uvarint())}
 	b.stacks = cursor{}
-	if b.stacked {
+	if b.version >= 2 {
 		b.stacks = cursor{b: all.bytes(all.uvarint())}
 	}
 	contexts := cursor{b: all.bytes(all.uvarint())}
@@ -324,11 +325,14 @@ func (b *blockReader) readContexts(c *cursor) error {
 		if e.Type == event.Charge {
 			e.Kind = event.Kind(c.byte())
 			e.Flags = event.Flags(c.uvarint32())
-			e.Counter, e.Stack, e.MaxPages = c.uvarint(), c.uvarint(), c.uvarint()
+			e.Counter, e.StackPointer, e.MaxPages = c.uvarint(), c.uvarint(), c.uvarint()
 			e.Limiting.CgroupID, e.Limiting.MaxPages = c.uvarint(), c.uvarint()
 			e.High.CgroupID, e.High.MaxPages = c.uvarint(), c.uvarint()
-			if b.stacked {
+			if b.version >= 2 {
 				e.KernelStack = c.uvarint32()
+			}
+			if b.version >= 3 {
+				e.UserStack = c.uvarint32()
 			}
 			if !event.AllKinds.Has(e.Kind) {
 				return errDamaged
@@ -360,11 +364,11 @@ func (b *blockReader) read(batch []event.Event) (n int, err error) {
 	}
 	for ; n < len(batch) && len(b.stacks.b) > 0; n++ {
 		batch[n] = event.Event{
-			Type:        event.KernelStack,
-			KernelStack: b.stacks.uvarint32(),
+			Type:        event.Stack,
+			StackNumber: b.stacks.uvarint32(),
 			Frames:      string(b.stacks.bytes(b.stacks.uvarint())),
 		}
-		if b.stacks.bad || batch[n].KernelStack == 0 {
+		if b.stacks.bad || batch[n].StackNumber == 0 {
 			return 0, errDamaged
 		}
 	}

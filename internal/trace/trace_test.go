@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +28,7 @@ func comm(s string) (c [16]byte) {
 }
 
 // told is how many names and stacks come before the events of a story.
-const told = 5
+const told = 6
 
 // story returns n events of all types, with the names of their cgroups and their
 // stacks first.
@@ -38,21 +39,22 @@ func story(n int) []event.Event {
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a"},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3, Hierarchy: 4}, ParentID: 1, Name: "v1"},
-		{Type: event.KernelStack, KernelStack: 7, Frames: "charge_memcg+0x3a;do_anonymous_page+0x1"},
+		{Type: event.Stack, StackNumber: 7, Frames: "charge_memcg+0x3a;do_anonymous_page+0x1"},
+		{Type: event.Stack, StackNumber: 1 << 20, Frames: "main.fill [app]+0x3a;0x7fff12345678"},
 	}
 	usage := int64(100)
 	for i := range n {
 		pid := uint32(4000 + r.IntN(3))
 		e := event.Event{
 			Type: event.Charge, CPU: r.Uint32N(2), BootNanos: meta.StartBootNanos + uint64(i)*1000 + r.Uint64N(2000), PID: pid, TID: pid + r.Uint32N(2),
-			Comm: comm("alloc"), Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK, Counter: 0xffff8880_12345678, Stack: 0xffffc900_00001000 + uint64(pid),
+			Comm: comm("alloc"), Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK, Counter: 0xffff8880_12345678, StackPointer: 0xffffc900_00001000 + uint64(pid),
 			RequestedPages: 64, UsagePages: usage, MaxPages: math.MaxInt64 / 4096,
 			Limiting: event.Level{CgroupID: 2, UsagePages: usage + 5, MaxPages: 100_000}, High: event.Level{MaxPages: math.MaxUint64},
 		}
 		usage += 64
 		switch i % 50 {
 		case 6:
-			e.KernelStack = 7
+			e.KernelStack, e.UserStack = 7, 1<<20
 		case 7:
 			e.Outcome, e.FailedAt, e.Flags = event.Failed, 2, event.Predicted|event.Remote
 		case 8:
@@ -121,7 +123,7 @@ func playReader(rd *Reader) (events, names []event.Event, _ *Reader, err error) 
 	for {
 		n, err := rd.Read(batch)
 		for _, e := range batch[:n] {
-			if e.Type == event.CgroupName || e.Type == event.KernelStack {
+			if e.Type == event.CgroupName || e.Type == event.Stack {
 				names = append(names, e)
 			} else {
 				events = append(events, e)
@@ -306,7 +308,7 @@ func TestRefuses(t *testing.T) {
 	}{
 		"empty":     {nil, "not a recording of chargetrace: EOF"},
 		"text":      {[]byte("TIME     PID    COMM"), "not a recording of chargetrace"},
-		"newer":     {newer, "a recording of version 3, and this program reads versions up to 2"},
+		"newer":     {newer, "a recording of version 4, and this program reads versions up to 3"},
 		"cut":       {file[:40], "the beginning of the recording: unexpected EOF"},
 		"huge":      {huge, "the beginning of the recording: a block is damaged: it claims to be of 1073741824 bytes"},
 		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "not a recording of chargetrace"},
@@ -381,8 +383,8 @@ func TestFollow(t *testing.T) {
 		}
 		result <- got
 	}()
-	for i := 0; i < len(events); i += 26 {
-		w.Write(events[i : i+26])
+	for chunk := range slices.Chunk(events, 26) {
+		w.Write(chunk)
 		w.tick()
 	}
 	w.Close()

@@ -85,8 +85,8 @@ func (w *Writer) Write(batch []event.Event) error {
 		case event.CgroupName:
 			w.names[e.Cgroup] = cgroupName{e.ParentID, e.Name}
 			continue
-		case event.KernelStack:
-			w.stacks[e.KernelStack] = e.Frames
+		case event.Stack:
+			w.stacks[e.StackNumber] = e.Frames
 			continue
 		}
 		if w.block.events == 0 {
@@ -217,7 +217,8 @@ func contextOf(e *event.Event) event.Event {
 		c.Cgroup = event.CgroupID{}
 	case event.Charge:
 		c.Kind, c.Flags = e.Kind, e.Flags&^retryOrPredicted
-		c.Counter, c.Stack, c.MaxPages, c.KernelStack = e.Counter, e.Stack, e.MaxPages, e.KernelStack
+		c.Counter, c.StackPointer, c.MaxPages = e.Counter, e.StackPointer, e.MaxPages
+		c.KernelStack, c.UserStack = e.KernelStack, e.UserStack
 		c.Limiting = event.Level{CgroupID: e.Limiting.CgroupID, MaxPages: e.Limiting.MaxPages}
 		c.High = event.Level{CgroupID: e.High.CgroupID, MaxPages: e.High.MaxPages}
 	}
@@ -225,7 +226,7 @@ func contextOf(e *event.Event) event.Event {
 }
 
 func sameContext(c, e *event.Event) bool {
-	return c.TID == e.TID && c.CPU == e.CPU && c.Stack == e.Stack && c.KernelStack == e.KernelStack && c.Counter == e.Counter && c.Cgroup == e.Cgroup &&
+	return c.TID == e.TID && c.CPU == e.CPU && c.StackPointer == e.StackPointer && c.KernelStack == e.KernelStack && c.UserStack == e.UserStack && c.Counter == e.Counter && c.Cgroup == e.Cgroup &&
 		c.MaxPages == e.MaxPages && c.Limiting.CgroupID == e.Limiting.CgroupID && c.Limiting.MaxPages == e.Limiting.MaxPages &&
 		c.High.CgroupID == e.High.CgroupID && c.High.MaxPages == e.High.MaxPages &&
 		c.Flags == e.Flags&^retryOrPredicted && c.Kind == e.Kind && c.PID == e.PID && c.Comm == e.Comm
@@ -387,15 +388,16 @@ func (b *blockWriter) appendNames(dst []byte, names map[event.CgroupID]cgroupNam
 func (b *blockWriter) appendStacks(dst []byte, stacks map[uint32]string) []byte {
 	done := make(map[uint32]bool)
 	for i := range b.contexts {
-		number := b.contexts[i].KernelStack
-		frames, ok := stacks[number]
-		if !ok || done[number] {
-			continue
+		for _, number := range []uint32{b.contexts[i].KernelStack, b.contexts[i].UserStack} {
+			frames, ok := stacks[number]
+			if !ok || done[number] {
+				continue
+			}
+			done[number] = true
+			dst = binary.AppendUvarint(dst, uint64(number))
+			dst = binary.AppendUvarint(dst, uint64(len(frames)))
+			dst = append(dst, frames...)
 		}
-		done[number] = true
-		dst = binary.AppendUvarint(dst, uint64(number))
-		dst = binary.AppendUvarint(dst, uint64(len(frames)))
-		dst = append(dst, frames...)
 	}
 	return dst
 }
@@ -418,8 +420,9 @@ func (b *blockWriter) appendContexts(dst []byte) []byte {
 		}
 		dst = append(dst, byte(c.Kind))
 		for _, n := range []uint64{
-			uint64(c.Flags), c.Counter, c.Stack, c.MaxPages,
-			c.Limiting.CgroupID, c.Limiting.MaxPages, c.High.CgroupID, c.High.MaxPages, uint64(c.KernelStack),
+			uint64(c.Flags), c.Counter, c.StackPointer, c.MaxPages,
+			c.Limiting.CgroupID, c.Limiting.MaxPages, c.High.CgroupID, c.High.MaxPages,
+			uint64(c.KernelStack), uint64(c.UserStack),
 		} {
 			dst = binary.AppendUvarint(dst, n)
 		}

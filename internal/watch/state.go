@@ -129,7 +129,7 @@ func (s *state) add(batch []event.Event) {
 		switch e := &batch[i]; e.Type {
 		case event.CgroupName:
 			s.names.Add(e)
-		case event.KernelStack:
+		case event.Stack:
 			s.stacks.Add(e)
 		case event.Lost:
 			s.lost += e.LostEvents

@@ -306,10 +306,10 @@ func TestAnySize(t *testing.T) {
 var (
 	stackedHeader = stream.Header{PageSize: 4096, StartBootNanos: 100 * second, KernelStacks: true}
 	stacks        = []event.Event{
-		{Type: event.KernelStack, KernelStack: 1, Frames: "do_anonymous_page+0x1"},
-		{Type: event.KernelStack, KernelStack: 2, Frames: "filemap_fault+0x1"},
-		{Type: event.KernelStack, KernelStack: 3, Frames: "pte_alloc_one+0x1"},
-		{Type: event.KernelStack, KernelStack: 4, Frames: "0xffffffff81000000"},
+		{Type: event.Stack, StackNumber: 1, Frames: "do_anonymous_page+0x1"},
+		{Type: event.Stack, StackNumber: 2, Frames: "filemap_fault+0x1"},
+		{Type: event.Stack, StackNumber: 3, Frames: "pte_alloc_one+0x1"},
+		{Type: event.Stack, StackNumber: 4, Frames: "0xffffffff81000000"},
 	}
 )
 
