@@ -1,7 +1,7 @@
-// Package capture is the live source of events: it loads the BPF program,
-// attaches it to page_counter_try_charge, drains the ring buffer, and stops
-// without losing what is still in it. It is the only package that knows
-// cilium/ebpf.
+// Package capture is the live source of events: it loads the BPF programs,
+// attaches them to page_counter_try_charge and what else is asked for, drains the
+// ring buffer, and stops without losing what is still in it. It is the only package
+// that knows cilium/ebpf.
 package capture
 
 import (
@@ -76,7 +76,7 @@ func RoundBuffer(bytes int) int {
 // Options say what to trace and how.
 type Options struct {
 	// PIDs are the thread groups to trace, by their numbers in the tracer's pid
-	// namespace; none means all. The tracer itself is never traced.
+	// namespace; none means all. The tracer itself is not traced; see Net.
 	PIDs []int
 	// Follow traces what descends from them too.
 	Follow bool
@@ -105,6 +105,9 @@ type Options struct {
 	MinPages uint64
 	// KernelStacks takes the kernel stack of each charge.
 	KernelStacks bool
+	// Net also sends an event for each call that gives pages back, or charges them
+	// whatever the limit. So that nothing is missing, the tracer is traced too.
+	Net bool
 }
 
 // Counts say what became of the charges since the trace began.
@@ -259,6 +262,18 @@ var hooks = []hook{
 		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
 		attach:   attachEntry,
 	},
+	{
+		name:     "page_counter_charge",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeForcedCharge, Fentry: bpfProgFentryForcedCharge},
+		attach:   attachEntry,
+		needed:   func(o *Options) bool { return o.Net },
+	},
+	{
+		name:     "page_counter_uncharge",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeUncharge, Fentry: bpfProgFentryUncharge},
+		attach:   attachEntry,
+		needed:   func(o *Options) bool { return o.Net },
+	},
 	// Before the processes that there are are looked at, so that none is born
 	// unseen.
 	{
@@ -381,6 +396,7 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 
 	t.header = newHeader()
 	t.header.KernelStacks = o.KernelStacks
+	t.header.Net = o.Net
 	for _, h := range hooks {
 		p := coll.DetachProgram(h.programs[attach])
 		if p == nil {
@@ -452,6 +468,10 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 		bpfVarTracerTgid:   uint32(os.Getpid()),
 		bpfVarWakeupEvents: uint32(wakeupEvents),
 		bpfVarOnlyLimited:  o.OnlyLimited,
+	}
+	if o.Net {
+		// What interrupts the tracer gives back for others. Nothing has that number.
+		values[bpfVarTracerTgid] = ^uint32(0)
 	}
 	if o.Kinds != 0 {
 		values[bpfVarTargetKinds] = uint32(o.Kinds)

@@ -22,6 +22,9 @@ type Header struct {
 	BootWallNanos int64
 	// KernelStacks says that charges have kernel stacks.
 	KernelStacks bool
+	// Net says that what is given back is part of the trace, and what is charged
+	// whatever the limit.
+	Net bool
 }
 
 // Source is where events come from.

@@ -43,9 +43,11 @@
 // its trailing NULs, and, but for the types Lost and Fork, uvarint hierarchy and
 // cgroup. A context of charges goes on with a byte for the kind, uvarint flags (without
 // Retry and Predicted), counter, stack, max, limiting cgroup, limiting max, high
-// cgroup, high max, number of the kernel stack (0: none).
+// cgroup, high max, number of the kernel stack (0: none); one of uncharges and of
+// forced charges with a byte for the kind and the uvarint counter.
 //
-// Version 1 has neither the section of stacks nor their numbers.
+// Version 1 has neither the section of stacks nor their numbers, and both it and
+// version 2 have no uncharges, forced charges and readings of usage.
 //
 // The columns hold values for the events in turn; a column is not touched by
 // events that have no such value.
@@ -53,10 +55,10 @@
 //	context    uvarint: the number of the context, from 0
 //	time       varint: BootNanos, less that of the event before, or less the
 //	           block's least time for the first
-//	requested  charges. uvarint
+//	requested  charges, uncharges, forced charges. uvarint
 //	outcome    charges. a byte: the outcome in bits 0 and 1, Retry in bit 2,
 //	           Predicted in bit 3
-//	usage      charges. varint: usage less the usage that was expected
+//	usage      likewise. varint: usage less the usage that was expected
 //	limiting   charges. varint: likewise of the limiting level
 //	high       charges. varint: likewise of the level of memory.high
 //	failed     charges whose outcome is not ok. uvarint: 0 if the charge failed at
@@ -66,11 +68,12 @@
 //	           uvarint nanoseconds. OOM kills: uvarint pid of the victim, a byte
 //	           for the length of its comm, the comm, uvarint anonymous, file,
 //	           shared and swap pages. forks: uvarint pid of the child times 2, plus
-//	           1 if it was there before the trace
+//	           1 if it was there before the trace. readings of usage: uvarint
+//	           pages times 2, plus 1 if that was at the beginning
 //
 // The usage that is expected is that of the level's last mention in the block, as
-// usage, limiting or high, plus what was requested then if that charge was ok; at
-// first it is 0. A level is told from others by hierarchy, cgroup and kind.
+// usage, limiting or high, plus what was requested then if that charge was ok or
+// forced, less what was given back then; at first it is 0. A level is told from others by hierarchy, cgroup and kind.
 package trace
 
 import (
@@ -86,7 +89,7 @@ import (
 const (
 	signature = "CTRACE\r\n"
 	// Version is the version of the format.
-	Version = 2
+	Version = 3
 
 	blockMagic  = "CTB1"
 	headerBytes = 48
@@ -115,6 +118,8 @@ type Meta struct {
 	Attach      string   `json:"attach"`
 	// KernelStacks is that of stream.Header.
 	KernelStacks bool `json:"kernel_stacks,omitempty"`
+	// Net is that of stream.Header.
+	Net bool `json:"net,omitempty"`
 }
 
 // Totals are what the kernel counted and the recording holds, once it is at its
