@@ -84,6 +84,9 @@ When to stop (Ctrl-C and SIGTERM always do; a command gets them too):
 What to show:
   -stack            what each charge was for, by its kernel stack: CAUSE in -wide,
                     and a table at the end
+  -net              also what is given back, and what is charged whatever the
+                    limit: at the end the net growth of each cgroup, beside that
+                    of its memory.current
   -wide             for each charge also the thread, the kind of counter, what
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as
@@ -141,6 +144,7 @@ type config struct {
 	wide        bool
 	watch       bool
 	stack       bool
+	net         bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
 	units       text.Units
@@ -184,6 +188,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.BoolVar(&cfg.wide, "wide", false, "")
 	fs.BoolVar(&cfg.watch, "watch", false, "")
 	fs.BoolVar(&cfg.stack, "stack", false, "")
+	fs.BoolVar(&cfg.net, "net", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
 	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
@@ -222,6 +227,12 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	}
 	if cfg.stack && len(cfg.inputs) > 0 {
 		return nil, usageErrorf("-stack is for recording: what is played has its stacks or not")
+	}
+	if cfg.net && len(cfg.inputs) > 0 {
+		return nil, usageErrorf("-net is for recording: what is played has what was given back or not")
+	}
+	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0) {
+		return nil, usageErrorf("-net adds up all charges, and -limited and -min-pages leave some out")
 	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")

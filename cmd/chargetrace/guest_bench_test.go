@@ -59,6 +59,7 @@ func BenchmarkCharge(b *testing.B) {
 		{"filtered-counter-fentry", filtered("-attach", "fentry", "-counter", "swap")},
 		{"filtered-min-pages-fentry", filtered("-attach", "fentry", "-min-pages", "1000000")},
 		{"stack", func(b *testing.B, pid string) *tracer { return chargetrace(b, "-stack", "-pid", pid) }},
+		{"net", func(b *testing.B, pid string) *tracer { return chargetrace(b, "-net", "-pid", pid) }},
 		{"wide", func(b *testing.B, pid string) *tracer { return chargetrace(b, "-wide", "-pid", pid) }},
 		{"record", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))

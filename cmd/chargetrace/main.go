@@ -116,6 +116,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		OnlyLimited: cfg.onlyLimited,
 
 		KernelStacks: cfg.stack,
+		Net:          cfg.net,
 	}
 	for _, t := range cgroups.targets {
 		options.Cgroups = append(options.Cgroups, t.ID)
@@ -127,6 +128,12 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		return &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
 	}
 	defer tracer.Close()
+	var src stream.Source = tracer
+	if cfg.net && cfg.aim().Balances() {
+		if src, err = newReadings(tracer, cgroups.targets); err != nil {
+			return err
+		}
+	}
 
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
@@ -148,7 +155,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel hides its functions: stacks are addresses, and causes unknown\n")
 		fmt.Fprintf(stderr, "hint: sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them\n")
 	}
-	sum := summary.New()
+	sum := summary.New(tracer.Header())
 	sinks := []stream.Sink{sink, sum}
 	leave := func() {}
 	if cfg.watch {
@@ -211,11 +218,11 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		}()
 	}
 	context.AfterFunc(ctx, func() {
-		tracer.Stop()
+		src.Stop()
 		leaveScreen(leave, cancel)
 	})
 
-	res, err := stream.Copy(stream.Tee(sinks...), tracer, cfg.liveAim())
+	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.liveAim())
 	if err != nil {
 		return writeError(err)
 	}
@@ -223,9 +230,10 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if err != nil {
 		return err
 	}
+	sum.Coverage.Unseen = counts.Lost + counts.LostOthers + counts.Missed
 	return errors.Join(
 		printCounts(stderr, res, counts, cfg.bufferBytes),
-		sum.Print(stderr, tracer.Header()),
+		sum.Print(stderr),
 	)
 }
 
@@ -244,7 +252,7 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
 		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
-		KernelStacks: h.KernelStacks,
+		KernelStacks: h.KernelStacks, Net: h.Net,
 	}
 	var uname unix.Utsname
 	if unix.Uname(&uname) == nil {
@@ -279,7 +287,7 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid leaves out what is not of interest\n", 2*capture.RoundBuffer(bufferBytes))
 	}
 	if c.LostOthers > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d events of reclaim or OOM kills were lost as well\n", c.LostOthers)
+		fmt.Fprintf(w, "chargetrace: warning: %d events that are no charges were lost as well\n", c.LostOthers)
 	}
 	if c.Unfollowed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)

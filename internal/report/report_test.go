@@ -293,7 +293,7 @@ func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
 		h := header
 		h.PageSize, h.StartBootNanos = pageSize, header.StartBootNanos*uint64(id)
-		s := Side{Name: file, Header: h, About: about(), Summary: summary.New()}
+		s := Side{Name: file, Header: h, About: about(), Summary: summary.New(h)}
 		s.Summary.Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
 		for _, e := range events {
 			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-header.StartBootNanos+h.StartBootNanos

@@ -317,7 +317,7 @@ type collector struct {
 
 func newCollector(header stream.Header) collector {
 	return collector{
-		header: header, sum: summary.New(),
+		header: header, sum: summary.New(header),
 		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
 		stack: stack{processes: make(map[uint32]*stacked)},
 	}
@@ -327,7 +327,7 @@ func newCollector(header stream.Header) collector {
 func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
-		if e.Type.IsName() || e.Type == event.Fork {
+		if e.Type.IsName() || e.Type == event.Fork || e.Type == event.Usage {
 			continue
 		}
 		at := e.BootNanos
@@ -341,6 +341,10 @@ func (c *collector) Write(batch []event.Event) error {
 		switch e.Type {
 		case event.Charge:
 			c.addCharge(e)
+		case event.Uncharge, event.ForcedCharge:
+			b := c.of(&c.own, e.Cgroup, e.Kind).at(e.BootNanos)
+			b.usage.add(point{e.BootNanos, e.UsagePages})
+			b.usage.add(point{e.BootNanos, e.UsageAfterPages()})
 		case event.ReclaimEnd:
 			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
 			c.first = min(c.first, max(from, c.header.StartBootNanos))
