@@ -155,6 +155,12 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	if _, got, _ := strings.Cut(stderr, "\n\n"); got != liveSummary {
 		t.Errorf("live summary\n%s\nplayed\n%s", liveSummary, got)
 	}
+	// A part of it is as it is in the whole.
+	keptRow := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(strings.TrimPrefix(string(kept), mount)) + `( +-?\d+){7}$`)
+	_, stderr = chargetraceOutput(t, "-r", record, "-cgroup", path+"/kept")
+	if got, want := keptRow.FindString(stderr), keptRow.FindString(tr.stderr.String()); got == "" || strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
+		t.Errorf("played in part %q, live %q", got, want)
+	}
 }
 
 // flood has packets come for sockets of a cgroup that is at its limit: interrupts
@@ -214,15 +220,22 @@ func netOf(t *testing.T, jsonl, path string) map[string]int64 {
 }
 
 // TestNetTracer has a tracer trace the cgroup that it is in: what it is charged
-// itself is part of that.
+// itself, here for the file that it writes, is part of that.
 func TestNetTracer(t *testing.T) {
 	g := newCgroup(t)
-	p := startShell(t, g, "exec /usr/bin/chargetrace -net -cgroup "+g.path()+" -for 1s")
+	p := startWorkload(t, g, 0, "churn 100")
+	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-o", filepath.Join(t.TempDir(), "x.jsonl"))
+	g.write(t, "cgroup.procs", strconv.Itoa(tr.Process.Pid))
 	p.begin(t)
 	p.wait(t)
-	for _, want := range []string{`(?m)^` + g.path() + `( +\d+){3} +-?\d+( +[1-9]\d*){2} +-?\d+$`, `(?m)^\d+ +chargetrace +[1-9]`} {
-		if !regexp.MustCompile(want).MatchString(p.stderr.String()) {
-			t.Errorf("no %s in %s", want, &p.stderr)
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	for _, want := range []string{`(?m)^` + g.path() + `( +[1-9]\d*)( +\d+){2} +-?\d+( +[1-9]\d*){2} +-?\d+$`, `(?m)^\d+ +chargetrace +[1-9]`} {
+		if !regexp.MustCompile(want).MatchString(tr.stderr.String()) {
+			t.Errorf("no %s in %s", want, tr.stderr)
 		}
 	}
+	t.Logf("%s", tr.stderr)
 }
