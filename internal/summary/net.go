@@ -9,15 +9,23 @@ import (
 // bytes for [event.Dmem]. Where its usage was read, it begins with the first
 // reading and ends with the last.
 type Net struct {
+	// ChargedPages were asked for, ForcedPages charged whatever the limit, and
+	// UnchargedPages given back.
 	ChargedPages, ForcedPages, UnchargedPages uint64
 	// Own says that something was charged or given back by the cgroup itself, and
 	// not by those below it alone.
-	Own bool
-	// begin and end are the readings; their Type is 0 where there is none.
-	begin, end event.Event
+	Own        bool
+	begin, end reading
 	// again says that it was begun twice: that is more than one trace, with what
 	// nobody saw between them.
 	again bool
+}
+
+// reading is what a counter held at a time; the zero value is none.
+type reading struct {
+	bootNanos uint64
+	pages     int64
+	ok        bool
 }
 
 // Pages is by how much the counter rose, as its events tell.
@@ -25,18 +33,20 @@ func (n *Net) Pages() int64 { return int64(n.ChargedPages + n.ForcedPages - n.Un
 
 // Readings returns what was read of the usage at the beginning and the end.
 func (n *Net) Readings() (beginPages, endPages int64, ok bool) {
-	return n.begin.UsagePages, n.end.UsagePages, n.begin.Type != 0 && n.end.Type != 0
+	return n.begin.pages, n.end.pages, n.begin.ok && n.end.ok
 }
 
+// read takes a reading.
 func (n *Net) read(e *event.Event) {
+	r := reading{e.BootNanos, e.UsagePages, true}
 	switch {
 	case n.again:
 	case e.Flags&event.Existing == 0:
-		n.end = *e
-	case n.begin.Type != 0:
-		n.begin, n.end, n.again = event.Event{}, event.Event{}, true
+		n.end = r
+	case n.begin.ok:
+		n.begin, n.end, n.again = reading{}, reading{}, true
 	default:
-		n.begin = *e
+		n.begin = r
 	}
 }
 
@@ -67,7 +77,7 @@ func (ns Nets) of(key LimitKey) *Net {
 // add adds what happened between the readings.
 func (n *Net) add(e *event.Event, own bool) {
 	n.Own = n.Own || own
-	if n.end.Type != 0 || n.begin.Type != 0 && e.BootNanos <= n.begin.BootNanos {
+	if n.end.ok || n.begin.ok && e.BootNanos <= n.begin.bootNanos {
 		return
 	}
 	switch e.Type {

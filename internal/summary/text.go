@@ -81,7 +81,7 @@ func (p *printer) nets() {
 		if key.Kind == event.Dmem {
 			unit = "B"
 		}
-		fmt.Fprintf(w, "%s\t%d%s\t%d%[3]s\t%[5]d%[3]s\t%[6]d%[3]s", name, n.ChargedPages, unit, n.ForcedPages, n.UnchargedPages, n.Pages())
+		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, n.ChargedPages, unit, n.ForcedPages, unit, n.UnchargedPages, unit, n.Pages(), unit)
 		if begin, end, ok := n.Readings(); ok {
 			difference := end - begin - n.Pages()
 			fmt.Fprintf(w, "\t%d\t%d\t%d\n", begin, end, difference)
