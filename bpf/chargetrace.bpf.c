@@ -22,7 +22,10 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
  * that the verifier removes the branches that are not taken.
  */
 
-/* Thread group of the tracer, whose own charges are no part of the trace. */
+/*
+ * Thread group of the tracer, whose own charges are no part of the trace; ~0 where
+ * they are, for a balance.
+ */
 const volatile __u32 tracer_tgid;
 /* Trace this thread group only; 0 for no such filter. */
 const volatile __u32 target_tgid;

@@ -114,7 +114,8 @@ Where to (the table on stdout, if nothing else is asked for):
 
 The kernel:
   -attach HOW       kprobe (default), fentry for kernels without kprobes, or
-                    auto: whichever works
+                    auto: whichever works. What is of -net alone is attached with
+                    fentry where that works
   -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
                     rounded up to a power of two of pages
   -check            print what this kernel and this user offer, and what to do

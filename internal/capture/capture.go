@@ -189,20 +189,33 @@ func Start(o Options) (*Tracer, error) {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
 	}
 	switch o.Attach {
-	case Kprobe, Fentry:
-		return start(o, o.Attach)
+	case Fentry:
+		return start(o, Fentry, Fentry)
 	case Auto:
-		t, kprobeErr := start(o, Kprobe)
+		t, kprobeErr := startKprobe(o)
 		if kprobeErr == nil {
 			return t, nil
 		}
-		t, fentryErr := start(o, Fentry)
+		t, fentryErr := start(o, Fentry, Fentry)
 		if fentryErr == nil {
 			return t, nil
 		}
 		return nil, fmt.Errorf("%w; %w", kprobeErr, fentryErr)
 	}
-	return start(o, Kprobe)
+	return startKprobe(o)
+}
+
+// startKprobe starts with kprobes, but looks at what asks for no limit with fentry
+// where it can: much is given back in interrupts, and where one comes on top of a
+// kprobe's program there is no other kprobe (kprobe_ftrace_handler), nor does
+// every kernel count it.
+func startKprobe(o Options) (*Tracer, error) {
+	if o.Net {
+		if t, err := start(o, Kprobe, Fentry); err == nil {
+			return t, nil
+		}
+	}
+	return start(o, Kprobe, Kprobe)
 }
 
 // A hook is a place in the kernel to put a program.
@@ -217,7 +230,19 @@ type hook struct {
 	without string
 	// needed says whether some options need the hook; nil is always.
 	needed func(o *Options) bool
+	// unasked says that the function asks for no limit; see startKprobe.
+	unasked bool
 }
+
+// by is how the hook is attached.
+func (h *hook) by(attach, unasked Attach) Attach {
+	if h.unasked {
+		return unasked
+	}
+	return attach
+}
+
+func needsNet(o *Options) bool { return o.Net }
 
 // hooks are in the order in which they are attached: a charge that is seen to
 // begin is also seen to end.
@@ -266,13 +291,15 @@ var hooks = []hook{
 		name:     "page_counter_charge",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeForcedCharge, Fentry: bpfProgFentryForcedCharge},
 		attach:   attachEntry,
-		needed:   func(o *Options) bool { return o.Net },
+		needed:   needsNet,
+		unasked:  true,
 	},
 	{
 		name:     "page_counter_uncharge",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeUncharge, Fentry: bpfProgFentryUncharge},
 		attach:   attachEntry,
-		needed:   func(o *Options) bool { return o.Net },
+		needed:   needsNet,
+		unasked:  true,
 	},
 	// Before the processes that there are are looked at, so that none is born
 	// unseen.
@@ -341,7 +368,8 @@ func iterate(_ hook, _ Attach, p *ebpf.Program) (link.Link, error) {
 	return nil, err
 }
 
-func start(o Options, attach Attach) (_ *Tracer, err error) {
+// start attaches all in one way, but what asks for no limit in another.
+func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
@@ -364,7 +392,8 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	wanted := make(map[string]*ebpf.ProgramSpec)
 	for _, h := range hooks {
 		if h.needed == nil || h.needed(&o) {
-			wanted[h.programs[attach]] = spec.Programs[h.programs[attach]]
+			name := h.programs[h.by(attach, unasked)]
+			wanted[name] = spec.Programs[name]
 		}
 	}
 	spec.Programs = wanted
@@ -398,18 +427,19 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	t.header.KernelStacks = o.KernelStacks
 	t.header.Net = o.Net
 	for _, h := range hooks {
-		p := coll.DetachProgram(h.programs[attach])
+		how := h.by(attach, unasked)
+		p := coll.DetachProgram(h.programs[how])
 		if p == nil {
 			continue
 		}
 		t.programs = append(t.programs, p)
-		l, err := h.attach(h, attach, p)
+		l, err := h.attach(h, how, p)
 		switch {
 		case err == nil && l != nil:
 			t.links = append(t.links, l)
 		case err == nil: // it has done its work
 		case h.without == "":
-			return nil, fmt.Errorf("attach a %s to %s: %w", attach, h.name, err)
+			return nil, fmt.Errorf("attach a %s to %s: %w", how, h.name, err)
 		case errors.Is(err, os.ErrNotExist): // inlined in this kernel
 			t.lacking = append(t.lacking, h.without)
 		default:
@@ -470,7 +500,7 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 		bpfVarOnlyLimited:  o.OnlyLimited,
 	}
 	if o.Net {
-		// What interrupts the tracer gives back for others. Nothing has that number.
+		// What interrupts the tracer gives back for others.
 		values[bpfVarTracerTgid] = ^uint32(0)
 	}
 	if o.Kinds != 0 {
