@@ -237,5 +237,36 @@ func TestNetTracer(t *testing.T) {
 			t.Errorf("no %s in %s", want, tr.stderr)
 		}
 	}
-	t.Logf("%s", tr.stderr)
+}
+
+// TestNetLost stops a tracer with the smallest buffer while a process charges and
+// gives back: its balance must say that it is not whole.
+func TestNetLost(t *testing.T) {
+	g := newCgroup(t)
+	p := startWorkload(t, g, 0, "churn 10")
+	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-buffer", "1")
+	if err := tr.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.begin(t)
+	p.wait(t)
+	if err := tr.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	others := regexp.MustCompile(`warning: ([1-9]\d*) events that are no charges were lost as well`).FindStringSubmatch(tr.stderr.String())
+	if others == nil {
+		t.Fatalf("nothing else was lost: %s", tr.stderr)
+	}
+	n, _ := strconv.ParseUint(others[1], 10, 64)
+	if missed := regexp.MustCompile(`the kernel missed (\d+) calls`).FindStringSubmatch(tr.stderr.String()); missed != nil {
+		calls, _ := strconv.ParseUint(missed[1], 10, 64)
+		n += calls
+	}
+	if m := regexp.MustCompile(`This is not whole: (\d+) calls or events were lost or missed\.`).FindStringSubmatch(tr.stderr.String()); m == nil || m[1] != fmt.Sprint(n+tr.counted(t).lost) {
+		t.Errorf("it does not say that it is not whole: %s", tr.stderr)
+	}
 }
