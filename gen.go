@@ -8,7 +8,7 @@
 //
 // BPF programs (bpf/) at the entry and the return of page_counter_try_charge
 // write one event for each call into a ring buffer, and others what reclaim and
-// the OOM killer do. Package capture loads the programs, drains the buffer and
+// the OOM killer do, and what is given back. Package capture loads the programs, drains the buffer and
 // decodes what it finds with package event. Package stream moves the events, in
 // batches, from that source to the sinks: table prints them, summary adds them
 // up, watch shows that while it happens, report draws it and tells it in words, on
@@ -32,4 +32,4 @@ package chargetrace
 
 // The generated files are committed, so that building needs no clang. The
 // version of clang is part of the output, hence pinned.
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -output-dir internal/capture -go-package capture -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -output-dir internal/capture -go-package capture -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event -type uncharge_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * chargetrace.bpf.c: an event for each call of page_counter_try_charge, and for
- * the reclaim and the OOM kills that follow where it fails.
+ * the reclaim and the OOM kills that follow where it fails; and where a balance is
+ * asked for, for each call that gives pages back or charges them unasked.
  *
  * The kernel asks that function whether some pages still fit under the limits
  * of a cgroup and of all its ancestors. A probe at its entry notes the question:
@@ -21,7 +22,10 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
  * that the verifier removes the branches that are not taken.
  */
 
-/* Thread group of the tracer, whose own charges are no part of the trace. */
+/*
+ * Thread group of the tracer, whose own charges are no part of the trace; ~0 where
+ * they are, for a balance.
+ */
 const volatile __u32 tracer_tgid;
 /* Trace this thread group only; 0 for no such filter. */
 const volatile __u32 target_tgid;
@@ -67,6 +71,8 @@ enum event_type {
 	EVENT_OOM_KILL = 5,
 	EVENT_CGROUP = 6,
 	EVENT_FORK = 7,
+	EVENT_UNCHARGE = 9,
+	EVENT_FORCED_CHARGE = 10,
 };
 
 /* What a page counter counts. */
@@ -164,6 +170,14 @@ struct fork_event {
 	__u32 pad;
 };
 
+/* Of a call that gives pages back, or that charges them whatever the limit. */
+struct uncharge_event {
+	struct event e;
+	__u64 counter; /* as in struct charge_event */
+	__u64 pages;
+	__s64 usage; /* pages, before */
+};
+
 /* Travels before the first event that has its cgroup. */
 struct cgroup_event {
 	__u32 type;
@@ -177,6 +191,7 @@ struct cgroup_event {
 const struct reclaim_event *reclaim_event_type __attribute__((unused));
 const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));
+const struct uncharge_event *uncharge_event_type __attribute__((unused));
 const struct cgroup_event *cgroup_event_type __attribute__((unused));
 
 /* What is known of a page counter. */
@@ -1345,6 +1360,70 @@ static __always_inline void send(void *e, __u64 size)
 
 	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n, false)))
 		__sync_fetch_and_add(&n->lost_others, 1);
+}
+
+/*
+ * on_unasked sends an event of a call that asks for no limit. Of those that change
+ * a counter, two are not looked at: page_counter_cancel, of which uncharge is made
+ * and with which a charge that fails is undone; and hugetlb, which takes pages off
+ * the counter of a removed cgroup alone, whose parent has counted them before
+ * (hugetlb_cgroup_move_parent).
+ */
+static __always_inline int on_unasked(enum event_type type, struct page_counter *counter, unsigned long nr_pages)
+{
+	struct counters *n = counters_of(bpf_get_smp_processor_id());
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct uncharge_event e = {};
+	struct known *k;
+
+	if (!n || !is_aimed(n, pid_tgid >> 32))
+		return 0;
+	n->running++;
+	k = know(n, (__u64)counter, place_of((__u64)counter));
+	if (k->aimed) {
+		fill(&e.e, type, pid_tgid);
+		e.e.cgroup = k->cgroup;
+		e.e.hierarchy = k->hierarchy;
+		e.e.kind = k->kind;
+		e.counter = (__u64)counter;
+		e.pages = nr_pages;
+		e.usage = BPF_CORE_READ(counter, usage.counter);
+		if (k->css && !k->named)
+			k->named = ensure_named((void *)k->css, k->cgroup, k->hierarchy);
+		send(&e, sizeof(e));
+	}
+	n->running--;
+	return 0;
+}
+
+SEC("kprobe/page_counter_uncharge")
+int BPF_KPROBE(kprobe_uncharge, struct page_counter *counter, unsigned long nr_pages)
+{
+	return on_unasked(EVENT_UNCHARGE, counter, nr_pages);
+}
+
+SEC("fentry/page_counter_uncharge")
+int fentry_uncharge(__u64 *ctx)
+{
+	__u64 args[2] = {};
+
+	bpf_probe_read_kernel(args, sizeof(args), ctx);
+	return on_unasked(EVENT_UNCHARGE, (void *)args[0], args[1]);
+}
+
+SEC("kprobe/page_counter_charge")
+int BPF_KPROBE(kprobe_forced_charge, struct page_counter *counter, unsigned long nr_pages)
+{
+	return on_unasked(EVENT_FORCED_CHARGE, counter, nr_pages);
+}
+
+SEC("fentry/page_counter_charge")
+int fentry_forced_charge(__u64 *ctx)
+{
+	__u64 args[2] = {};
+
+	bpf_probe_read_kernel(args, sizeof(args), ctx);
+	return on_unasked(EVENT_FORCED_CHARGE, (void *)args[0], args[1]);
 }
 
 /*

@@ -63,7 +63,7 @@ func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 		return nil, err
 	}
 	defer src.close()
-	sum := summary.New()
+	sum := summary.New(src.Header())
 	_, err = stream.Copy(sum, src, cfg.aim())
 	if err != nil && !errors.Is(err, trace.ErrEndsEarly) {
 		return nil, err

@@ -86,6 +86,9 @@ What to show:
                     a line in -watch, plots in .html, and a table at the end
   -ustack           where in the program it was, by its user stack: for .pb.gz,
                     .folded, .html and .jsonl. Needs frame pointers
+  -net              also what is given back, and what is charged whatever the
+                    limit: at the end the net growth of each cgroup, beside that
+                    of its memory.current
   -wide             for each charge also the thread, the kind of counter, what
                     came of it, the cgroup that pays, the level of the tree
                     with the least room, and how much; and reclaim. As wide as
@@ -113,7 +116,8 @@ Where to (the table on stdout, if nothing else is asked for):
 
 The kernel:
   -attach HOW       kprobe (default), fentry for kernels without kprobes, or
-                    auto: whichever works
+                    auto: whichever works. What is of -net alone is attached with
+                    fentry where that works
   -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
                     rounded up to a power of two of pages
   -check            print what this kernel and this user offer, and what to do
@@ -144,6 +148,7 @@ type config struct {
 	watch       bool
 	stack       bool
 	ustack      bool
+	net         bool
 	duration    time.Duration // 0: no limit
 	maxRows     uint64        // 0: no limit
 	units       text.Units
@@ -188,6 +193,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	fs.BoolVar(&cfg.watch, "watch", false, "")
 	fs.BoolVar(&cfg.stack, "stack", false, "")
 	fs.BoolVar(&cfg.ustack, "ustack", false, "")
+	fs.BoolVar(&cfg.net, "net", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
 	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
 	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
@@ -226,6 +232,12 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	}
 	if (cfg.stack || cfg.ustack) && len(cfg.inputs) > 0 {
 		return nil, usageErrorf("-stack and -ustack are for recording: what is played has its stacks or not")
+	}
+	if cfg.net && len(cfg.inputs) > 0 {
+		return nil, usageErrorf("-net is for recording: what is played has what was given back or not")
+	}
+	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0) {
+		return nil, usageErrorf("-net adds up all charges, and -limited and -min-pages leave some out")
 	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")

@@ -62,6 +62,7 @@ func BenchmarkCharge(b *testing.B) {
 		{"stack-ustack", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-stack", "-ustack", "-pid", pid)
 		}},
+		{"net", func(b *testing.B, pid string) *tracer { return chargetrace(b, "-net", "-pid", pid) }},
 		{"wide", func(b *testing.B, pid string) *tracer { return chargetrace(b, "-wide", "-pid", pid) }},
 		{"record", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))

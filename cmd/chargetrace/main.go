@@ -117,6 +117,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 
 		KernelStacks: cfg.stack,
 		UserStacks:   cfg.ustack,
+		Net:          cfg.net,
 	}
 	for _, t := range cgroups.targets {
 		options.Cgroups = append(options.Cgroups, t.ID)
@@ -133,6 +134,12 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	// collection costs as much as thousands of events.
 	runtime.GC()
 	debug.SetGCPercent(400)
+	var src stream.Source = tracer
+	if cfg.net && cfg.aim().Balances() {
+		if src, err = newReadings(tracer, cgroups.targets); err != nil {
+			return err
+		}
+	}
 
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
@@ -157,7 +164,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if tracer.UserStacksUnnamed() {
 		fmt.Fprintf(stderr, "chargetrace: warning: in this pid namespace the traced processes cannot be looked at: user stacks are addresses\n")
 	}
-	sum := summary.New()
+	sum := summary.New(tracer.Header())
 	sinks := []stream.Sink{sink, sum}
 	leave := func() {}
 	if cfg.watch {
@@ -220,11 +227,11 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		}()
 	}
 	context.AfterFunc(ctx, func() {
-		tracer.Stop()
+		src.Stop()
 		leaveScreen(leave, cancel)
 	})
 
-	res, err := stream.Copy(stream.Tee(sinks...), tracer, cfg.liveAim())
+	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.liveAim())
 	if err != nil {
 		return writeError(err)
 	}
@@ -232,9 +239,10 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if err != nil {
 		return err
 	}
+	sum.Coverage.Unseen = counts.Lost + counts.LostOthers + counts.Missed
 	return errors.Join(
 		printCounts(stderr, res, counts, cfg.bufferBytes),
-		sum.Print(stderr, tracer.Header()),
+		sum.Print(stderr),
 	)
 }
 
@@ -253,7 +261,7 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
 		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
-		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks,
+		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks, Net: h.Net,
 	}
 	var uname unix.Utsname
 	if unix.Uname(&uname) == nil {
@@ -288,7 +296,7 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid leaves out what is not of interest\n", 2*capture.RoundBuffer(bufferBytes))
 	}
 	if c.LostOthers > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d events of reclaim or OOM kills were lost as well\n", c.LostOthers)
+		fmt.Fprintf(w, "chargetrace: warning: %d events that are no charges were lost as well\n", c.LostOthers)
 	}
 	if c.Unfollowed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)

@@ -33,7 +33,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	sum := summary.New()
+	sum := summary.New(header)
 	sinks := []stream.Sink{sink, sum}
 	leave := func() {}
 	if cfg.watch {
@@ -55,7 +55,9 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		return writeError(err)
 	}
 	printRecorded(stderr, res, src.Sequence)
-	return errors.Join(sum.Print(stderr, header), err)
+	recorded, _ := src.Recorded()
+	sum.Coverage.Unseen = recorded.Lost + recorded.LostOthers + recorded.Missed
+	return errors.Join(sum.Print(stderr), err)
 }
 
 // recordings are what is played, one after the other.

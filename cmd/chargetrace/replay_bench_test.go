@@ -41,9 +41,9 @@ func BenchmarkReplay(b *testing.B) {
 		b.Fatal(err)
 	}
 	for name, sinks := range map[string]func(stream.Header) stream.Sink{
-		"nothing": func(stream.Header) stream.Sink { return stream.Tee(summary.New()) },
+		"nothing": func(h stream.Header) stream.Sink { return stream.Tee(summary.New(h)) },
 		"table": func(h stream.Header) stream.Sink {
-			return stream.Tee(table.New(io.Discard, h, table.Options{}), summary.New())
+			return stream.Tee(table.New(io.Discard, h, table.Options{}), summary.New(h))
 		},
 	} {
 		b.Run(name, func(b *testing.B) {

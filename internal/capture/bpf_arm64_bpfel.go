@@ -187,6 +187,27 @@ type bpfReclaimEvent struct {
 	Ns    uint64
 }
 
+type bpfUnchargeEvent struct {
+	_ structs.HostLayout
+	E struct {
+		_         structs.HostLayout
+		Type      uint32
+		Cpu       uint32
+		BootNs    uint64
+		Tgid      uint32
+		Tid       uint32
+		Comm      [16]int8
+		Cgroup    uint64
+		Hierarchy uint32
+		Kind      uint8
+		Outcome   uint8
+		Flags     uint16
+	}
+	Counter uint64
+	Pages   uint64
+	Usage   int64
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -206,16 +227,20 @@ const (
 	bpfMapTargets             = "targets"
 	bpfMapUserStacks          = "user_stacks"
 	bpfMapWanted              = "wanted"
+	bpfProgFentryForcedCharge = "fentry_forced_charge"
 	bpfProgFentryOom          = "fentry_oom"
 	bpfProgFentryOomKill      = "fentry_oom_kill"
 	bpfProgFentryReclaimBegin = "fentry_reclaim_begin"
 	bpfProgFentryTryCharge    = "fentry_try_charge"
+	bpfProgFentryUncharge     = "fentry_uncharge"
 	bpfProgFexitTryCharge     = "fexit_try_charge"
 	bpfProgFindProcesses      = "find_processes"
+	bpfProgKprobeForcedCharge = "kprobe_forced_charge"
 	bpfProgKprobeOom          = "kprobe_oom"
 	bpfProgKprobeOomKill      = "kprobe_oom_kill"
 	bpfProgKprobeReclaimBegin = "kprobe_reclaim_begin"
 	bpfProgKprobeTryCharge    = "kprobe_try_charge"
+	bpfProgKprobeUncharge     = "kprobe_uncharge"
 	bpfProgKretprobeTryCharge = "kretprobe_try_charge"
 	bpfProgProcessFork        = "process_fork"
 	bpfProgProcessFree        = "process_free"
@@ -244,6 +269,7 @@ const (
 	bpfVarTargetTgid          = "target_tgid"
 	bpfVarTellForks           = "tell_forks"
 	bpfVarTracerTgid          = "tracer_tgid"
+	bpfVarUnchargeEventType   = "uncharge_event_type"
 	bpfVarUnfollowed          = "unfollowed"
 	bpfVarWakeupEvents        = "wakeup_events"
 )
@@ -290,16 +316,20 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	FentryForcedCharge *ebpf.ProgramSpec `ebpf:"fentry_forced_charge"`
 	FentryOom          *ebpf.ProgramSpec `ebpf:"fentry_oom"`
 	FentryOomKill      *ebpf.ProgramSpec `ebpf:"fentry_oom_kill"`
 	FentryReclaimBegin *ebpf.ProgramSpec `ebpf:"fentry_reclaim_begin"`
 	FentryTryCharge    *ebpf.ProgramSpec `ebpf:"fentry_try_charge"`
+	FentryUncharge     *ebpf.ProgramSpec `ebpf:"fentry_uncharge"`
 	FexitTryCharge     *ebpf.ProgramSpec `ebpf:"fexit_try_charge"`
 	FindProcesses      *ebpf.ProgramSpec `ebpf:"find_processes"`
+	KprobeForcedCharge *ebpf.ProgramSpec `ebpf:"kprobe_forced_charge"`
 	KprobeOom          *ebpf.ProgramSpec `ebpf:"kprobe_oom"`
 	KprobeOomKill      *ebpf.ProgramSpec `ebpf:"kprobe_oom_kill"`
 	KprobeReclaimBegin *ebpf.ProgramSpec `ebpf:"kprobe_reclaim_begin"`
 	KprobeTryCharge    *ebpf.ProgramSpec `ebpf:"kprobe_try_charge"`
+	KprobeUncharge     *ebpf.ProgramSpec `ebpf:"kprobe_uncharge"`
 	KretprobeTryCharge *ebpf.ProgramSpec `ebpf:"kretprobe_try_charge"`
 	ProcessFork        *ebpf.ProgramSpec `ebpf:"process_fork"`
 	ProcessFree        *ebpf.ProgramSpec `ebpf:"process_free"`
@@ -332,31 +362,32 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	CgroupEventType  *ebpf.VariableSpec `ebpf:"cgroup_event_type"`
-	CommAccepts      *ebpf.VariableSpec `ebpf:"comm_accepts"`
-	CommEnd          *ebpf.VariableSpec `ebpf:"comm_end"`
-	CommLoops        *ebpf.VariableSpec `ebpf:"comm_loops"`
-	CommStart        *ebpf.VariableSpec `ebpf:"comm_start"`
-	FilterCgroups    *ebpf.VariableSpec `ebpf:"filter_cgroups"`
-	FilterComms      *ebpf.VariableSpec `ebpf:"filter_comms"`
-	FilterTargets    *ebpf.VariableSpec `ebpf:"filter_targets"`
-	Follow           *ebpf.VariableSpec `ebpf:"follow"`
-	ForkEventType    *ebpf.VariableSpec `ebpf:"fork_event_type"`
-	Found            *ebpf.VariableSpec `ebpf:"found"`
-	MinPages         *ebpf.VariableSpec `ebpf:"min_pages"`
-	OnlyLimited      *ebpf.VariableSpec `ebpf:"only_limited"`
-	OomKillEventType *ebpf.VariableSpec `ebpf:"oom_kill_event_type"`
-	PageSize         *ebpf.VariableSpec `ebpf:"page_size"`
-	ReaderIdle       *ebpf.VariableSpec `ebpf:"reader_idle"`
-	ReclaimEventType *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
-	TakeKernelStacks *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
-	TakeUserStacks   *ebpf.VariableSpec `ebpf:"take_user_stacks"`
-	TargetKinds      *ebpf.VariableSpec `ebpf:"target_kinds"`
-	TargetTgid       *ebpf.VariableSpec `ebpf:"target_tgid"`
-	TellForks        *ebpf.VariableSpec `ebpf:"tell_forks"`
-	TracerTgid       *ebpf.VariableSpec `ebpf:"tracer_tgid"`
-	Unfollowed       *ebpf.VariableSpec `ebpf:"unfollowed"`
-	WakeupEvents     *ebpf.VariableSpec `ebpf:"wakeup_events"`
+	CgroupEventType   *ebpf.VariableSpec `ebpf:"cgroup_event_type"`
+	CommAccepts       *ebpf.VariableSpec `ebpf:"comm_accepts"`
+	CommEnd           *ebpf.VariableSpec `ebpf:"comm_end"`
+	CommLoops         *ebpf.VariableSpec `ebpf:"comm_loops"`
+	CommStart         *ebpf.VariableSpec `ebpf:"comm_start"`
+	FilterCgroups     *ebpf.VariableSpec `ebpf:"filter_cgroups"`
+	FilterComms       *ebpf.VariableSpec `ebpf:"filter_comms"`
+	FilterTargets     *ebpf.VariableSpec `ebpf:"filter_targets"`
+	Follow            *ebpf.VariableSpec `ebpf:"follow"`
+	ForkEventType     *ebpf.VariableSpec `ebpf:"fork_event_type"`
+	Found             *ebpf.VariableSpec `ebpf:"found"`
+	MinPages          *ebpf.VariableSpec `ebpf:"min_pages"`
+	OnlyLimited       *ebpf.VariableSpec `ebpf:"only_limited"`
+	OomKillEventType  *ebpf.VariableSpec `ebpf:"oom_kill_event_type"`
+	PageSize          *ebpf.VariableSpec `ebpf:"page_size"`
+	ReaderIdle        *ebpf.VariableSpec `ebpf:"reader_idle"`
+	ReclaimEventType  *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
+	TakeKernelStacks  *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
+	TakeUserStacks    *ebpf.VariableSpec `ebpf:"take_user_stacks"`
+	TargetKinds       *ebpf.VariableSpec `ebpf:"target_kinds"`
+	TargetTgid        *ebpf.VariableSpec `ebpf:"target_tgid"`
+	TellForks         *ebpf.VariableSpec `ebpf:"tell_forks"`
+	TracerTgid        *ebpf.VariableSpec `ebpf:"tracer_tgid"`
+	UnchargeEventType *ebpf.VariableSpec `ebpf:"uncharge_event_type"`
+	Unfollowed        *ebpf.VariableSpec `ebpf:"unfollowed"`
+	WakeupEvents      *ebpf.VariableSpec `ebpf:"wakeup_events"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -420,47 +451,52 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	CgroupEventType  *ebpf.Variable `ebpf:"cgroup_event_type"`
-	CommAccepts      *ebpf.Variable `ebpf:"comm_accepts"`
-	CommEnd          *ebpf.Variable `ebpf:"comm_end"`
-	CommLoops        *ebpf.Variable `ebpf:"comm_loops"`
-	CommStart        *ebpf.Variable `ebpf:"comm_start"`
-	FilterCgroups    *ebpf.Variable `ebpf:"filter_cgroups"`
-	FilterComms      *ebpf.Variable `ebpf:"filter_comms"`
-	FilterTargets    *ebpf.Variable `ebpf:"filter_targets"`
-	Follow           *ebpf.Variable `ebpf:"follow"`
-	ForkEventType    *ebpf.Variable `ebpf:"fork_event_type"`
-	Found            *ebpf.Variable `ebpf:"found"`
-	MinPages         *ebpf.Variable `ebpf:"min_pages"`
-	OnlyLimited      *ebpf.Variable `ebpf:"only_limited"`
-	OomKillEventType *ebpf.Variable `ebpf:"oom_kill_event_type"`
-	PageSize         *ebpf.Variable `ebpf:"page_size"`
-	ReaderIdle       *ebpf.Variable `ebpf:"reader_idle"`
-	ReclaimEventType *ebpf.Variable `ebpf:"reclaim_event_type"`
-	TakeKernelStacks *ebpf.Variable `ebpf:"take_kernel_stacks"`
-	TakeUserStacks   *ebpf.Variable `ebpf:"take_user_stacks"`
-	TargetKinds      *ebpf.Variable `ebpf:"target_kinds"`
-	TargetTgid       *ebpf.Variable `ebpf:"target_tgid"`
-	TellForks        *ebpf.Variable `ebpf:"tell_forks"`
-	TracerTgid       *ebpf.Variable `ebpf:"tracer_tgid"`
-	Unfollowed       *ebpf.Variable `ebpf:"unfollowed"`
-	WakeupEvents     *ebpf.Variable `ebpf:"wakeup_events"`
+	CgroupEventType   *ebpf.Variable `ebpf:"cgroup_event_type"`
+	CommAccepts       *ebpf.Variable `ebpf:"comm_accepts"`
+	CommEnd           *ebpf.Variable `ebpf:"comm_end"`
+	CommLoops         *ebpf.Variable `ebpf:"comm_loops"`
+	CommStart         *ebpf.Variable `ebpf:"comm_start"`
+	FilterCgroups     *ebpf.Variable `ebpf:"filter_cgroups"`
+	FilterComms       *ebpf.Variable `ebpf:"filter_comms"`
+	FilterTargets     *ebpf.Variable `ebpf:"filter_targets"`
+	Follow            *ebpf.Variable `ebpf:"follow"`
+	ForkEventType     *ebpf.Variable `ebpf:"fork_event_type"`
+	Found             *ebpf.Variable `ebpf:"found"`
+	MinPages          *ebpf.Variable `ebpf:"min_pages"`
+	OnlyLimited       *ebpf.Variable `ebpf:"only_limited"`
+	OomKillEventType  *ebpf.Variable `ebpf:"oom_kill_event_type"`
+	PageSize          *ebpf.Variable `ebpf:"page_size"`
+	ReaderIdle        *ebpf.Variable `ebpf:"reader_idle"`
+	ReclaimEventType  *ebpf.Variable `ebpf:"reclaim_event_type"`
+	TakeKernelStacks  *ebpf.Variable `ebpf:"take_kernel_stacks"`
+	TakeUserStacks    *ebpf.Variable `ebpf:"take_user_stacks"`
+	TargetKinds       *ebpf.Variable `ebpf:"target_kinds"`
+	TargetTgid        *ebpf.Variable `ebpf:"target_tgid"`
+	TellForks         *ebpf.Variable `ebpf:"tell_forks"`
+	TracerTgid        *ebpf.Variable `ebpf:"tracer_tgid"`
+	UnchargeEventType *ebpf.Variable `ebpf:"uncharge_event_type"`
+	Unfollowed        *ebpf.Variable `ebpf:"unfollowed"`
+	WakeupEvents      *ebpf.Variable `ebpf:"wakeup_events"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	FentryForcedCharge *ebpf.Program `ebpf:"fentry_forced_charge"`
 	FentryOom          *ebpf.Program `ebpf:"fentry_oom"`
 	FentryOomKill      *ebpf.Program `ebpf:"fentry_oom_kill"`
 	FentryReclaimBegin *ebpf.Program `ebpf:"fentry_reclaim_begin"`
 	FentryTryCharge    *ebpf.Program `ebpf:"fentry_try_charge"`
+	FentryUncharge     *ebpf.Program `ebpf:"fentry_uncharge"`
 	FexitTryCharge     *ebpf.Program `ebpf:"fexit_try_charge"`
 	FindProcesses      *ebpf.Program `ebpf:"find_processes"`
+	KprobeForcedCharge *ebpf.Program `ebpf:"kprobe_forced_charge"`
 	KprobeOom          *ebpf.Program `ebpf:"kprobe_oom"`
 	KprobeOomKill      *ebpf.Program `ebpf:"kprobe_oom_kill"`
 	KprobeReclaimBegin *ebpf.Program `ebpf:"kprobe_reclaim_begin"`
 	KprobeTryCharge    *ebpf.Program `ebpf:"kprobe_try_charge"`
+	KprobeUncharge     *ebpf.Program `ebpf:"kprobe_uncharge"`
 	KretprobeTryCharge *ebpf.Program `ebpf:"kretprobe_try_charge"`
 	ProcessFork        *ebpf.Program `ebpf:"process_fork"`
 	ProcessFree        *ebpf.Program `ebpf:"process_free"`
@@ -470,16 +506,20 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.FentryForcedCharge,
 		p.FentryOom,
 		p.FentryOomKill,
 		p.FentryReclaimBegin,
 		p.FentryTryCharge,
+		p.FentryUncharge,
 		p.FexitTryCharge,
 		p.FindProcesses,
+		p.KprobeForcedCharge,
 		p.KprobeOom,
 		p.KprobeOomKill,
 		p.KprobeReclaimBegin,
 		p.KprobeTryCharge,
+		p.KprobeUncharge,
 		p.KretprobeTryCharge,
 		p.ProcessFork,
 		p.ProcessFree,

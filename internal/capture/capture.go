@@ -1,7 +1,7 @@
-// Package capture is the live source of events: it loads the BPF program,
-// attaches it to page_counter_try_charge, drains the ring buffer, and stops
-// without losing what is still in it. It is the only package that knows
-// cilium/ebpf.
+// Package capture is the live source of events: it loads the BPF programs,
+// attaches them to page_counter_try_charge and what else is asked for, drains the
+// ring buffer, and stops without losing what is still in it. It is the only package
+// that knows cilium/ebpf.
 package capture
 
 import (
@@ -76,7 +76,7 @@ func RoundBuffer(bytes int) int {
 // Options say what to trace and how.
 type Options struct {
 	// PIDs are the thread groups to trace, by their numbers in the tracer's pid
-	// namespace; none means all. The tracer itself is never traced.
+	// namespace; none means all. The tracer itself is not traced; see Net.
 	PIDs []int
 	// Follow traces what descends from them too.
 	Follow bool
@@ -106,6 +106,9 @@ type Options struct {
 	// KernelStacks takes the kernel stack of each charge, and UserStacks that of
 	// the process in user space, as far as it keeps frame pointers.
 	KernelStacks, UserStacks bool
+	// Net also sends an event for each call that gives pages back, or charges them
+	// whatever the limit. So that nothing is missing, the tracer is traced too.
+	Net bool
 }
 
 // Counts say what became of the charges since the trace began.
@@ -190,20 +193,33 @@ func Start(o Options) (*Tracer, error) {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
 	}
 	switch o.Attach {
-	case Kprobe, Fentry:
-		return start(o, o.Attach)
+	case Fentry:
+		return start(o, Fentry, Fentry)
 	case Auto:
-		t, kprobeErr := start(o, Kprobe)
+		t, kprobeErr := startKprobe(o)
 		if kprobeErr == nil {
 			return t, nil
 		}
-		t, fentryErr := start(o, Fentry)
+		t, fentryErr := start(o, Fentry, Fentry)
 		if fentryErr == nil {
 			return t, nil
 		}
 		return nil, fmt.Errorf("%w; %w", kprobeErr, fentryErr)
 	}
-	return start(o, Kprobe)
+	return startKprobe(o)
+}
+
+// startKprobe starts with kprobes, but looks at what asks for no limit with fentry
+// where it can: much is given back in interrupts, and where one comes on top of a
+// kprobe's program there is no other kprobe (kprobe_ftrace_handler), nor does
+// every kernel count it.
+func startKprobe(o Options) (*Tracer, error) {
+	if o.Net {
+		if t, err := start(o, Kprobe, Fentry); err == nil {
+			return t, nil
+		}
+	}
+	return start(o, Kprobe, Kprobe)
 }
 
 // A hook is a place in the kernel to put a program.
@@ -218,7 +234,19 @@ type hook struct {
 	without string
 	// needed says whether some options need the hook; nil is always.
 	needed func(o *Options) bool
+	// unasked says that the function asks for no limit; see startKprobe.
+	unasked bool
 }
+
+// by is how the hook is attached.
+func (h *hook) by(attach, unasked Attach) Attach {
+	if h.unasked {
+		return unasked
+	}
+	return attach
+}
+
+func needsNet(o *Options) bool { return o.Net }
 
 // hooks are in the order in which they are attached: a charge that is seen to
 // begin is also seen to end.
@@ -262,6 +290,20 @@ var hooks = []hook{
 		name:     Function,
 		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
 		attach:   attachEntry,
+	},
+	{
+		name:     "page_counter_charge",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeForcedCharge, Fentry: bpfProgFentryForcedCharge},
+		attach:   attachEntry,
+		needed:   needsNet,
+		unasked:  true,
+	},
+	{
+		name:     "page_counter_uncharge",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeUncharge, Fentry: bpfProgFentryUncharge},
+		attach:   attachEntry,
+		needed:   needsNet,
+		unasked:  true,
 	},
 	// Before the processes that there are are looked at, so that none is born
 	// unseen.
@@ -330,7 +372,8 @@ func iterate(_ hook, _ Attach, p *ebpf.Program) (link.Link, error) {
 	return nil, err
 }
 
-func start(o Options, attach Attach) (_ *Tracer, err error) {
+// start attaches all in one way, but what asks for no limit in another.
+func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
@@ -353,7 +396,8 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 	wanted := make(map[string]*ebpf.ProgramSpec)
 	for _, h := range hooks {
 		if h.needed == nil || h.needed(&o) {
-			wanted[h.programs[attach]] = spec.Programs[h.programs[attach]]
+			name := h.programs[h.by(attach, unasked)]
+			wanted[name] = spec.Programs[name]
 		}
 	}
 	spec.Programs = wanted
@@ -385,19 +429,21 @@ func start(o Options, attach Attach) (_ *Tracer, err error) {
 
 	t.header = newHeader()
 	t.header.KernelStacks, t.header.UserStacks = o.KernelStacks, o.UserStacks
+	t.header.Net = o.Net
 	for _, h := range hooks {
-		p := coll.DetachProgram(h.programs[attach])
+		how := h.by(attach, unasked)
+		p := coll.DetachProgram(h.programs[how])
 		if p == nil {
 			continue
 		}
 		t.programs = append(t.programs, p)
-		l, err := h.attach(h, attach, p)
+		l, err := h.attach(h, how, p)
 		switch {
 		case err == nil && l != nil:
 			t.links = append(t.links, l)
 		case err == nil: // it has done its work
 		case h.without == "":
-			return nil, fmt.Errorf("attach a %s to %s: %w", attach, h.name, err)
+			return nil, fmt.Errorf("attach a %s to %s: %w", how, h.name, err)
 		case errors.Is(err, os.ErrNotExist): // inlined in this kernel
 			t.lacking = append(t.lacking, h.without)
 		default:
@@ -456,6 +502,10 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 		bpfVarTracerTgid:   uint32(os.Getpid()),
 		bpfVarWakeupEvents: uint32(wakeupEvents),
 		bpfVarOnlyLimited:  o.OnlyLimited,
+	}
+	if o.Net {
+		// What interrupts the tracer gives back for others.
+		values[bpfVarTracerTgid] = ^uint32(0)
 	}
 	if o.Kinds != 0 {
 		values[bpfVarTargetKinds] = uint32(o.Kinds)

@@ -46,6 +46,12 @@ func TestEventLayout(t *testing.T) {
 	want.Victim = event.Victim{PID: 10, Comm: [16]byte{'v'}, AnonPages: 11, FilePages: 12, ShmemPages: 13, SwapPages: 14}
 	checkLayout(t, &kill, want)
 
+	uncharge := bpfUnchargeEvent{E: charge.E, Counter: 10, Pages: 11, Usage: -12}
+	uncharge.E.Type = 9
+	want = common
+	want.Type, want.Counter, want.RequestedPages, want.UsagePages = event.Uncharge, 10, 11, -12
+	checkLayout(t, &uncharge, want)
+
 	name := bpfCgroupEvent{Type: 6, Hierarchy: 1, Cgroup: 2, Parent: 3, Name: [256]int8{'n', 0, 'x'}}
 	checkLayout(t, &name, event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2, Hierarchy: 1}, ParentID: 3, Name: "n"})
 }

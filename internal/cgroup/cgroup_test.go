@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,6 +40,12 @@ func TestNames(t *testing.T) {
 	}
 	if got := n.Printable(id(3)); got != `/a\x1b/b` {
 		t.Errorf("printable: %q", got)
+	}
+	if got := slices.Collect(n.Lineage(id(3))); !slices.Equal(got, []event.CgroupID{id(3), id(2), id(1)}) {
+		t.Errorf("lineage: %v", got)
+	}
+	if got := slices.Collect(n.Lineage(id(8))); len(got) != maxDepth {
+		t.Errorf("lineage in a circle: of %d", len(got))
 	}
 	if got := n.Path(id(8)); !strings.HasSuffix(got, "/y/x") {
 		t.Errorf("in a circle: %q", got)

@@ -5,6 +5,7 @@
 package cgroup
 
 import (
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,15 @@ func (n *Names) Parent(id event.CgroupID) (parent event.CgroupID, ok bool) {
 	}
 	parent = event.CgroupID{ID: nd.parent, Hierarchy: id.Hierarchy}
 	return parent, n.nodes[parent] != nil
+}
+
+// Lineage returns a cgroup and its ancestors, as far as the trace names them.
+func (n *Names) Lineage(id event.CgroupID) iter.Seq[event.CgroupID] {
+	return func(yield func(event.CgroupID) bool) {
+		for i, ok := 0, true; ok && i < maxDepth && yield(id); i++ {
+			id, ok = n.Parent(id)
+		}
+	}
 }
 
 // maxDepth is how many levels a path has at most, so that parents that go round

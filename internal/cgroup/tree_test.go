@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,4 +98,43 @@ func inode(t *testing.T, dir string) event.CgroupID {
 		t.Fatal(err)
 	}
 	return target.ID
+}
+
+// TestUsages reads trees of v2 and of v1.
+func TestUsages(t *testing.T) {
+	root := t.TempDir()
+	for file, content := range map[string]string{
+		"memory.current": "409600", "memory.usage_in_bytes": "409600", // of the root
+		"a/memory.current": "8192\n", "a/memory.usage_in_bytes": "12288\n", "a/memory.use_hierarchy": "1\n",
+		"a/b/memory.current": "0\n", "a/d/memory.usage_in_bytes": "0\n", "a/d/memory.use_hierarchy": "0\n",
+		"a/c/memory.max": "max\n",
+	} {
+		path := filepath.Join(root, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pages := func(n int64) int64 { return n * 4096 / int64(os.Getpagesize()) }
+	a, b := inode(t, filepath.Join(root, "a")).ID, inode(t, filepath.Join(root, "a/b")).ID
+	for _, tc := range []struct {
+		hierarchy uint32
+		path      string
+		want      map[event.CgroupID]int64
+	}{
+		{0, "/", map[event.CgroupID]int64{{ID: a}: pages(2), {ID: b}: 0}},
+		{0, "/a/c", nil},
+		{7, "/", map[event.CgroupID]int64{{ID: a, Hierarchy: 7}: pages(3)}},
+		{7, "/a", map[event.CgroupID]int64{{ID: a, Hierarchy: 7}: pages(3)}},
+	} {
+		targets, err := ParsePath(tc.path).Find([]Tree{{tc.hierarchy, root}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := maps.Collect(targets[0].Usages()); !maps.Equal(got, tc.want) {
+			t.Errorf("%d, %s: %v, want %v", tc.hierarchy, tc.path, got, tc.want)
+		}
+	}
 }

@@ -1,6 +1,8 @@
 package cgroup
 
 import (
+	"io/fs"
+	"iter"
 	"math"
 	"path/filepath"
 	"strconv"
@@ -27,23 +29,72 @@ func Usage(trees []Tree, id event.CgroupID, path string) (usagePages int64, maxP
 // usage is called for each cgroup on a screen each second, hence without what
 // package os does for files that may block.
 func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
-	dir, err := unix.Open(filepath.Join(t.Dir, path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, number, err := openDir(filepath.Join(t.Dir, path))
 	if err != nil {
 		return 0, 0, false
 	}
 	defer unix.Close(dir)
-	var stat unix.Stat_t
-	if err := unix.Fstat(dir, &stat); err != nil || stat.Ino != id.ID {
+	if number != id.ID {
 		return 0, 0, false // another of that name
 	}
-	usage, limit := "memory.current", "memory.max"
+	limit := "memory.max"
 	if t.Hierarchy != 0 {
-		usage, limit = "memory.usage_in_bytes", "memory.limit_in_bytes"
+		limit = "memory.limit_in_bytes"
 	}
-	usageBytes, usageOK := readBytes(dir, usage)
+	usagePages, usageOK := readUsage(dir, t.Hierarchy)
 	maxBytes, maxOK := readBytes(dir, limit)
-	pageSize := uint64(unix.Getpagesize())
-	return int64(usageBytes / pageSize), maxBytes / pageSize, usageOK && maxOK
+	return usagePages, maxBytes / uint64(unix.Getpagesize()), usageOK && maxOK
+}
+
+// Usages returns what the cgroup holds, and each below it, in pages, as [Usage]
+// does. It leaves out those whose parents do not count it too: the counters of
+// cgroup v1 without memory.use_hierarchy, which is there until Linux 5.10.
+func (t *Target) Usages() iter.Seq2[event.CgroupID, int64] {
+	return func(yield func(event.CgroupID, int64) bool) {
+		// An error is that of a cgroup that was removed meanwhile.
+		filepath.WalkDir(t.Dir, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.IsDir() || path == t.Dir && len(t.Above) == 0 {
+				return nil
+			}
+			dir, number, err := openDir(path)
+			if err != nil {
+				return nil
+			}
+			defer unix.Close(dir)
+			if n, ok := readBytes(dir, "memory.use_hierarchy"); ok && n == 0 {
+				return nil
+			}
+			pages, ok := readUsage(dir, t.ID.Hierarchy)
+			if ok && !yield(event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, pages) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+	}
+}
+
+// openDir opens the directory of a cgroup, and tells its number.
+func openDir(path string) (dir int, number uint64, err error) {
+	dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, 0, err
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(dir, &stat); err != nil {
+		unix.Close(dir)
+		return -1, 0, err
+	}
+	return dir, stat.Ino, nil
+}
+
+// readUsage reads what the cgroup of a directory holds.
+func readUsage(dir int, hierarchy uint32) (pages int64, ok bool) {
+	name := "memory.current"
+	if hierarchy != 0 {
+		name = "memory.usage_in_bytes"
+	}
+	n, ok := readBytes(dir, name)
+	return int64(n / uint64(unix.Getpagesize())), ok
 }
 
 // readBytes reads a number of bytes from a file; "max" is the largest.

@@ -38,6 +38,16 @@ const (
 	// Stack tells the functions of a stack. It comes before the first charge that
 	// has it.
 	Stack Type = 8
+	// Uncharge is one call of page_counter_uncharge, which gives pages back, and
+	// ForcedCharge one of page_counter_charge, which asks for no limit and does not
+	// fail. The task of the event is who happens to do it: pages are given back
+	// in interrupts and by kernel threads too.
+	Uncharge     Type = 9
+	ForcedCharge Type = 10
+	// Usage is what a cgroup held, with all below it, as memory.current said, or in
+	// cgroup v1 memory.usage_in_bytes: at the beginning of the trace, where the
+	// event is flagged [Existing], and at its end. No task is part of it.
+	Usage Type = 11
 )
 
 // Comm is the name of a thread, NUL-terminated. Any process can set it to any
@@ -86,12 +96,14 @@ type Event struct {
 	PID, TID uint32
 	// Comm is the name of the thread.
 	Comm Comm
-	// Cgroup is, for a Charge, the one that is to pay, for reclaim the one that
-	// is to shrink, for OOMKill the one that ran out (none: the machine did),
-	// and for CgroupName the one that is named.
+	// Cgroup is, for a Charge, the one that is to pay, for Uncharge the one that
+	// has paid, for reclaim the one that is to shrink, for OOMKill the one that ran
+	// out (none: the machine did), for CgroupName the one that is named, and for
+	// Usage the one that was read.
 	Cgroup CgroupID
 
-	// Charge
+	// Charge; Kind, Counter, RequestedPages and UsagePages also of Uncharge and
+	// ForcedCharge
 
 	Kind    Kind
 	Outcome Outcome
@@ -102,11 +114,12 @@ type Event struct {
 	// StackPointer is that at the call. Two calls of one thread with the same come
 	// from the same place, one after the other.
 	StackPointer uint64
-	// RequestedPages is how many pages are to be charged; bytes for [Dmem], as
-	// in all counts of pages of a Charge.
+	// RequestedPages is how many pages are to be charged, or are given back; bytes
+	// for [Dmem], as in all counts of pages of a Charge.
 	RequestedPages uint64
-	// UsagePages is how many pages the counter held before the charge.
-	// Concurrent charges can push it above MaxPages for a moment.
+	// UsagePages is how many pages the counter held before that; for the type
+	// Usage, what was read. Concurrent charges can push it above MaxPages for a
+	// moment.
 	UsagePages int64
 	// MaxPages is the counter's limit; see [Event.Limited].
 	MaxPages uint64
@@ -220,6 +233,22 @@ func (e *Event) LimitHit() bool { return e.Outcome != OK || e.Limiting.AtLimit()
 // InCgroup returns the name of a cgroup in the hierarchy of the event's.
 func (e *Event) InCgroup(id uint64) CgroupID { return CgroupID{id, e.Cgroup.Hierarchy} }
 
+// IsNet reports whether an event is one of those that are there for a balance: of
+// pages that are given back, or charged without a question.
+func (t Type) IsNet() bool { return t == Uncharge || t == ForcedCharge || t == Usage }
+
+// UsageAfterPages is how many pages the counter of a Charge, an Uncharge or a
+// ForcedCharge holds after it.
+func (e *Event) UsageAfterPages() int64 {
+	switch {
+	case e.Type == Uncharge:
+		return e.UsagePages - int64(e.RequestedPages)
+	case e.Type == ForcedCharge || e.Outcome == OK:
+		return e.UsagePages + int64(e.RequestedPages)
+	}
+	return e.UsagePages
+}
+
 func upToNUL(b []byte) []byte {
 	if i := bytes.IndexByte(b, 0); i >= 0 {
 		return b[:i]
@@ -235,6 +264,7 @@ const (
 	reclaimSize    = commonSize + 16
 	oomKillSize    = commonSize + 56
 	forkSize       = commonSize + 8
+	unchargeSize   = commonSize + 24
 	cgroupNameSize = 24 + nameSize
 	// nameSize is NAME_MAX and a NUL.
 	nameSize = 256
@@ -243,6 +273,7 @@ const (
 var sizes = [...]int{
 	Charge: ChargeSize, Lost: ChargeSize, ReclaimBegin: reclaimSize, ReclaimEnd: reclaimSize,
 	OOMKill: oomKillSize, CgroupName: cgroupNameSize, Fork: forkSize,
+	Uncharge: unchargeSize, ForcedCharge: unchargeSize,
 }
 
 var ne = binary.NativeEndian
@@ -255,7 +286,7 @@ func (e *Event) Decode(src []byte) error {
 		return fmt.Errorf("event of %d bytes", len(src))
 	}
 	typ := Type(ne.Uint32(src))
-	if typ == 0 || int(typ) >= len(sizes) {
+	if int(typ) >= len(sizes) || sizes[typ] == 0 {
 		return fmt.Errorf("event of unknown type %d", typ)
 	}
 	if len(src) != sizes[typ] {
@@ -307,6 +338,10 @@ func (e *Event) Decode(src []byte) error {
 		e.Victim = v
 	case Fork:
 		e.ChildPID = ne.Uint32(src)
+	case Uncharge, ForcedCharge:
+		e.Counter = ne.Uint64(src)
+		e.RequestedPages = ne.Uint64(src[8:])
+		e.UsagePages = int64(ne.Uint64(src[16:]))
 	}
 	return nil
 }
@@ -328,7 +363,7 @@ func (e *Event) decodeCgroupName(src []byte) error {
 }
 
 // AppendEncoded appends e to dst, encoded so that [Event.Decode] reads it. There is
-// no such form of a Stack, which no BPF program sends.
+// no such form of a Stack and of Usage, which no BPF program sends.
 func (e *Event) AppendEncoded(dst []byte) []byte {
 	dst = ne.AppendUint32(dst, uint32(e.Type))
 	if e.Type == CgroupName {
@@ -376,6 +411,10 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 	case Fork:
 		dst = ne.AppendUint32(dst, e.ChildPID)
 		dst = ne.AppendUint32(dst, 0)
+	case Uncharge, ForcedCharge:
+		dst = ne.AppendUint64(dst, e.Counter)
+		dst = ne.AppendUint64(dst, e.RequestedPages)
+		dst = ne.AppendUint64(dst, uint64(e.UsagePages))
 	}
 	return dst
 }

@@ -37,7 +37,11 @@ func samples() []Event {
 	name := Event{Type: CgroupName, Cgroup: CgroupID{99, 4}, ParentID: 98, Name: strings.Repeat("n", 255)}
 	fork := common
 	fork.Type, fork.ChildPID = Fork, 4711
-	return []Event{charge, lost, begin, end, kill, name, fork}
+	uncharge := common
+	uncharge.Type, uncharge.Counter, uncharge.RequestedPages, uncharge.UsagePages = Uncharge, 1<<63, 63, -2
+	forced := uncharge
+	forced.Type = ForcedCharge
+	return []Event{charge, lost, begin, end, kill, name, fork, uncharge, forced}
 }
 
 func TestEncodeDecode(t *testing.T) {
@@ -66,6 +70,7 @@ func TestDecodeRefuses(t *testing.T) {
 	for what, raw := range map[string][]byte{
 		"empty": nil, "short": good[:len(good)-1], "long": append(bytes.Clone(good), 0),
 		"type": changed(good, 0, 0xee), "no type": changed(good, 0, 0), "huge type": changed(good, 3, 0xee),
+		"a reader's type": {byte(Stack), 0, 0, 0}, "a reader's other type": {byte(Usage), 0, 0, 0},
 		"another type's length": changed(good, 0, byte(OOMKill)), "kind": changed(good, 52, byte(numKinds)), "outcome": changed(good, 53, byte(numOutcomes)),
 		"name with a slash": changed(named, 24, '/'),
 		"name without end":  append(named[:24:24], bytes.Repeat([]byte("x"), nameSize)...),
@@ -139,6 +144,21 @@ func TestLimits(t *testing.T) {
 		if e.Limited() != tc.limited || e.AtLimit() != tc.atLimit {
 			t.Errorf("usage %d, max %d: limited %v, at limit %v; want %v, %v",
 				tc.usage, tc.max, e.Limited(), e.AtLimit(), tc.limited, tc.atLimit)
+		}
+	}
+}
+
+func TestUsageAfter(t *testing.T) {
+	for _, tc := range []struct {
+		typ     Type
+		outcome Outcome
+		want    int64
+	}{
+		{Charge, OK, 13}, {Charge, Failed, 10}, {Charge, BatchMiss, 10}, {ForcedCharge, NoOutcome, 13}, {Uncharge, NoOutcome, 7},
+	} {
+		e := Event{Type: tc.typ, Outcome: tc.outcome, UsagePages: 10, RequestedPages: 3}
+		if got := e.UsageAfterPages(); got != tc.want {
+			t.Errorf("type %d, %v: %d, want %d", tc.typ, tc.outcome, got, tc.want)
 		}
 	}
 }

@@ -85,7 +85,7 @@ var outcomeNames = [numOutcomes]string{"none", "ok", "failed", "miss"}
 
 func (o Outcome) String() string { return outcomeNames[o] }
 
-// Flags say more of a Charge, and Existing of a Fork.
+// Flags say more of a Charge, and Existing of a Fork and of Usage.
 type Flags uint16
 
 const (
@@ -100,7 +100,8 @@ const (
 	WalkCut
 	// Retry says that the charge follows a BatchMiss.
 	Retry
-	// Existing says that the process was there when the trace began.
+	// Existing says that the process was there when the trace began, or what the
+	// cgroup held then.
 	Existing
 )
 

@@ -11,7 +11,8 @@ import (
 // CSV is a [stream.Sink] that writes a line for each event (RFC 4180), after one
 // with the names of the columns. Columns that an event has no value for are
 // empty, as is max where there is no limit. unit says what requested, usage, max
-// and room count. Names are escaped as in the table, and one that a spreadsheet
+// and room count; of what was given back or charged whatever the limit, requested
+// is how much that was. Names are escaped as in the table, and one that a spreadsheet
 // would take for a formula stands after an apostrophe.
 type CSV struct {
 	writer
@@ -54,6 +55,17 @@ func (c *CSV) encode(e *event.Event) {
 	c.buf = append(c.buf, typeNames[e.Type]...)
 	c.int(c.sinceStart(e))
 	c.buf = c.appendWallTime(append(c.buf, ','), e)
+	if e.Type == event.Usage { // of no task
+		c.empty(4)
+		c.whose(e)
+		c.empty(2)
+		c.text([]byte("pages"))
+		c.empty(1)
+		c.int(e.UsagePages)
+		c.empty(21)
+		c.buf = append(c.buf, "\r\n"...)
+		return
+	}
 	c.uint(uint64(e.CPU))
 	if e.Type == event.Lost {
 		c.empty(30)
@@ -70,13 +82,18 @@ func (c *CSV) encode(e *event.Event) {
 		c.buf = append(c.buf, ",\r\n"...)
 		return
 	}
-	c.cgroup(e.Cgroup)
-	c.uint(e.Cgroup.ID)
-	c.uint(uint64(e.Cgroup.Hierarchy))
-	c.text([]byte(c.container(e.Cgroup).String()))
-	if e.Type == event.Charge {
+	c.whose(e)
+	switch e.Type {
+	case event.Charge:
 		c.charge(e)
-	} else {
+	case event.Uncharge, event.ForcedCharge:
+		c.text([]byte(e.Kind.String()))
+		c.empty(1)
+		c.text([]byte(unit(e.Kind)))
+		c.uint(e.RequestedPages)
+		c.int(e.UsagePages)
+		c.empty(10)
+	default:
 		c.empty(15)
 	}
 	if e.Type == event.ReclaimEnd {
@@ -102,6 +119,14 @@ func (c *CSV) encode(e *event.Event) {
 		c.empty(1)
 	}
 	c.buf = append(c.buf, "\r\n"...)
+}
+
+// whose appends the cgroup of an event.
+func (c *CSV) whose(e *event.Event) {
+	c.cgroup(e.Cgroup)
+	c.uint(e.Cgroup.ID)
+	c.uint(uint64(e.Cgroup.Hierarchy))
+	c.text([]byte(c.container(e.Cgroup).String()))
 }
 
 func (c *CSV) charge(e *event.Event) {

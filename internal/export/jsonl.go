@@ -24,6 +24,12 @@ import (
 //	reclaim_end    likewise, and freed_pages, duration_ns
 //	oom_kill       likewise, and victim: pid, comm, anon_pages, file_pages,
 //	               shmem_pages, swap_pages
+//	uncharge       likewise, and kind, pages, usage_pages: what page_counter_uncharge
+//	               gives back, and what the counter held before
+//	forced_charge  likewise: what page_counter_charge charges, whatever the limit
+//	usage          cgroup, cgroup_id, hierarchy, container, usage_pages, existing:
+//	               what memory.current said, existing when the trace began, else
+//	               when it ended. It has no cpu
 //	fork           pid, tid, comm of the parent, child_pid, existing: it was there
 //	               before the trace
 //	lost           events
@@ -59,6 +65,7 @@ func (j *JSONL) Close() error {
 var typeNames = map[event.Type]string{
 	event.Charge: "charge", event.Lost: "lost", event.ReclaimBegin: "reclaim_begin", event.ReclaimEnd: "reclaim_end",
 	event.OOMKill: "oom_kill", event.Fork: "fork",
+	event.Uncharge: "uncharge", event.ForcedCharge: "forced_charge", event.Usage: "usage",
 }
 
 // encodeStack writes the object of a stack.
@@ -84,6 +91,13 @@ func (j *JSONL) encode(e *event.Event) {
 	j.int("time_ns", j.sinceStart(e))
 	j.key("wall_time")
 	j.buf = append(j.appendWallTime(append(j.buf, '"'), e), '"')
+	if e.Type == event.Usage {
+		j.whose(e)
+		j.int("usage_pages", e.UsagePages)
+		j.existing(e)
+		j.buf = append(j.buf, "}\n"...)
+		return
+	}
 	j.uint("cpu", uint64(e.CPU))
 	if e.Type == event.Lost {
 		j.uint("events", e.LostEvents)
@@ -95,15 +109,17 @@ func (j *JSONL) encode(e *event.Event) {
 	j.comm("comm", e.Comm.Bytes())
 	if e.Type == event.Fork {
 		j.uint("child_pid", uint64(e.ChildPID))
-		j.key("existing")
-		j.buf = append(strconv.AppendBool(j.buf, e.Flags&event.Existing != 0), "}\n"...)
+		j.existing(e)
+		j.buf = append(j.buf, "}\n"...)
 		return
 	}
-	j.cgroup("cgroup", e.Cgroup)
-	j.uint("cgroup_id", e.Cgroup.ID)
-	j.uint("hierarchy", uint64(e.Cgroup.Hierarchy))
-	j.container(e.Cgroup)
+	j.whose(e)
 	switch e.Type {
+	case event.Uncharge, event.ForcedCharge:
+		f := fields[unit(e.Kind)]
+		j.kind(e)
+		j.uint(unit(e.Kind), e.RequestedPages)
+		j.int(f.usage, e.UsagePages)
 	case event.Charge:
 		j.charges++
 		j.charge(e)
@@ -125,6 +141,24 @@ func (j *JSONL) encode(e *event.Event) {
 	j.buf = append(j.buf, "}\n"...)
 }
 
+// whose writes the cgroup of an event.
+func (j *JSONL) whose(e *event.Event) {
+	j.cgroup("cgroup", e.Cgroup)
+	j.uint("cgroup_id", e.Cgroup.ID)
+	j.uint("hierarchy", uint64(e.Cgroup.Hierarchy))
+	j.container(e.Cgroup)
+}
+
+func (j *JSONL) existing(e *event.Event) {
+	j.key("existing")
+	j.buf = strconv.AppendBool(j.buf, e.Flags&event.Existing != 0)
+}
+
+func (j *JSONL) kind(e *event.Event) {
+	j.key("kind")
+	j.buf = append(append(append(j.buf, '"'), e.Kind.String()...), '"')
+}
+
 // fields are the names of numbers in each unit.
 var fields = map[string]struct{ requested, usage, max, room string }{
 	"pages": {"requested_pages", "usage_pages", "max_pages", "room_pages"},
@@ -133,8 +167,7 @@ var fields = map[string]struct{ requested, usage, max, room string }{
 
 func (j *JSONL) charge(e *event.Event) {
 	f := fields[unit(e.Kind)]
-	j.key("kind")
-	j.buf = append(append(append(j.buf, '"'), e.Kind.String()...), '"')
+	j.kind(e)
 	j.key("outcome")
 	j.buf = append(append(append(j.buf, '"'), e.Outcome.String()...), '"')
 	j.uint(f.requested, e.RequestedPages)

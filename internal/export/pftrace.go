@@ -106,6 +106,10 @@ func (p *Perfetto) encode(e *event.Event) {
 	switch e.Type {
 	case event.Charge:
 		p.charge(e)
+	case event.Uncharge, event.ForcedCharge:
+		p.counter(e, p.level(e.Cgroup, e.Kind).usage, e.UsageAfterPages()*p.bytes(e.Kind))
+	case event.Usage:
+		p.counter(e, p.level(e.Cgroup, event.Memory).usage, e.UsagePages*p.bytes(event.Memory))
 	case event.ReclaimBegin:
 		p.begin(typeSliceBegin, p.thread(e), "reclaim")
 		p.annotate("cgroup", p.names.Printable(e.Cgroup))
@@ -158,13 +162,18 @@ func (p *Perfetto) charge(e *event.Event) {
 	p.end(e)
 }
 
+// bytes is how many of them what a counter counts has.
+func (p *Perfetto) bytes(kind event.Kind) int64 {
+	if kind == event.Dmem {
+		return 1
+	}
+	return int64(p.header.PageSize)
+}
+
 // counters writes what a charge leaves at a level.
 func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
 	t := p.level(e.InCgroup(l.CgroupID), e.Kind)
-	scale := int64(p.header.PageSize)
-	if e.Kind == event.Dmem {
-		scale = 1
-	}
+	scale := p.bytes(e.Kind)
 	p.counter(e, t.usage, (l.UsagePages+charged)*scale)
 	if !l.Limited() {
 		return

@@ -117,6 +117,9 @@ func TestPerfetto(t *testing.T) {
 		`0 thread 7/8 a\xff: end freed_pages=5`,
 		`0 thread 7/8 a\xff: instant OOM kill victim_pid=9 victim=+big anon_pages=1 file_pages=2 shmem_pages=3 swap_pages=4`,
 		`18446744073709551615 : instant events lost events=12`,
+		`0 /a,"\n: usage: 286720`,
+		`0 /a,"\n: usage: 110592`,
+		`0 /a,"\n [dmem]: usage: -1`,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -425,7 +425,19 @@ func (r *Report) cgroupTable() table {
 		return cmp.Or(worst(r.sum.Cgroups[a], r.sum.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
 	}) {
 		container := event.Printable(cgroup.ContainerOf(r.sum.Names.Path(id)).String())
-		t.Rows = append(t.Rows, append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...))
+		row := append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...)
+		if r.sum.Nets != nil {
+			var pages int64
+			if n := r.sum.Nets[summary.LimitKey{Cgroup: id, Kind: event.Memory}]; n != nil {
+				pages = n.Pages()
+			}
+			row = append(row, r.sizeCell(pages, event.Memory))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	if r.sum.Nets != nil {
+		t.Columns = append(t.Columns, column{"Net growth", true})
+		t.Note = "Net growth is what was charged to the memory of the cgroup and those below it, less what they gave back."
 	}
 	return t
 }

@@ -302,12 +302,33 @@ func TestFarLimit(t *testing.T) {
 	}
 }
 
+// TestGivenBack holds that what is given back lowers the line of the plot, and is
+// taken off the growth in the table.
+func TestGivenBack(t *testing.T) {
+	h := header
+	h.Net = true
+	uncharge := charge(2, 7, 60, 64, event.NoOutcome)
+	uncharge.Type = event.Uncharge
+	usage := event.Event{Type: event.Usage, BootNanos: h.StartBootNanos, Cgroup: uncharge.Cgroup, UsagePages: 9, Flags: event.Existing}
+	var b bytes.Buffer
+	r := NewHTML(&b, h, about())
+	r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), usage, charge(1, 7, 64, 0, event.OK), uncharge})
+	series := r.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
+	if got := series.total(); got.usage.last.pages != 4 || got.charges != 1 || r.first != h.StartBootNanos+ms {
+		t.Errorf("ends at %d pages after %d charges, begins at %d", got.usage.last.pages, got.charges, r.first)
+	}
+	table := r.cgroupTable()
+	if n := len(table.Columns); len(table.Rows) != 1 || len(table.Rows[0]) != n || table.Columns[n-1].Name != "Net growth" || table.Rows[0][n-1].Exact != "4 pages" {
+		t.Errorf("%+v", table)
+	}
+}
+
 // TestCompare holds that what is the same in two runs is, though numbers are not.
 func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
 		h := header
 		h.PageSize, h.StartBootNanos = pageSize, header.StartBootNanos*uint64(id)
-		s := Side{Name: file, Header: h, About: about(), Summary: summary.New()}
+		s := Side{Name: file, Header: h, About: about(), Summary: summary.New(h)}
 		s.Summary.Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
 		for _, e := range events {
 			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-header.StartBootNanos+h.StartBootNanos

@@ -324,7 +324,7 @@ type collector struct {
 
 func newCollector(header stream.Header) collector {
 	return collector{
-		header: header, sum: summary.New(),
+		header: header, sum: summary.New(header),
 		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
 		byProcess: stack{parts: make(map[uint32]*stacked)}, byCause: stack{parts: make(map[uint32]*stacked)},
 		samples: make(cause.Profile),
@@ -336,7 +336,7 @@ func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
 		c.sum.Write(batch[i : i+1]) // it does not fail
-		if e.Type.IsName() || e.Type == event.Fork {
+		if e.Type.IsName() || e.Type == event.Fork || e.Type == event.Usage {
 			continue
 		}
 		at := e.BootNanos
@@ -350,6 +350,10 @@ func (c *collector) Write(batch []event.Event) error {
 		switch e.Type {
 		case event.Charge:
 			c.addCharge(e)
+		case event.Uncharge, event.ForcedCharge:
+			b := c.of(&c.own, e.Cgroup, e.Kind).at(e.BootNanos)
+			b.usage.add(point{e.BootNanos, e.UsagePages})
+			b.usage.add(point{e.BootNanos, e.UsageAfterPages()})
 		case event.ReclaimEnd:
 			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
 			c.first = min(c.first, max(from, c.header.StartBootNanos))

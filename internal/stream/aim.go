@@ -29,12 +29,20 @@ type Aim struct {
 	Containers []string
 	// Kinds are those of the counters that charges are to; none is all.
 	Kinds event.Kinds
-	// MinPages leaves out charges of fewer pages.
+	// MinPages leaves out charges of fewer pages, and since there is no balance of
+	// some charges, all events that [event.Type.IsNet] names.
 	MinPages uint64
-	// OnlyLimited leaves out charges for which [event.Event.LimitHit] is false.
+	// OnlyLimited leaves out charges for which [event.Event.LimitHit] is false, and
+	// these events too.
 	OnlyLimited bool
 	// MaxCharges is how many are shown; 0 is no limit.
 	MaxCharges uint64
+}
+
+// Balances reports whether what cgroups hold can be held against what is shown:
+// processes give back what others charged.
+func (a Aim) Balances() bool {
+	return len(a.PIDs) == 0 && a.Comms == nil && (a.Kinds == 0 || a.Kinds.Has(event.Memory))
 }
 
 // chooser tells which events are aimed at.
@@ -88,25 +96,35 @@ func (c *chooser) includes(e *event.Event) bool {
 		return true
 	case event.Fork:
 		return c.fork(e)
+	case event.Usage:
+		return c.Balances() && !c.chargesSome() && (!c.aimsAtCgroups() || c.placeOf(e.Cgroup) == within)
 	}
 	if !c.includesTask(e.PID, e.Comm.Bytes()) &&
 		(e.Type != event.OOMKill || !c.includesTask(e.Victim.PID, e.Victim.Comm.Bytes())) {
 		return false
 	}
 	if c.aimsAtCgroups() {
-		if p := c.placeOf(e.Cgroup); p != within && (p != above || e.Type == event.Charge) {
+		if p := c.placeOf(e.Cgroup); p != within && (p != above || e.Type == event.Charge || e.Type.IsNet()) {
 			return false
 		}
 	}
-	if e.Type != event.Charge {
+	switch ofKind := c.Kinds == 0 || c.Kinds.Has(e.Kind); {
+	case e.Type.IsNet():
+		return ofKind && !c.chargesSome()
+	case e.Type != event.Charge:
 		return true
+	case !ofKind:
+		return false
 	}
 	minimum := c.MinPages
 	if e.Kind == event.Dmem {
 		minimum *= c.pageSize
 	}
-	return (c.Kinds == 0 || c.Kinds.Has(e.Kind)) && e.RequestedPages >= minimum && (!c.OnlyLimited || e.LimitHit())
+	return e.RequestedPages >= minimum && (!c.OnlyLimited || e.LimitHit())
 }
+
+// chargesSome reports whether charges are left out by what they are.
+func (c *chooser) chargesSome() bool { return c.MinPages > 0 || c.OnlyLimited }
 
 func (c *chooser) aimsAtCgroups() bool { return len(c.Cgroups)+len(c.Containers) > 0 }
 

@@ -22,6 +22,9 @@ type Header struct {
 	BootWallNanos int64
 	// KernelStacks and UserStacks say that charges have such.
 	KernelStacks, UserStacks bool
+	// Net says that what is given back is part of the trace, and what is charged
+	// whatever the limit.
+	Net bool
 }
 
 // Source is where events come from.

@@ -112,13 +112,17 @@ func victim(pid uint32, e event.Event) event.Event {
 }
 
 var (
-	reclaim = event.Event{Type: event.ReclaimBegin}
-	lost    = event.Event{Type: event.Lost, LostEvents: 9}
-	kill    = event.Event{Type: event.OOMKill}
-	memory  = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 1, MaxPages: 2}}
-	swap    = event.Event{Type: event.Charge, Kind: event.Swap, Outcome: event.Failed}
-	failed  = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.Failed}
-	full    = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
+	reclaim  = event.Event{Type: event.ReclaimBegin}
+	lost     = event.Event{Type: event.Lost, LostEvents: 9}
+	kill     = event.Event{Type: event.OOMKill}
+	memory   = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 1, MaxPages: 2}}
+	swap     = event.Event{Type: event.Charge, Kind: event.Swap, Outcome: event.Failed}
+	failed   = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.Failed}
+	usage    = event.Event{Type: event.Usage, UsagePages: 5}
+	uncharge = event.Event{Type: event.Uncharge, Kind: event.Memory, RequestedPages: 4}
+	forced   = event.Event{Type: event.ForcedCharge, Kind: event.Memory, RequestedPages: 3}
+	swapped  = event.Event{Type: event.Uncharge, Kind: event.Swap, RequestedPages: 2}
+	full     = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
 )
 
 func TestCopy(t *testing.T) {
@@ -213,6 +217,45 @@ func TestCopy(t *testing.T) {
 			aim:  Aim{MinPages: 2},
 			want: []event.Event{charge(2), dmem(8192)},
 			res:  Result{Shown: 2, Filtered: 2},
+		},
+		{
+			name: "a balance",
+			src:  fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge), in(5, forced), in(2, usage), in(5, usage), in(4, swapped))}},
+			aim:  Aim{Cgroups: []cgroup.Path{cgroup.ParsePath("/a/b")}, Kinds: 1 << event.Memory},
+			want: append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge)),
+			res:  Result{Shown: 1},
+		},
+		{
+			name: "no balance of some processes",
+			src:  fakeSource{batches: [][]event.Event{{usage, of(1, uncharge), of(2, uncharge), of(1, forced)}}},
+			aim:  Aim{PIDs: []uint32{1}},
+			want: []event.Event{of(1, uncharge), of(1, forced)},
+		},
+		{
+			name: "no balance of some threads",
+			src:  fakeSource{batches: [][]event.Event{{usage, named("java", uncharge), uncharge}}},
+			aim:  Aim{Comms: mustCompile(t, "java")},
+			want: []event.Event{named("java", uncharge)},
+		},
+		{
+			name: "no balance of memory among other counters",
+			src:  fakeSource{batches: [][]event.Event{{usage, uncharge, swapped}}},
+			aim:  Aim{Kinds: 1 << event.Swap},
+			want: []event.Event{swapped},
+		},
+		{
+			name: "no balance of charges at a limit",
+			src:  fakeSource{batches: [][]event.Event{{usage, uncharge, forced, full}}},
+			aim:  Aim{OnlyLimited: true},
+			want: []event.Event{full},
+			res:  Result{Shown: 1},
+		},
+		{
+			name: "no balance of large charges",
+			src:  fakeSource{batches: [][]event.Event{{usage, uncharge, forced, charge(2)}}},
+			aim:  Aim{MinPages: 2},
+			want: []event.Event{charge(2)},
+			res:  Result{Shown: 1},
 		},
 		{
 			name: "the source fails",

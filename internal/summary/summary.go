@@ -1,6 +1,6 @@
-// Package summary adds up a trace: who charged how much to which cgroup, which
-// limits were hit and by whom, what reclaim took, who was killed, and how much
-// of all this was seen. It is a Sink that prints nothing; reports read its
+// Package summary adds up a trace: who charged how much to which cgroup, what that
+// gave back, which limits were hit and by whom, what reclaim took, who was killed,
+// and how much of all this was seen. It is a Sink that prints nothing; reports read its
 // fields.
 package summary
 
@@ -8,6 +8,7 @@ import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 // Totals are the sums over some charges and reclaims.
@@ -111,6 +112,9 @@ type Coverage struct {
 	WalksCut uint64
 	// UnknownKinds is how many charges were to counters of no known kind.
 	UnknownKinds uint64
+	// Unseen is how many events the kernel could not deliver and calls it missed.
+	// The events do not tell: who knows the source sets it at the end.
+	Unseen uint64
 }
 
 // maxProcesses is how many processes are told apart, so that a trace of weeks
@@ -120,7 +124,8 @@ const maxProcesses = 1 << 16
 // Summary is a [stream.Sink]. Its memory grows with the number of cgroups and
 // processes in the trace.
 type Summary struct {
-	Names cgroup.Names
+	header stream.Header
+	Names  cgroup.Names
 	// Total is the sum of all.
 	Total Totals
 	// Causes are the charges for each [cause.Cause], where stacks are known, and
@@ -139,6 +144,8 @@ type Summary struct {
 	Processes map[uint32]*Process
 	Others    Totals
 	Limits    map[LimitKey]*Limit
+	// Nets is nil where the trace does not tell what was given back.
+	Nets Nets
 	// OOMKills are the events of that type.
 	OOMKills []event.Event
 	Coverage Coverage
@@ -149,9 +156,11 @@ type Summary struct {
 	lastProcess *Process
 }
 
-// New returns an empty Summary.
-func New() *Summary {
-	return &Summary{
+// New returns an empty Summary of a trace with that header.
+func New(header stream.Header) *Summary {
+	s := &Summary{
+		header: header,
+
 		Kinds: make([]Totals, len(event.KindNames())+1),
 
 		Causes:      make(map[cause.Cause]*Totals),
@@ -160,12 +169,20 @@ func New() *Summary {
 		Processes:   make(map[uint32]*Process),
 		Limits:      make(map[LimitKey]*Limit),
 	}
+	if header.Net {
+		s.Nets = make(Nets)
+	}
+	return s
 }
 
 // Write adds the events of a batch. It does not fail.
 func (s *Summary) Write(batch []event.Event) error {
 	for i := range batch {
-		switch e := &batch[i]; e.Type {
+		e := &batch[i]
+		if s.Nets != nil {
+			s.Nets.Add(e, &s.Names)
+		}
+		switch e.Type {
 		case event.Charge:
 			s.addCharge(e)
 		case event.ReclaimEnd:

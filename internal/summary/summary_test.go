@@ -49,7 +49,7 @@ func TestSummary(t *testing.T) {
 	own := charge(7, 8, 64, 99, event.Failed)
 	own.FailedAt, own.MaxPages = 3, 200
 
-	s := New()
+	s := New(header)
 	for _, batch := range [][]event.Event{
 		{name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, "")},
 		{charge(1, 7, 64, 0, event.OK), charge(2, 8, 20, 64, event.OK), charge(3, 7, 64, 90, event.BatchMiss), charge(4, 7, 1, 100, event.Failed)},
@@ -90,7 +90,7 @@ func TestSummary(t *testing.T) {
 	}
 
 	var b strings.Builder
-	if err := s.Print(&b, header); err != nil {
+	if err := s.Print(&b); err != nil {
 		t.Fatal(err)
 	}
 	text := strings.ReplaceAll(b.String(), strings.Repeat("0123456789abcdef", 4), "ID")
@@ -130,13 +130,13 @@ coverage:
 
 func TestEmpty(t *testing.T) {
 	var b strings.Builder
-	if err := New().Print(&b, header); err != nil || b.Len() > 0 {
+	if err := New(header).Print(&b); err != nil || b.Len() > 0 {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 }
 
 func TestManyProcesses(t *testing.T) {
-	s := New()
+	s := New(header)
 	for pid := range uint32(maxProcesses + 10) {
 		s.Write([]event.Event{charge(0, pid, 1, 0, event.OK)})
 	}
@@ -146,7 +146,7 @@ func TestManyProcesses(t *testing.T) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	s := New()
+	s := New(header)
 	var events []event.Event
 	for i := range uint64(256) {
 		events = append(events, charge(i, uint32(i/64), 64, 0, event.OK))

@@ -13,17 +13,17 @@ import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
-	"chargetrace/internal/stream"
 )
 
 // maxLines is how many lines of each table are printed.
 const maxLines = 10
 
-// Print writes the summary as text: what is worth a look after a trace with that
-// header. Where there is nothing to tell it writes nothing.
-func (s *Summary) Print(w io.Writer, header stream.Header) error {
-	p := printer{s: s, header: header}
+// Print writes the summary as text: what is worth a look after a trace. Where
+// there is nothing to tell it writes nothing.
+func (s *Summary) Print(w io.Writer) error {
+	p := printer{s: s}
 	p.cgroups()
+	p.nets()
 	p.processes()
 	p.causes()
 	p.limits()
@@ -34,9 +34,8 @@ func (s *Summary) Print(w io.Writer, header stream.Header) error {
 }
 
 type printer struct {
-	s      *Summary
-	header stream.Header
-	b      strings.Builder
+	s *Summary
+	b strings.Builder
 }
 
 // since prints a time as the table's TIME does.
@@ -44,7 +43,7 @@ func (p *printer) since(bootNanos uint64) string {
 	if bootNanos == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d ms", int64(bootNanos-p.header.StartBootNanos)/int64(time.Millisecond))
+	return fmt.Sprintf("%d ms", int64(bootNanos-p.s.header.StartBootNanos)/int64(time.Millisecond))
 }
 
 func (p *printer) cgroups() {
@@ -55,6 +54,58 @@ func (p *printer) cgroups() {
 		container := cgroup.ContainerOf(p.s.Names.Path(id)).String()
 		return p.s.Names.Printable(id) + "\t" + cmp.Or(container, "-"), p.s.Cgroups[id]
 	})
+}
+
+// nets prints what became of the counters: of those that were charged or gave
+// back themselves, and of those whose usage was read.
+func (p *printer) nets() {
+	keys := slices.SortedFunc(maps.Keys(p.s.Nets), func(a, b LimitKey) int {
+		return cmp.Or(cmp.Compare(p.s.Nets[b].Pages(), p.s.Nets[a].Pages()), cmp.Compare(p.s.Names.Path(a.Cgroup), p.s.Names.Path(b.Cgroup)),
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Cgroup.Hierarchy, b.Cgroup.Hierarchy), cmp.Compare(a.Cgroup.ID, b.Cgroup.ID))
+	})
+	keys = slices.DeleteFunc(keys, func(key LimitKey) bool {
+		_, _, read := p.s.Nets[key].Readings()
+		return !read && !p.s.Nets[key].Own
+	})
+	if len(keys) == 0 {
+		return
+	}
+	var read, differ, grown bool
+	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "\nCGROUP, AND BELOW\tCHARGED\tFORCED\tGIVEN BACK\tNET\tAT BEGIN\tAT END\tDIFFERENCE\n")
+	for _, key := range keys[:min(len(keys), maxLines)] {
+		n, name, unit := p.s.Nets[key], p.s.Names.Printable(key.Cgroup), ""
+		if key.Kind != event.Memory {
+			name += " [" + key.Kind.String() + "]"
+		}
+		if key.Kind == event.Dmem {
+			unit = "B"
+		}
+		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, n.ChargedPages, unit, n.ForcedPages, unit, n.UnchargedPages, unit, n.Pages(), unit)
+		if begin, end, ok := n.Readings(); ok {
+			difference := end - begin - n.Pages()
+			fmt.Fprintf(w, "\t%d\t%d\t%d\n", begin, end, difference)
+			read, differ = true, differ || difference != 0
+		} else {
+			fmt.Fprint(w, "\t-\t-\t-\n")
+		}
+		grown = grown || n.Pages() > 0
+	}
+	w.Flush()
+	if n := len(keys) - maxLines; n > 0 {
+		fmt.Fprintf(&p.b, "and %d more\n", n)
+	}
+	if read {
+		p.b.WriteString("AT BEGIN and AT END are memory.current; DIFFERENCE is what it rose by beyond NET, which is charged + forced - given back.\n")
+	}
+	if n := p.s.Coverage.Unseen; n > 0 {
+		fmt.Fprintf(&p.b, "This is not whole: %d calls or events were lost or missed.\n", n)
+	} else if differ {
+		p.b.WriteString("A difference is of calls that were under way while memory.current was read, or that the kernel missed and does not count (before Linux 6.7).\n")
+	}
+	if grown {
+		p.b.WriteString("Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.\n")
+	}
 }
 
 func (p *printer) processes() {

@@ -43,10 +43,12 @@
 // its trailing NULs, and, but for the types Lost and Fork, uvarint hierarchy and
 // cgroup. A context of charges goes on with a byte for the kind, uvarint flags (without
 // Retry and Predicted), counter, stack, max, limiting cgroup, limiting max, high
-// cgroup, high max, numbers of the kernel stack and of the user stack (0: none).
+// cgroup, high max, numbers of the kernel stack and of the user stack (0: none); one
+// of uncharges and of forced charges with a byte for the kind and the uvarint counter.
 //
-// Version 2 has no numbers of user stacks, and version 1 neither those of kernel
-// stacks nor the section of stacks.
+// Version 2 has no numbers of user stacks, and neither uncharges, forced charges nor
+// readings of usage; version 1 has neither the numbers of kernel stacks nor the section
+// of stacks either.
 //
 // The columns hold values for the events in turn; a column is not touched by
 // events that have no such value.
@@ -54,10 +56,10 @@
 //	context    uvarint: the number of the context, from 0
 //	time       varint: BootNanos, less that of the event before, or less the
 //	           block's least time for the first
-//	requested  charges. uvarint
+//	requested  charges, uncharges, forced charges. uvarint
 //	outcome    charges. a byte: the outcome in bits 0 and 1, Retry in bit 2,
 //	           Predicted in bit 3
-//	usage      charges. varint: usage less the usage that was expected
+//	usage      likewise. varint: usage less the usage that was expected
 //	limiting   charges. varint: likewise of the limiting level
 //	high       charges. varint: likewise of the level of memory.high
 //	failed     charges whose outcome is not ok. uvarint: 0 if the charge failed at
@@ -67,11 +69,12 @@
 //	           uvarint nanoseconds. OOM kills: uvarint pid of the victim, a byte
 //	           for the length of its comm, the comm, uvarint anonymous, file,
 //	           shared and swap pages. forks: uvarint pid of the child times 2, plus
-//	           1 if it was there before the trace
+//	           1 if it was there before the trace. readings of usage: uvarint
+//	           pages times 2, plus 1 if that was at the beginning
 //
 // The usage that is expected is that of the level's last mention in the block, as
-// usage, limiting or high, plus what was requested then if that charge was ok; at
-// first it is 0. A level is told from others by hierarchy, cgroup and kind.
+// usage, limiting or high, plus what was requested then if that charge was ok or
+// forced, less what was given back then; at first it is 0. A level is told from others by hierarchy, cgroup and kind.
 package trace
 
 import (
@@ -117,6 +120,8 @@ type Meta struct {
 	// KernelStacks and UserStacks are those of stream.Header.
 	KernelStacks bool `json:"kernel_stacks,omitempty"`
 	UserStacks   bool `json:"user_stacks,omitempty"`
+	// Net is that of stream.Header.
+	Net bool `json:"net,omitempty"`
 }
 
 // Totals are what the kernel counted and the recording holds, once it is at its

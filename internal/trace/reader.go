@@ -105,7 +105,7 @@ func (r *Reader) Meta() *Meta { return &r.meta }
 // Header implements [stream.Source].
 func (r *Reader) Header() stream.Header {
 	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos,
-		KernelStacks: r.meta.KernelStacks, UserStacks: r.meta.UserStacks}
+		KernelStacks: r.meta.KernelStacks, UserStacks: r.meta.UserStacks, Net: r.meta.Net}
 }
 
 // Totals returns what the recording says at its end; nil before that, and where
@@ -316,13 +316,20 @@ func (b *blockReader) readContexts(c *cursor) error {
 		c.comm(&e.Comm)
 		switch e.Type {
 		case event.Lost, event.Fork:
-		case event.Charge, event.ReclaimBegin, event.ReclaimEnd, event.OOMKill:
+		case event.Charge, event.ReclaimBegin, event.ReclaimEnd, event.OOMKill, event.Uncharge, event.ForcedCharge, event.Usage:
 			e.Cgroup.Hierarchy = c.uvarint32()
 			e.Cgroup.ID = c.uvarint()
 		default:
 			return errDamaged
 		}
-		if e.Type == event.Charge {
+		switch e.Type {
+		case event.Uncharge, event.ForcedCharge:
+			e.Kind, e.Counter = event.Kind(c.byte()), c.uvarint()
+			if !event.AllKinds.Has(e.Kind) {
+				return errDamaged
+			}
+			x.own = b.usages.of(e.Cgroup, e.Kind)
+		case event.Charge:
 			e.Kind = event.Kind(c.byte())
 			e.Flags = event.Flags(c.uvarint32())
 			e.Counter, e.StackPointer, e.MaxPages = c.uvarint(), c.uvarint(), c.uvarint()
@@ -408,6 +415,17 @@ func (b *blockReader) readEvent(e *event.Event) bool {
 			return false
 		}
 		e.ChildPID = uint32(n >> 1)
+		if n&1 != 0 {
+			e.Flags = event.Existing
+		}
+	case event.Uncharge, event.ForcedCharge:
+		e.RequestedPages = b.requested.uvarint()
+		e.UsagePages = b.usages.next[c.own] + b.usage.varint()
+		b.usages.next[c.own] = e.UsageAfterPages()
+		return !b.time.bad && !b.requested.bad && !b.usage.bad
+	case event.Usage:
+		n := b.other.uvarint()
+		e.UsagePages = int64(n >> 1)
 		if n&1 != 0 {
 			e.Flags = event.Existing
 		}

@@ -80,6 +80,16 @@ func story(n int) []event.Event {
 			if i%50 == 16 {
 				e.Flags = event.Existing
 			}
+		case 17, 18:
+			e = event.Event{Type: event.Uncharge, CPU: 1, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), Cgroup: e.Cgroup, Kind: event.Memory, Counter: e.Counter, RequestedPages: 64, UsagePages: usage}
+			if usage -= 64; i%50 == 18 {
+				e.Type, e.Cgroup.Hierarchy, e.Kind, e.RequestedPages, e.UsagePages = event.ForcedCharge, 4, event.Memsw, math.MaxUint64, math.MinInt64
+			}
+		case 19, 20:
+			e = event.Event{Type: event.Usage, BootNanos: meta.StartBootNanos, Cgroup: e.Cgroup, UsagePages: math.MaxInt64}
+			if i%50 == 20 {
+				e.UsagePages, e.Flags = 0, event.Existing
+			}
 		}
 		events = append(events, e)
 	}

@@ -221,6 +221,8 @@ func contextOf(e *event.Event) event.Event {
 		c.KernelStack, c.UserStack = e.KernelStack, e.UserStack
 		c.Limiting = event.Level{CgroupID: e.Limiting.CgroupID, MaxPages: e.Limiting.MaxPages}
 		c.High = event.Level{CgroupID: e.High.CgroupID, MaxPages: e.High.MaxPages}
+	case event.Uncharge, event.ForcedCharge:
+		c.Kind, c.Counter = e.Kind, e.Counter
 	}
 	return c
 }
@@ -243,7 +245,10 @@ func (b *blockWriter) find(e *event.Event) int {
 		i = len(b.contexts)
 		b.index[key] = i
 		c := context{Event: key}
-		if e.Type == event.Charge {
+		switch e.Type {
+		case event.Uncharge, event.ForcedCharge:
+			c.own = b.usages.of(e.Cgroup, e.Kind)
+		case event.Charge:
 			c.own = b.usages.of(e.Cgroup, e.Kind)
 			c.limiting = b.usages.of(e.InCgroup(e.Limiting.CgroupID), e.Kind)
 			c.high = b.usages.of(e.InCgroup(e.High.CgroupID), e.Kind)
@@ -281,12 +286,22 @@ func (b *blockWriter) add(e *event.Event) {
 			b.other = binary.AppendUvarint(b.other, n)
 		}
 	case event.Fork:
-		existing := uint64(0)
-		if e.Flags&event.Existing != 0 {
-			existing = 1
-		}
-		b.other = binary.AppendUvarint(b.other, uint64(e.ChildPID)<<1|existing)
+		b.other = binary.AppendUvarint(b.other, uint64(e.ChildPID)<<1|existing(e))
+	case event.Usage:
+		b.other = binary.AppendUvarint(b.other, uint64(e.UsagePages)<<1|existing(e))
+	case event.Uncharge, event.ForcedCharge:
+		b.requested = binary.AppendUvarint(b.requested, e.RequestedPages)
+		b.usage = binary.AppendVarint(b.usage, e.UsagePages-b.usages.next[b.contexts[i].own])
+		b.usages.next[b.contexts[i].own] = e.UsageAfterPages()
 	}
+}
+
+// existing is the bit of an event that is flagged so.
+func existing(e *event.Event) uint64 {
+	if e.Flags&event.Existing != 0 {
+		return 1
+	}
+	return 0
 }
 
 func (b *blockWriter) addCharge(c *context, e *event.Event) {
@@ -415,7 +430,12 @@ func (b *blockWriter) appendContexts(dst []byte) []byte {
 		}
 		dst = binary.AppendUvarint(dst, uint64(c.Cgroup.Hierarchy))
 		dst = binary.AppendUvarint(dst, c.Cgroup.ID)
-		if c.Type != event.Charge {
+		switch c.Type {
+		case event.Charge:
+		case event.Uncharge, event.ForcedCharge:
+			dst = binary.AppendUvarint(append(dst, byte(c.Kind)), c.Counter)
+			continue
+		default:
 			continue
 		}
 		dst = append(dst, byte(c.Kind))

@@ -35,6 +35,9 @@ type row struct {
 	// Of the last second, or what there is of it.
 	failures, misses float64
 	reclaim          float64 // the time that tasks spent in it, of the time that went by
+	// Likewise, in pages a second; what the cgroup and those below it gave back is
+	// known only where the trace tells.
+	charged, uncharged float64
 }
 
 // roomPages is how many pages fit under the limit, if there is one.
@@ -99,6 +102,8 @@ func (r *row) setRates(g *group) {
 		seconds = float64(r.bootNanos-before.bootNanos) / float64(time.Second)
 	}
 	r.failures = float64(r.totals.Failures-before.totals.Failures) / seconds
+	r.charged = float64(r.chargedPages-before.chargedPages) / seconds
+	r.uncharged = float64(r.unchargedPages-before.unchargedPages) / seconds
 	r.misses = float64(r.totals.BatchMisses-before.totals.BatchMisses) / seconds
 	r.reclaim = float64(r.totals.ReclaimNanos-before.totals.ReclaimNanos) / float64(time.Second) / seconds
 }
@@ -148,7 +153,7 @@ func (o order) compare(a, b *row) int {
 func (s *state) rows(k *keys) []row {
 	var rows []row
 	if k.entered {
-		for _, id := range s.lineage(k.selected) {
+		for id := range s.names.Lineage(k.selected) {
 			rows = append(rows, s.row(id))
 		}
 		return rows

@@ -44,6 +44,8 @@ type state struct {
 	groups map[event.CgroupID]*group
 	// levels are the counters of memory, as they were last seen.
 	levels map[event.CgroupID]*level
+	// nets is nil where the trace does not tell what was given back.
+	nets   summary.Nets
 	log    []*entry
 	logged int // all there ever were
 	// hits are the limits that were hit, with the last entry of each.
@@ -91,8 +93,11 @@ type sample struct {
 	limiting                  event.CgroupID
 	usagePages, limitingPages int64
 	maxPages                  uint64
-	totals                    summary.Totals
-	kills                     uint64
+	// chargedPages and unchargedPages are what was charged until then to the cgroup
+	// and those below it, and what they gave back.
+	chargedPages, unchargedPages uint64
+	totals                       summary.Totals
+	kills                        uint64
 }
 
 // entry is a line of the log: a limit that was hit, a kill, or a note.
@@ -114,19 +119,27 @@ type hit struct {
 }
 
 func newState(header stream.Header) *state {
-	return &state{
+	s := &state{
 		header:   header,
 		groups:   make(map[event.CgroupID]*group),
 		levels:   make(map[event.CgroupID]*level),
 		hits:     make(map[summary.LimitKey]hit),
 		lastTick: header.StartBootNanos,
 	}
+	if header.Net {
+		s.nets = make(summary.Nets)
+	}
+	return s
 }
 
 // add takes the events of a batch.
 func (s *state) add(batch []event.Event) {
 	for i := range batch {
-		switch e := &batch[i]; e.Type {
+		e := &batch[i]
+		if s.nets != nil {
+			s.nets.Add(e, &s.names)
+		}
+		switch e.Type {
 		case event.CgroupName:
 			s.names.Add(e)
 		case event.Stack:
@@ -145,6 +158,10 @@ func (s *state) add(batch []event.Event) {
 			}
 			if key, maxPages, hit := summary.HitLimit(e); hit {
 				s.addHit(e, key, maxPages)
+			}
+		case event.Uncharge, event.ForcedCharge:
+			if l := s.levels[e.Cgroup]; l != nil && e.Kind == event.Memory {
+				l.usagePages = e.UsageAfterPages()
 			}
 		case event.ReclaimEnd:
 			s.group(e.Cgroup).totals.AddReclaim(e)
@@ -183,25 +200,13 @@ func (s *state) forget() {
 	}
 	used := make(map[event.CgroupID]bool)
 	for id := range s.groups {
-		for _, id := range s.lineage(id) {
+		for id := range s.names.Lineage(id) {
 			used[id] = true
 		}
 	}
+	maps.DeleteFunc(s.nets, func(key summary.LimitKey, _ *summary.Net) bool { return !used[key.Cgroup] })
 	maps.DeleteFunc(s.levels, func(id event.CgroupID, _ *level) bool { return !used[id] })
 	maps.DeleteFunc(s.hits, func(_ summary.LimitKey, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
-}
-
-// maxDepth is how many levels are looked at, so that parents that go round in a
-// circle come to an end.
-const maxDepth = 256
-
-// lineage returns a cgroup and its ancestors, as far as they have names.
-func (s *state) lineage(id event.CgroupID) []event.CgroupID {
-	var all []event.CgroupID
-	for ok := true; ok && len(all) < maxDepth; id, ok = s.names.Parent(id) {
-		all = append(all, id)
-	}
-	return all
 }
 
 // addUsage learns from a charge what its levels hold after it.
@@ -268,7 +273,7 @@ func (s *state) toRead() map[event.CgroupID]string {
 		if g.gone {
 			continue
 		}
-		for _, id := range s.lineage(id) {
+		for id := range s.names.Lineage(id) {
 			if paths[id] != "" {
 				break
 			}
@@ -293,7 +298,7 @@ func (s *state) read(readings map[event.CgroupID]reading) {
 		}
 		g.limiting = event.CgroupID{}
 		room := int64(math.MaxInt64)
-		for _, id := range s.lineage(id) {
+		for id := range s.names.Lineage(id) {
 			r, known := readings[id]
 			l := event.Level{UsagePages: r.usagePages, MaxPages: r.maxPages}
 			if known && l.Limited() && l.RoomPages() < room {
@@ -315,6 +320,9 @@ func (s *state) tick(bootNanos uint64) {
 		x := sample{bootNanos: bootNanos, totals: g.totals, kills: g.kills}
 		if l := s.levels[id]; l != nil {
 			x.usagePages = l.usagePages
+		}
+		if n := s.nets[summary.LimitKey{Cgroup: id, Kind: event.Memory}]; n != nil {
+			x.chargedPages, x.unchargedPages = n.ChargedPages+n.ForcedPages, n.UnchargedPages
 		}
 		if l := s.levels[g.limiting]; l != nil {
 			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages

@@ -130,13 +130,15 @@ func (p *painter) body(rows []row) {
 	if !p.entered {
 		selected = max(0, slices.IndexFunc(rows, func(r row) bool { return r.id == p.selected }))
 	}
-	// Of the height, 7 lines are titles, with stacks one more, and what is left over
-	// is the graph's.
-	free := p.height - 7
+	// Of the height, some lines are titles, and what is left over is the graph's.
+	titles := 7
 	if p.header.KernelStacks {
-		free--
+		titles++
 	}
-	free = max(4, free)
+	if p.nets != nil {
+		titles++
+	}
+	free := max(4, p.height-titles)
 	r := &rows[selected]
 	list := min(len(rows), max(1, free*2/5))
 	log := max(2, min(len(p.log), free/5))
@@ -326,6 +328,10 @@ func (p *painter) detail(r *row) {
 	p.line(b.String())
 	if p.header.KernelStacks {
 		p.line(p.chargedFor(r.group))
+	}
+	if p.nets != nil {
+		p.line(fmt.Sprintf("net growth %s/s: %s/s charged, %s/s given back, here and below",
+			p.rate(r.charged-r.uncharged), p.amount(int64(r.charged)), p.amount(int64(r.uncharged))))
 	}
 }
 

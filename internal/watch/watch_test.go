@@ -178,6 +178,29 @@ func TestReadings(t *testing.T) {
 	}
 }
 
+// TestNetGrowth has a cgroup give back of what it is charged.
+func TestNetGrowth(t *testing.T) {
+	h := header
+	h.Net = true
+	s := newState(h)
+	s.add(names)
+	s.tick(h.StartBootNanos)
+	uncharge := charge(second/2, web, 11, 64, 0)
+	uncharge.Type, uncharge.RequestedPages = event.Uncharge, 32
+	forced := charge(second/2, web, 11, 32, 0)
+	forced.Type, forced.RequestedPages = event.ForcedCharge, 1
+	s.add([]event.Event{charge(second/2, web, 11, 0, 0), uncharge, forced})
+	s.tick(h.StartBootNanos + second)
+	k := keys{units: text.Pages}
+	lines := strings.Split(ansi.Strip(s.view(&k, screen{width: 80, height: 24})), "\n")
+	if len(lines) != 24 || strings.TrimRight(lines[5], " ") != "net growth +33/s: 65/s charged, 32/s given back, here and below" {
+		t.Errorf("%d lines: %q", len(lines), lines)
+	}
+	if l := s.levels[event.CgroupID{ID: web}]; l.usagePages != 33 {
+		t.Errorf("it holds %d pages", l.usagePages)
+	}
+}
+
 func TestLog(t *testing.T) {
 	s := newState(header)
 	fill(s, 12) // 10 s to the limit
@@ -499,7 +522,7 @@ func TestHostileRecording(t *testing.T) {
 	s.tick(header.StartBootNanos + second)
 	k := keys{}
 	k.press("enter", s.rows(&k))
-	if rows := s.rows(&k); len(rows) != maxDepth {
+	if rows := s.rows(&k); len(rows) != 256 {
 		t.Errorf("%d levels", len(rows))
 	}
 	s.toRead()

@@ -1,0 +1,272 @@
+//go:build guest
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestNet fills and frees two cgroups, one of which is made and removed meanwhile,
+// in one that has nothing of its own. What that one is charged, less what it gives
+// back, must be what its memory.current rises by.
+func TestNet(t *testing.T) {
+	for _, attach := range []string{"kprobe", "fentry"} {
+		t.Run(attach, func(t *testing.T) {
+			top := newCgroup(t)
+			top.write(t, "cgroup.subtree_control", "+memory")
+			checkNet(t, top, "memory.current", attach, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
+		})
+	}
+}
+
+func TestNetV1(t *testing.T) {
+	mount := mountV1(t)
+	name, err := os.MkdirTemp(mount, "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := controlGroup(name)
+	top.removeAfter(t)
+	if exists(filepath.Join(name, "memory.use_hierarchy")) {
+		top.write(t, "memory.use_hierarchy", "1")
+	}
+	checkNet(t, top, "memory.usage_in_bytes", "kprobe", func(g controlGroup, work string) *process {
+		p := startWorkload(t, controlGroup(cgroupRoot), 0, work)
+		g.write(t, "cgroup.procs", p.pid())
+		return p
+	})
+}
+
+// checkNet fills and frees cgroups below top.
+func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start func(g controlGroup, work string) *process) {
+	mount := filepath.Dir(string(top))
+	path := strings.TrimPrefix(string(top), mount)
+	dir := t.TempDir()
+	empties := filepath.Join(dir, "empty")
+	if err := os.Mkdir(empties, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	run := func(g controlGroup, work string) {
+		t.Helper()
+		p := start(g, work)
+		p.begin(t)
+		p.wait(t)
+	}
+	usage := func() int64 {
+		t.Helper()
+		return top.number(t, usageFile, "") / pageSize
+	}
+	kept := top.child(t, "kept")
+	p := start(kept, "release 8")
+	begin := settled(usage)
+	record, live := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.jsonl")
+	tr := chargetrace(t, "-net", "-cgroup", string(top), "-attach", attach, "-o", record, "-o", live)
+
+	p.begin(t)
+	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
+		t.Fatalf("%q, %v: %s", line, err, &p.stderr)
+	}
+	run(kept, "file "+filepath.Join(dir, "stays")+" 3")
+	run(kept, "file "+filepath.Join(dir, "goes")+" 4")
+	p.begin(t) // to give back
+	removed := top.child(t, "removed")
+	run(removed, "file "+filepath.Join(dir, "outlives")+" 2")
+	run(removed, "files "+empties+" 3000")
+	removed.remove(t)
+	p.wait(t)
+	killed := top.child(t, "killed")
+	if v2 := filepath.Join(string(killed), "memory.max"); exists(v2) {
+		killed.write(t, "memory.max", "4M")
+	} else {
+		killed.write(t, "memory.limit_in_bytes", "4M")
+	}
+	victim := start(killed, "touch 8")
+	victim.begin(t)
+	victim.waitKilled(t)
+	for _, name := range []string{empties, filepath.Join(dir, "goes")} {
+		if err := os.RemoveAll(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if usageFile == "memory.current" {
+		flood(t, top.child(t, "flooded"))
+	}
+	rise := settled(usage) - begin
+	held := make(map[controlGroup]int64)
+	for _, g := range []controlGroup{kept, killed} {
+		held[g] = g.number(t, usageFile, "") / pageSize
+	}
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+
+	content, err := os.ReadFile(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := netOf(t, string(content), path)
+	net := sums["charge"] + sums["forced_charge"] - sums["uncharge"]
+	t.Logf("%s: %v, net %d, memory.current from %d by %d", attach, sums, net, begin, rise)
+	if net != rise {
+		t.Errorf("%v: net %d, but %s rose by %d\n%s", sums, net, usageFile, rise, tr.stderr)
+	}
+	if usageFile == "memory.current" && sums["forced_charge"] < 16 {
+		t.Errorf("%v: the flood forced nothing", sums)
+	}
+	if sums["charge"] < (8+3+4+2+4)<<20/pageSize || sums["uncharge"] < (8+4)<<20/pageSize {
+		t.Errorf("%v: the workload did more", sums)
+	}
+	// The summary adds up the same, and knows what was there before.
+	row := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(path) + ` +(\d+) +(\d+) +(\d+) +(-?\d+) +(\d+) +(\d+) +(-?\d+)$`).FindStringSubmatch(tr.stderr.String())
+	want := []int64{sums["charge"], sums["forced_charge"], sums["uncharge"], net, begin, begin + rise, 0}
+	if row == nil {
+		t.Fatalf("no row of %s: %s", path, tr.stderr)
+	}
+	for i := range want {
+		if got, _ := strconv.ParseInt(row[i+1], 10, 64); got != want[i] {
+			t.Errorf("the summary's row is %q, want %d", row[1:], want)
+		}
+	}
+	for g, pages := range held {
+		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(strings.TrimPrefix(string(g), mount)) + ` .* ` + fmt.Sprint(pages) + ` +0$`).MatchString(tr.stderr.String()) {
+			t.Errorf("%s holds %d pages, and there is no such row: %s", g, pages, tr.stderr)
+		}
+	}
+	if tr.counted(t).lost != 0 {
+		t.Errorf("lost: %s", tr.stderr)
+	}
+
+	// Played it is the same.
+	played, stderr := chargetraceOutput(t, "-r", record, "-o", "-", "-format", "jsonl")
+	if played != string(content) {
+		t.Errorf("live\n%s\nplayed\n%s", content, played)
+	}
+	_, liveSummary, _ := strings.Cut(tr.stderr.String(), "\n\n")
+	if _, got, _ := strings.Cut(stderr, "\n\n"); got != liveSummary {
+		t.Errorf("live summary\n%s\nplayed\n%s", liveSummary, got)
+	}
+	// A part of it is as it is in the whole.
+	keptRow := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(strings.TrimPrefix(string(kept), mount)) + `( +-?\d+){7}$`)
+	_, stderr = chargetraceOutput(t, "-r", record, "-cgroup", path+"/kept")
+	if got, want := keptRow.FindString(stderr), keptRow.FindString(tr.stderr.String()); got == "" || strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
+		t.Errorf("played in part %q, live %q", got, want)
+	}
+}
+
+// flood has packets come for sockets of a cgroup that is at its limit: interrupts
+// charge them all the same.
+func flood(t *testing.T, g controlGroup) {
+	t.Helper()
+	loopbackUp(t)
+	const sockets = 16
+	listener := startWorkload(t, g, 0, fmt.Sprintf("listen %d", sockets))
+	g.leaveRoom(t)
+	sender := startWorkload(t, controlGroup(cgroupRoot), 0, fmt.Sprintf("send %d", sockets))
+	sender.begin(t)
+	sender.wait(t)
+	g.write(t, "memory.max", "max") // or it would be killed for what it does now
+	listener.begin(t)
+	listener.wait(t)
+}
+
+// settled returns a number once it stays the same: what is freed by RCU is counted
+// by then, which is waited for.
+func settled(number func() int64) int64 {
+	const membarrierGlobal = 1 // include/uapi/linux/membarrier.h
+	for last, same := number(), 0; ; {
+		unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+		now := number()
+		if now != last {
+			last, same = now, 0
+		} else if same++; same == 10 {
+			return now
+		}
+	}
+}
+
+// netOf adds up the pages of each type of event in a .jsonl that memory of a cgroup
+// or one below it was charged or gave back.
+func netOf(t *testing.T, jsonl, path string) map[string]int64 {
+	t.Helper()
+	sums := make(map[string]int64)
+	for line := range strings.Lines(jsonl) {
+		var e struct {
+			Type, Kind, Outcome, Cgroup string
+			Pages                       int64
+			RequestedPages              int64 `json:"requested_pages"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		if e.Kind != "memory" || e.Outcome != "" && e.Outcome != "ok" {
+			continue
+		}
+		if e.Cgroup != path && !strings.HasPrefix(e.Cgroup, path+"/") {
+			t.Errorf("of another cgroup: %s", line)
+		}
+		sums[e.Type] += e.Pages + e.RequestedPages
+	}
+	return sums
+}
+
+// TestNetTracer has a tracer trace the cgroup that it is in: what it is charged
+// itself, here for the file that it writes, is part of that.
+func TestNetTracer(t *testing.T) {
+	g := newCgroup(t)
+	p := startWorkload(t, g, 0, "churn 100")
+	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-o", filepath.Join(t.TempDir(), "x.jsonl"))
+	g.write(t, "cgroup.procs", strconv.Itoa(tr.Process.Pid))
+	p.begin(t)
+	p.wait(t)
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	for _, want := range []string{`(?m)^` + g.path() + `( +[1-9]\d*)( +\d+){2} +-?\d+( +[1-9]\d*){2} +-?\d+$`, `(?m)^\d+ +chargetrace +[1-9]`} {
+		if !regexp.MustCompile(want).MatchString(tr.stderr.String()) {
+			t.Errorf("no %s in %s", want, tr.stderr)
+		}
+	}
+}
+
+// TestNetLost stops a tracer with the smallest buffer while a process charges and
+// gives back: its balance must say that it is not whole.
+func TestNetLost(t *testing.T) {
+	g := newCgroup(t)
+	p := startWorkload(t, g, 0, "churn 10")
+	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-buffer", "1")
+	if err := tr.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.begin(t)
+	p.wait(t)
+	if err := tr.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	others := regexp.MustCompile(`warning: ([1-9]\d*) events that are no charges were lost as well`).FindStringSubmatch(tr.stderr.String())
+	if others == nil {
+		t.Fatalf("nothing else was lost: %s", tr.stderr)
+	}
+	n, _ := strconv.ParseUint(others[1], 10, 64)
+	if missed := regexp.MustCompile(`the kernel missed (\d+) calls`).FindStringSubmatch(tr.stderr.String()); missed != nil {
+		calls, _ := strconv.ParseUint(missed[1], 10, 64)
+		n += calls
+	}
+	if m := regexp.MustCompile(`This is not whole: (\d+) calls or events were lost or missed\.`).FindStringSubmatch(tr.stderr.String()); m == nil || m[1] != fmt.Sprint(n+tr.counted(t).lost) {
+		t.Errorf("it does not say that it is not whole: %s", tr.stderr)
+	}
+}
