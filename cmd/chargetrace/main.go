@@ -159,7 +159,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	}
 	if tracer.StacksUnnamed() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel hides its functions: stacks are addresses, and causes unknown\n")
-		fmt.Fprintf(stderr, "hint: sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them\n")
+		fmt.Fprintf(stderr, "hint: %s\n", capture.HiddenSymbolsHint)
 	}
 	if tracer.UserStacksUnnamed() {
 		fmt.Fprintf(stderr, "chargetrace: warning: in this pid namespace the traced processes cannot be looked at: user stacks are addresses\n")

@@ -80,10 +80,10 @@ func TestRoundBuffer(t *testing.T) {
 var good = map[string]string{
 	"proc/sys/kernel/osrelease":                "6.1.0-50-cloud-amd64\n",
 	"sys/kernel/btf/vmlinux":                   "",
-	"proc/kallsyms":                            "0000000000000000 T page_counter_cancel\n0000000000000000 T page_counter_try_charge\n",
+	"proc/kallsyms":                            "ffffffff81000000 T page_counter_cancel\nffffffff81000100 T page_counter_try_charge\n",
 	"sys/bus/event_source/devices/kprobe/type": "8\n",
 	"sys/kernel/security/lockdown":             "none [integrity] confidentiality\n",
-	"proc/self/status":                         "Name:\tx\nCapEff:\t000000c000000000\nCapBnd:\t0\n",
+	"proc/self/status":                         "Name:\tx\nCapEff:\t000000c000080000\nCapBnd:\t0\n",
 	"proc/sys/kernel/perf_event_paranoid":      "2\n",
 	"proc/self/uid_map":                        "         0          0 4294967295\n",
 	"proc/self/mounts":                         "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n",
@@ -102,11 +102,12 @@ func TestCheck(t *testing.T) {
 		hint    string
 		// Whether it keeps from tracing.
 		noKprobe, noFentry bool
+		noStacks           bool // it keeps from naming their functions too
 	}{
 		{name: "good"},
 		{
 			name: "old kernel", changes: map[string]string{
-				"proc/sys/kernel/osrelease": "5.7.19-generic", "proc/self/status": "Name:\tx\nCapEff:\t000000c001000000\n",
+				"proc/sys/kernel/osrelease": "5.7.19-generic", "proc/self/status": "Name:\tx\nCapEff:\t000000c001080000\n",
 			},
 			finding: "kernel", state: Lacking, detail: "has no BPF ring buffer", hint: "5.8 or later", noKprobe: true, noFentry: true,
 		},
@@ -115,12 +116,12 @@ func TestCheck(t *testing.T) {
 			finding: "BTF", state: Lacking, detail: "no /sys/kernel/btf/vmlinux", hint: "CONFIG_DEBUG_INFO_BTF=y", noKprobe: true, noFentry: true,
 		},
 		{
-			name: "no function", changes: map[string]string{"proc/kallsyms": "0 t my_page_counter_try_charge\n0 t page_counter_try_charge.cold\n"},
+			name: "no function", changes: map[string]string{"proc/kallsyms": "ffffffff81000000 t my_page_counter_try_charge\nffffffff81000100 t page_counter_try_charge.cold\n"},
 			finding: "function", state: Lacking, detail: "not in /proc/kallsyms", hint: "CONFIG_MEMCG=y", noKprobe: true, noFentry: true,
 		},
 		{
 			name: "no kallsyms", changes: map[string]string{"proc/kallsyms": absent},
-			finding: "function", state: Unknown,
+			finding: "function", state: Unknown, noStacks: true,
 		},
 		{
 			name: "no kprobes", changes: map[string]string{"sys/bus/event_source/devices/kprobe/type": absent},
@@ -135,11 +136,11 @@ func TestCheck(t *testing.T) {
 			finding: "lockdown", state: Unknown,
 		},
 		{
-			name: "no capabilities", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t0000000000000000\n"},
+			name: "no capabilities", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t0000000000080000\n"},
 			finding: "capabilities", state: Lacking, detail: "missing CAP_BPF and CAP_PERFMON", hint: "setcap cap_bpf,cap_perfmon+ep", noKprobe: true, noFentry: true,
 		},
 		{
-			name: "root of old", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t0000000000200000\n"},
+			name: "root of old", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t0000000000280000\n"},
 		},
 		{
 			name: "5.10 without CAP_SYS_RESOURCE", changes: map[string]string{"proc/sys/kernel/osrelease": "5.10.0"},
@@ -148,6 +149,14 @@ func TestCheck(t *testing.T) {
 		{
 			name: "Debian's perf events", changes: map[string]string{"proc/sys/kernel/perf_event_paranoid": "3\n"},
 			finding: "perf events", state: Unknown, detail: "kernel.perf_event_paranoid is 3", hint: "-attach fentry",
+		},
+		{
+			name: "hidden functions", changes: map[string]string{"proc/kallsyms": "0000000000000000 T page_counter_try_charge\n"},
+			finding: "stacks", state: Lacking, detail: "-stack has addresses alone", hint: "kptr_restrict=1",
+		},
+		{
+			name: "no CAP_SYS_PTRACE", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t000000c000000000\n"},
+			finding: "stacks", state: Lacking, detail: "missing CAP_SYS_PTRACE", hint: "run it with sudo",
 		},
 		{
 			name: "user namespace", changes: map[string]string{"proc/self/uid_map": "0 1000 1\n"},
@@ -202,7 +211,7 @@ func TestCheck(t *testing.T) {
 					if f.State != tc.state || !strings.Contains(f.Detail, tc.detail) || !strings.Contains(f.Hint, tc.hint) {
 						t.Errorf("%+v", f)
 					}
-				} else if f.State != OK {
+				} else if want := f.Name == "stacks" && tc.noStacks; (f.State != OK) != want {
 					t.Errorf("unexpected: %+v", f)
 				}
 			}

@@ -128,6 +128,7 @@ func check(root string) []Finding {
 		m.checkPerfEvents(),
 		m.checkCgroup(),
 		m.checkMemoryController(),
+		m.checkStacks(),
 	}
 }
 
@@ -252,6 +253,27 @@ func (m machine) checkLockdown() Finding {
 	}
 	return f
 }
+
+// checkStacks looks at what names the functions of stacks. A trace goes without.
+func (m machine) checkStacks() Finding {
+	f := Finding{Name: "stacks", Detail: "the functions of the kernel and of all processes can be named"}
+	effective, _ := m.effective()
+	symbols, _ := parseSymbols(strings.NewReader(m.read("proc/kallsyms")))
+	switch {
+	case len(symbols) == 0:
+		f.State = Lacking
+		f.Detail = "the kernel hides where its functions are: -stack has addresses alone"
+		f.Hint = HiddenSymbolsHint
+	case effective>>unix.CAP_SYS_PTRACE&1 == 0:
+		f.State = Lacking
+		f.Detail = "missing CAP_SYS_PTRACE: of processes of other users -ustack has addresses alone"
+		f.Hint = "run it with sudo, or grant that too"
+	}
+	return f
+}
+
+// HiddenSymbolsHint is the way out where the kernel hides its functions.
+const HiddenSymbolsHint = "sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them"
 
 // capability is a privilege that tracing needs.
 type capability struct {
