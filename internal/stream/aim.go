@@ -99,8 +99,8 @@ func (c *chooser) includes(e *event.Event) bool {
 	case event.Usage:
 		return c.Balances() && !c.chargesSome() && (!c.aimsAtCgroups() || c.placeOf(e.Cgroup) == within)
 	}
-	if !c.includesTask(e.PID, e.Comm.Bytes()) &&
-		(e.Type != event.OOMKill || !c.includesTask(e.Victim.PID, e.Victim.Comm.Bytes())) {
+	if !c.includesTask(e.PID, &e.Comm) &&
+		(e.Type != event.OOMKill || !c.includesTask(e.Victim.PID, &e.Victim.Comm)) {
 		return false
 	}
 	if c.aimsAtCgroups() {
@@ -128,8 +128,8 @@ func (c *chooser) chargesSome() bool { return c.MinPages > 0 || c.OnlyLimited }
 
 func (c *chooser) aimsAtCgroups() bool { return len(c.Cgroups)+len(c.Containers) > 0 }
 
-func (c *chooser) includesTask(pid uint32, comm []byte) bool {
-	return (len(c.PIDs) == 0 || c.targets[pid]) && (c.Comms == nil || c.Comms.Match(comm))
+func (c *chooser) includesTask(pid uint32, comm *event.Comm) bool {
+	return (len(c.PIDs) == 0 || c.targets[pid]) && (c.Comms == nil || c.Comms.Match(comm.Bytes()))
 }
 
 // fork learns of a process. A fork is shown where its parent is aimed at.

@@ -79,8 +79,18 @@ type Table struct {
 	lastLevel   level
 	lastAtLimit bool
 
+	task shownTask
+
 	buf     []byte
 	started bool
+}
+
+// shownTask holds the columns PID and COMM of the last row, since most are like the
+// one before.
+type shownTask struct {
+	pid     uint32
+	comm    event.Comm
+	columns []byte // nil: of none yet
 }
 
 // level names a level of the tree of counters of one kind.
@@ -221,10 +231,7 @@ func (t *Table) appendCharge(e *event.Event) {
 	b := t.buf
 	from := len(b)
 	b = pad(t.appendTime(b, e.BootNanos), from, t.timeWidth)
-	from = len(b)
-	b = pad(strconv.AppendUint(b, uint64(e.PID), 10), from, pidWidth)
-	from = len(b)
-	b = pad(event.AppendPrintable(b, e.Comm.Bytes()), from, commWidth)
+	b = append(b, t.task.show(e)...)
 	from = len(b)
 	b = pad(t.appendCount(b, e.Kind, int64(e.RequestedPages)), from, countWidth)
 	from = len(b)
@@ -251,6 +258,15 @@ func (t *Table) appendCharge(e *event.Event) {
 	}
 	b[len(b)-1] = '\n'
 	t.buf = b
+}
+
+func (s *shownTask) show(e *event.Event) []byte {
+	if s.columns == nil || s.pid != e.PID || s.comm != e.Comm {
+		s.pid, s.comm = e.PID, e.Comm
+		b := pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, pidWidth)
+		s.columns = pad(event.AppendPrintable(b, e.Comm.Bytes()), len(b), commWidth)
+	}
+	return s.columns
 }
 
 // limitReached reports whether the limiting level of a charge is at its limit,
