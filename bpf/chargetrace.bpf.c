@@ -73,6 +73,7 @@ enum event_type {
 	EVENT_FORK = 7,
 	EVENT_UNCHARGE = 9,
 	EVENT_FORCED_CHARGE = 10,
+	EVENT_STACK = 12, /* the reader makes others of it, of type 8 */
 };
 
 /* What a page counter counts. */
@@ -145,9 +146,8 @@ struct charge_event {
 	struct level high;     /* likewise under memory.high; max is that */
 	__u64 failed;	       /* id of the cgroup whose limit made it fail */
 	__u64 lost;	       /* events lost on this CPU since the trace began */
-	__u16 kernel_stack;    /* 1 + its number in kernel_stacks; 0 for none */
-	__u16 user_stack;      /* likewise in user_stacks */
-	__u32 layout;	       /* of the user stack; see layout_of */
+	__u32 kernel_stack;    /* id of a stack_event; 0 for none */
+	__u32 user_stack;
 };
 
 struct reclaim_event {
@@ -178,6 +178,18 @@ struct uncharge_event {
 	__s64 usage; /* pages, before */
 };
 
+/* How many addresses of a stack are taken. */
+#define STACK_DEPTH 64
+
+/* Travels before the first charge that has the stack, with as many addresses as it has. */
+struct stack_event {
+	__u32 type;
+	__u32 id; /* a hash of what follows */
+	__u32 tgid; /* 0 for a kernel stack */
+	__u32 layout; /* likewise; see layout_of */
+	__u64 address[STACK_DEPTH]; /* the innermost first */
+};
+
 /* Travels before the first event that has its cgroup. */
 struct cgroup_event {
 	__u32 type;
@@ -193,6 +205,7 @@ const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));
 const struct uncharge_event *uncharge_event_type __attribute__((unused));
 const struct cgroup_event *cgroup_event_type __attribute__((unused));
+const struct stack_event *stack_event_type __attribute__((unused));
 
 /* What is known of a page counter. */
 struct known {
@@ -238,7 +251,6 @@ struct counters {
 	/* The last counter that was found not to be aimed at, and its css. */
 	__u64 unaimed;
 	__u64 unaimed_serial_nr;
-	__u32 layout; /* the last that was looked up in layouts */
 	struct known known[KNOWN_PLACES];
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
@@ -299,6 +311,9 @@ struct call {
 	__u64 stack; /* 0 for none */
 	__u64 fail;  /* the function's argument: struct page_counter ** */
 	struct charge_event event;
+	/* Those whose ids the event has. */
+	struct stack_event kernel_stack, user_stack;
+	__u64 kernel_frames, user_frames; /* how many addresses they have */
 };
 
 /*
@@ -362,26 +377,24 @@ struct {
 	__type(value, __u64);
 } failure_counts SEC(".maps");
 
-/* Stacks, by a number that is a hash. The loader makes the maps large if need be. */
-#define STACK_DEPTH 64
+/*
+ * The ids of stacks that the reader has been told of, and the layouts whose programs
+ * it has looked at, by their lowest bits. What shares a place with another is told
+ * again.
+ */
+#define TOLD 16384
 
-struct stacks {
-	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, STACK_DEPTH * sizeof(__u64));
+struct told {
+	__u32 stack;
+	__u32 layout;
 };
 
-struct stacks kernel_stacks SEC(".maps");
-struct stacks user_stacks SEC(".maps");
-
-/* The layouts of which the reader has been told. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 1); /* the loader sets the real size */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader makes it TOLD if need be */
 	__type(key, __u32);
-	__type(value, __u8);
-} layouts SEC(".maps");
+	__type(value, struct told);
+} told SEC(".maps");
 
 struct cgroup_key {
 	__u64 cgroup;
@@ -686,9 +699,9 @@ static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
  * would fill up: counting per CPU needs no look at the buffer, which all CPUs
  * share.
  */
-static __always_inline __u64 wakeup(struct counters *n, bool now)
+static __always_inline __u64 wakeup(struct counters *n)
 {
-	if (++n->unwoken < wakeup_events && !reader_idle && !now)
+	if (++n->unwoken < wakeup_events && !reader_idle)
 		return BPF_RB_NO_WAKEUP;
 	n->unwoken = 0;
 	reader_idle = false;
@@ -859,31 +872,45 @@ static __always_inline void fill(struct event *e, __u32 type, __u64 pid_tgid)
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
 }
 
-/*
- * hurry tells whether the reader is to look at once at what the process of an event
- * has mapped, for it may be short-lived.
- */
-static __always_inline bool hurry(struct counters *n, struct charge_event *e)
+/* tell_stack sends a stack that the reader does not know. */
+static __always_inline void tell_stack(struct stack_event *stack, __u64 frames)
 {
-	__u32 layout = e->layout;
-	__u8 yes = 1;
+	__u32 of_stack = stack->id & (TOLD - 1), of_layout = stack->layout & (TOLD - 1);
+	struct told *known = bpf_map_lookup_elem(&told, &of_stack);
+	__u64 flags = BPF_RB_NO_WAKEUP, size = __builtin_offsetof(struct stack_event, address) + frames * sizeof(__u64);
 
-	if (!layout || layout == n->layout)
-		return false;
-	n->layout = layout;
-	return !bpf_map_lookup_elem(&layouts, &layout) && !bpf_map_update_elem(&layouts, &layout, &yes, BPF_ANY);
+	if (!known || known->stack == stack->id)
+		return;
+	if (stack->layout) {
+		struct told *seen = bpf_map_lookup_elem(&told, &of_layout);
+
+		/* The program may be short-lived: it is to be looked at now. */
+		if (seen && seen->layout != stack->layout) {
+			seen->layout = stack->layout;
+			flags = BPF_RB_FORCE_WAKEUP;
+		}
+	}
+	/* As it is passed on: the verifier knows no other. */
+	asm volatile("" : "+r"(size));
+	/* The reader counts the charges that come without. */
+	if (size <= sizeof(*stack) && !bpf_ringbuf_output(&events, stack, size, flags))
+		known->stack = stack->id;
 }
 
 /* send_charge sends a charge whose outcome is known. */
-static __always_inline void send_charge(struct counters *n, struct charge_event *e)
+static __always_inline void send_charge(struct counters *n, struct call *c)
 {
-	struct charge_event *sent;
+	struct charge_event *e = &c->event, *sent;
 
 	if (only_limited && e->e.outcome == OUTCOME_OK && !(e->e.flags & FLAG_RETRY) &&
 	    e->limiting.usage < (__s64)e->limiting.max) {
 		__sync_fetch_and_add(&n->filtered, 1);
 		return;
 	}
+	if (take_kernel_stacks && e->kernel_stack)
+		tell_stack(&c->kernel_stack, c->kernel_frames);
+	if (take_user_stacks && e->user_stack)
+		tell_stack(&c->user_stack, c->user_frames);
 	/*
 	 * Lost events are told of by the CPU that lost them. The counters are
 	 * this CPU's own, yet atomic: before 5.12 nothing keeps an interrupt that
@@ -898,7 +925,7 @@ static __always_inline void send_charge(struct counters *n, struct charge_event 
 	__sync_fetch_and_add(&n->delivered, 1);
 	*sent = *e;
 	sent->lost = n->lost;
-	bpf_ringbuf_submit(sent, wakeup(n, take_user_stacks && hurry(n, sent)));
+	bpf_ringbuf_submit(sent, wakeup(n));
 }
 
 /* What is next to each other in struct page_counter. */
@@ -1002,7 +1029,7 @@ static __always_inline struct call *free_call(struct counters *n, struct calls *
 	c = call_at(n, cs, i);
 	if (c->stack) {
 		c->event.e.flags |= FLAG_PREDICTED;
-		send_charge(n, &c->event);
+		send_charge(n, c);
 	} else {
 		/* Atomic, for another call may be preempted while it does this. */
 		__sync_fetch_and_add(&n->under_way, 1);
@@ -1084,41 +1111,69 @@ static __always_inline bool retried(struct counters *n, __u64 stack, unsigned lo
 	return retry;
 }
 
-/* stack_of returns 1 + the number of the current stack in a map, or 0. */
-static __always_inline __u16 stack_of(struct counters *n, void *ctx, void *stacks, __u64 flags)
-{
-	long id = bpf_get_stackid(ctx, stacks, flags);
-
-	if (id >= 0)
-		return id + 1;
-	if (id != -EFAULT) /* there is none */
-		__sync_fetch_and_add(&n->lost_stacks, 1);
-	return 0;
-}
-
 /*
  * layout_of returns what tells one program in the memory of a process from another,
- * or 0 for a kernel thread: where it lies, and its stack, which is placed at random.
- * What is forked has the same until it executes another program. The reader finds
- * the same in /proc/PID/stat (symbol.LayoutOf).
+ * or 0 for none: where it lies, and its stack, which is placed at random. What is
+ * forked has the same until it executes another program. The reader finds the same
+ * in /proc/PID/stat (symbol.LayoutOf). In the middle of an exec there is none.
  */
 static __always_inline __u32 layout_of(struct task_struct *task)
 {
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	__u64 layout;
+	__u64 start_code = mm ? (__u64)BPF_CORE_READ(mm, start_code) : 0, layout;
 
-	if (!mm)
+	if (!start_code)
 		return 0;
-	layout = (__u64)BPF_CORE_READ(mm, start_code) + (__u64)BPF_CORE_READ(mm, end_code) * 3 +
-		(__u64)BPF_CORE_READ(mm, start_stack) * 5;
+	layout = start_code + (__u64)BPF_CORE_READ(mm, end_code) * 3 + (__u64)BPF_CORE_READ(mm, start_stack) * 5;
 	return layout * 0x9e3779b97f4a7c15ULL >> 32 ?: 1;
 }
 
-/* take_user_stack adds the user stack to an event. */
-static __always_inline void take_user_stack(struct counters *n, void *ctx, struct charge_event *e, struct task_struct *task)
+/*
+ * take_stack takes the current stack, of which the rest is filled in, and returns how
+ * many addresses it has.
+ */
+static __always_inline __u64 take_stack(struct counters *n, void *ctx, struct stack_event *stack, __u64 flags)
 {
-	e->user_stack = stack_of(n, ctx, &user_stacks, BPF_F_USER_STACK);
-	e->layout = e->user_stack ? layout_of(task) : 0;
+	long size = bpf_get_stack(ctx, stack->address, sizeof(stack->address), flags);
+	__u64 hash = (__u64)stack->tgid << 32 | stack->layout, frames, i;
+
+	if (size <= 0 || size > (long)sizeof(stack->address)) {
+		__sync_fetch_and_add(&n->lost_stacks, 1);
+		return 0;
+	}
+	frames = size / sizeof(__u64);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STACK_DEPTH; i++) {
+		if (i >= frames)
+			break;
+		hash = (hash ^ stack->address[i]) * 0x9e3779b97f4a7c15ULL;
+		hash ^= hash >> 32;
+	}
+	stack->id = (__u32)hash ?: 1;
+	stack->type = EVENT_STACK;
+	return frames;
+}
+
+/* take_stacks adds the stacks to a call, if they are asked for. */
+static __always_inline void take_stacks(struct counters *n, void *ctx, struct call *c, struct task_struct *task, bool wanted)
+{
+	struct charge_event *e = &c->event;
+
+	e->kernel_stack = e->user_stack = 0;
+	if (!wanted)
+		return;
+	if (take_kernel_stacks) {
+		c->kernel_frames = take_stack(n, ctx, &c->kernel_stack, 0);
+		e->kernel_stack = c->kernel_frames ? c->kernel_stack.id : 0;
+	}
+	if (take_user_stacks) {
+		c->user_stack.tgid = e->e.tgid;
+		c->user_stack.layout = layout_of(task);
+		if (!c->user_stack.layout)
+			return;
+		c->user_frames = take_stack(n, ctx, &c->user_stack, BPF_F_USER_STACK);
+		e->user_stack = c->user_frames ? c->user_stack.id : 0;
+	}
 }
 
 /*
@@ -1196,10 +1251,11 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, e->failed);
-	if (take_kernel_stacks)
-		e->kernel_stack = stack_of(n, ctx, &kernel_stacks, 0);
-	if (take_user_stacks)
-		take_user_stack(n, ctx, e, task);
+	/* What only_limited leaves out at the return needs none. */
+	if (take_kernel_stacks || take_user_stacks)
+		take_stacks(n, ctx, c, task,
+			    !only_limited || retry || e->e.outcome == OUTCOME_FAILED ||
+				    e->limiting.usage >= (__s64)e->limiting.max);
 	return true;
 }
 
@@ -1301,7 +1357,7 @@ static __always_inline int on_return(bool charged, __u64 stack)
 		if ((only_limited || min_pages) && e->requested > 1)
 			keep_failure(n, stack, e->requested);
 	}
-	send_charge(noted, e); /* it has the number of that CPU */
+	send_charge(noted, c); /* it has the number of that CPU */
 	c->stack = 0;
 	__sync_fetch_and_sub(&noted->under_way, 1);
 	return 0;
@@ -1358,7 +1414,7 @@ static __always_inline void send(void *e, __u64 size)
 {
 	struct counters *n = counters_of(bpf_get_smp_processor_id());
 
-	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n, false)))
+	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n)))
 		__sync_fetch_and_add(&n->lost_others, 1);
 }
 

@@ -34,7 +34,6 @@ typedef __u32 __wsum;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
-	BPF_MAP_TYPE_STACK_TRACE = 7,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
@@ -51,11 +50,6 @@ enum {
 
 enum {
 	BPF_F_USER_STACK = 1 << 8,
-};
-
-/* From include/uapi/asm-generic/errno-base.h. */
-enum {
-	EFAULT = 14,
 };
 
 /* The value is the running kernel's: only the name is used. */

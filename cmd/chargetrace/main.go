@@ -157,12 +157,8 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	for _, what := range tracer.Lacking() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no place to see %s\n", what)
 	}
-	if tracer.StacksUnnamed() {
-		fmt.Fprintf(stderr, "chargetrace: warning: this kernel hides its functions: stacks are addresses, and causes unknown\n")
-		fmt.Fprintf(stderr, "hint: %s\n", capture.HiddenSymbolsHint)
-	}
-	if tracer.UserStacksUnnamed() {
-		fmt.Fprintf(stderr, "chargetrace: warning: in this pid namespace the traced processes cannot be looked at: user stacks are addresses\n")
+	for _, f := range capture.Unnamed(options) {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\nhint: %s\n", f.Detail, f.Hint)
 	}
 	sum := summary.New(tracer.Header())
 	sinks := []stream.Sink{sink, sum}
@@ -302,10 +298,13 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)
 	}
 	if c.Unstacked > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d charges are without their stack: there were too many different ones\n", c.Unstacked)
+		fmt.Fprintf(w, "chargetrace: warning: %d stacks of charges are missing: the kernel could not take them, or there were too many different ones\n", c.Unstacked)
 	}
 	if c.Unnamed > 0 {
-		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they were gone too soon, or CAP_SYS_PTRACE is missing\n", c.Unnamed)
+		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they could not be looked at, or were gone too soon\n", c.Unnamed)
+	}
+	if c.Late > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d user stacks are addresses: it took too long to read what their processes have mapped\n", c.Late)
 	}
 	if c.Missed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)

@@ -16,10 +16,14 @@ import (
 type bpfCalls struct {
 	_    structs.HostLayout
 	Call [4]struct {
-		_     structs.HostLayout
-		Stack uint64
-		Fail  uint64
-		Event bpfChargeEvent
+		_            structs.HostLayout
+		Stack        uint64
+		Fail         uint64
+		Event        bpfChargeEvent
+		KernelStack  bpfStackEvent
+		UserStack    bpfStackEvent
+		KernelFrames uint64
+		UserFrames   uint64
 	}
 }
 
@@ -73,9 +77,8 @@ type bpfChargeEvent struct {
 	}
 	Failed      uint64
 	Lost        uint64
-	KernelStack uint16
-	UserStack   uint16
-	Layout      uint32
+	KernelStack uint32
+	UserStack   uint32
 }
 
 type bpfCounters struct {
@@ -98,8 +101,6 @@ type bpfCounters struct {
 	_               [2]byte
 	Unaimed         uint64
 	UnaimedSerialNr uint64
-	Layout          uint32
-	_               [4]byte
 	Known           [18]struct {
 		_         structs.HostLayout
 		Counter   uint64
@@ -113,7 +114,7 @@ type bpfCounters struct {
 		Named     bool
 		Pad       uint8
 	}
-	_ [24]byte
+	_ [32]byte
 }
 
 type bpfForkEvent struct {
@@ -187,6 +188,21 @@ type bpfReclaimEvent struct {
 	Ns    uint64
 }
 
+type bpfStackEvent struct {
+	_       structs.HostLayout
+	Type    uint32
+	Id      uint32
+	Tgid    uint32
+	Layout  uint32
+	Address [64]uint64
+}
+
+type bpfTold struct {
+	_      structs.HostLayout
+	Stack  uint32
+	Layout uint32
+}
+
 type bpfUnchargeEvent struct {
 	_ structs.HostLayout
 	E struct {
@@ -217,15 +233,13 @@ const (
 	bpfMapEvents              = "events"
 	bpfMapFailureCounts       = "failure_counts"
 	bpfMapFailures            = "failures"
-	bpfMapKernelStacks        = "kernel_stacks"
-	bpfMapLayouts             = "layouts"
 	bpfMapMovedCalls          = "moved_calls"
 	bpfMapNamed               = "named"
 	bpfMapOoms                = "ooms"
 	bpfMapReclaims            = "reclaims"
 	bpfMapTargetCgroups       = "target_cgroups"
 	bpfMapTargets             = "targets"
-	bpfMapUserStacks          = "user_stacks"
+	bpfMapTold                = "told"
 	bpfMapWanted              = "wanted"
 	bpfProgFentryForcedCharge = "fentry_forced_charge"
 	bpfProgFentryOom          = "fentry_oom"
@@ -263,6 +277,7 @@ const (
 	bpfVarPageSize            = "page_size"
 	bpfVarReaderIdle          = "reader_idle"
 	bpfVarReclaimEventType    = "reclaim_event_type"
+	bpfVarStackEventType      = "stack_event_type"
 	bpfVarTakeKernelStacks    = "take_kernel_stacks"
 	bpfVarTakeUserStacks      = "take_user_stacks"
 	bpfVarTargetKinds         = "target_kinds"
@@ -346,15 +361,13 @@ type bpfMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
-	KernelStacks  *ebpf.MapSpec `ebpf:"kernel_stacks"`
-	Layouts       *ebpf.MapSpec `ebpf:"layouts"`
 	MovedCalls    *ebpf.MapSpec `ebpf:"moved_calls"`
 	Named         *ebpf.MapSpec `ebpf:"named"`
 	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
 	Reclaims      *ebpf.MapSpec `ebpf:"reclaims"`
 	TargetCgroups *ebpf.MapSpec `ebpf:"target_cgroups"`
 	Targets       *ebpf.MapSpec `ebpf:"targets"`
-	UserStacks    *ebpf.MapSpec `ebpf:"user_stacks"`
+	Told          *ebpf.MapSpec `ebpf:"told"`
 	Wanted        *ebpf.MapSpec `ebpf:"wanted"`
 }
 
@@ -379,6 +392,7 @@ type bpfVariableSpecs struct {
 	PageSize          *ebpf.VariableSpec `ebpf:"page_size"`
 	ReaderIdle        *ebpf.VariableSpec `ebpf:"reader_idle"`
 	ReclaimEventType  *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
+	StackEventType    *ebpf.VariableSpec `ebpf:"stack_event_type"`
 	TakeKernelStacks  *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
 	TakeUserStacks    *ebpf.VariableSpec `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.VariableSpec `ebpf:"target_kinds"`
@@ -415,15 +429,13 @@ type bpfMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
 	Failures      *ebpf.Map `ebpf:"failures"`
-	KernelStacks  *ebpf.Map `ebpf:"kernel_stacks"`
-	Layouts       *ebpf.Map `ebpf:"layouts"`
 	MovedCalls    *ebpf.Map `ebpf:"moved_calls"`
 	Named         *ebpf.Map `ebpf:"named"`
 	Ooms          *ebpf.Map `ebpf:"ooms"`
 	Reclaims      *ebpf.Map `ebpf:"reclaims"`
 	TargetCgroups *ebpf.Map `ebpf:"target_cgroups"`
 	Targets       *ebpf.Map `ebpf:"targets"`
-	UserStacks    *ebpf.Map `ebpf:"user_stacks"`
+	Told          *ebpf.Map `ebpf:"told"`
 	Wanted        *ebpf.Map `ebpf:"wanted"`
 }
 
@@ -434,15 +446,13 @@ func (m *bpfMaps) Close() error {
 		m.Events,
 		m.FailureCounts,
 		m.Failures,
-		m.KernelStacks,
-		m.Layouts,
 		m.MovedCalls,
 		m.Named,
 		m.Ooms,
 		m.Reclaims,
 		m.TargetCgroups,
 		m.Targets,
-		m.UserStacks,
+		m.Told,
 		m.Wanted,
 	)
 }
@@ -468,6 +478,7 @@ type bpfVariables struct {
 	PageSize          *ebpf.Variable `ebpf:"page_size"`
 	ReaderIdle        *ebpf.Variable `ebpf:"reader_idle"`
 	ReclaimEventType  *ebpf.Variable `ebpf:"reclaim_event_type"`
+	StackEventType    *ebpf.Variable `ebpf:"stack_event_type"`
 	TakeKernelStacks  *ebpf.Variable `ebpf:"take_kernel_stacks"`
 	TakeUserStacks    *ebpf.Variable `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.Variable `ebpf:"target_kinds"`

@@ -130,12 +130,12 @@ type Counts struct {
 	// Unfollowed processes were forked by those that are traced, but were too
 	// many to be traced too.
 	Unfollowed uint64
-	// Unstacked charges were sent without their stack: there were too many
-	// different ones.
+	// Unstacked is how many stacks of charges are missing: the kernel could not take
+	// them, or there were too many different ones.
 	Unstacked uint64
 	// Unnamed is how many processes have user stacks of addresses alone, for they
-	// could not be looked at.
-	Unnamed uint64
+	// could not be looked at, and Late how many stacks are, since it took too long.
+	Unnamed, Late uint64
 }
 
 // readInterval is how long an event stays in the buffer at most. The reader
@@ -180,7 +180,7 @@ type Tracer struct {
 
 	stop     sync.Once
 	missed   uint64
-	leftOver []event.Event
+	leftOver []unreturned
 	stopErr  error
 }
 
@@ -333,10 +333,7 @@ func (o *Options) hasTargets() bool {
 	return len(o.PIDs) > 1 || len(o.PIDs) == 1 && (o.Follow || !inInitialPIDNamespace())
 }
 
-func inInitialPIDNamespace() bool {
-	ns, err := os.Readlink("/proc/self/ns/pid")
-	return err == nil && ns == "pid:[4026531836]" // PROC_PID_INIT_INO of include/linux/proc_ns.h
-}
+func inInitialPIDNamespace() bool { return machine{root: "/"}.initialPIDNamespace() }
 
 func attachEntry(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
 	if a == Kprobe {
@@ -415,7 +412,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 	t.calls = coll.DetachMap(bpfMapCalls)
 	t.targets = coll.DetachMap(bpfMapTargets)
 	if o.KernelStacks || o.UserStacks {
-		if t.stacks, err = newStacks(&o, coll); err != nil {
+		if t.stacks, err = newStacks(&o); err != nil {
 			return nil, err
 		}
 	}
@@ -541,14 +538,9 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(cgroupTarget))
 		}
 	}
-	if o.KernelStacks {
-		values[bpfVarTakeKernelStacks] = true
-		spec.Maps[bpfMapKernelStacks].MaxEntries = maxStacks
-	}
-	if o.UserStacks {
-		values[bpfVarTakeUserStacks] = true
-		spec.Maps[bpfMapUserStacks].MaxEntries = maxStacks
-		spec.Maps[bpfMapLayouts].MaxEntries = maxLayouts
+	if o.KernelStacks || o.UserStacks {
+		values[bpfVarTakeKernelStacks], values[bpfVarTakeUserStacks] = o.KernelStacks, o.UserStacks
+		spec.Maps[bpfMapTold].MaxEntries = toldStacks
 	}
 	values[bpfVarMinPages] = o.MinPages
 	values[bpfVarPageSize] = uint32(os.Getpagesize())
@@ -602,17 +594,6 @@ func (t *Tracer) Lacking() []string { return t.lacking }
 
 // Header implements [stream.Source].
 func (t *Tracer) Header() stream.Header { return t.header }
-
-// StacksUnnamed reports whether kernel stacks are taken, but are addresses alone, for
-// the kernel hides where its functions are (kernel.kptr_restrict).
-func (t *Tracer) StacksUnnamed() bool {
-	return t.header.KernelStacks && len(t.stacks.functions) == 0
-}
-
-// UserStacksUnnamed reports whether user stacks are taken, but are addresses alone.
-func (t *Tracer) UserStacksUnnamed() bool {
-	return t.header.UserStacks && t.stacks.programs == nil
-}
 
 // Read implements [stream.Source]. Where events were lost, a [event.Lost]
 // event stands before the next charge of that CPU; losses that no charge
@@ -683,6 +664,16 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 		}
 		t.quiet, t.drowsy = 0, 0
 		e := &batch[n]
+		if isStack(t.record.RawSample) {
+			told, err := t.stacks.learn(e, t.record.RawSample)
+			if err != nil {
+				return n, fmt.Errorf("read the ring buffer: %w", err)
+			}
+			if told {
+				n++
+			}
+			continue
+		}
 		if err := e.Decode(t.record.RawSample); err != nil {
 			return n, fmt.Errorf("read the ring buffer: %w", err)
 		}
@@ -693,38 +684,20 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 		if int(e.CPU) >= len(t.lost) {
 			return n, fmt.Errorf("read the ring buffer: event of CPU %d of %d", e.CPU, len(t.lost))
 		}
-		if err := t.precede(e); err != nil {
-			return n, err
+		if t.stacks != nil {
+			t.stacks.number(e)
+		}
+		if e.LostEvents > t.lost[e.CPU] {
+			t.pending = append(t.pending, *e)
+			e.Type = event.Lost
+			e.LostEvents -= t.lost[e.CPU]
+			t.lost[e.CPU] = t.pending[0].LostEvents
 		}
 	}
 	if n == 0 {
 		return 0, io.EOF
 	}
 	return n, nil
-}
-
-// precede puts in the place of a charge what is to be told before it, if there is
-// something, and makes the charge pending.
-func (t *Tracer) precede(e *event.Event) error {
-	if e.LostEvents > t.lost[e.CPU] {
-		lost := *e
-		lost.Type = event.Lost
-		lost.LostEvents -= t.lost[e.CPU]
-		t.lost[e.CPU] = e.LostEvents
-		t.pending = append(t.pending, lost)
-	}
-	if t.stacks != nil {
-		var err error
-		if t.pending, err = t.stacks.tell(t.pending, e); err != nil {
-			return err
-		}
-	}
-	if len(t.pending) > 0 {
-		t.pending = append(t.pending, *e)
-		*e = t.pending[0]
-		t.pending = t.pending[1:]
-	}
-	return nil
 }
 
 // endInterval sets how long the ring buffer is waited for next.
@@ -764,13 +737,19 @@ func (t *Tracer) queueFinal() error {
 	if counts.Lost > 0 {
 		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: BootNanos(), LostEvents: counts.Lost})
 	}
-	for _, e := range t.leftOver {
-		if t.stacks != nil {
-			if t.pending, err = t.stacks.tell(t.pending, &e); err != nil {
-				return err
+	for _, u := range t.leftOver {
+		for _, raw := range u.stacks {
+			var e event.Event
+			if told, err := t.stacks.learn(&e, raw); err != nil {
+				return fmt.Errorf("read the calls under way: %w", err)
+			} else if told {
+				t.pending = append(t.pending, e)
 			}
 		}
-		t.pending = append(t.pending, e)
+		if t.stacks != nil {
+			t.stacks.number(&u.charge)
+		}
+		t.pending = append(t.pending, u.charge)
 	}
 	return nil
 }
@@ -805,6 +784,13 @@ func waitForPrograms() {
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 }
 
+// unreturned is a charge of which only the entry was seen, and what the program has of
+// its stacks.
+type unreturned struct {
+	charge event.Event
+	stacks [][]byte
+}
+
 // takeUnreturned makes the charges of which only the entry was seen left over.
 func (t *Tracer) takeUnreturned() error {
 	for cpu := range t.lost {
@@ -822,10 +808,17 @@ func (t *Tracer) takeUnreturned() error {
 				return fmt.Errorf("read the calls under way: %w", err)
 			}
 			e.Flags |= event.Predicted
-			t.leftOver = append(t.leftOver, e)
+			u := unreturned{charge: e}
+			if e.KernelStack != 0 {
+				u.stacks = append(u.stacks, structBytes(&call.KernelStack)[:stackHeader+8*min(call.KernelFrames, stackDepth)])
+			}
+			if e.UserStack != 0 {
+				u.stacks = append(u.stacks, structBytes(&call.UserStack)[:stackHeader+8*min(call.UserFrames, stackDepth)])
+			}
+			t.leftOver = append(t.leftOver, u)
 		}
 	}
-	slices.SortFunc(t.leftOver, func(a, b event.Event) int { return cmp.Compare(a.BootNanos, b.BootNanos) })
+	slices.SortFunc(t.leftOver, func(a, b unreturned) int { return cmp.Compare(a.charge.BootNanos, b.charge.BootNanos) })
 	return nil
 }
 
@@ -885,8 +878,10 @@ func (t *Tracer) Counts() (Counts, error) {
 		c.Unstacked += n.LostStacks
 	}
 	if t.stacks != nil {
-		c.Unstacked += t.stacks.unnumbered
-		c.Unnamed = t.stacks.unnamed()
+		c.Unstacked += t.stacks.missing
+		if p := t.stacks.programs; p != nil {
+			c.Unnamed, c.Late = p.last.unknown, p.late
+		}
 	}
 	if err := t.unfollowed.Get(&c.Unfollowed); err != nil {
 		return Counts{}, fmt.Errorf("read the counters: %w", err)
@@ -908,8 +903,8 @@ func (t *Tracer) Close() error {
 		t.Stop()
 		errs = append(errs, t.stopErr, t.ring.Close())
 	}
-	if t.stacks != nil {
-		errs = append(errs, t.stacks.close())
+	if t.stacks != nil && t.stacks.programs != nil {
+		t.stacks.programs.close()
 	}
 	for _, m := range []*ebpf.Map{t.counters, t.calls, t.targets} {
 		errs = append(errs, m.Close())

@@ -25,12 +25,12 @@ func TestEventLayout(t *testing.T) {
 	charge.Limiting.Cgroup, charge.Limiting.Usage, charge.Limiting.Max = 15, -16, 17
 	charge.High.Cgroup, charge.High.Usage, charge.High.Max = 18, -19, 20
 	charge.Failed, charge.Lost = 21, 22
-	charge.KernelStack, charge.UserStack, charge.Layout = 23, 24, 25
+	charge.KernelStack, charge.UserStack = 23, 24
 	want.Type = event.Charge
 	want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = 10, 11, 12, -13, 14
 	want.Limiting, want.High = event.Level{CgroupID: 15, UsagePages: -16, MaxPages: 17}, event.Level{CgroupID: 18, UsagePages: -19, MaxPages: 20}
 	want.FailedAt, want.LostEvents = 21, 22
-	want.KernelStack, want.UserStack, want.Layout = 23, 24, 25
+	want.KernelStack, want.UserStack = 23, 24
 	checkLayout(t, &charge, want)
 
 	reclaim := bpfReclaimEvent{E: charge.E, Freed: 10, Ns: 11}
@@ -102,7 +102,7 @@ func TestCheck(t *testing.T) {
 		hint    string
 		// Whether it keeps from tracing.
 		noKprobe, noFentry bool
-		noStacks           bool // it keeps from naming their functions too
+		noStacks           bool // it keeps from naming the kernel's functions too
 	}{
 		{name: "good"},
 		{
@@ -152,11 +152,11 @@ func TestCheck(t *testing.T) {
 		},
 		{
 			name: "hidden functions", changes: map[string]string{"proc/kallsyms": "0000000000000000 T page_counter_try_charge\n"},
-			finding: "stacks", state: Lacking, detail: "-stack has addresses alone", hint: "kptr_restrict=1",
+			finding: "kernel stacks", state: Lacking, detail: "-stack has addresses, and causes are unknown", hint: "kptr_restrict=1",
 		},
 		{
 			name: "no CAP_SYS_PTRACE", changes: map[string]string{"proc/self/status": "Name:\tx\nCapEff:\t000000c000000000\n"},
-			finding: "stacks", state: Lacking, detail: "missing CAP_SYS_PTRACE", hint: "run it with sudo",
+			finding: "user stacks", state: Lacking, detail: "missing CAP_SYS_PTRACE", hint: "run it with sudo",
 		},
 		{
 			name: "user namespace", changes: map[string]string{"proc/self/uid_map": "0 1000 1\n"},
@@ -202,8 +202,14 @@ func TestCheck(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := os.MkdirAll(filepath.Join(root, "proc/self/ns"), 0o755); err != nil {
+				t.Fatal(err)
+			}
 			if tc.changes["sys/bus/event_source/devices/kprobe/type"] == absent {
 				os.RemoveAll(filepath.Join(root, "sys/bus"))
+			}
+			if err := os.Symlink("pid:[4026531836]", filepath.Join(root, "proc/self/ns/pid")); err != nil {
+				t.Fatal(err)
 			}
 			findings := check(root)
 			for _, f := range findings {
@@ -211,7 +217,7 @@ func TestCheck(t *testing.T) {
 					if f.State != tc.state || !strings.Contains(f.Detail, tc.detail) || !strings.Contains(f.Hint, tc.hint) {
 						t.Errorf("%+v", f)
 					}
-				} else if want := f.Name == "stacks" && tc.noStacks; (f.State != OK) != want {
+				} else if want := f.Name == "kernel stacks" && tc.noStacks; (f.State != OK) != want {
 					t.Errorf("unexpected: %+v", f)
 				}
 			}

@@ -128,7 +128,8 @@ func check(root string) []Finding {
 		m.checkPerfEvents(),
 		m.checkCgroup(),
 		m.checkMemoryController(),
-		m.checkStacks(),
+		m.checkKernelStacks(),
+		m.checkUserStacks(),
 	}
 }
 
@@ -254,26 +255,49 @@ func (m machine) checkLockdown() Finding {
 	return f
 }
 
-// checkStacks looks at what names the functions of stacks. A trace goes without.
-func (m machine) checkStacks() Finding {
-	f := Finding{Name: "stacks", Detail: "the functions of the kernel and of all processes can be named"}
-	effective, _ := m.effective()
-	symbols, _ := parseSymbols(strings.NewReader(m.read("proc/kallsyms")))
-	switch {
-	case len(symbols) == 0:
+// Unnamed returns what keeps the functions of the stacks that are asked for from being
+// named; a trace has addresses then.
+func Unnamed(o Options) []Finding {
+	m := machine{root: "/"}
+	var lacking []Finding
+	if f := m.checkKernelStacks(); o.KernelStacks && f.State == Lacking {
+		lacking = append(lacking, f)
+	}
+	if f := m.checkUserStacks(); o.UserStacks && f.State == Lacking {
+		lacking = append(lacking, f)
+	}
+	return lacking
+}
+
+func (m machine) checkKernelStacks() Finding {
+	f := Finding{Name: "kernel stacks", Detail: "the kernel's functions can be named"}
+	if symbols, err := parseSymbols(strings.NewReader(m.read("proc/kallsyms"))); err != nil || len(symbols) == 0 {
 		f.State = Lacking
-		f.Detail = "the kernel hides where its functions are: -stack has addresses alone"
-		f.Hint = HiddenSymbolsHint
+		f.Detail = "the kernel hides where its functions are: -stack has addresses, and causes are unknown"
+		f.Hint = "sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them"
+	}
+	return f
+}
+
+func (m machine) checkUserStacks() Finding {
+	f := Finding{Name: "user stacks", Detail: "the functions of all processes can be named"}
+	switch effective, _ := m.effective(); {
+	case !m.initialPIDNamespace():
+		f.State = Lacking
+		f.Detail = "in a pid namespace of its own it cannot look at the traced processes: -ustack has addresses"
+		f.Hint = "run it outside the container, or with the host's pid namespace"
 	case effective>>unix.CAP_SYS_PTRACE&1 == 0:
 		f.State = Lacking
-		f.Detail = "missing CAP_SYS_PTRACE: of processes of other users -ustack has addresses alone"
+		f.Detail = "missing CAP_SYS_PTRACE: of other users' processes -ustack has addresses"
 		f.Hint = "run it with sudo, or grant that too"
 	}
 	return f
 }
 
-// HiddenSymbolsHint is the way out where the kernel hides its functions.
-const HiddenSymbolsHint = "sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them"
+func (m machine) initialPIDNamespace() bool {
+	ns, err := os.Readlink(m.path("proc/self/ns/pid"))
+	return err == nil && ns == "pid:[4026531836]" // PROC_PID_INIT_INO of include/linux/proc_ns.h
+}
 
 // capability is a privilege that tracing needs.
 type capability struct {

@@ -2,167 +2,212 @@ package capture
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
-
-	"github.com/cilium/ebpf"
+	"strings"
+	"time"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/symbol"
 )
 
-// stackDepth is STACK_DEPTH of the BPF program, and maxStacks how many different
-// stacks of either kind there can be: the numbers that the program gives to them
-// are 1 to maxStacks.
 const (
+	// eventStack, stackDepth and toldStacks are EVENT_STACK, STACK_DEPTH and TOLD of
+	// the BPF program.
+	eventStack = 12
 	stackDepth = 64
-	maxStacks  = 1 << 14
+	toldStacks = 1 << 14
+	// stackHeader is how many bytes come before the addresses of a struct stack_event.
+	stackHeader = 16
+	// maxNamed and maxNamedBytes bound the different stacks of a trace.
+	maxNamed      = 1 << 16
+	maxNamedBytes = 64 << 20
 )
 
 // stacks names those of a trace.
 //
-// The kernel's have in the trace the numbers that the program gives to them. Two
-// processes can have the same addresses in different programs, and different ones
-// in the same: the number of a user stack in the trace is that of its names.
+// The program tells of a stack before the first charge that has it, by addresses, and
+// again where another stack has taken its place in what the program knows to have been
+// told; told is that too. In the trace a stack has the number of its names: two
+// processes can have the same names at different addresses, and different ones at the
+// same.
 type stacks struct {
-	kernel, user *ebpf.Map // nil: they are not taken
-	functions    functions
-	told         [maxStacks + 1]bool // kernel stacks
+	functions functions
+	programs  *namer // nil: user stacks stay addresses
 
-	programs *symbol.Resolver // nil: those of other processes cannot be looked at
-	users    map[userStack]uint32
-	named    map[string]uint32 // user stacks by their frames
-	// unnumbered is how many user stacks were left out: there were too many.
-	unnumbered uint64
+	told  [toldStacks]struct{ id, number uint32 }
+	named map[string]uint32 // numbers by frames
+	bytes int               // of all frames
+	// missing is how many stacks of charges were left out: there were too many, or
+	// what tells of them was lost.
+	missing uint64
 }
 
-// userStack is what the program knows a user stack by.
-type userStack struct {
-	symbol.Process
-	number uint32
-}
-
-func newStacks(o *Options, coll *ebpf.Collection) (*stacks, error) {
-	s := new(stacks)
+func newStacks(o *Options) (*stacks, error) {
+	s := &stacks{named: make(map[string]uint32)}
 	if o.KernelStacks {
-		s.kernel = coll.DetachMap(bpfMapKernelStacks)
 		f, err := os.Open("/proc/kallsyms")
 		if err != nil {
-			return s, fmt.Errorf("read the kernel's symbols: %w", err)
+			return nil, fmt.Errorf("read the kernel's symbols: %w", err)
 		}
 		defer f.Close()
 		if s.functions, err = parseSymbols(f); err != nil {
-			return s, fmt.Errorf("read the kernel's symbols: %w", err)
+			return nil, fmt.Errorf("read the kernel's symbols: %w", err)
 		}
 	}
-	if o.UserStacks {
-		s.user = coll.DetachMap(bpfMapUserStacks)
-		s.users, s.named = make(map[userStack]uint32), make(map[string]uint32)
-		// Elsewhere /proc has other numbers than events.
-		if inInitialPIDNamespace() {
-			s.programs = symbol.NewResolver()
-		}
+	// Elsewhere /proc has other numbers than events.
+	if o.UserStacks && inInitialPIDNamespace() {
+		s.programs = newNamer()
 	}
 	return s, nil
 }
 
-func (s *stacks) close() error { return errors.Join(s.kernel.Close(), s.user.Close()) }
-
-func (s *stacks) unnamed() uint64 {
-	if s.programs == nil {
-		return 0
-	}
-	return s.programs.Unknown()
+// isStack reports whether the program tells of a stack.
+func isStack(raw []byte) bool {
+	return len(raw) >= 4 && binary.NativeEndian.Uint32(raw) == eventStack
 }
 
-// tell appends to dst events that tell of the stacks of a charge that have not been
-// told of, and makes the number of its user stack that which it has in the trace.
-func (s *stacks) tell(dst []event.Event, e *event.Event) ([]event.Event, error) {
-	if n := e.KernelStack; n != 0 && !s.told[n] {
-		addresses, err := readStack(s.kernel, n)
-		if err != nil {
-			return dst, err
-		}
-		var frames []byte
-		for i, address := range addresses {
-			if i > 0 {
-				frames = append(frames, ';')
-			}
-			frames = s.functions.appendFrame(frames, address)
-		}
-		s.told[n] = true
-		dst = append(dst, event.Event{Type: event.Stack, StackNumber: n, Frames: string(frames)})
+// learn takes what the program tells of a stack, and makes e the event that does so in
+// the trace, if there has been none with its names.
+func (s *stacks) learn(e *event.Event, raw []byte) (told bool, err error) {
+	ne := binary.NativeEndian
+	if len(raw) <= stackHeader || len(raw) > stackHeader+8*stackDepth || len(raw)%8 != 0 {
+		return false, fmt.Errorf("a stack of %d bytes", len(raw))
 	}
-	if e.UserStack == 0 {
-		return dst, nil
+	id := ne.Uint32(raw[4:])
+	of := symbol.Process{PID: ne.Uint32(raw[8:]), Layout: ne.Uint32(raw[12:])}
+	var addresses []uint64
+	for b := raw[stackHeader:]; len(b) > 0; b = b[8:] {
+		addresses = append(addresses, ne.Uint64(b))
 	}
-	key := userStack{symbol.Process{PID: e.PID, Layout: e.Layout}, e.UserStack}
-	number, ok := s.users[key]
-	if !ok {
-		frames, err := s.userFrames(key)
-		if err != nil {
-			return dst, err
-		}
-		number, ok = s.named[frames]
-		if !ok && len(s.named) < maxStacks {
-			number = uint32(maxStacks + 1 + len(s.named))
-			s.named[frames] = number
-			dst = append(dst, event.Event{Type: event.Stack, StackNumber: number, Frames: frames})
-		}
-		if len(s.users) == maxUsers {
-			clear(s.users)
-		}
-		s.users[key] = number
+	var frames string
+	switch {
+	case of.Layout == 0:
+		frames = s.functions.frames(addresses)
+	case s.programs == nil:
+		frames = plainFrames(addresses)
+	default:
+		frames = s.programs.frames(of, addresses)
 	}
-	if number == 0 {
-		s.unnumbered++
+	if len(addresses) == stackDepth {
+		frames += ";[truncated]"
 	}
-	e.UserStack, e.Layout = number, 0
-	return dst, nil
+	number, ok := s.named[frames]
+	if !ok && len(s.named) < maxNamed && s.bytes < maxNamedBytes {
+		number = uint32(len(s.named) + 1)
+		s.named[frames] = number
+		s.bytes += len(frames)
+		*e = event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
+		told = true
+	}
+	place := &s.told[id%toldStacks]
+	place.id, place.number = id, number
+	return told, nil
 }
 
-// maxUsers is how many user stacks of processes are remembered, and maxLayouts how
-// many layouts the program knows to have been told of.
-const (
-	maxUsers   = 1 << 18
-	maxLayouts = 1 << 12
-)
-
-func (s *stacks) userFrames(of userStack) (string, error) {
-	addresses, err := readStack(s.user, of.number)
-	if err != nil {
-		return "", err
+// number makes the ids of a charge's stacks the numbers that they have in the trace.
+func (s *stacks) number(e *event.Event) {
+	for _, stack := range []*uint32{&e.KernelStack, &e.UserStack} {
+		if *stack == 0 {
+			continue
+		}
+		place := &s.told[*stack%toldStacks]
+		if place.id != *stack || place.number == 0 {
+			s.missing++
+			*stack = 0
+			continue
+		}
+		*stack = place.number
 	}
+}
+
+// frames returns the functions that addresses are in; see [event.Event.Frames].
+func (f functions) frames(addresses []uint64) string {
 	var frames []byte
 	for i, address := range addresses {
 		if i > 0 {
 			frames = append(frames, ';')
-			address-- // where it returns to may be the next function
 		}
-		if s.programs == nil {
-			frames = strconv.AppendUint(append(frames, "0x"...), address, 16)
-			continue
-		}
-		frames = s.programs.AppendFrame(frames, of.Process, address)
+		frames = f.appendFrame(frames, address)
 	}
-	return string(frames), nil
+	return string(frames)
 }
 
-// readStack reads the addresses of a stack, by the number that the program gave it.
-func readStack(m *ebpf.Map, number uint32) ([]uint64, error) {
-	var raw [stackDepth * 8]byte
-	if err := m.Lookup(number-1, &raw); err != nil {
-		return nil, fmt.Errorf("read a stack: %w", err)
+func plainFrames(addresses []uint64) string {
+	var frames []string
+	for _, address := range addresses {
+		frames = append(frames, "0x"+strconv.FormatUint(address, 16))
 	}
-	var addresses []uint64
-	for b := raw[:]; len(b) > 0; b = b[8:] {
-		address := binary.NativeEndian.Uint64(b)
-		if address == 0 {
-			break
-		}
-		addresses = append(addresses, address)
-	}
-	return addresses, nil
+	return strings.Join(frames, ";")
 }
+
+// namer names the addresses of user stacks in a goroutine of its own: what it reads
+// is in the hands of the traced processes, and need not answer, as files of a FUSE
+// file system. The reader of the ring buffer does not wait for long.
+type namer struct {
+	questions chan question
+	answers   chan answer
+	patience  time.Duration // how long an answer is waited for
+	// busy says that an answer is still to come, which is of no use any more.
+	busy bool
+	last answer
+	// late is how many stacks were not named in time.
+	late uint64
+}
+
+type question struct {
+	of        symbol.Process
+	addresses []uint64
+}
+
+type answer struct {
+	frames string
+	// unknown is that of symbol.Resolver.
+	unknown uint64
+}
+
+func newNamer() *namer {
+	// To read a program of 100 MB takes a tenth of a second.
+	n := &namer{questions: make(chan question), answers: make(chan answer, 1), patience: 2 * time.Second}
+	go func() {
+		r := symbol.NewResolver()
+		for q := range n.questions {
+			var frames []byte
+			for i, address := range q.addresses {
+				if i > 0 {
+					frames = append(frames, ';')
+					address-- // where it returns to may be the next function
+				}
+				frames = r.AppendFrame(frames, q.of, address)
+			}
+			n.answers <- answer{string(frames), r.Unknown()}
+		}
+	}()
+	return n
+}
+
+func (n *namer) frames(of symbol.Process, addresses []uint64) string {
+	if n.busy {
+		select {
+		case n.last = <-n.answers:
+			n.busy = false
+		default:
+			n.late++
+			return plainFrames(addresses)
+		}
+	}
+	n.questions <- question{of, addresses}
+	timeout := time.NewTimer(n.patience)
+	defer timeout.Stop()
+	select {
+	case n.last = <-n.answers:
+		return n.last.frames
+	case <-timeout.C:
+		n.busy = true
+		n.late++
+		return plainFrames(addresses)
+	}
+}
+
+func (n *namer) close() { close(n.questions) }

@@ -134,12 +134,10 @@ type Event struct {
 	// the hierarchy of Cgroup.
 	FailedAt uint64
 	// KernelStack and UserStack are the numbers of the stacks at the call, in the
-	// kernel and in user space; 0 is none. The latter is that of the current task,
-	// which an interrupt has nothing to do with.
+	// kernel and in user space; 0 is none. As the BPF program sends them they are
+	// ids, which package capture makes numbers. The latter is that of the current
+	// task, which an interrupt has nothing to do with.
 	KernelStack, UserStack uint32
-	// Layout tells one program in the memory of a process from another, by where it
-	// and its stack are. Package capture names user stacks by it, and clears it then.
-	Layout uint32
 	// LostEvents is, for a Charge, how many events were lost on its CPU since
 	// the trace began; for Lost, how many were lost at this place.
 	LostEvents uint64
@@ -173,8 +171,8 @@ type Event struct {
 	// StackNumber is the stack's.
 	StackNumber uint32
 	// Frames are the functions of a stack, the innermost first, each with the file
-	// or the module that it is in and how far into it the return address is, and
-	// separated by semicolons: "ext4_map_blocks [ext4]+0x3a;...". What has no name
+	// or the module that it is in and how far into it the address is, and separated
+	// by semicolons: "ext4_map_blocks [ext4]+0x3a;...". What has no name
 	// is an address, in the file where that is known: "[libc.so.6 BUILD-ID]+0x2ab10".
 	// They come from files that anybody may have made: print them with
 	// [AppendPrintable].
@@ -322,9 +320,8 @@ func (e *Event) Decode(src []byte) error {
 		e.High = decodeLevel(src[64:])
 		e.FailedAt = ne.Uint64(src[88:])
 		e.LostEvents = ne.Uint64(src[96:])
-		e.KernelStack = uint32(ne.Uint16(src[104:]))
-		e.UserStack = uint32(ne.Uint16(src[106:]))
-		e.Layout = ne.Uint32(src[108:])
+		e.KernelStack = ne.Uint32(src[104:])
+		e.UserStack = ne.Uint32(src[108:])
 	case ReclaimBegin, ReclaimEnd:
 		e.FreedPages = ne.Uint64(src)
 		e.DurationNanos = ne.Uint64(src[8:])
@@ -394,9 +391,8 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 		dst = appendLevel(dst, e.High)
 		dst = ne.AppendUint64(dst, e.FailedAt)
 		dst = ne.AppendUint64(dst, e.LostEvents)
-		dst = ne.AppendUint16(dst, uint16(e.KernelStack))
-		dst = ne.AppendUint16(dst, uint16(e.UserStack))
-		dst = ne.AppendUint32(dst, e.Layout)
+		dst = ne.AppendUint32(dst, e.KernelStack)
+		dst = ne.AppendUint32(dst, e.UserStack)
 	case ReclaimBegin, ReclaimEnd:
 		dst = ne.AppendUint64(dst, e.FreedPages)
 		dst = ne.AppendUint64(dst, e.DurationNanos)

@@ -14,7 +14,7 @@ func sample() Event {
 		Kind: Memsw, Outcome: Failed, Flags: Remote | Retry,
 		Counter: 0xffff888012345678, StackPointer: 0xffffc90000123456, RequestedPages: 64, UsagePages: -1,
 		MaxPages: 2560, Limiting: Level{98, -2, 30}, High: Level{97, 5, 6}, FailedAt: 98, LostEvents: 7,
-		KernelStack: 1 << 14, UserStack: 2, Layout: 1 << 31,
+		KernelStack: 1 << 14, UserStack: 1 << 31,
 	}
 	copy(e.Comm[:], "alloc")
 	return e
@@ -26,7 +26,7 @@ func samples() []Event {
 	common := charge
 	common.Counter, common.StackPointer, common.RequestedPages, common.UsagePages, common.MaxPages = 0, 0, 0, 0, 0
 	common.Limiting, common.High, common.FailedAt, common.LostEvents = Level{}, Level{}, 0, 0
-	common.KernelStack, common.UserStack, common.Layout = 0, 0, 0
+	common.KernelStack, common.UserStack = 0, 0
 	lost, begin, end, kill := charge, common, common, common
 	lost.Type = Lost
 	begin.Type = ReclaimBegin

@@ -24,9 +24,10 @@ type process struct {
 	// of its mounts.
 	dir        int
 	layout     uint32
+	used       uint64    // when it was used last, on the clock of the Resolver
 	mappings   []mapping // by address; shared with others of that layout
 	missed     backoff
-	perf       *perfMap // shared likewise; nil if there is none
+	perf       *perfMap // nil if there is none
 	perfMissed backoff
 }
 

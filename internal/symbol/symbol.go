@@ -14,7 +14,10 @@
 package symbol
 
 import (
+	"cmp"
 	"encoding/hex"
+	"maps"
+	"slices"
 	"strconv"
 )
 
@@ -38,21 +41,21 @@ func LayoutOf(startCode, endCode, startStack uint64) uint32 {
 // A Resolver names addresses of processes. It is for one goroutine.
 type Resolver struct {
 	processes map[Process]*process
-	// byLayout are those of them of which each layout was read last.
+	// byLayout has the process of each layout that was read last.
 	byLayout map[uint32]*process
 	bytes    int // of all processes
 	unknown  uint64
 	images   map[imageKey]*image
 	vdso     *image // nil until it is needed
-	// clock counts the uses of images.
+	// clock counts the uses of processes and images.
 	clock uint64
 }
 
 // What is kept at most. A process takes a file descriptor, of which there may be
-// 4096. A node with 200 containers has about 500 programs and libraries, most with
+// 1024. A node with 200 containers has about 500 programs and libraries, most with
 // 100 KiB of names and a few with 10 MiB.
 const (
-	maxProcesses    = 1 << 11
+	maxProcesses    = 1 << 9
 	maxProcessBytes = 32 << 20
 	maxImages       = 1 << 12
 	maxImageBytes   = 128 << 20
@@ -69,16 +72,24 @@ func NewResolver() *Resolver {
 // it is gone by then, what another has with the same layout stands for that: its
 // parent, say.
 func (r *Resolver) process(of Process) *process {
+	r.clock++
 	p := r.processes[of]
 	if p != nil {
+		p.used = r.clock
 		return p
 	}
-	p = &process{layout: of.Layout, dir: openProcess(of.PID)}
+	p = &process{layout: of.Layout, dir: openProcess(of.PID), used: r.clock}
 	r.add(of, p)
 	if r.read(p); len(p.mappings) > 0 {
 		r.byLayout[of.Layout] = p
-	} else if other := r.byLayout[of.Layout]; other != nil {
-		p.mappings, p.perf = other.mappings, other.perf
+		return p
+	}
+	p.close()
+	p.dir = gone
+	// Its perf map is not the other's, which may have compiled something else.
+	if other := r.byLayout[of.Layout]; other != nil {
+		p.mappings = other.mappings
+		r.bytes += p.bytes()
 	} else {
 		r.unknown++
 	}
@@ -89,19 +100,29 @@ func (r *Resolver) process(of Process) *process {
 // first met, or it takes CAP_SYS_PTRACE.
 func (r *Resolver) Unknown() uint64 { return r.unknown }
 
-// add forgets all processes where there are too many: those that still run are
-// read again.
+// add forgets half of the processes where there are too many, those whose last use is
+// the longest ago: what still runs is read again.
 func (r *Resolver) add(of Process, p *process) {
 	if len(r.processes) >= maxProcesses || r.bytes > maxProcessBytes {
-		for _, other := range r.processes {
-			other.close()
+		oldest := slices.SortedFunc(maps.Keys(r.processes), func(a, b Process) int {
+			return cmp.Compare(r.processes[a].used, r.processes[b].used)
+		})
+		for _, key := range oldest[:(len(oldest)+1)/2] {
+			r.forget(key)
 		}
-		clear(r.processes)
-		clear(r.byLayout)
-		r.bytes = 0
 	}
 	r.processes[of] = p
 	r.bytes += p.bytes()
+}
+
+func (r *Resolver) forget(key Process) {
+	p := r.processes[key]
+	if r.byLayout[key.Layout] == p {
+		delete(r.byLayout, key.Layout)
+	}
+	r.bytes -= p.bytes()
+	p.close()
+	delete(r.processes, key)
 }
 
 // AppendFrame appends what an address of a process is in, as one of
