@@ -186,7 +186,7 @@ struct stack_event {
 	__u32 type;
 	__u32 id; /* a hash of what follows */
 	__u32 tgid; /* 0 for a kernel stack */
-	__u32 layout; /* likewise; see layout_of */
+	__u32 layout; /* likewise; see layout_of_current */
 	__u64 address[STACK_DEPTH]; /* the innermost first */
 };
 
@@ -1112,19 +1112,33 @@ static __always_inline bool retried(struct counters *n, __u64 stack, unsigned lo
 }
 
 /*
- * layout_of returns what tells one program in the memory of a process from another,
+ * layout_of_current returns what tells one program in the memory of a process from another,
  * or 0 for none: where it lies, and its stack, which is placed at random. What is
  * forked has the same until it executes another program. The reader finds the same
  * in /proc/PID/stat (symbol.LayoutOf). In the middle of an exec there is none.
  */
-static __always_inline __u32 layout_of(struct task_struct *task)
+static __always_inline __u32 layout_of_current(void)
 {
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	__u64 start_code = mm ? (__u64)BPF_CORE_READ(mm, start_code) : 0, layout;
+	__u64 start_code, end_code, start_stack, layout;
 
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		/* What cannot be read is 0. */
+		struct mm_struct *mm = bpf_get_current_task_btf()->mm;
+
+		start_code = mm->start_code;
+		end_code = mm->end_code;
+		start_stack = mm->start_stack;
+	} else {
+		struct task_struct *task = (void *)bpf_get_current_task();
+		struct mm_struct *mm = BPF_CORE_READ(task, mm);
+
+		start_code = BPF_CORE_READ(mm, start_code);
+		end_code = BPF_CORE_READ(mm, end_code);
+		start_stack = BPF_CORE_READ(mm, start_stack);
+	}
 	if (!start_code)
 		return 0;
-	layout = start_code + (__u64)BPF_CORE_READ(mm, end_code) * 3 + (__u64)BPF_CORE_READ(mm, start_stack) * 5;
+	layout = start_code + end_code * 3 + start_stack * 5;
 	return layout * 0x9e3779b97f4a7c15ULL >> 32 ?: 1;
 }
 
@@ -1146,16 +1160,15 @@ static __always_inline __u64 take_stack(struct counters *n, void *ctx, struct st
 	for (i = 0; i < STACK_DEPTH; i++) {
 		if (i >= frames)
 			break;
-		hash = (hash ^ stack->address[i]) * 0x9e3779b97f4a7c15ULL;
-		hash ^= hash >> 32;
+		hash = (hash + stack->address[i]) * 0x9e3779b97f4a7c15ULL;
 	}
-	stack->id = (__u32)hash ?: 1;
+	stack->id = hash >> 32 ?: 1;
 	stack->type = EVENT_STACK;
 	return frames;
 }
 
 /* take_stacks adds the stacks to a call, if they are asked for. */
-static __always_inline void take_stacks(struct counters *n, void *ctx, struct call *c, struct task_struct *task, bool wanted)
+static __always_inline void take_stacks(struct counters *n, void *ctx, struct call *c, bool wanted)
 {
 	struct charge_event *e = &c->event;
 
@@ -1168,7 +1181,7 @@ static __always_inline void take_stacks(struct counters *n, void *ctx, struct ca
 	}
 	if (take_user_stacks) {
 		c->user_stack.tgid = e->e.tgid;
-		c->user_stack.layout = layout_of(task);
+		c->user_stack.layout = layout_of_current();
 		if (!c->user_stack.layout)
 			return;
 		c->user_frames = take_stack(n, ctx, &c->user_stack, BPF_F_USER_STACK);
@@ -1253,7 +1266,7 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 	e->failed = level_id(n, e, e->failed);
 	/* What only_limited leaves out at the return needs none. */
 	if (take_kernel_stacks || take_user_stacks)
-		take_stacks(n, ctx, c, task,
+		take_stacks(n, ctx, c,
 			    !only_limited || retry || e->e.outcome == OUTCOME_FAILED ||
 				    e->limiting.usage >= (__s64)e->limiting.max);
 	return true;

@@ -123,7 +123,7 @@ func (s *stacks) number(e *event.Event) {
 }
 
 // frames returns the functions that addresses are in; see [event.Event.Frames].
-func (f functions) frames(addresses []uint64) string {
+func (f *functions) frames(addresses []uint64) string {
 	var frames []byte
 	for i, address := range addresses {
 		if i > 0 {

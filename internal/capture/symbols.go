@@ -9,54 +9,62 @@ import (
 	"strconv"
 )
 
-// function is one of the kernel.
-type function struct {
-	address uint64
-	name    string // with its module, as in "ext4_map_blocks [ext4]"
+// functions are those of the kernel, by address.
+type functions struct {
+	byAddress []function
+	names     []byte // of all
 }
 
-// functions are those of the kernel, by address.
-type functions []function
+type function struct {
+	address uint64
+	name    span // with its module, as in "ext4_map_blocks [ext4]"
+}
+
+// span is a part of the names.
+type span struct{ from, to uint32 }
 
 // maxFunction is more than the largest function has: what is further from a symbol
 // is in none.
-const maxFunction = 1 << 20
+const maxFunction = 1 << 16
 
 // parseSymbols reads the functions of /proc/kallsyms: lines of address, type, name
-// and, in brackets, module. Where addresses are hidden from the reader
+// and, after a tab, module in brackets. Where addresses are hidden from the reader
 // (kernel.kptr_restrict) they are all 0, and there are none.
 func parseSymbols(r io.Reader) (functions, error) {
-	var symbols functions
+	var f functions
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		f := bytes.Fields(lines.Bytes())
-		if len(f) < 3 || len(f[1]) != 1 || !bytes.Contains([]byte("tTwW"), f[1]) {
+		hex, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
+		kind, name, ok := bytes.Cut(rest, []byte(" "))
+		if !ok || len(kind) != 1 || !bytes.Contains([]byte("tTwW"), kind) {
 			continue
 		}
-		address, err := strconv.ParseUint(string(f[0]), 16, 64)
+		address, err := strconv.ParseUint(string(hex), 16, 64)
 		if err != nil || address == 0 {
 			continue
 		}
-		name := string(f[2])
-		if len(f) > 3 {
-			name += " " + string(f[3])
+		from := len(f.names)
+		f.names = append(f.names, name...)
+		if i := bytes.IndexByte(f.names[from:], '\t'); i >= 0 {
+			f.names[from+i] = ' '
 		}
-		symbols = append(symbols, function{address, name})
+		f.byAddress = append(f.byAddress, function{address, span{uint32(from), uint32(len(f.names))}})
 	}
-	slices.SortStableFunc(symbols, func(a, b function) int { return cmp.Compare(a.address, b.address) })
-	return symbols, lines.Err()
+	slices.SortStableFunc(f.byAddress, func(a, b function) int { return cmp.Compare(a.address, b.address) })
+	return f, lines.Err()
 }
 
 // appendFrame appends what an address is in: the name and how far into it.
-func (f functions) appendFrame(dst []byte, address uint64) []byte {
-	i, found := slices.BinarySearchFunc(f, address, func(x function, a uint64) int { return cmp.Compare(x.address, a) })
+func (f *functions) appendFrame(dst []byte, address uint64) []byte {
+	i, found := slices.BinarySearchFunc(f.byAddress, address, func(x function, a uint64) int { return cmp.Compare(x.address, a) })
 	if !found {
 		i--
 	}
-	if i < 0 || address-f[i].address > maxFunction {
+	if i < 0 || address-f.byAddress[i].address > maxFunction {
 		return strconv.AppendUint(append(dst, "0x"...), address, 16)
 	}
-	dst = append(dst, f[i].name...)
+	x := &f.byAddress[i]
+	dst = append(dst, f.names[x.name.from:x.name.to]...)
 	dst = append(dst, "+0x"...)
-	return strconv.AppendUint(dst, address-f[i].address, 16)
+	return strconv.AppendUint(dst, address-x.address, 16)
 }

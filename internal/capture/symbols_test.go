@@ -26,7 +26,7 @@ ffffffffc0000000 t module_function	[ext4]
 		}
 	}
 	hidden, err := parseSymbols(strings.NewReader("0000000000000000 T hidden\n"))
-	if err != nil || len(hidden) != 0 {
+	if err != nil || len(hidden.byAddress) != 0 {
 		t.Errorf("%v, %v", hidden, err)
 	}
 }
