@@ -38,6 +38,9 @@
 //	columns   one section for each of: context, time, requested, outcome, usage,
 //	          limiting, high, failed, other
 //
+// Cgroups and stacks are known by their numbers within the block alone: in a
+// recording that was made of several, a number can mean another in another block.
+//
 // A context is a byte for the type of its events (as [event.Type]) and the
 // uvarints cpu, pid, tid, a byte for the length of the comm and the comm without
 // its trailing NULs, and, but for the types Lost and Fork, uvarint hierarchy and

@@ -37,9 +37,9 @@ type Reader struct {
 
 	stored []byte // the payload as it is in the file
 	block  blockReader
-	told   map[event.CgroupID]bool // names that were passed on
-	// toldStacks likewise.
-	toldStacks map[uint32]bool
+	// toldNames and toldStacks are what was passed on last.
+	toldNames  map[event.CgroupID]cgroupName
+	toldStacks map[uint32]string
 
 	totals *Totals
 	err    error // why it ended, io.EOF or another
@@ -54,7 +54,7 @@ var ErrEndsEarly = errors.New("the recording ends early")
 
 // NewReader reads the beginning of a recording.
 func NewReader(r io.Reader, o Options) (*Reader, error) {
-	rd := &Reader{options: o, told: make(map[event.CgroupID]bool), toldStacks: make(map[uint32]bool)}
+	rd := &Reader{options: o, toldNames: make(map[event.CgroupID]cgroupName), toldStacks: make(map[uint32]string)}
 	rd.seeker, _ = r.(io.Seeker)
 	if rd.seeker != nil {
 		if _, err := rd.seeker.Seek(0, io.SeekCurrent); err != nil {
@@ -142,22 +142,24 @@ func (r *Reader) Read(batch []event.Event) (n int, err error) {
 	return n, nil
 }
 
-// choose keeps the events that are asked for, and the names not yet told.
+// choose keeps the events that are asked for, and the names that were not told so:
+// what is made of several traces has numbers that come to mean something else.
 func (r *Reader) choose(batch []event.Event) int {
 	kept := 0
 	for i := range batch {
 		e := &batch[i]
 		switch {
 		case e.Type == event.CgroupName:
-			if r.told[e.Cgroup] {
+			name := cgroupName{e.ParentID, e.Name}
+			if told, ok := r.toldNames[e.Cgroup]; ok && told == name {
 				continue
 			}
-			r.told[e.Cgroup] = true
+			r.toldNames[e.Cgroup] = name
 		case e.Type == event.Stack:
-			if r.toldStacks[e.StackNumber] {
+			if told, ok := r.toldStacks[e.StackNumber]; ok && told == e.Frames {
 				continue
 			}
-			r.toldStacks[e.StackNumber] = true
+			r.toldStacks[e.StackNumber] = e.Frames
 		case e.BootNanos < r.from || r.to != 0 && e.BootNanos >= r.to:
 			continue
 		default:

@@ -94,6 +94,6 @@ func (w *Writer) Next(out io.Writer) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.names, next.stacks = w.names, w.stacks
+	next.block.cgroups, next.block.frames = w.block.cgroups, w.block.frames
 	return next, nil
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -200,6 +202,99 @@ func TestEmpty(t *testing.T) {
 	got, _, rd, err := play(bytes.NewReader(record(t, nil)), Options{})
 	if err != nil || len(got) != 0 || rd.Totals() == nil {
 		t.Errorf("%d events, %v", len(got), err)
+	}
+}
+
+// TestBlockBytes records more names and stacks within a block's time and number of
+// events than a block may have.
+func TestBlockBytes(t *testing.T) {
+	charge := touch(1)[told]
+	var stacks, names []event.Event
+	for i := range uint32(3000) {
+		charge.KernelStack = 1 + i
+		frames := fmt.Sprintf("%d;%s", i, strings.Repeat("f", 5600))
+		stacks = append(stacks, event.Event{Type: event.Stack, StackNumber: 1 + i, Frames: frames}, charge)
+	}
+	charge.KernelStack = 0
+	for i := range uint64(blockEvents) {
+		charge.Cgroup.ID = 1 + i
+		names = append(names, event.Event{Type: event.CgroupName, Cgroup: charge.Cgroup, Name: fmt.Sprintf("%0255d", i)}, charge)
+	}
+	for name, events := range map[string][]event.Event{"stacks": stacks, "names": names} {
+		file := record(t, events)
+		at := blocks(t, file)
+		for _, pos := range at[:len(at)-1] {
+			var h blockHeader
+			if err := h.parse(file[pos:]); err != nil || h.size > blockBytes+6000 {
+				t.Errorf("%s: a block of %d bytes, %v", name, h.size, err)
+			}
+		}
+		got, meant, _, err := play(bytes.NewReader(file), Options{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for i := range got {
+			if meant[i] != events[2*i] || got[i] != events[2*i+1] {
+				t.Fatalf("%s: %+v of %+v\nwant %+v of %+v", name, got[i], meant[i], events[2*i+1], events[2*i])
+			}
+		}
+		if len(got) != len(events)/2 {
+			t.Errorf("%s: %d events", name, len(got))
+		}
+	}
+}
+
+// TestMerged makes one recording of several in which the same numbers mean different
+// cgroups and stacks.
+func TestMerged(t *testing.T) {
+	part := func(cgroup, kernel, user string) *Reader {
+		events := []event.Event{
+			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 1, Name: cgroup},
+			{Type: event.Stack, StackNumber: 7, Frames: kernel},
+			{Type: event.Stack, StackNumber: 8, Frames: user},
+			{Type: event.Charge, BootNanos: 1e9, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, KernelStack: 7, UserStack: 8},
+		}
+		rd, err := NewReader(bytes.NewReader(record(t, events)), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rd
+	}
+	parts, err := NewSequence(part("a", "k", "u"), part("a", "k", "v"), part("a", "l", "v"), part("b", "l", "v"), part("b", "l", "v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var merged bytes.Buffer
+	w, err := NewWriter(&merged, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Copy(w, parts, stream.Aim{}); err != nil {
+		t.Fatal(err)
+	}
+	rd, err := NewReader(&merged, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cgroups, frames := make(map[event.CgroupID]string), make(map[uint32]string)
+	var got []string
+	batch := make([]event.Event, 256)
+	for err == nil {
+		var n int
+		n, err = rd.Read(batch)
+		for _, e := range batch[:n] {
+			switch e.Type {
+			case event.CgroupName:
+				cgroups[e.Cgroup] = e.Name
+			case event.Stack:
+				frames[e.StackNumber] = e.Frames
+			default:
+				got = append(got, cgroups[e.Cgroup]+" "+frames[e.KernelStack]+" "+frames[e.UserStack])
+			}
+		}
+	}
+	if want := []string{"a k u", "a k v", "a l v", "b l v", "b l v"}; err != io.EOF || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
 	}
 }
 
@@ -436,14 +531,17 @@ func FuzzReader(f *testing.F) {
 
 // FuzzBlock goes past the checksum and the compression.
 func FuzzBlock(f *testing.F) {
-	var b blockWriter
-	b.reset()
-	for _, e := range story(60)[told:] {
-		b.add(&e)
+	b := newBlockWriter()
+	for _, e := range story(60) {
+		if e.Type.IsName() {
+			b.learn(&e)
+		} else {
+			b.add(&e)
+		}
 	}
-	f.Add(bytes.Clone(b.payload(nil, nil)), uint32(60))
+	f.Add(b.payload(), uint32(60))
 	f.Fuzz(func(t *testing.T, payload []byte, n uint32) {
-		var b blockReader
+		b := blockReader{version: Version}
 		if b.start(blockHeader{events: n}, payload) != nil {
 			return
 		}
@@ -464,7 +562,7 @@ func FuzzBlock(f *testing.F) {
 func touch(n int) []event.Event {
 	r := rand.New(rand.NewPCG(1, 2))
 	events := story(1)
-	e := events[4]
+	e := events[told]
 	usage := int64(0)
 	for range n {
 		e.BootNanos += 100_000 + r.Uint64N(1<<17)
@@ -485,6 +583,19 @@ func TestSize(t *testing.T) {
 	} else {
 		t.Logf("%.2f bytes an event", perEvent)
 	}
+}
+
+// churn is what a process that touches memory and gives it back does with -net.
+func churn(n int) []event.Event {
+	events := touch(n / 2)
+	back := events[told]
+	back.Type, back.CPU, back.Kind = event.Uncharge, 1, event.Memory
+	mixed := events[:told:told]
+	for _, e := range events[told:] {
+		back.BootNanos, back.UsagePages = e.BootNanos+10, e.UsagePages+64
+		mixed = append(mixed, e, back)
+	}
+	return mixed
 }
 
 func BenchmarkReader(b *testing.B) {
@@ -509,21 +620,24 @@ func BenchmarkReader(b *testing.B) {
 
 func BenchmarkWriter(b *testing.B) {
 	const n = 1 << 20
-	events := touch(n)
-	b.ReportAllocs()
-	for b.Loop() {
-		w, err := NewWriter(io.Discard, meta, noTotals)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for i := 0; i < len(events); i += 256 {
-			if err := w.Write(events[i:min(i+256, len(events))]); err != nil {
-				b.Fatal(err)
+	for name, events := range map[string][]event.Event{"charges": touch(n), "net": churn(n)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				w, err := NewWriter(io.Discard, meta, noTotals)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for chunk := range slices.Chunk(events, 256) {
+					if err := w.Write(chunk); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := w.Close(); err != nil {
+					b.Fatal(err)
+				}
 			}
-		}
-		if err := w.Close(); err != nil {
-			b.Fatal(err)
-		}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
 }
