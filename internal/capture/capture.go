@@ -55,7 +55,7 @@ func ParseAttach(name string) (Attach, error) {
 	return "", errors.New("want kprobe, fentry or auto")
 }
 
-// DefaultBufferBytes is the size of the ring buffer: over 23,000 events. The
+// DefaultBufferBytes is the size of the ring buffer: over 11,900 charges. The
 // reader has it mapped twice, so it counts double in its memory.
 const DefaultBufferBytes = 2 << 20
 
