@@ -143,7 +143,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
-		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed}, err
+		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed, Unstacked: c.Unstacked, Unnamed: c.Unnamed}, err
 	}, func() bool { return true }})
 	if err != nil {
 		return err
@@ -301,12 +301,7 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 	if c.Unfollowed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)
 	}
-	if c.Unstacked > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d charges are without their stack: there were too many different ones\n", c.Unstacked)
-	}
-	if c.Unnamed > 0 {
-		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they were gone too soon, or CAP_SYS_PTRACE is missing\n", c.Unnamed)
-	}
+	printStackLoss(w, c.Unstacked, c.Unnamed)
 	if c.Missed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)
 	}
@@ -314,6 +309,17 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 		return errors.New("the counts of this trace do not add up: it is not complete")
 	}
 	return nil
+}
+
+// printStackLoss prints how many charges have no stack, and how many processes no
+// names in theirs.
+func printStackLoss(w io.Writer, unstacked, unnamed uint64) {
+	if unstacked > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d charges are without their stack: there were too many different ones\n", unstacked)
+	}
+	if unnamed > 0 {
+		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they were gone too soon, or CAP_SYS_PTRACE was missing\n", unnamed)
+	}
 }
 
 // printCheck prints what this kernel and this user offer, and fails if that is

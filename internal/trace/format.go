@@ -26,9 +26,10 @@
 // JSON object ([Meta]); that of end, the last of a recording that was brought to
 // its end, is another ([Totals]).
 //
-// A block of events stands alone: none is needed to read another, so that a
-// damaged one costs no more than itself, and one can be skipped by its times.
-// Its payload has these sections, each preceded by its length as a uvarint:
+// A block of events stands alone: none is needed to read another, so that one can be
+// skipped by its times, and a damaged one costs no more than itself, as long as its
+// first four bytes and the length of its payload are whole, which tell where the next
+// begins. Its payload has these sections, each preceded by its length as a uvarint:
 //
 //	names     for each cgroup that the block mentions, and its ancestors: uvarint
 //	          hierarchy, id, id of the parent, length of the name; the name
@@ -62,7 +63,8 @@
 //	requested  charges, uncharges, forced charges. uvarint
 //	outcome    charges. a byte: the outcome in bits 0 and 1, Retry in bit 2,
 //	           Predicted in bit 3
-//	usage      likewise. varint: usage less the usage that was expected
+//	usage      charges, uncharges, forced charges. varint: usage less the usage that
+//	           was expected
 //	limiting   charges. varint: likewise of the limiting level
 //	high       charges. varint: likewise of the level of memory.high
 //	failed     charges whose outcome is not ok. uvarint: 0 if the charge failed at
@@ -88,6 +90,7 @@ import (
 	"hash/crc32"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 const (
@@ -127,6 +130,11 @@ type Meta struct {
 	Net bool `json:"net,omitempty"`
 }
 
+func (m *Meta) header() stream.Header {
+	return stream.Header{PageSize: m.PageSize, StartBootNanos: m.StartBootNanos, BootWallNanos: m.BootWallNanos,
+		KernelStacks: m.KernelStacks, UserStacks: m.UserStacks, Net: m.Net}
+}
+
 // Totals are what the kernel counted and the recording holds, once it is at its
 // end.
 type Totals struct {
@@ -143,6 +151,13 @@ type Totals struct {
 	// Charges how many of them are charges.
 	Events  uint64 `json:"events"`
 	Charges uint64 `json:"charges"`
+	// Unstacked charges are without their stack: there were too many different
+	// ones. Unnamed is how many processes have user stacks of addresses alone, for
+	// they could not be looked at.
+	Unstacked uint64 `json:"unstacked,omitempty"`
+	Unnamed   uint64 `json:"unnamed,omitempty"`
+	// DamagedBlocks could not be read of the recordings that this one was made of.
+	DamagedBlocks uint64 `json:"damaged_blocks,omitempty"`
 	// BatchPages is how many pages the kernel charges at once, going by what most
 	// charges asked for (MEMCG_CHARGE_BATCH: 64, before Linux 6.1 32); 0 where
 	// none was seen.
