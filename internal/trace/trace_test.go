@@ -455,11 +455,12 @@ func TestDamagedInside(t *testing.T) {
 		"names":           func(_ *blockHeader, payload []byte) { payload[5] = '/' },
 		"too many events": func(h *blockHeader, _ []byte) { h.events += 1000 },
 	} {
-		got, _, rd, err := play(bytes.NewReader(part(spoil)), Options{})
-		if !errors.Is(err, ErrDamaged) || errors.Is(err, ErrEndsEarly) || rd.Totals() == nil {
+		got, names, rd, err := play(bytes.NewReader(part(spoil)), Options{})
+		if !errors.Is(err, ErrDamaged) || errors.Is(err, ErrEndsEarly) || rd.damaged != 1 || rd.Totals() == nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		same(t, got, events[told:told+1])
+		same(t, names, events[:3]) // of the cgroup that is charged, and above
 	}
 }
 

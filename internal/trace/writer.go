@@ -193,12 +193,13 @@ type blockWriter struct {
 	mentionedCgroups map[event.CgroupID]bool
 	mentionedStacks  map[uint32]bool
 
-	// found are the contexts by what identifies them; last is, for each type, the one
-	// of the last event, since most are like the one before of theirs.
-	found  map[event.Event]int
-	known  []context
-	last   [event.Usage + 1]int
-	usages usages
+	// numbered are the contexts, and numbers theirs by what identifies them; last is,
+	// for each type, that of the last event, since most are like the one before of
+	// their type.
+	numbered []context
+	numbers  map[event.Event]int
+	last     [event.Usage + 1]int
+	usages   usages
 
 	names, stacks, contexts                                                 []byte
 	context, time, requested, outcome, usage, limiting, high, failed, other []byte
@@ -210,7 +211,7 @@ func newBlockWriter() blockWriter {
 	b := blockWriter{
 		cgroups: make(map[event.CgroupID]cgroupName), frames: make(map[uint32]string),
 		mentionedCgroups: make(map[event.CgroupID]bool), mentionedStacks: make(map[uint32]bool),
-		found: make(map[event.Event]int),
+		numbers: make(map[event.Event]int),
 	}
 	b.reset()
 	return b
@@ -220,8 +221,8 @@ func (b *blockWriter) reset() {
 	b.events = 0
 	clear(b.mentionedCgroups)
 	clear(b.mentionedStacks)
-	clear(b.found)
-	b.known = b.known[:0]
+	clear(b.numbers)
+	b.numbered = b.numbered[:0]
 	for i := range b.last {
 		b.last[i] = -1
 	}
@@ -294,14 +295,14 @@ func sameContext(c, e *event.Event) bool {
 // find returns the number of an event's context.
 func (b *blockWriter) find(e *event.Event) int {
 	last := &b.last[e.Type]
-	if *last >= 0 && sameContext(&b.known[*last].Event, e) {
+	if *last >= 0 && sameContext(&b.numbered[*last].Event, e) {
 		return *last
 	}
 	key := contextOf(e)
-	i, ok := b.found[key]
+	i, ok := b.numbers[key]
 	if !ok {
-		i = len(b.known)
-		b.found[key] = i
+		i = len(b.numbered)
+		b.numbers[key] = i
 		b.addContext(&key)
 	}
 	*last = i
@@ -321,7 +322,7 @@ func (b *blockWriter) addContext(e *event.Event) {
 		b.mentionStack(e.KernelStack)
 		b.mentionStack(e.UserStack)
 	}
-	b.known = append(b.known, c)
+	b.numbered = append(b.numbered, c)
 	b.contexts = appendContext(b.contexts, e)
 	// Every level is an ancestor of the cgroup that pays.
 	b.mentionCgroup(e.Cgroup)
@@ -369,7 +370,7 @@ func (b *blockWriter) add(e *event.Event) {
 	b.context = binary.AppendUvarint(b.context, uint64(i))
 	switch e.Type {
 	case event.Charge:
-		b.addCharge(&b.known[i], e)
+		b.addCharge(&b.numbered[i], e)
 	case event.Lost:
 		b.other = binary.AppendUvarint(b.other, e.LostEvents)
 	case event.ReclaimEnd:
@@ -388,7 +389,7 @@ func (b *blockWriter) add(e *event.Event) {
 		b.other = binary.AppendUvarint(b.other, uint64(e.UsagePages)<<1|existing(e))
 	case event.Uncharge, event.ForcedCharge:
 		b.requested = binary.AppendUvarint(b.requested, e.RequestedPages)
-		own := b.known[i].own
+		own := b.numbered[i].own
 		b.usage = binary.AppendVarint(b.usage, e.UsagePages-b.usages.next[own])
 		b.usages.next[own] = e.UsageAfterPages()
 	}
