@@ -8,7 +8,6 @@ import (
 	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
-	"chargetrace/internal/trace"
 )
 
 // checkDiff says what of the flags does not go with -diff.
@@ -65,9 +64,9 @@ func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 	defer src.close()
 	sum := summary.New(src.Header())
 	_, err = stream.Copy(sum, src, cfg.aim())
-	if err != nil && !errors.Is(err, trace.ErrEndsEarly) {
+	if err != nil && !notWhole(err) {
 		return nil, err
 	}
 	rec := src.recording()
-	return &report.Side{Name: strings.Join(paths, ", "), Header: src.Header(), About: rec.about(), Summary: sum}, src.explain(err)
+	return &report.Side{Name: strings.Join(paths, ", "), Header: src.Header(), About: rec.about(), Summary: sum}, explain(err)
 }

@@ -143,7 +143,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 
 	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
-		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed}, err
+		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed, Unstacked: c.Unstacked, Unnamed: c.Unnamed}, err
 	}, func() bool { return true }})
 	if err != nil {
 		return err
@@ -297,15 +297,7 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 	if c.Unfollowed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)
 	}
-	if c.Unstacked > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d stacks of charges are missing: the kernel could not take them, or there were too many different ones\n", c.Unstacked)
-	}
-	if c.Unnamed > 0 {
-		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they could not be looked at, or were gone too soon\n", c.Unnamed)
-	}
-	if c.Late > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d user stacks are addresses: it took too long to read what their processes have mapped\n", c.Late)
-	}
+	printStackLoss(w, c.Unstacked, c.Unnamed)
 	if c.Missed > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)
 	}
@@ -313,6 +305,17 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 		return errors.New("the counts of this trace do not add up: it is not complete")
 	}
 	return nil
+}
+
+// printStackLoss prints how many stacks are missing, and how many processes have no
+// names in theirs.
+func printStackLoss(w io.Writer, unstacked, unnamed uint64) {
+	if unstacked > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d stacks are missing: the kernel could not take them, or there were too many different ones\n", unstacked)
+	}
+	if unnamed > 0 {
+		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they could not be looked at, or not in time\n", unnamed)
+	}
 }
 
 // printCheck prints what this kernel and this user offer, and fails if that is

@@ -77,7 +77,10 @@ func (rec *recording) about() report.About {
 		Program: m.Program, CommandLine: m.CommandLine, Host: m.Host, Kernel: m.Kernel, Arch: m.Arch, Attach: m.Attach,
 		Counts: func() (report.Counts, error) {
 			t, err := rec.totals()
-			return report.Counts{Whole: rec.whole(), Seen: t.Seen, Filtered: t.Filtered, Lost: t.Lost, LostOthers: t.LostOthers, Missed: t.Missed}, err
+			return report.Counts{
+				Whole: rec.whole(), Seen: t.Seen, Filtered: t.Filtered, Lost: t.Lost, LostOthers: t.LostOthers, Missed: t.Missed,
+				Unstacked: t.Unstacked, Unnamed: t.Unnamed, DamagedBlocks: t.DamagedBlocks,
+			}, err
 		},
 	}
 }

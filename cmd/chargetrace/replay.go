@@ -50,26 +50,23 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		leaveScreen(leave, cancel)
 	})
 	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
-	err = src.explain(err)
-	if err != nil && !errors.Is(err, trace.ErrEndsEarly) {
+	if err != nil && !notWhole(err) {
 		return writeError(err)
 	}
 	printRecorded(stderr, res, src.Sequence)
 	recorded, _ := src.Recorded()
 	sum.Coverage.Unseen = recorded.Lost + recorded.LostOthers + recorded.Missed
-	return errors.Join(sum.Print(stderr), err)
+	return errors.Join(sum.Print(stderr), explain(err))
 }
 
 // recordings are what is played, one after the other.
 type recordings struct {
 	*trace.Sequence
-	paths []string
-	meta  trace.Meta
 	files []*os.File
 }
 
 func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings, err error) {
-	r := &recordings{paths: paths}
+	r := new(recordings)
 	defer func() {
 		if err != nil {
 			r.close()
@@ -86,13 +83,12 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 			r.files = append(r.files, f)
 			in = f
 		}
-		reader, err := newReader(in, cfg)
+		reader, err := newReader(in, path, cfg)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, err
 		}
 		readers = append(readers, reader)
 	}
-	r.meta = *readers[0].Meta()
 	r.Sequence, err = trace.NewSequence(readers...)
 	return r, err
 }
@@ -106,27 +102,30 @@ func (r *recordings) close() {
 // recording says what was recorded; at the end, also how much.
 func (r *recordings) recording() recording {
 	return recording{
-		r.meta,
+		*r.Meta(),
 		func() (trace.Totals, error) { t, _ := r.Recorded(); return t, nil },
 		func() bool { _, whole := r.Recorded(); return whole },
 	}
 }
 
-// explain says more of the error that playing ended with.
-func (r *recordings) explain(err error) error {
-	if !errors.Is(err, trace.ErrEndsEarly) {
+// notWhole reports whether an error that playing ended with says that not all could
+// be read that was recorded.
+func notWhole(err error) bool {
+	return errors.Is(err, trace.ErrEndsEarly) || errors.Is(err, trace.ErrDamaged)
+}
+
+// explain says more of an error that playing ended with.
+func explain(err error) error {
+	if !notWhole(err) {
 		return err
 	}
-	return &hintedError{
-		fmt.Errorf("%s: %w", r.paths[len(r.paths)-1], err),
-		"what made it was killed, or its disk was full, or the file is damaged; all before that was read",
-	}
+	return &hintedError{err, "what made it was killed, or its disk was full, or the file is damaged; all that is whole was read"}
 }
 
 // newReader reads the beginning of a recording, of which -for, -from and -to
 // choose a part.
-func newReader(in io.Reader, cfg *config) (*trace.Reader, error) {
-	r, err := trace.NewReader(in, trace.Options{Follow: cfg.tail})
+func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
+	r, err := trace.NewReader(in, trace.Options{Name: path, Follow: cfg.tail})
 	if err != nil {
 		return nil, err
 	}
@@ -183,10 +182,14 @@ func moment(s string, header stream.Header) (uint64, error) {
 func printRecorded(w io.Writer, res stream.Result, src *trace.Sequence) {
 	fmt.Fprintf(w, "chargetrace: read %d = shown %d + filtered %d\n", res.Shown+res.Filtered, res.Shown, res.Filtered)
 	t, complete := src.Recorded()
+	if t.DamagedBlocks > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d blocks of what was recorded were damaged, and are left out\n", t.DamagedBlocks)
+	}
 	if !complete {
 		return
 	}
-	if t.Seen >= t.Charges+t.Lost {
+	// What is damaged is not counted.
+	if t.DamagedBlocks == 0 && t.Seen >= t.Charges+t.Lost {
 		// Filtered in the kernel, and after that.
 		filtered := t.Seen - t.Charges - t.Lost
 		fmt.Fprintf(w, "chargetrace: when recorded: seen %d = recorded %d + filtered %d + lost %d\n", t.Seen, t.Charges, filtered, t.Lost)
@@ -204,4 +207,5 @@ func printRecorded(w io.Writer, res stream.Result, src *trace.Sequence) {
 		}
 	}
 	io.WriteString(w, strings.Join(warnings, ""))
+	printStackLoss(w, t.Unstacked, t.Unnamed)
 }

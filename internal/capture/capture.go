@@ -55,7 +55,7 @@ func ParseAttach(name string) (Attach, error) {
 	return "", errors.New("want kprobe, fentry or auto")
 }
 
-// DefaultBufferBytes is the size of the ring buffer: over 23,000 events. The
+// DefaultBufferBytes is the size of the ring buffer: over 11,900 charges. The
 // reader has it mapped twice, so it counts double in its memory.
 const DefaultBufferBytes = 2 << 20
 
@@ -134,8 +134,8 @@ type Counts struct {
 	// them, or there were too many different ones.
 	Unstacked uint64
 	// Unnamed is how many processes have user stacks of addresses alone, for they
-	// could not be looked at, and Late how many stacks are, since it took too long.
-	Unnamed, Late uint64
+	// could not be looked at, and how many stacks are that, since it took too long.
+	Unnamed uint64
 }
 
 // readInterval is how long an event stays in the buffer at most. The reader
@@ -880,7 +880,7 @@ func (t *Tracer) Counts() (Counts, error) {
 	if t.stacks != nil {
 		c.Unstacked += t.stacks.missing
 		if p := t.stacks.programs; p != nil {
-			c.Unnamed, c.Late = p.last.unknown, p.late
+			c.Unnamed = p.last.unknown + p.late
 		}
 	}
 	if err := t.unfollowed.Get(&c.Unfollowed); err != nil {

@@ -168,7 +168,7 @@ type Event struct {
 
 	// Stack
 
-	// StackNumber is the stack's.
+	// StackNumber is the stack's, until it is told for another.
 	StackNumber uint32
 	// Frames are the functions of a stack, the innermost first, each with the file
 	// or the module that it is in and how far into it the address is, and separated

@@ -528,12 +528,21 @@ func (r *Report) facts(about About, n Counts) []fact {
 
 func (r *Report) warnings(n Counts) []string {
 	var w []string
+	if n.DamagedBlocks > 0 {
+		w = append(w, counted(n.DamagedBlocks, "damaged block")+" of the recording could not be read: what is here is not all.")
+	}
 	if n.Whole {
 		if lost := max(n.Lost+n.LostOthers, r.sum.Coverage.Lost); lost > 0 {
 			w = append(w, counted(lost, "event")+" found no place in the buffer: what is here is not all.")
 		}
 		if n.Missed > 0 {
 			w = append(w, counted(n.Missed, "call")+" went unnoticed: a probe was already running on that CPU.")
+		}
+		if n.Unstacked > 0 {
+			w = append(w, counted(n.Unstacked, "stack")+" of charges could not be taken, or there were too many different ones.")
+		}
+		if n.Unnamed > 0 {
+			w = append(w, "Processes whose user stacks are addresses, since they could not be looked at, or not in time: "+count(n.Unnamed)+".")
 		}
 		return w
 	}

@@ -37,6 +37,12 @@ type Counts struct {
 	// LostOthers are other events that were lost, and Missed calls those that
 	// were not noticed.
 	LostOthers, Missed uint64
+	// Unstacked stacks are missing, and those in user space of Unnamed processes are
+	// addresses.
+	Unstacked, Unnamed uint64
+	// DamagedBlocks of a recording could not be read. They are known where Whole is
+	// false too.
+	DamagedBlocks uint64
 }
 
 // Report is a [stream.Sink] that writes a report when it is closed.

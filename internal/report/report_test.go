@@ -423,6 +423,29 @@ func TestNotWhole(t *testing.T) {
 	}
 }
 
+// TestIncomplete holds that a page says what is missing in the trace.
+func TestIncomplete(t *testing.T) {
+	for _, tc := range []struct {
+		counts Counts
+		want   []string
+	}{
+		{Counts{Whole: true}, nil},
+		{Counts{Whole: true, Unstacked: 1}, []string{"1 stack of charges could not be taken, or there were too many different ones."}},
+		{Counts{Whole: true, Unnamed: 1200, DamagedBlocks: 2}, []string{
+			"2 damaged blocks of the recording could not be read: what is here is not all.",
+			"Processes whose user stacks are addresses, since they could not be looked at, or not in time: 1,200.",
+		}},
+		{Counts{DamagedBlocks: 1}, []string{
+			"1 damaged block of the recording could not be read: what is here is not all.",
+			"The trace was not brought to its end: what came last may be missing.",
+		}},
+	} {
+		if got := NewHTML(nil, header, about()).warnings(tc.counts); !slices.Equal(got, tc.want) {
+			t.Errorf("%+v: %q, want %q", tc.counts, got, tc.want)
+		}
+	}
+}
+
 func TestPictures(t *testing.T) {
 	for _, events := range [][]event.Event{nil, {name(3, 1, "small"), name(1, 0, ""), charge(1, 7, 64, 0, event.OK)}} {
 		var b bytes.Buffer

@@ -26,9 +26,10 @@
 // JSON object ([Meta]); that of end, the last of a recording that was brought to
 // its end, is another ([Totals]).
 //
-// A block of events stands alone: none is needed to read another, so that a
-// damaged one costs no more than itself, and one can be skipped by its times.
-// Its payload has these sections, each preceded by its length as a uvarint:
+// A block of events stands alone: none is needed to read another, so that one can be
+// skipped by its times, and a damaged one costs no more than itself, as long as its
+// first four bytes and the length of its payload are whole, which tell where the next
+// begins. Its payload has these sections, each preceded by its length as a uvarint:
 //
 //	names     for each cgroup that the block mentions, and its ancestors: uvarint
 //	          hierarchy, id, id of the parent, length of the name; the name
@@ -37,6 +38,9 @@
 //	contexts  what many events have in common, see below
 //	columns   one section for each of: context, time, requested, outcome, usage,
 //	          limiting, high, failed, other
+//
+// Cgroups and stacks are known by their numbers within the block alone: in a
+// recording that was made of several, a number can mean another in another block.
 //
 // A context is a byte for the type of its events (as [event.Type]) and the
 // uvarints cpu, pid, tid, a byte for the length of the comm and the comm without
@@ -59,7 +63,8 @@
 //	requested  charges, uncharges, forced charges. uvarint
 //	outcome    charges. a byte: the outcome in bits 0 and 1, Retry in bit 2,
 //	           Predicted in bit 3
-//	usage      likewise. varint: usage less the usage that was expected
+//	usage      charges, uncharges, forced charges. varint: usage less the usage that
+//	           was expected
 //	limiting   charges. varint: likewise of the limiting level
 //	high       charges. varint: likewise of the level of memory.high
 //	failed     charges whose outcome is not ok. uvarint: 0 if the charge failed at
@@ -85,6 +90,7 @@ import (
 	"hash/crc32"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 const (
@@ -124,6 +130,11 @@ type Meta struct {
 	Net bool `json:"net,omitempty"`
 }
 
+func (m *Meta) header() stream.Header {
+	return stream.Header{PageSize: m.PageSize, StartBootNanos: m.StartBootNanos, BootWallNanos: m.BootWallNanos,
+		KernelStacks: m.KernelStacks, UserStacks: m.UserStacks, Net: m.Net}
+}
+
 // Totals are what the kernel counted and the recording holds, once it is at its
 // end.
 type Totals struct {
@@ -140,6 +151,13 @@ type Totals struct {
 	// Charges how many of them are charges.
 	Events  uint64 `json:"events"`
 	Charges uint64 `json:"charges"`
+	// Unstacked is how many stacks of charges are missing: they could not be taken, or
+	// there were too many different ones. Unnamed is how many processes have user
+	// stacks of addresses alone, for they could not be looked at, or not in time.
+	Unstacked uint64 `json:"unstacked,omitempty"`
+	Unnamed   uint64 `json:"unnamed,omitempty"`
+	// DamagedBlocks could not be read of the recordings that this one was made of.
+	DamagedBlocks uint64 `json:"damaged_blocks,omitempty"`
 	// BatchPages is how many pages the kernel charges at once, going by what most
 	// charges asked for (MEMCG_CHARGE_BATCH: 64, before Linux 6.1 32); 0 where
 	// none was seen.

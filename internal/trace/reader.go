@@ -19,6 +19,8 @@ import (
 
 // Options say how a recording is read.
 type Options struct {
+	// Name is what errors call the recording.
+	Name string
 	// Follow waits, at the end of a recording that is still being made, for what
 	// comes, as tail -f does.
 	Follow bool
@@ -35,14 +37,17 @@ type Reader struct {
 	meta    Meta
 	stopped atomic.Bool
 
-	stored []byte // the payload as it is in the file
+	header [headerBytes]byte // of a block, as it is in the file
+	stored []byte            // likewise the payload
 	block  blockReader
-	told   map[event.CgroupID]bool // names that were passed on
-	// toldStacks likewise.
-	toldStacks map[uint32]bool
+	// damaged is how many blocks were left out, at least in part.
+	damaged uint64
+	// toldNames and toldStacks are what was passed on last.
+	toldNames  map[event.CgroupID]cgroupName
+	toldStacks map[uint32]string
 
 	totals *Totals
-	err    error // why it ended, io.EOF or another
+	err    error // what it ended with, io.EOF or another
 	events uint64
 }
 
@@ -52,9 +57,12 @@ var _ stream.Source = (*Reader)(nil)
 // was killed, or its disk was full, or it is still at work.
 var ErrEndsEarly = errors.New("the recording ends early")
 
+// ErrDamaged says that blocks of a recording were left out.
+var ErrDamaged = errors.New("the recording is damaged")
+
 // NewReader reads the beginning of a recording.
 func NewReader(r io.Reader, o Options) (*Reader, error) {
-	rd := &Reader{options: o, told: make(map[event.CgroupID]bool), toldStacks: make(map[uint32]bool)}
+	rd := &Reader{options: o, toldNames: make(map[event.CgroupID]cgroupName), toldStacks: make(map[uint32]string)}
 	rd.seeker, _ = r.(io.Seeker)
 	if rd.seeker != nil {
 		if _, err := rd.seeker.Seek(0, io.SeekCurrent); err != nil {
@@ -62,37 +70,56 @@ func NewReader(r io.Reader, o Options) (*Reader, error) {
 		}
 	}
 	rd.r = bufio.NewReaderSize(r, 64<<10)
-	var head [len(signature) + 4]byte
-	if err := rd.readFull(head[:]); err != nil {
-		return nil, fmt.Errorf("not a recording of chargetrace: %w", err)
-	}
-	if string(head[:len(signature)]) != signature {
-		return nil, errors.New("not a recording of chargetrace")
-	}
-	v := binary.LittleEndian.Uint32(head[len(signature):])
-	if v == 0 || v > Version {
-		return nil, fmt.Errorf("a recording of version %d, and this program reads versions up to %d", v, Version)
-	}
-	rd.block.version = v
 	var err error
 	rd.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxPayload), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return nil, err
 	}
-	h, payload, err := rd.readBlock(kindMeta)
-	if err != nil {
-		return nil, fmt.Errorf("the beginning of the recording: %w", err)
-	}
-	if h.kind != kindMeta {
-		return nil, fmt.Errorf("the beginning of the recording: %w", errDamaged)
-	}
-	if err := json.Unmarshal(payload, &rd.meta); err != nil {
-		return nil, fmt.Errorf("the beginning of the recording: %w", err)
-	}
-	if n := rd.meta.PageSize; n < 1<<12 || n > 1<<20 || n&(n-1) != 0 {
-		return nil, fmt.Errorf("the beginning of the recording: a page size of %d", n)
+	if err := rd.begin(); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Name, err)
 	}
 	return rd, nil
+}
+
+// begin reads what comes before the blocks of events.
+func (r *Reader) begin() error {
+	var head [len(signature) + 4]byte
+	if err := r.readFull(head[:]); err != nil {
+		return fmt.Errorf("not a recording of chargetrace: %w", err)
+	}
+	if string(head[:len(signature)]) != signature {
+		return errors.New("not a recording of chargetrace")
+	}
+	v := binary.LittleEndian.Uint32(head[len(signature):])
+	if v == 0 || v > Version {
+		return fmt.Errorf("a recording of version %d, and this program reads versions up to %d", v, Version)
+	}
+	r.block.version = v
+	if err := r.readMeta(); err != nil {
+		return fmt.Errorf("the beginning of the recording: %w", err)
+	}
+	return nil
+}
+
+func (r *Reader) readMeta() error {
+	h, err := r.readHeader()
+	if err != nil {
+		return err
+	}
+	payload, err := r.readPayload(&h)
+	if err != nil {
+		return err
+	}
+	if h.kind != kindMeta {
+		return errDamaged
+	}
+	if err := json.Unmarshal(payload, &r.meta); err != nil {
+		return err
+	}
+	if n := r.meta.PageSize; n < 1<<12 || n > 1<<20 || n&(n-1) != 0 {
+		return fmt.Errorf("a page size of %d", n)
+	}
+	return nil
 }
 
 // Limit bounds the BootNanos of the events that are read from now on: from is
@@ -103,10 +130,7 @@ func (r *Reader) Limit(from, to uint64) { r.from, r.to = from, to }
 func (r *Reader) Meta() *Meta { return &r.meta }
 
 // Header implements [stream.Source].
-func (r *Reader) Header() stream.Header {
-	return stream.Header{PageSize: r.meta.PageSize, StartBootNanos: r.meta.StartBootNanos, BootWallNanos: r.meta.BootWallNanos,
-		KernelStacks: r.meta.KernelStacks, UserStacks: r.meta.UserStacks, Net: r.meta.Net}
-}
+func (r *Reader) Header() stream.Header { return r.meta.header() }
 
 // Totals returns what the recording says at its end; nil before that, and where
 // it has none.
@@ -119,14 +143,16 @@ func (r *Reader) Events() uint64 { return r.events }
 func (r *Reader) Stop() { r.stopped.Store(true) }
 
 // Read implements [stream.Source]. Where a recording has no end, or goes on with
-// what is damaged, its last events are followed by [ErrEndsEarly].
+// what is no block, its last events are followed by [ErrEndsEarly], and where blocks
+// were left out, by [ErrDamaged].
 func (r *Reader) Read(batch []event.Event) (n int, err error) {
 	for n == 0 {
 		if r.err != nil {
 			return 0, r.err
 		}
 		if r.stopped.Load() {
-			return 0, io.EOF
+			r.err = r.end(io.EOF)
+			continue
 		}
 		if r.block.done() {
 			r.err = r.nextBlock()
@@ -134,30 +160,57 @@ func (r *Reader) Read(batch []event.Event) (n int, err error) {
 		}
 		n, err = r.block.read(batch)
 		if err != nil {
-			r.err = fmt.Errorf("%w: %w", ErrEndsEarly, err)
-			return 0, r.err
+			r.leaveOut()
+			continue
 		}
 		n = r.choose(batch[:n])
 	}
 	return n, nil
 }
 
-// choose keeps the events that are asked for, and the names not yet told.
+// leaveOut leaves out what was not read yet of a damaged block.
+func (r *Reader) leaveOut() {
+	r.damaged++
+	r.block.left, r.block.names, r.block.stacks = 0, cursor{}, cursor{}
+}
+
+// end returns what reading ends with: err, which may be io.EOF, and what was damaged
+// until then.
+func (r *Reader) end(err error) error {
+	if r.damaged > 0 {
+		damaged := fmt.Errorf("%w: %d of its blocks could not be read", ErrDamaged, r.damaged)
+		if err == io.EOF {
+			err = damaged
+		} else {
+			err = fmt.Errorf("%w; %w", err, damaged)
+		}
+	}
+	if err == io.EOF {
+		return err
+	}
+	return fmt.Errorf("%s: %w", r.options.Name, err)
+}
+
+func (r *Reader) endEarly(err error) error { return r.end(fmt.Errorf("%w: %w", ErrEndsEarly, err)) }
+
+// choose keeps the events that are asked for, and the names that were not told so:
+// what is made of several traces has numbers that come to mean something else.
 func (r *Reader) choose(batch []event.Event) int {
 	kept := 0
 	for i := range batch {
 		e := &batch[i]
 		switch {
 		case e.Type == event.CgroupName:
-			if r.told[e.Cgroup] {
+			name := cgroupName{e.ParentID, e.Name}
+			if told, ok := r.toldNames[e.Cgroup]; ok && told == name {
 				continue
 			}
-			r.told[e.Cgroup] = true
+			r.toldNames[e.Cgroup] = name
 		case e.Type == event.Stack:
-			if r.toldStacks[e.StackNumber] {
+			if told, ok := r.toldStacks[e.StackNumber]; ok && told == e.Frames {
 				continue
 			}
-			r.toldStacks[e.StackNumber] = true
+			r.toldStacks[e.StackNumber] = e.Frames
 		case e.BootNanos < r.from || r.to != 0 && e.BootNanos >= r.to:
 			continue
 		default:
@@ -172,64 +225,65 @@ func (r *Reader) choose(batch []event.Event) int {
 }
 
 // nextBlock reads the next block of events that has any that are asked for. At
-// the end it returns io.EOF.
+// the end it returns io.EOF, or why that is not all.
 func (r *Reader) nextBlock() error {
 	for {
-		h, payload, err := r.readBlock(kindEvents)
+		h, err := r.readHeader()
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrEndsEarly, err)
+			return r.endEarly(err)
 		}
-		switch h.kind {
-		case kindEnd:
-			r.totals = new(Totals)
-			if err := json.Unmarshal(payload, r.totals); err != nil {
-				return fmt.Errorf("the end of the recording: %w", err)
+		if h.kind == kindEvents && (h.greatest < r.from || r.to != 0 && h.least >= r.to) {
+			if err := r.skip(int(h.stored)); err != nil {
+				return r.endEarly(err)
 			}
-			return io.EOF
-		case kindEvents:
-			if payload == nil {
-				continue // skipped
+			continue
+		}
+		payload, err := r.readPayload(&h)
+		if err != nil && !errors.Is(err, errDamaged) {
+			return r.endEarly(err)
+		}
+		switch {
+		case err != nil:
+		case h.kind == kindEvents:
+			if err = r.block.start(h, payload); err == nil {
+				return nil
 			}
-			if err := r.block.start(h, payload); err != nil {
-				return fmt.Errorf("%w: %w", ErrEndsEarly, err)
+		case h.kind == kindEnd:
+			var t Totals
+			if err = json.Unmarshal(payload, &t); err == nil {
+				r.totals = &t
+				return r.end(io.EOF)
 			}
-			return nil
 		default:
-			return fmt.Errorf("%w: a block of unknown kind %d", ErrEndsEarly, h.kind)
+			return r.endEarly(fmt.Errorf("a block of unknown kind %d", h.kind))
 		}
+		r.leaveOut()
 	}
 }
 
-// readBlock reads a block. The payload is valid until the next call; it is nil
-// where none of the block's events are asked for.
-func (r *Reader) readBlock(want uint32) (h blockHeader, payload []byte, err error) {
-	var header [headerBytes]byte
-	if err := r.readFull(header[:]); err != nil {
-		return h, nil, err
+func (r *Reader) readHeader() (h blockHeader, err error) {
+	if err := r.readFull(r.header[:]); err != nil {
+		return h, err
 	}
-	if err := h.parse(header[:]); err != nil {
-		return h, nil, err
-	}
-	if want == kindEvents && h.kind == kindEvents &&
-		(h.greatest < r.from || r.to != 0 && h.least >= r.to) {
-		return h, nil, r.skip(int64(h.stored))
-	}
+	return h, h.parse(r.header[:])
+}
+
+// readPayload reads the payload of the block whose header was read, and which is
+// valid until the next call. Where it is damaged, the next header comes after it.
+func (r *Reader) readPayload(h *blockHeader) ([]byte, error) {
 	r.stored = grow(r.stored, int(h.stored))
 	if err := r.readFull(r.stored); err != nil {
-		return h, nil, err
+		return nil, err
 	}
-	if checksum(header[:], r.stored) != h.checksum {
-		return h, nil, errDamaged
+	if checksum(r.header[:], r.stored) != h.checksum {
+		return nil, errDamaged
 	}
-	payload, err = r.zstd.DecodeAll(r.stored, r.block.payload[:0])
+	payload, err := r.zstd.DecodeAll(r.stored, r.block.payload[:0])
 	r.block.payload = payload
 	if err != nil || len(payload) != int(h.size) {
-		return h, nil, errors.Join(errDamaged, err)
+		return nil, errors.Join(errDamaged, err)
 	}
-	if payload == nil {
-		payload = []byte{}
-	}
-	return h, payload, nil
+	return payload, nil
 }
 
 func grow(b []byte, n int) []byte {
@@ -240,33 +294,44 @@ func grow(b []byte, n int) []byte {
 }
 
 // skip goes past n bytes without reading them, where that can be.
-func (r *Reader) skip(n int64) error {
-	buffered := int64(r.r.Buffered())
-	if r.seeker == nil || n <= buffered || r.options.Follow {
-		_, err := r.r.Discard(int(n))
+func (r *Reader) skip(n int) error {
+	buffered := r.r.Buffered()
+	if r.seeker != nil && n > buffered && !r.options.Follow {
+		r.r.Discard(buffered)
+		_, err := r.seeker.Seek(int64(n-buffered), io.SeekCurrent)
 		return err
 	}
-	r.r.Discard(int(buffered))
-	_, err := r.seeker.Seek(n-buffered, io.SeekCurrent)
-	return err
+	for {
+		skipped, err := r.r.Discard(n)
+		n -= skipped
+		if n == 0 || !r.awaits(err) {
+			return err
+		}
+	}
+}
+
+// readFull fills b.
+func (r *Reader) readFull(b []byte) error {
+	for {
+		n, err := io.ReadFull(r.r, b)
+		b = b[n:]
+		if len(b) == 0 || !r.awaits(err) {
+			return err
+		}
+	}
 }
 
 // pollInterval is how often a recording that is followed is looked at.
 const pollInterval = 100 * time.Millisecond
 
-// readFull fills b. At the end of a recording that is followed it waits.
-func (r *Reader) readFull(b []byte) error {
-	for {
-		n, err := io.ReadFull(r.r, b)
-		b = b[n:]
-		if len(b) == 0 {
-			return nil
-		}
-		if !r.options.Follow || r.stopped.Load() || err != io.EOF && err != io.ErrUnexpectedEOF {
-			return err
-		}
-		time.Sleep(pollInterval)
+// awaits reports whether there may be more after an error, once it has waited: at the
+// end of a recording that is followed.
+func (r *Reader) awaits(err error) bool {
+	if !r.options.Follow || r.stopped.Load() || err != io.EOF && err != io.ErrUnexpectedEOF {
+		return false
 	}
+	time.Sleep(pollInterval)
+	return true
 }
 
 // blockReader reads the events of a block.
@@ -320,6 +385,9 @@ func (b *blockReader) readContexts(c *cursor) error {
 			e.Cgroup.Hierarchy = c.uvarint32()
 			e.Cgroup.ID = c.uvarint()
 		default:
+			return errDamaged
+		}
+		if e.Type.IsNet() && b.version < 3 {
 			return errDamaged
 		}
 		switch e.Type {

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"errors"
 	"io"
 
@@ -11,8 +12,10 @@ import (
 // Sequence is a [stream.Source] that plays recordings one after the other, on
 // the clock of the first.
 type Sequence struct {
+	meta    Meta
 	readers []*Reader
 	current int
+	err     error // of those that were not whole
 }
 
 var _ stream.Source = (*Sequence)(nil)
@@ -20,16 +23,25 @@ var _ stream.Source = (*Sequence)(nil)
 // NewSequence returns the sequence of some recordings, at least one. They must be
 // of machines with pages of one size.
 func NewSequence(readers ...*Reader) (*Sequence, error) {
+	meta := readers[0].meta
 	for _, r := range readers {
-		if r.meta.PageSize != readers[0].meta.PageSize {
+		if r.meta.PageSize != meta.PageSize {
 			return nil, errors.New("recordings of machines with pages of different sizes cannot be played together")
 		}
+		meta.KernelStacks = meta.KernelStacks || r.meta.KernelStacks
+		meta.UserStacks = meta.UserStacks || r.meta.UserStacks
+		// Of a time without what was given back there is no balance.
+		meta.Net = meta.Net && r.meta.Net
 	}
-	return &Sequence{readers: readers}, nil
+	return &Sequence{meta: meta, readers: readers}, nil
 }
 
+// Meta says what made the first recording, and what is part of the whole: stacks
+// where any has some, what was given back where all have it.
+func (s *Sequence) Meta() *Meta { return &s.meta }
+
 // Header implements [stream.Source].
-func (s *Sequence) Header() stream.Header { return s.readers[0].Header() }
+func (s *Sequence) Header() stream.Header { return s.meta.header() }
 
 // Stop implements [stream.Source].
 func (s *Sequence) Stop() {
@@ -38,33 +50,36 @@ func (s *Sequence) Stop() {
 	}
 }
 
-// Read implements [stream.Source].
+// Read implements [stream.Source]. What is wrong with one recording is no reason not
+// to play the next: the errors of all come at the end.
 func (s *Sequence) Read(batch []event.Event) (int, error) {
-	for {
+	for ; s.current < len(s.readers); s.current++ {
 		r := s.readers[s.current]
 		n, err := r.Read(batch)
-		if err == io.EOF && s.current+1 < len(s.readers) {
-			s.current++
+		if err == io.EOF {
+			continue
+		}
+		if err != nil {
+			s.err = errors.Join(s.err, err)
 			continue
 		}
 		// Another boot has another clock.
-		if shift := r.meta.BootWallNanos - s.readers[0].meta.BootWallNanos; shift != 0 && r.meta.StartBootNanos != s.readers[0].meta.StartBootNanos {
+		if shift := r.meta.BootWallNanos - s.meta.BootWallNanos; shift != 0 && r.meta.StartBootNanos != s.meta.StartBootNanos {
 			for i := range batch[:n] {
 				batch[i].BootNanos += uint64(shift)
 			}
 		}
-		return n, err
+		return n, nil
 	}
+	return 0, cmp.Or(s.err, io.EOF)
 }
-
-// Current is the recording that is being played.
-func (s *Sequence) Current() *Reader { return s.readers[s.current] }
 
 // Recorded adds up what the recordings that were played to their ends say of the
 // trace. Parts of one trace count what the kernel saw once, in the last.
 func (s *Sequence) Recorded() (t Totals, complete bool) {
 	complete = true
 	for _, r := range s.readers {
+		t.DamagedBlocks += r.damaged
 		if r.totals == nil {
 			complete = false
 			continue
@@ -74,6 +89,9 @@ func (s *Sequence) Recorded() (t Totals, complete bool) {
 		t.Lost += r.totals.Lost
 		t.LostOthers += r.totals.LostOthers
 		t.Missed += r.totals.Missed
+		t.Unstacked += r.totals.Unstacked
+		t.Unnamed += r.totals.Unnamed
+		t.DamagedBlocks += r.totals.DamagedBlocks
 		t.Events += r.totals.Events
 		t.Charges += r.totals.Charges
 		t.BatchPages = max(t.BatchPages, r.totals.BatchPages)
@@ -94,6 +112,6 @@ func (w *Writer) Next(out io.Writer) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.names, next.stacks = w.names, w.stacks
+	next.block.cgroups, next.block.frames = w.block.cgroups, w.block.frames
 	return next, nil
 }

@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -203,6 +206,99 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
+// TestBlockBytes records more names and stacks within a block's time and number of
+// events than a block may have.
+func TestBlockBytes(t *testing.T) {
+	charge := touch(1)[told]
+	var stacks, names []event.Event
+	for i := range uint32(3000) {
+		charge.KernelStack = 1 + i
+		frames := fmt.Sprintf("%d;%s", i, strings.Repeat("f", 5600))
+		stacks = append(stacks, event.Event{Type: event.Stack, StackNumber: 1 + i, Frames: frames}, charge)
+	}
+	charge.KernelStack = 0
+	for i := range uint64(blockEvents) {
+		charge.Cgroup.ID = 1 + i
+		names = append(names, event.Event{Type: event.CgroupName, Cgroup: charge.Cgroup, Name: fmt.Sprintf("%0255d", i)}, charge)
+	}
+	for name, events := range map[string][]event.Event{"stacks": stacks, "names": names} {
+		file := record(t, events)
+		at := blocks(t, file)
+		for _, pos := range at[:len(at)-1] {
+			var h blockHeader
+			if err := h.parse(file[pos:]); err != nil || h.size > blockBytes+6000 {
+				t.Errorf("%s: a block of %d bytes, %v", name, h.size, err)
+			}
+		}
+		got, meant, _, err := play(bytes.NewReader(file), Options{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for i := range got {
+			if meant[i] != events[2*i] || got[i] != events[2*i+1] {
+				t.Fatalf("%s: %+v of %+v\nwant %+v of %+v", name, got[i], meant[i], events[2*i+1], events[2*i])
+			}
+		}
+		if len(got) != len(events)/2 {
+			t.Errorf("%s: %d events", name, len(got))
+		}
+	}
+}
+
+// TestMerged makes one recording of several in which the same numbers mean different
+// cgroups and stacks.
+func TestMerged(t *testing.T) {
+	part := func(cgroup, kernel, user string) *Reader {
+		events := []event.Event{
+			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 1, Name: cgroup},
+			{Type: event.Stack, StackNumber: 7, Frames: kernel},
+			{Type: event.Stack, StackNumber: 8, Frames: user},
+			{Type: event.Charge, BootNanos: 1e9, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, KernelStack: 7, UserStack: 8},
+		}
+		rd, err := NewReader(bytes.NewReader(record(t, events)), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rd
+	}
+	parts, err := NewSequence(part("a", "k", "u"), part("a", "k", "v"), part("a", "l", "v"), part("b", "l", "v"), part("b", "l", "v"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var merged bytes.Buffer
+	w, err := NewWriter(&merged, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Copy(w, parts, stream.Aim{}); err != nil {
+		t.Fatal(err)
+	}
+	rd, err := NewReader(&merged, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cgroups, frames := make(map[event.CgroupID]string), make(map[uint32]string)
+	var got []string
+	batch := make([]event.Event, 256)
+	for err == nil {
+		var n int
+		n, err = rd.Read(batch)
+		for _, e := range batch[:n] {
+			switch e.Type {
+			case event.CgroupName:
+				cgroups[e.Cgroup] = e.Name
+			case event.Stack:
+				frames[e.StackNumber] = e.Frames
+			default:
+				got = append(got, cgroups[e.Cgroup]+" "+frames[e.KernelStack]+" "+frames[e.UserStack])
+			}
+		}
+	}
+	if want := []string{"a k u", "a k v", "a l v", "b l v", "b l v"}; err != io.EOF || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+}
+
 // TestTimes reads parts of a recording by time, with and without seeking.
 func TestTimes(t *testing.T) {
 	events := story(3*blockEvents + 10)
@@ -295,16 +391,165 @@ func TestCut(t *testing.T) {
 		}
 		same(t, got, events[told:told+min(whole, 4)*perBlock])
 	}
-	// A damaged byte costs no block before it.
-	for at := at[3]; at < len(file); at++ {
-		bad := bytes.Clone(file)
-		bad[at] ^= 0x10
-		got, _, _, err := play(bytes.NewReader(bad), Options{})
-		if err == nil || len(got) < 2*perBlock {
-			t.Fatalf("byte %d damaged: %d events, %v", at, len(got), err)
+	// A damaged byte costs no block before it, and none after it, unless the next
+	// cannot be found.
+	for i, pos := range at[1:5] {
+		others := append(slices.Clone(events[told:told+i*perBlock]), events[told+(i+1)*perBlock:]...)
+		for n := range at[i+2] - pos {
+			bad := bytes.Clone(file)
+			bad[pos+n] ^= 0x10
+			got, _, rd, err := play(bytes.NewReader(bad), Options{Name: "x"})
+			// Of the length once it is decompressed the highest byte makes it more than
+			// there can be.
+			if n < 4 || n >= 12 && n < 16 || n == 19 {
+				if !errors.Is(err, ErrEndsEarly) {
+					t.Fatalf("block %d, byte %d damaged: %v", i, n, err)
+				}
+				same(t, got, events[told:told+i*perBlock])
+				continue
+			}
+			if want := "x: the recording is damaged: 1 of its blocks could not be read"; !errors.Is(err, ErrDamaged) || err.Error() != want || rd.Totals() == nil {
+				t.Fatalf("block %d, byte %d damaged: %v, want %s", i, n, err, want)
+			}
+			same(t, got, others)
+		}
+	}
+	// Without its end it is not whole.
+	bad := bytes.Clone(file)
+	bad[at[2]-1] ^= 0x10
+	bad[at[5]+headerBytes] ^= 0x10
+	got, _, rd, err := play(bytes.NewReader(bad), Options{Name: "x"})
+	if want := "x: the recording ends early: EOF; the recording is damaged: 2 of its blocks could not be read"; err == nil || err.Error() != want || rd.Totals() != nil {
+		t.Errorf("%v, want %s", err, want)
+	}
+	same(t, got, events[told+perBlock:])
+}
+
+// TestDamagedInside damages blocks as nothing but their writer can.
+func TestDamagedInside(t *testing.T) {
+	events := story(60)
+	part := func(spoil func(h *blockHeader, payload []byte)) []byte {
+		b := newBlockWriter()
+		for i := range events {
+			if e := &events[i]; e.Type.IsName() {
+				b.learn(e)
+			} else {
+				b.add(e)
+			}
+		}
+		h := blockHeader{kind: kindEvents, events: uint32(b.events), least: b.least, greatest: b.greatest}
+		payload := b.payload()
+		spoil(&h, payload)
+		var file bytes.Buffer
+		w, err := NewWriter(&file, meta, noTotals)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.writeBlock(h, payload)
+		w.Write(events[:told+1])
+		w.Close()
+		return file.Bytes()
+	}
+	for name, spoil := range map[string]func(*blockHeader, []byte){
+		"sections":        func(_ *blockHeader, payload []byte) { payload[0]++ },
+		"names":           func(_ *blockHeader, payload []byte) { payload[5] = '/' },
+		"too many events": func(h *blockHeader, _ []byte) { h.events += 1000 },
+	} {
+		got, names, rd, err := play(bytes.NewReader(part(spoil)), Options{})
+		if !errors.Is(err, ErrDamaged) || errors.Is(err, ErrEndsEarly) || rd.damaged != 1 || rd.Totals() == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		same(t, got, events[told:told+1])
+		same(t, names, events[:3]) // of the cgroup that is charged, and above
+	}
+}
+
+// TestVersions holds that an older recording has no events that came later.
+func TestVersions(t *testing.T) {
+	for typ, since := range map[event.Type]uint32{event.Fork: 1, event.Uncharge: 3, event.ForcedCharge: 3, event.Usage: 3} {
+		w := newBlockWriter()
+		w.add(&event.Event{Type: typ, Kind: event.Memory})
+		payload := w.payload()
+		for version := uint32(2); version <= Version; version++ {
+			r := blockReader{version: version}
+			if err := r.start(blockHeader{events: 1}, payload); (err == nil) != (version >= since) {
+				t.Errorf("version %d, type %d: %v", version, typ, err)
+			}
 		}
 	}
 }
+
+// TestSequence plays recordings of which some are not whole, or have what others have
+// not.
+func TestSequence(t *testing.T) {
+	events := story(3)
+	part := func(name string, m Meta, spoil func([]byte) []byte) *Reader {
+		var file bytes.Buffer
+		w, err := NewWriter(&file, m, func() (Totals, error) { return Totals{Seen: 3, Unstacked: 2, Unnamed: 1, DamagedBlocks: 4}, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write(events)
+		w.Close()
+		rd, err := NewReader(bytes.NewReader(spoil(file.Bytes())), Options{Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rd
+	}
+	whole := func(file []byte) []byte { return file }
+	cut := func(file []byte) []byte {
+		at := blocks(t, file)
+		return file[:at[len(at)-2]]
+	}
+	damaged := func(file []byte) []byte {
+		file[blocks(t, file)[1]+headerBytes] ^= 1
+		return file
+	}
+	stacks, net, both := meta, meta, meta
+	stacks.KernelStacks, stacks.Net = true, true
+	net.Net = true
+	both.UserStacks, both.Net = true, true
+
+	s, err := NewSequence(part("a", net, cut), part("b", stacks, whole), part("c", both, damaged), part("d", net, whole))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := s.Header(); h != (stream.Header{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18, KernelStacks: true, UserStacks: true, Net: true}) {
+		t.Errorf("header %+v", h)
+	}
+	sink := new(counter)
+	_, err = stream.Copy(sink, s, stream.Aim{})
+	if want := "a: the recording ends early: EOF\nc: the recording is damaged: 1 of its blocks could not be read"; err == nil || err.Error() != want || sink.events != 9 {
+		t.Errorf("%d events, %v, want %s", sink.events, err, want)
+	}
+	got, complete := s.Recorded()
+	if want := (Totals{Seen: 9, Events: 9, Charges: 9, Unstacked: 6, Unnamed: 3, DamagedBlocks: 13, BatchPages: 64}); complete || got != want {
+		t.Errorf("%+v, %v, want %+v", got, complete, want)
+	}
+
+	if s, err = NewSequence(part("a", net, whole), part("b", meta, whole)); err != nil || s.Header().Net || s.Meta().Net {
+		t.Errorf("what was given back is part of all: %+v, %v", s, err)
+	}
+	_, err = stream.Copy(new(counter), s, stream.Aim{})
+	if _, complete := s.Recorded(); err != nil || !complete {
+		t.Errorf("%v, %v", complete, err)
+	}
+}
+
+// counter is a sink that counts events, names apart.
+type counter struct{ events int }
+
+func (c *counter) Write(batch []event.Event) error {
+	for i := range batch {
+		if !batch[i].Type.IsName() {
+			c.events++
+		}
+	}
+	return nil
+}
+
+func (c *counter) Close() error { return nil }
 
 func TestRefuses(t *testing.T) {
 	file := record(t, story(10))
@@ -316,14 +561,14 @@ func TestRefuses(t *testing.T) {
 		file []byte
 		want string
 	}{
-		"empty":     {nil, "not a recording of chargetrace: EOF"},
-		"text":      {[]byte("TIME     PID    COMM"), "not a recording of chargetrace"},
-		"newer":     {newer, "a recording of version 4, and this program reads versions up to 3"},
-		"cut":       {file[:40], "the beginning of the recording: unexpected EOF"},
-		"huge":      {huge, "the beginning of the recording: a block is damaged: it claims to be of 1073741824 bytes"},
-		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "not a recording of chargetrace"},
+		"empty":     {nil, "x: not a recording of chargetrace: EOF"},
+		"text":      {[]byte("TIME     PID    COMM"), "x: not a recording of chargetrace"},
+		"newer":     {newer, "x: a recording of version 4, and this program reads versions up to 3"},
+		"cut":       {file[:40], "x: the beginning of the recording: unexpected EOF"},
+		"huge":      {huge, "x: the beginning of the recording: a block is damaged: it claims to be of 1073741824 bytes"},
+		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "x: not a recording of chargetrace"},
 	} {
-		if _, err := NewReader(bytes.NewReader(tc.file), Options{}); err == nil || err.Error() != tc.want {
+		if _, err := NewReader(bytes.NewReader(tc.file), Options{Name: "x"}); err == nil || err.Error() != tc.want {
 			t.Errorf("%s: %v, want %s", name, err, tc.want)
 		}
 	}
@@ -401,6 +646,63 @@ func TestFollow(t *testing.T) {
 	same(t, <-result, events[told:])
 }
 
+// growing is a file of which only a part is written yet.
+type growing struct {
+	file    []byte
+	written atomic.Int64
+	read    int64
+}
+
+func (g *growing) Read(b []byte) (int, error) {
+	n := copy(b, g.file[g.read:g.written.Load()])
+	if g.read += int64(n); n == 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// TestFollowFrom follows a recording, of which only what comes last is asked for, at
+// a time when an earlier block is there in part.
+func TestFollowFrom(t *testing.T) {
+	first := event.Event{Type: event.Fork, BootNanos: 1, ChildPID: 1}
+	last := event.Event{Type: event.Fork, BootNanos: 2 * uint64(maxDelay), ChildPID: 2}
+	var file bytes.Buffer
+	w, err := NewWriter(&file, meta, noTotals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []event.Event{first, last} {
+		w.Write([]event.Event{e})
+		w.tick()
+	}
+	w.Close()
+	at := blocks(t, file.Bytes())
+	for half := at[1] + headerBytes; half < at[2]; half++ {
+		synctest.Test(t, func(t *testing.T) {
+			in := &growing{file: file.Bytes()}
+			in.written.Store(int64(half))
+			rd, err := NewReader(in, Options{Follow: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rd.Limit(last.BootNanos, 0)
+			var got []event.Event
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				got, _, _, err = playReader(rd)
+			}()
+			synctest.Wait() // it has read what is there
+			in.written.Store(int64(file.Len()))
+			<-done
+			if err != nil {
+				t.Fatalf("cut at %d: %v", half, err)
+			}
+			same(t, got, []event.Event{last})
+		})
+	}
+}
+
 type fullDisk struct{ left int }
 
 func (d *fullDisk) Write(b []byte) (int, error) {
@@ -436,14 +738,17 @@ func FuzzReader(f *testing.F) {
 
 // FuzzBlock goes past the checksum and the compression.
 func FuzzBlock(f *testing.F) {
-	var b blockWriter
-	b.reset()
-	for _, e := range story(60)[told:] {
-		b.add(&e)
+	b := newBlockWriter()
+	for _, e := range story(60) {
+		if e.Type.IsName() {
+			b.learn(&e)
+		} else {
+			b.add(&e)
+		}
 	}
-	f.Add(bytes.Clone(b.payload(nil, nil)), uint32(60))
+	f.Add(b.payload(), uint32(60))
 	f.Fuzz(func(t *testing.T, payload []byte, n uint32) {
-		var b blockReader
+		b := blockReader{version: Version}
 		if b.start(blockHeader{events: n}, payload) != nil {
 			return
 		}
@@ -464,7 +769,7 @@ func FuzzBlock(f *testing.F) {
 func touch(n int) []event.Event {
 	r := rand.New(rand.NewPCG(1, 2))
 	events := story(1)
-	e := events[4]
+	e := events[told]
 	usage := int64(0)
 	for range n {
 		e.BootNanos += 100_000 + r.Uint64N(1<<17)
@@ -485,6 +790,19 @@ func TestSize(t *testing.T) {
 	} else {
 		t.Logf("%.2f bytes an event", perEvent)
 	}
+}
+
+// churn is what a process that touches memory and gives it back does with -net.
+func churn(n int) []event.Event {
+	events := touch(n / 2)
+	back := events[told]
+	back.Type, back.CPU, back.Kind = event.Uncharge, 1, event.Memory
+	mixed := events[:told:told]
+	for _, e := range events[told:] {
+		back.BootNanos, back.UsagePages = e.BootNanos+10, e.UsagePages+64
+		mixed = append(mixed, e, back)
+	}
+	return mixed
 }
 
 func BenchmarkReader(b *testing.B) {
@@ -509,21 +827,24 @@ func BenchmarkReader(b *testing.B) {
 
 func BenchmarkWriter(b *testing.B) {
 	const n = 1 << 20
-	events := touch(n)
-	b.ReportAllocs()
-	for b.Loop() {
-		w, err := NewWriter(io.Discard, meta, noTotals)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for i := 0; i < len(events); i += 256 {
-			if err := w.Write(events[i:min(i+256, len(events))]); err != nil {
-				b.Fatal(err)
+	for name, events := range map[string][]event.Event{"charges": touch(n), "net": churn(n)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				w, err := NewWriter(io.Discard, meta, noTotals)
+				if err != nil {
+					b.Fatal(err)
+				}
+				for chunk := range slices.Chunk(events, 256) {
+					if err := w.Write(chunk); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if err := w.Close(); err != nil {
+					b.Fatal(err)
+				}
 			}
-		}
-		if err := w.Close(); err != nil {
-			b.Fatal(err)
-		}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
+		})
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
 }

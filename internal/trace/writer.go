@@ -18,6 +18,14 @@ import (
 // and little enough to lose.
 const blockEvents = 1 << 16
 
+// A block is also at its end where its payload has blockBytes, or may have them:
+// an event takes no more than eventBytes in the columns. Names and stacks are
+// repeated in each block, and a stack of user space can have tens of kilobytes.
+const (
+	blockBytes = maxPayload / 2
+	eventBytes = 80
+)
+
 // maxDelay is how long the first event of a block waits to be written.
 const maxDelay = time.Second
 
@@ -32,8 +40,6 @@ type Writer struct {
 	timer  *time.Timer
 	err    error // of the timer's
 	block  blockWriter
-	names  map[event.CgroupID]cgroupName
-	stacks map[uint32]string
 	counts Totals
 	// batches is how many charges asked for 32 and for 64 pages.
 	batches [2]uint64
@@ -52,10 +58,9 @@ func NewWriter(w io.Writer, meta Meta, totals func() (Totals, error)) (*Writer, 
 	if err != nil {
 		return nil, err
 	}
-	wr := &Writer{w: w, meta: meta, totals: totals, zstd: enc, names: make(map[event.CgroupID]cgroupName), stacks: make(map[uint32]string)}
+	wr := &Writer{w: w, meta: meta, totals: totals, zstd: enc, block: newBlockWriter()}
 	wr.timer = time.AfterFunc(time.Hour, wr.tick)
 	wr.timer.Stop()
-	wr.block.reset()
 	head := binary.LittleEndian.AppendUint32([]byte(signature), Version)
 	if _, err := w.Write(head); err != nil {
 		return nil, err
@@ -81,12 +86,14 @@ func (w *Writer) Write(batch []event.Event) error {
 	defer w.mu.Unlock()
 	for i := range batch {
 		e := &batch[i]
-		switch e.Type {
-		case event.CgroupName:
-			w.names[e.Cgroup] = cgroupName{e.ParentID, e.Name}
-			continue
-		case event.Stack:
-			w.stacks[e.StackNumber] = e.Frames
+		if e.Type.IsName() {
+			// The events before this one have the old name.
+			if w.block.contradicts(e) {
+				if err := w.flush(); err != nil {
+					return err
+				}
+			}
+			w.block.learn(e)
 			continue
 		}
 		if w.block.events == 0 {
@@ -103,7 +110,7 @@ func (w *Writer) Write(batch []event.Event) error {
 				w.batches[1]++
 			}
 		}
-		if w.block.events == blockEvents {
+		if w.block.events == blockEvents || w.block.size() >= blockBytes {
 			if err := w.flush(); err != nil {
 				return err
 			}
@@ -151,7 +158,7 @@ func (w *Writer) flush() error {
 		return nil
 	}
 	h := blockHeader{kind: kindEvents, events: uint32(w.block.events), least: w.block.least, greatest: w.block.greatest}
-	payload := w.block.payload(w.names, w.stacks)
+	payload := w.block.payload()
 	w.block.reset()
 	return w.writeBlock(h, payload)
 }
@@ -174,39 +181,85 @@ func (w *Writer) writeBlock(h blockHeader, payload []byte) error {
 
 // blockWriter gathers the events of a block.
 type blockWriter struct {
+	// What is known of cgroups and stacks, whatever the block.
+	cgroups map[event.CgroupID]cgroupName
+	frames  map[uint32]string
+
 	events          int
 	least, greatest uint64
 
-	// contexts by what identifies them; lastContext is the one of the last
-	// charge, since most are like the one before.
-	index       map[event.Event]int
-	contexts    []context
-	lastContext int
-	usages      usages
+	// mentionedCgroups and mentionedStacks are those that the block mentions; its
+	// sections have of them what was known then.
+	mentionedCgroups map[event.CgroupID]bool
+	mentionedStacks  map[uint32]bool
 
+	// numbered are the contexts, and numbers theirs by what identifies them; last is,
+	// for each type, that of the last event, since most are like the one before of
+	// their type.
+	numbered []context
+	numbers  map[event.Event]int
+	last     [event.Usage + 1]int
+	usages   usages
+
+	names, stacks, contexts                                                 []byte
 	context, time, requested, outcome, usage, limiting, high, failed, other []byte
 	times                                                                   []uint64
-	buf, section                                                            []byte
+	buf                                                                     []byte
+}
+
+func newBlockWriter() blockWriter {
+	b := blockWriter{
+		cgroups: make(map[event.CgroupID]cgroupName), frames: make(map[uint32]string),
+		mentionedCgroups: make(map[event.CgroupID]bool), mentionedStacks: make(map[uint32]bool),
+		numbers: make(map[event.Event]int),
+	}
+	b.reset()
+	return b
 }
 
 func (b *blockWriter) reset() {
-	if b.index == nil {
-		b.index = make(map[event.Event]int)
-	}
-	clear(b.index)
 	b.events = 0
-	b.contexts = b.contexts[:0]
-	b.lastContext = -1
+	clear(b.mentionedCgroups)
+	clear(b.mentionedStacks)
+	clear(b.numbers)
+	b.numbered = b.numbered[:0]
+	for i := range b.last {
+		b.last[i] = -1
+	}
 	b.usages.reset()
-	for _, column := range b.columns() {
-		*column = (*column)[:0]
+	for _, section := range b.sections() {
+		*section = (*section)[:0]
 	}
 	b.times = b.times[:0]
 }
 
-// columns returns the columns in the order in which they are stored.
-func (b *blockWriter) columns() []*[]byte {
-	return []*[]byte{&b.context, &b.time, &b.requested, &b.outcome, &b.usage, &b.limiting, &b.high, &b.failed, &b.other}
+// sections returns the sections in the order in which they are stored.
+func (b *blockWriter) sections() []*[]byte {
+	return []*[]byte{&b.names, &b.stacks, &b.contexts, &b.context, &b.time, &b.requested, &b.outcome, &b.usage, &b.limiting, &b.high, &b.failed, &b.other}
+}
+
+// size is how many bytes the payload has at most.
+func (b *blockWriter) size() int {
+	return len(b.names) + len(b.stacks) + len(b.contexts) + b.events*eventBytes
+}
+
+// contradicts reports whether an event gives a name to what the block mentions under
+// another, or under none.
+func (b *blockWriter) contradicts(e *event.Event) bool {
+	if e.Type == event.Stack {
+		return b.mentionedStacks[e.StackNumber] && b.frames[e.StackNumber] != e.Frames
+	}
+	name, ok := b.cgroups[e.Cgroup]
+	return b.mentionedCgroups[e.Cgroup] && (!ok || name != cgroupName{e.ParentID, e.Name})
+}
+
+// learn learns a name.
+func (b *blockWriter) learn(e *event.Event) {
+	if e.Type == event.Stack {
+		b.frames[e.StackNumber] = e.Frames
+	} else {
+		b.cgroups[e.Cgroup] = cgroupName{e.ParentID, e.Name}
+	}
 }
 
 // contextOf returns what of an event is kept in its context.
@@ -227,38 +280,83 @@ func contextOf(e *event.Event) event.Event {
 	return c
 }
 
+// sameContext reports whether an event of the type of c has c for its context.
 func sameContext(c, e *event.Event) bool {
-	return c.TID == e.TID && c.CPU == e.CPU && c.StackPointer == e.StackPointer && c.KernelStack == e.KernelStack && c.UserStack == e.UserStack && c.Counter == e.Counter && c.Cgroup == e.Cgroup &&
+	same := c.TID == e.TID && c.CPU == e.CPU && c.Counter == e.Counter && c.Cgroup == e.Cgroup && c.Kind == e.Kind && c.PID == e.PID && c.Comm == e.Comm
+	if !same || e.Type != event.Charge {
+		return same
+	}
+	return c.StackPointer == e.StackPointer && c.KernelStack == e.KernelStack && c.UserStack == e.UserStack &&
 		c.MaxPages == e.MaxPages && c.Limiting.CgroupID == e.Limiting.CgroupID && c.Limiting.MaxPages == e.Limiting.MaxPages &&
 		c.High.CgroupID == e.High.CgroupID && c.High.MaxPages == e.High.MaxPages &&
-		c.Flags == e.Flags&^retryOrPredicted && c.Kind == e.Kind && c.PID == e.PID && c.Comm == e.Comm
+		c.Flags == e.Flags&^retryOrPredicted
 }
 
 // find returns the number of an event's context.
 func (b *blockWriter) find(e *event.Event) int {
-	if e.Type == event.Charge && b.lastContext >= 0 && sameContext(&b.contexts[b.lastContext].Event, e) {
-		return b.lastContext
+	last := &b.last[e.Type]
+	if *last >= 0 && sameContext(&b.numbered[*last].Event, e) {
+		return *last
 	}
 	key := contextOf(e)
-	i, ok := b.index[key]
+	i, ok := b.numbers[key]
 	if !ok {
-		i = len(b.contexts)
-		b.index[key] = i
-		c := context{Event: key}
-		switch e.Type {
-		case event.Uncharge, event.ForcedCharge:
-			c.own = b.usages.of(e.Cgroup, e.Kind)
-		case event.Charge:
-			c.own = b.usages.of(e.Cgroup, e.Kind)
-			c.limiting = b.usages.of(e.InCgroup(e.Limiting.CgroupID), e.Kind)
-			c.high = b.usages.of(e.InCgroup(e.High.CgroupID), e.Kind)
-		}
-		b.contexts = append(b.contexts, c)
+		i = len(b.numbered)
+		b.numbers[key] = i
+		b.addContext(&key)
 	}
-	if e.Type == event.Charge {
-		b.lastContext = i
-	}
+	*last = i
 	return i
+}
+
+// addContext adds a context, and what it mentions.
+func (b *blockWriter) addContext(e *event.Event) {
+	c := context{Event: *e}
+	switch e.Type {
+	case event.Uncharge, event.ForcedCharge:
+		c.own = b.usages.of(e.Cgroup, e.Kind)
+	case event.Charge:
+		c.own = b.usages.of(e.Cgroup, e.Kind)
+		c.limiting = b.usages.of(e.InCgroup(e.Limiting.CgroupID), e.Kind)
+		c.high = b.usages.of(e.InCgroup(e.High.CgroupID), e.Kind)
+		b.mentionStack(e.KernelStack)
+		b.mentionStack(e.UserStack)
+	}
+	b.numbered = append(b.numbered, c)
+	b.contexts = appendContext(b.contexts, e)
+	// Every level is an ancestor of the cgroup that pays.
+	b.mentionCgroup(e.Cgroup)
+}
+
+// mentionCgroup adds the names of a cgroup and its ancestors, as far as they are
+// known.
+func (b *blockWriter) mentionCgroup(id event.CgroupID) {
+	for !b.mentionedCgroups[id] {
+		b.mentionedCgroups[id] = true
+		n, ok := b.cgroups[id]
+		if !ok {
+			return
+		}
+		b.names = binary.AppendUvarint(b.names, uint64(id.Hierarchy))
+		b.names = binary.AppendUvarint(b.names, id.ID)
+		b.names = binary.AppendUvarint(b.names, n.parent)
+		b.names = binary.AppendUvarint(b.names, uint64(len(n.name)))
+		b.names = append(b.names, n.name...)
+		id.ID = n.parent
+	}
+}
+
+// mentionStack adds a stack, if it is known.
+func (b *blockWriter) mentionStack(number uint32) {
+	if b.mentionedStacks[number] {
+		return
+	}
+	b.mentionedStacks[number] = true
+	if frames, ok := b.frames[number]; ok {
+		b.stacks = binary.AppendUvarint(b.stacks, uint64(number))
+		b.stacks = binary.AppendUvarint(b.stacks, uint64(len(frames)))
+		b.stacks = append(b.stacks, frames...)
+	}
 }
 
 func (b *blockWriter) add(e *event.Event) {
@@ -272,7 +370,7 @@ func (b *blockWriter) add(e *event.Event) {
 	b.context = binary.AppendUvarint(b.context, uint64(i))
 	switch e.Type {
 	case event.Charge:
-		b.addCharge(&b.contexts[i], e)
+		b.addCharge(&b.numbered[i], e)
 	case event.Lost:
 		b.other = binary.AppendUvarint(b.other, e.LostEvents)
 	case event.ReclaimEnd:
@@ -291,8 +389,9 @@ func (b *blockWriter) add(e *event.Event) {
 		b.other = binary.AppendUvarint(b.other, uint64(e.UsagePages)<<1|existing(e))
 	case event.Uncharge, event.ForcedCharge:
 		b.requested = binary.AppendUvarint(b.requested, e.RequestedPages)
-		b.usage = binary.AppendVarint(b.usage, e.UsagePages-b.usages.next[b.contexts[i].own])
-		b.usages.next[b.contexts[i].own] = e.UsageAfterPages()
+		own := b.numbered[i].own
+		b.usage = binary.AppendVarint(b.usage, e.UsagePages-b.usages.next[own])
+		b.usages.next[own] = e.UsageAfterPages()
 	}
 }
 
@@ -349,95 +448,35 @@ func (c *context) charged(next []int64, e *event.Event) {
 }
 
 // payload returns the block, which is valid until the next call.
-func (b *blockWriter) payload(names map[event.CgroupID]cgroupName, stacks map[uint32]string) []byte {
+func (b *blockWriter) payload() []byte {
 	last := b.least
 	for _, t := range b.times {
 		b.time = binary.AppendVarint(b.time, int64(t-last))
 		last = t
 	}
 	b.buf = b.buf[:0]
-	b.appendSection(b.appendNames(b.section[:0], names))
-	b.appendSection(b.appendStacks(b.section[:0], stacks))
-	b.appendSection(b.appendContexts(b.section[:0]))
-	for _, column := range b.columns() {
-		b.buf = binary.AppendUvarint(b.buf, uint64(len(*column)))
-		b.buf = append(b.buf, *column...)
+	for _, section := range b.sections() {
+		b.buf = binary.AppendUvarint(b.buf, uint64(len(*section)))
+		b.buf = append(b.buf, *section...)
 	}
 	return b.buf
 }
 
-func (b *blockWriter) appendSection(section []byte) {
-	b.section = section
-	b.buf = binary.AppendUvarint(b.buf, uint64(len(section)))
-	b.buf = append(b.buf, section...)
-}
-
-// appendNames appends the names of the cgroups that the block mentions, as far
-// as they are known, and of their ancestors.
-func (b *blockWriter) appendNames(dst []byte, names map[event.CgroupID]cgroupName) []byte {
-	done := make(map[event.CgroupID]bool)
-	add := func(id event.CgroupID) {
-		for !done[id] {
-			n, ok := names[id]
-			if !ok {
-				return
-			}
-			done[id] = true
-			dst = binary.AppendUvarint(dst, uint64(id.Hierarchy))
-			dst = binary.AppendUvarint(dst, id.ID)
-			dst = binary.AppendUvarint(dst, n.parent)
-			dst = binary.AppendUvarint(dst, uint64(len(n.name)))
-			dst = append(dst, n.name...)
-			id.ID = n.parent
-		}
+func appendContext(dst []byte, c *event.Event) []byte {
+	dst = append(dst, byte(c.Type))
+	dst = binary.AppendUvarint(dst, uint64(c.CPU))
+	dst = binary.AppendUvarint(dst, uint64(c.PID))
+	dst = binary.AppendUvarint(dst, uint64(c.TID))
+	dst = appendComm(dst, &c.Comm)
+	if c.Type == event.Lost || c.Type == event.Fork {
+		return dst
 	}
-	for i := range b.contexts {
-		c := &b.contexts[i]
-		// Every level is an ancestor of the cgroup that pays.
-		add(c.Cgroup)
-	}
-	return dst
-}
-
-// appendStacks appends the stacks that the block mentions.
-func (b *blockWriter) appendStacks(dst []byte, stacks map[uint32]string) []byte {
-	done := make(map[uint32]bool)
-	for i := range b.contexts {
-		for _, number := range []uint32{b.contexts[i].KernelStack, b.contexts[i].UserStack} {
-			frames, ok := stacks[number]
-			if !ok || done[number] {
-				continue
-			}
-			done[number] = true
-			dst = binary.AppendUvarint(dst, uint64(number))
-			dst = binary.AppendUvarint(dst, uint64(len(frames)))
-			dst = append(dst, frames...)
-		}
-	}
-	return dst
-}
-
-func (b *blockWriter) appendContexts(dst []byte) []byte {
-	for i := range b.contexts {
-		c := &b.contexts[i].Event
-		dst = append(dst, byte(c.Type))
-		dst = binary.AppendUvarint(dst, uint64(c.CPU))
-		dst = binary.AppendUvarint(dst, uint64(c.PID))
-		dst = binary.AppendUvarint(dst, uint64(c.TID))
-		dst = appendComm(dst, &c.Comm)
-		if c.Type == event.Lost || c.Type == event.Fork {
-			continue
-		}
-		dst = binary.AppendUvarint(dst, uint64(c.Cgroup.Hierarchy))
-		dst = binary.AppendUvarint(dst, c.Cgroup.ID)
-		switch c.Type {
-		case event.Charge:
-		case event.Uncharge, event.ForcedCharge:
-			dst = binary.AppendUvarint(append(dst, byte(c.Kind)), c.Counter)
-			continue
-		default:
-			continue
-		}
+	dst = binary.AppendUvarint(dst, uint64(c.Cgroup.Hierarchy))
+	dst = binary.AppendUvarint(dst, c.Cgroup.ID)
+	switch c.Type {
+	case event.Uncharge, event.ForcedCharge:
+		dst = binary.AppendUvarint(append(dst, byte(c.Kind)), c.Counter)
+	case event.Charge:
 		dst = append(dst, byte(c.Kind))
 		for _, n := range []uint64{
 			uint64(c.Flags), c.Counter, c.StackPointer, c.MaxPages,

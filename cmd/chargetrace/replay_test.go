@@ -1,0 +1,99 @@
+//go:build !guest
+
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/trace"
+)
+
+// twoBlocks returns a recording of 65,537 charges in two blocks of events, with what
+// the kernel counted.
+func twoBlocks(t *testing.T, counted trace.Totals) []byte {
+	const charges = 1<<16 + 1
+	counted.Seen = charges + counted.Filtered
+	var file bytes.Buffer
+	// On a clock of its own, so that no block is at its end because a second is over.
+	synctest.Test(t, func(t *testing.T) {
+		w, err := trace.NewWriter(&file, trace.Meta{PageSize: 4096, StartBootNanos: 1}, func() (trace.Totals, error) { return counted, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := event.Event{Type: event.Charge, BootNanos: 1, PID: 7, TID: 7, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, RequestedPages: 1, MaxPages: 1 << 62}
+		for range charges {
+			if err := w.Write([]event.Event{e}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return file.Bytes()
+}
+
+// TestNotWhole plays recordings that are not whole, and what was made of them.
+func TestNotWhole(t *testing.T) {
+	t.Chdir(t.TempDir())
+	whole := twoBlocks(t, trace.Totals{Filtered: 5})
+	// The first block is none of events.
+	second := -1
+	for range 3 {
+		second += 1 + bytes.Index(whole[second+1:], []byte("CTB1"))
+	}
+	damaged := bytes.Clone(whole)
+	damaged[second-1] ^= 1
+	for name, content := range map[string][]byte{
+		"whole": whole, "damaged": damaged, "cut": whole[:second],
+		"stacks": twoBlocks(t, trace.Totals{Unstacked: 12, Unnamed: 3}),
+	} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const hint = "hint: what made it was killed, or its disk was full, or the file is damaged; all that is whole was read\n"
+	for _, tc := range []struct {
+		args   string
+		status int
+		begin  string // of stderr, until the summary
+		end    string
+	}{
+		{"-r whole", 0, `chargetrace: read 65537 = shown 65537 + filtered 0
+chargetrace: when recorded: seen 65542 = recorded 65537 + filtered 5 + lost 0
+`, ""},
+		{"-r stacks", 0, `chargetrace: read 65537 = shown 65537 + filtered 0
+chargetrace: when recorded: seen 65537 = recorded 65537 + filtered 0 + lost 0
+chargetrace: warning: 12 stacks are missing: the kernel could not take them, or there were too many different ones
+chargetrace: the user stacks of 3 processes are addresses: they could not be looked at, or not in time
+`, ""},
+		{"-r damaged -o copy.ctrace", 1, `chargetrace: read 1 = shown 1 + filtered 0
+chargetrace: warning: 1 blocks of what was recorded were damaged, and are left out
+`, "\nchargetrace: damaged: the recording is damaged: 1 of its blocks could not be read\n" + hint},
+		{"-r copy.ctrace", 0, `chargetrace: read 1 = shown 1 + filtered 0
+chargetrace: warning: 1 blocks of what was recorded were damaged, and are left out
+`, ""},
+		{"-r cut -r whole", 1, `chargetrace: read 131073 = shown 131073 + filtered 0
+`, "\nchargetrace: cut: the recording ends early: EOF\n" + hint},
+		{"-r whole -r cut -r damaged", 1, `chargetrace: read 131074 = shown 131074 + filtered 0
+chargetrace: warning: 1 blocks of what was recorded were damaged, and are left out
+`, "\nchargetrace: cut: the recording ends early: EOF\ndamaged: the recording is damaged: 1 of its blocks could not be read\n" + hint},
+		{"-r whole -diff cut", 1, "", "chargetrace: cut: the recording ends early: EOF\n" + hint},
+	} {
+		var stderr strings.Builder
+		status := run(strings.Fields(tc.args), nil, io.Discard, &stderr)
+		begin, _, _ := strings.Cut(stderr.String(), "\nCGROUP")
+		if tc.begin == "" {
+			begin = ""
+		}
+		if status != tc.status || begin != tc.begin || !strings.HasSuffix(stderr.String(), tc.end) {
+			t.Errorf("%s: exit status %d\n%s", tc.args, status, stderr.String())
+		}
+	}
+}
