@@ -57,7 +57,7 @@ func TestCausePlot(t *testing.T) {
 // TestManyCauses holds that those for which least was charged are told of together.
 func TestManyCauses(t *testing.T) {
 	c := newCollector(header)
-	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "copy_process", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
+	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "dup_task_struct", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
 		c.Write([]event.Event{stackName(uint32(i+1), function), stackedCharge(1, "a", uint32(i+1), uint64(100-i))})
 	}
 	var got []string
