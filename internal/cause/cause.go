@@ -10,8 +10,6 @@ package cause
 import (
 	"slices"
 	"strings"
-
-	"chargetrace/internal/event"
 )
 
 // Cause is what memory is for.
@@ -155,24 +153,24 @@ type affix struct {
 	Cause
 }
 
-// Of returns the cause of a charge whose stack has these frames, as in
+// Of returns the cause of a charge whose kernel stack has these frames, as in
 // [event.Event.Frames].
 func Of(frames string) Cause {
 	if frames == "" {
 		return Unknown
 	}
-	functions := Functions(frames)
-	if !slices.ContainsFunc(functions, func(f string) bool { return !strings.HasPrefix(f, "0x") }) {
+	names := functions(frames, kernelFunction)
+	if !slices.ContainsFunc(names, func(f string) bool { return !strings.HasPrefix(f, "0x") }) {
 		return Unknown // the kernel did not tell names
 	}
 	for _, a := range anywhere {
-		if slices.Contains(functions, a.function) {
+		if slices.Contains(names, a.function) {
 			return a.Cause
 		}
 	}
-	for i, f := range functions {
+	for i, f := range names {
 		if c, ok := inlined[f]; ok {
-			if i == 0 || !charges(functions[i-1]) {
+			if i == 0 || !charges(names[i-1]) {
 				return Other
 			}
 			return c
@@ -193,46 +191,3 @@ func Of(frames string) Cause {
 	}
 	return Other
 }
-
-// Functions returns the functions of some frames, without what the compiler has
-// added to their names (.isra.0, .constprop.0, .part.0, .cold) and without module and
-// offset. Addresses stay as they are.
-func Functions(frames string) []string {
-	var functions []string
-	for f := range strings.SplitSeq(frames, ";") {
-		f, _, _ = strings.Cut(f, "+")
-		f, _, _ = strings.Cut(f, " ")
-		f, _, _ = strings.Cut(f, ".")
-		functions = append(functions, f)
-	}
-	return functions
-}
-
-// Stacks are the stacks of a trace, and their causes. The zero value knows none.
-type Stacks struct {
-	frames map[uint32]string
-	causes map[uint32]Cause // those that were asked for
-}
-
-// Add learns from an event of type [event.Stack].
-func (s *Stacks) Add(e *event.Event) {
-	if s.frames == nil {
-		s.frames, s.causes = make(map[uint32]string), make(map[uint32]Cause)
-	}
-	s.frames[e.StackNumber] = e.Frames
-	delete(s.causes, e.StackNumber)
-}
-
-// Cause returns what a charge was for.
-func (s *Stacks) Cause(e *event.Event) Cause {
-	c, ok := s.causes[e.KernelStack]
-	if frames := s.frames[e.KernelStack]; !ok && frames != "" {
-		c = Of(frames)
-		s.causes[e.KernelStack] = c
-	}
-	return c
-}
-
-// KernelFrames returns the frames of a charge's kernel stack; empty where they are not
-// known.
-func (s *Stacks) KernelFrames(e *event.Event) string { return s.frames[e.KernelStack] }

@@ -69,7 +69,7 @@ func TestOf(t *testing.T) {
 }
 
 func TestFunctions(t *testing.T) {
-	got := Functions("a.constprop.0+0x12;b [ext4]+0x3;0xffffffffc0123456")
+	got := functions("a.constprop.0+0x12;b [ext4]+0x3;0xffffffffc0123456", kernelFunction)
 	if want := []string{"a", "b", "0xffffffffc0123456"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -101,15 +101,20 @@ func TestProfile(t *testing.T) {
 func TestStacks(t *testing.T) {
 	var s Stacks
 	charge := event.Event{Type: event.Charge, KernelStack: 3}
-	if s.Cause(&charge) != Unknown || s.KernelFrames(&charge) != "" {
+	if s.Cause(&charge) != Unknown || s.Kernel(&charge) != nil {
 		t.Error("a stack is known that was not told of")
 	}
 	s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: "shmem_alloc_folio+0x1"})
 	if got := s.Cause(&charge); got != Shmem {
 		t.Errorf("it is for %v", got)
 	}
+	first := s.Kernel(&charge)
 	s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: "filemap_fault+0x1"}) // of the next recording
 	if got := s.Cause(&charge); got != FileRead {
 		t.Errorf("it is for %v", got)
+	}
+	s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: "shmem_alloc_folio.part.0+0x9"})
+	if got := s.Kernel(&charge); got != first || got.Functions() != "shmem_alloc_folio" {
+		t.Errorf("the same functions are another stack, %q", got.Functions())
 	}
 }
