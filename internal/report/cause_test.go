@@ -136,6 +136,41 @@ func TestFlameBounds(t *testing.T) {
 	}
 }
 
+// TestLongNames holds that a page has the whole name of a block whose name is cut, once,
+// and says where a search cannot find all.
+func TestLongNames(t *testing.T) {
+	long := strings.Repeat("a", 60) + "needle" + strings.Repeat("z", 60)
+	longer := strings.Repeat("b", 300)
+	shown := func(name string) string { return shortenTo(name, maxFunction) }
+	got := render(t, stackName(1, "do_anonymous_page+0x1;"+long+"+0x1"), stackName(2, "do_anonymous_page+0x1;"+long+"+0x2;"+longer+"+0x1;short+0x1"),
+		stackedCharge(1, "a", 1, 50), stackedCharge(1, "a", 2, 50))
+	for _, want := range []string{
+		`"Names":["` + long + `","` + strings.Repeat("b", maxWhole/2) + "…" + strings.Repeat("b", maxWhole/2) + `"]`,
+		`data-pages="50" data-name="0"><rect class="f p0" width="100%" height="18"/><text x="4" y="13">` + shown(long) + "<",
+		`data-pages="50" data-name="1"><rect class="f p0" width="100%" height="18"/><text x="4" y="13">` + shown(longer) + "<",
+		`data-pages="50"><rect class="f p0" width="100%" height="18"/><text x="4" y="13">short<`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got[strings.Index(got, "<body>"):])
+		}
+	}
+	if strings.Count(got, `data-name="0"`) != 2 || strings.Contains(got, "data-cut") {
+		t.Errorf("the whole name of two blocks is there %d times, or blocks are said to be left out", strings.Count(got, `data-name="0"`))
+	}
+	var events []event.Event
+	for i := range uint32(400) {
+		events = append(events, stackName(1+i, fmt.Sprintf("do_anonymous_page;%d%s", i, longer)), stackedCharge(1, "a", 1+i, 1))
+	}
+	for what, page := range map[string]string{
+		"a narrow block": render(t, append(fewStacks(), stackedCharge(1, "a", 1, 1<<20))...),
+		"too many names": render(t, events...),
+	} {
+		if !strings.Contains(page, " data-cut>") {
+			t.Errorf("%s: nothing is said to be left out", what)
+		}
+	}
+}
+
 // TestCausesOnPage holds what a page says of causes, and that it says nothing where
 // none is known.
 func TestCausesOnPage(t *testing.T) {
