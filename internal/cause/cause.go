@@ -97,26 +97,33 @@ var rules = []struct {
 	{Anon, "do_anonymous_page alloc_anon_folio mfill_atomic* mcopy_atomic*"},
 	// Rings and their entries; io_create_region is from 6.13 on.
 	{IOUring, "io_uring_setup io_pages_map io_create_region*"},
-	// A file, or a driver, that has a way of its own.
-	{Other, "__do_fault"},
 }
 
-// inlined are functions that others are inlined in, on some kernels: they tell the
-// cause of what they charge themselves. What is charged further in, by functions that
-// are in no rule, is [Other], so that it is seen.
-var inlined = map[string]Cause{
-	"do_wp_page":        COW,  // wp_page_copy
-	"do_fault":          COW,  // do_cow_fault; its other parts charge in __do_fault
-	"handle_pte_fault":  Anon, // do_anonymous_page, as in those below
-	"__handle_mm_fault": Anon,
-	"handle_mm_fault":   Anon,
-	"copy_process":      KernelStack, // dup_task_struct
+// inlined are functions that have others inlined, on some kernels, and the causes of
+// what they charge themselves, and of pages that they allocate for the kernel. What is
+// charged further in, by functions that are in no rule, is [Other], so that it is seen:
+// the pages of a driver that has a way of its own to handle faults, say.
+var inlined = map[string]caller{
+	"do_wp_page":        {COW, Other},       // wp_page_copy
+	"__do_fault":        {Other, PageTable}, // pte_alloc_one, on arm64
+	"do_fault":          {COW, PageTable},   // do_cow_fault; do_fault_around
+	"handle_pte_fault":  {Anon, PageTable},  // do_anonymous_page, as in the next two
+	"__handle_mm_fault": {Anon, PageTable},
+	"handle_mm_fault":   {Anon, PageTable},
+	"copy_process":      {KernelStack, KernelStack}, // dup_task_struct
 }
 
-// charges reports whether a function does nothing but to charge what its caller
-// needs.
-func charges(function string) bool {
-	return strings.Contains(function, "charge") || function == "folio_prealloc"
+type caller struct{ charged, allocated Cause }
+
+// of returns the cause of what the caller does by calling a function.
+func (c caller) of(function string) Cause {
+	switch {
+	case strings.Contains(function, "charge"), function == "folio_prealloc":
+		return c.charged
+	case strings.Contains(function, "alloc_pages"), strings.Contains(function, "get_free_page"):
+		return c.allocated
+	}
+	return Other
 }
 
 // anywhere are functions that tell the cause of all that is charged below them.
@@ -169,11 +176,8 @@ func Of(frames string) Cause {
 		}
 	}
 	for i, f := range names {
-		if c, ok := inlined[f]; ok {
-			if i == 0 || !charges(names[i-1]) {
-				return Other
-			}
-			return c
+		if caller, ok := inlined[f]; ok && i > 0 {
+			return caller.of(names[i-1])
 		}
 		if c, ok := index[f]; ok {
 			return c
