@@ -51,6 +51,9 @@ func browser(t *testing.T) context.Context {
 	return ctx
 }
 
+// longFunction is a name that no block has room for.
+var longFunction = "std::vector<" + strings.Repeat("std::pair<int, ", 6) + "needle" + strings.Repeat(">", 7) + strings.Repeat("::push_back", 6)
+
 // patience is how long a busy machine may take for an action.
 const patience = time.Minute
 
@@ -322,6 +325,26 @@ func TestReportInBrowser(t *testing.T) {
 		p.picture("stacks-search")
 		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
 		p.holds("it is there in print", width+`("java") === 50 && !document.querySelector(".tools").getClientRects().length`)
+		p.close()
+	})
+
+	t.Run("long names", func(t *testing.T) {
+		out := reportOf(t, "-r", record(t, trace.Meta{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true, UserStacks: true}, func(write func(...event.Event)) {
+			write(event.Event{Type: event.Stack, StackNumber: 1, Frames: stacks["anon"]}, event.Event{Type: event.Stack, StackNumber: 2, Frames: longFunction + " [app]+0x1"})
+			none := event.Level{MaxPages: 1 << 62}
+			e := event.Event{Type: event.Charge, BootNanos: 1e9, PID: 1, Kind: event.Memory, Outcome: event.OK, MaxPages: none.MaxPages, Limiting: none, High: none, KernelStack: 1}
+			e.RequestedPages = 1
+			write(e)
+			e.RequestedPages, e.UserStack = 2000, 2
+			write(e)
+		}))
+		p := open(t, browser, out, 1280, "light")
+		p.do(chromedp.ScrollIntoView(chromedp.CSS(".blocks")), chromedp.Focus(chromedp.CSS(".blocks")), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowDown))
+		p.holds("keys tell the whole name", `document.querySelector(".flame .tip").textContent.startsWith("`+longFunction+` [app]\n")`)
+		p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+		p.picture("stacks-long")
+		p.do(chromedp.SendKeys(chromedp.CSS(".tools input"), "needle"))
+		p.holds("a search finds what is not shown", `document.querySelector(".found").textContent === "at least 100.0 %" && !document.querySelector(".blocks").textContent.includes("needle")`)
 		p.close()
 	})
 

@@ -3,16 +3,22 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestCauses has processes charge for one cause each, as far as that can be. What
@@ -34,7 +40,7 @@ func TestCauses(t *testing.T) {
 		{"file " + disk + " 24", []string{"file write", "slab"}}, // a head for each buffer
 		{"file " + filepath.Join(dir, "x") + " 24", []string{"shmem"}},
 		{"files " + dir + " 10000", []string{"slab"}},
-		{"fork 500", []string{"anon", "cow", "kernel stack", "page table", "slab", "percpu", "readahead", "file read"}},
+		{"run " + busybox + " 500 true", []string{"anon", "cow", "kernel stack", "page table", "slab", "percpu", "readahead", "file read"}},
 		{"cow /init 8", []string{"cow", "page table"}},
 		{"hugetlb 3", []string{"hugetlb", "page table"}},
 		{"swapin 8", []string{"swap in"}},
@@ -154,8 +160,9 @@ func TestStackRecording(t *testing.T) {
 	g := newCgroup(t)
 	dir := t.TempDir()
 	file, livePage := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.html")
+	liveFolded := filepath.Join(dir, "x.folded")
 	p := startWorkload(t, g, 0, "touch 4")
-	tr := chargetrace(t, "-stack", "-wide", "-pid", p.pid(), "-o", file, "-o", livePage, "-o", "-")
+	tr := chargetrace(t, "-stack", "-ustack", "-wide", "-pid", p.pid(), "-o", file, "-o", livePage, "-o", liveFolded, "-o", "-")
 	p.begin(t)
 	p.wait(t)
 	if err := tr.Cmd.Wait(); err != nil {
@@ -172,17 +179,20 @@ func TestStackRecording(t *testing.T) {
 		t.Errorf("%v, live\n%s\nplayed\n%s", err, live, played)
 	}
 	folded, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "folded")
-	if !strings.Contains(folded, ";handle_mm_fault;") {
+	if content, err := os.ReadFile(liveFolded); err != nil || string(content) != folded {
+		t.Errorf("%v, live\n%s\nplayed\n%s", err, content, folded)
+	}
+	if !regexp.MustCompile(`(?m)^exe;.*;chargetrace/cmd/chargetrace\.workload \[init\];.*;handle_mm_fault;.* \d+$`).MatchString(folded) {
 		t.Errorf("%s", folded)
 	}
 	page, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "html")
 	if content, err := os.ReadFile(livePage); err != nil || string(content) != page {
 		t.Errorf("%v, the page that was made live is another", err)
 	}
-	// The process, and below it what it entered the kernel for most.
-	blocks := regexp.MustCompile(`y="(\d+)" width="([0-9.]+)%".*<rect class="f p0".*>(\S+)</text>`).FindAllStringSubmatch(page, 3)
+	// The process, and below it where it began.
+	blocks := regexp.MustCompile(`y="(\d+)" width="([0-9.]+)%".*<rect class="f p0".*>([^<]+)</text>`).FindAllStringSubmatch(page, 3)
 	if len(blocks) < 3 || blocks[0][3] != "all" || blocks[0][2] != "100.00" || blocks[1][1] != "18" || blocks[1][3] != "exe" || blocks[2][1] != "36" ||
-		!slices.Contains([]string{"asm_exc_page_fault", "el0t_64_sync"}, blocks[2][3]) {
+		!strings.HasSuffix(blocks[2][3], " [init]") {
 		t.Errorf("%q in\n%s", blocks, page)
 	}
 	if !strings.Contains(page, "<td>anon</td>") || !strings.Contains(page, `id="plot-cause"`) {
@@ -195,35 +205,78 @@ func TestStackRecording(t *testing.T) {
 }
 
 // TestProfile has programs with two functions of which one touches three times as
-// much memory as the other. pprof must say so, of the functions alone and of the
-// kernel's on top of them.
+// much memory as the other, in a third that both call. pprof must say so, of the
+// functions alone and of the kernel's on top of them, and a .folded who called whom.
 func TestProfile(t *testing.T) {
-	for _, program := range []struct{ name, work, three, one string }{
-		{"C", "exec /usr/bin/fill", "fill_three [fill]", "fill_one [fill]"},
-		{"Go", "fill 100", "chargetrace/cmd/chargetrace.fillThree [init]", "chargetrace/cmd/chargetrace.fillOne [init]"},
+	const goPackage = "chargetrace/cmd/chargetrace."
+	for _, program := range []struct {
+		name, work string
+		callers    []string
+		three, one string
+		below      []string
+	}{
+		{"C", "exec /usr/bin/fill", []string{"_start [fill]", "fill [fill]"}, "fill_three [fill]", "fill_one [fill]", []string{"touch [fill]"}},
+		{"Go", "fill 100", []string{goPackage + "workload [init]"}, goPackage + "fillThree [init]", goPackage + "fillOne [init]",
+			[]string{goPackage + "fillPages [init]", goPackage + "touch [init]"}},
 	} {
 		for _, stacks := range [][]string{{"-ustack"}, {"-ustack", "-stack"}} {
 			t.Run(program.name+strings.Join(stacks, ""), func(t *testing.T) {
 				p := startWorkload(t, newCgroup(t), 0, program.work)
-				file := filepath.Join(t.TempDir(), "x.pb.gz")
-				tr := chargetrace(t, append(stacks, "-pid", p.pid(), "-o", file)...)
+				dir := t.TempDir()
+				file, folded := filepath.Join(dir, "x.pb.gz"), filepath.Join(dir, "x.folded")
+				tr := chargetrace(t, append(stacks, "-pid", p.pid(), "-o", file, "-o", folded)...)
 				p.begin(t)
 				p.wait(t)
 				if err := tr.Cmd.Wait(); err != nil {
 					t.Fatalf("%v: %s", err, tr.stderr)
 				}
-				out, err := exec.Command("/usr/bin/pprof", "-top", "-sample_index=pages", file).CombinedOutput()
+				out, err := exec.Command("/usr/bin/pprof", "-top", "-nodefraction=0", "-sample_index=pages", file).CombinedOutput()
 				if err != nil {
 					t.Fatalf("%v: %s", err, out)
 				}
-				for function, want := range map[string]float64{program.three: 75, program.one: 25} {
+				shares := map[string]float64{program.three: 75, program.one: 25}
+				for _, function := range slices.Concat(program.callers, program.below) {
+					shares[function] = 100
+				}
+				for function, want := range shares {
 					if share := cumulative(t, string(out), function); share < want-5 || share > want+5 {
 						t.Errorf("%s has %.1f %%, want %.0f:\n%s", function, share, want, out)
+					}
+				}
+				for function, want := range map[string]float64{program.three: 75, program.one: 25} {
+					chain := slices.Concat(program.callers, []string{function}, program.below)
+					if share := below(t, folded, chain); share < want-5 || share > want+5 {
+						t.Errorf("%q has %.1f %%, want %.0f", chain, share, want)
 					}
 				}
 			})
 		}
 	}
+}
+
+// below returns how much of a .folded, in percent, is where each of some functions was
+// called by the one before it.
+func below(t *testing.T, folded string, functions []string) float64 {
+	t.Helper()
+	content, err := os.ReadFile(folded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := ";" + strings.Join(functions, ";") + ";"
+	var all, found float64
+	for line := range strings.Lines(string(content)) {
+		i := strings.LastIndexByte(line, ' ')
+		pages, err := strconv.ParseFloat(strings.TrimSpace(line[i:]), 64)
+		if err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all += pages
+		if strings.Contains(line[:i]+";", chain) {
+			found += pages
+		}
+	}
+	t.Logf("%.1f of %.0f pages: %s", found, all, chain)
+	return 100 * found / all
 }
 
 // cumulative returns a function's share of the whole, in percent, in what pprof
@@ -243,6 +296,163 @@ func cumulative(t *testing.T, top, function string) float64 {
 	}
 	t.Errorf("no %s:\n%s", function, top)
 	return 0
+}
+
+// userStacksIn returns the user stacks of the charges in a .jsonl by the process that
+// was charged, the functions of each in a line, the innermost first.
+func userStacksIn(t *testing.T, file string) map[string]string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames := make(map[uint32]string)
+	stacks := make(map[string]string)
+	for line := range strings.Lines(string(content)) {
+		var e struct {
+			Type      string   `json:"type"`
+			PID       uint32   `json:"pid"`
+			Comm      string   `json:"comm"`
+			UserStack uint32   `json:"user_stack"`
+			Stack     uint32   `json:"stack"`
+			Frames    []string `json:"frames"`
+		}
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		switch {
+		case e.Type == "stack":
+			frames[e.Stack] = strings.Join(e.Frames, ";") + "\n"
+		case e.Type == "charge" && e.UserStack != 0:
+			stacks[e.Comm+" "+strconv.FormatUint(uint64(e.PID), 10)] += frames[e.UserStack]
+		}
+	}
+	return stacks
+}
+
+// touched is the stack of a charge that fill.c makes, with all its names.
+var touched = regexp.MustCompile(`(?m)^touch \[fill\]\+0x[0-9a-f]+;fill_(?:three|one) \[fill\]\+0x[0-9a-f]+;fill \[fill\]\+0x[0-9a-f]+;_start \[fill\]\+0x[0-9a-f]+`)
+
+// TestShortLived has programs that charge 1 MiB and are gone. They must be named: the
+// first charge of a program wakes the tracer, which comes before them on their CPU.
+func TestShortLived(t *testing.T) {
+	const programs = 10
+	g := newCgroup(t)
+	file := filepath.Join(t.TempDir(), "x.jsonl")
+	var tr *tracer
+	first(t, func() { tr = chargetrace(t, "-ustack", "-cgroup", g.path(), "-o", file) })
+	run := func(n int) *process {
+		p := startWorkload(t, g, 0, fmt.Sprintf("run /usr/bin/fill %d", n))
+		p.begin(t)
+		p.wait(t)
+		return p
+	}
+	// To read the symbols of this program takes longer than the kernel lets a process
+	// come first.
+	run(1)
+	waitForWrite(t, file, func() bool {
+		content, err := os.ReadFile(file)
+		return err == nil && bytes.Contains(content, []byte(" [init]+"))
+	})
+	p := run(programs)
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	var named int
+	stacks := userStacksIn(t, file)
+	for process, stacks := range stacks {
+		var pid int
+		if n, _ := fmt.Sscanf(process, "fill %d", &pid); n == 1 && pid > p.Process.Pid && touched.MatchString(stacks) {
+			named++
+		}
+	}
+	if named != programs {
+		t.Errorf("%d of %d are named: %v\n%s", named, programs, stacks, tr.stderr)
+	}
+}
+
+// first calls a function with the scheduling that what it starts is to have: on the CPU
+// of workloads, and there before any of them.
+func first(t *testing.T, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	one.Set(0)
+	set := func(cpus *unix.CPUSet, policy, priority uint32) {
+		t.Helper()
+		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy, Priority: priority}
+		if err := errors.Join(unix.SchedSetaffinity(0, cpus), unix.SchedSetAttr(0, &attr, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	set(&one, unix.SCHED_FIFO, 1)
+	defer set(&all, unix.SCHED_NORMAL, 0)
+	f()
+}
+
+// TestForkedAndGone has a child that is gone before the tracer, which is stopped, hears
+// of it. It must have its parent's names.
+func TestForkedAndGone(t *testing.T) {
+	p := startWorkload(t, newCgroup(t), 0, "exec /usr/bin/fill")
+	file := filepath.Join(t.TempDir(), "x.jsonl")
+	tr := chargetrace(t, "-ustack", "-pid", p.pid(), "-f", "-o", file)
+	done := func() {
+		t.Helper()
+		if _, err := p.stdout.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.begin(t)
+	done()
+	waitForWrite(t, file, func() bool {
+		content, err := os.ReadFile(file)
+		return err == nil && bytes.Contains(content, []byte(`"touch [fill]+`))
+	})
+	if err := tr.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(p.stdin, "f"); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if err := tr.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	stacks := userStacksIn(t, file)
+	if len(stacks) != 2 {
+		t.Errorf("want the parent and its child: %v", stacks)
+	}
+	for process, stacks := range stacks {
+		if !touched.MatchString(stacks) {
+			t.Errorf("%s: %s\n%s", process, stacks, tr.stderr)
+		}
+	}
+}
+
+// TestUnreadable has a tracer that may not look at the process: it has the addresses,
+// and says what it lacks.
+func TestUnreadable(t *testing.T) {
+	setParanoid(t, "2")
+	p := startWorkload(t, newCgroup(t), 0, "exec /usr/bin/fill")
+	tr := startTracerAs(t, unprivileged(enough(t)...), "Tracing ", "/usr/bin/chargetrace", "-ustack", "-pid", p.pid(), "-o", "-", "-format", "jsonl")
+	p.begin(t)
+	p.wait(t)
+	if err := tr.Cmd.Wait(); err != nil || !strings.Contains(tr.stderr.String(), "CAP_SYS_PTRACE") {
+		t.Errorf("%v: %s", err, tr.stderr)
+	}
+	stacks := userStacksIn(t, tr.stdout.Name())["fill "+p.pid()]
+	if !regexp.MustCompile(`^(?:0x[0-9a-f]+(?:;0x[0-9a-f]+){3,}\n)+$`).MatchString(stacks) {
+		t.Errorf("%s", stacks)
+	}
 }
 
 // TestHiddenSymbols has a kernel that tells nobody where its functions are.

@@ -226,9 +226,9 @@ func workload(args []string) error {
 			}
 			defer os.Remove(dir)
 		}
-	case "fork": // N: run so many processes, one after the other
-		for range number(1) {
-			if err := exec.Command(busybox, "true").Run(); err != nil {
+	case "run": // FILE N [ARG ...]: run a program so many times, one after the other
+		for range number(2) {
+			if err := exec.Command(args[1], args[3:]...).Run(); err != nil {
 				return err
 			}
 		}
@@ -264,10 +264,21 @@ func fillThree() { fillPages(mmap(3 * batchBytes)) }
 //go:noinline
 func fillOne() { fillPages(mmap(batchBytes)) }
 
+//go:noinline
 func fillPages(b []byte) {
 	for i := 0; i < len(b); i += pageSize {
-		b[i] = 1
+		touch(b[i:])
 	}
+}
+
+// touch has a frame, for it has something in it: without one, the walk of frame
+// pointers would leave out its caller.
+//
+//go:noinline
+func touch(b []byte) {
+	var frame [8]byte
+	frame[len(b)%len(frame)] = 1
+	b[0] = frame[len(b)%len(frame)]
 }
 
 const firstPort = 40000
@@ -631,13 +642,19 @@ type tracer struct {
 // it does not wait for the empty string.
 func startTracer(t testing.TB, ready string, argv ...string) *tracer {
 	t.Helper()
+	return startTracerAs(t, nil, ready, argv...)
+}
+
+// startTracerAs is startTracer for a process with other attributes.
+func startTracerAs(t testing.TB, as *syscall.SysProcAttr, ready string, argv ...string) *tracer {
+	t.Helper()
 	tr := &tracer{Cmd: exec.Command(argv[0], argv[1:]...), stderr: &lineBuffer{text: ready, found: make(chan struct{})}}
 	var err error
 	tr.stdout, err = os.Create(filepath.Join(t.TempDir(), "stdout"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr.Stdout, tr.Cmd.Stderr = tr.stdout, tr.stderr
+	tr.Stdout, tr.Cmd.Stderr, tr.SysProcAttr = tr.stdout, tr.stderr, as
 	tr.Env = append(os.Environ(), "COLUMNS=400") // paths in full
 	if err := tr.Start(); err != nil {
 		t.Fatal(err)
@@ -1297,34 +1314,48 @@ func TestNoSuchProcess(t *testing.T) {
 		fmt.Sprintf("%s is not a process, but a thread of process %d", thread, os.Getpid()), "hint: ")
 }
 
+// unprivileged are attributes of a process that is not root's.
+func unprivileged(caps ...uintptr) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: caps}
+}
+
+// enough returns the capabilities that take the place of root.
+func enough(t testing.TB) []uintptr {
+	t.Helper()
+	caps := []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}
+	if strings.HasPrefix(kernelRelease(t), "5.10.") {
+		caps = append(caps, unix.CAP_SYS_RESOURCE)
+	}
+	return caps
+}
+
+// setParanoid sets how much the kernel asks of who sets a kprobe. Debian's kernels can
+// ask for more than CAP_PERFMON.
+func setParanoid(t testing.TB, level string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/kernel/perf_event_paranoid", []byte(level), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestPrivileges(t *testing.T) {
 	as := func(caps ...uintptr) *exec.Cmd {
 		cmd := exec.Command("/usr/bin/chargetrace", "-for", "10ms")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
-			AmbientCaps: caps,
-		}
+		cmd.SysProcAttr = unprivileged(caps...)
 		return cmd
 	}
 	mustFail(t, as(), 1, "missing CAP_BPF and CAP_PERFMON", "hint: run it with sudo")
 	mustFail(t, as(unix.CAP_BPF), 1, "missing CAP_PERFMON")
-	enough := []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}
-	if strings.HasPrefix(kernelRelease(t), "5.10.") {
-		mustFail(t, as(enough...), 1, "missing CAP_SYS_RESOURCE")
-		enough = append(enough, unix.CAP_SYS_RESOURCE)
+	enough := enough(t)
+	if slices.Contains(enough, unix.CAP_SYS_RESOURCE) {
+		mustFail(t, as(unix.CAP_BPF, unix.CAP_PERFMON), 1, "missing CAP_SYS_RESOURCE")
 	}
-	// Debian's kernels can ask for more.
-	const paranoid = "/proc/sys/kernel/perf_event_paranoid"
-	if err := os.WriteFile(paranoid, []byte("3"), 0); err != nil {
-		t.Fatal(err)
-	}
+	setParanoid(t, "3")
 	if out, err := as(enough...).CombinedOutput(); err != nil {
 		mustFail(t, as(enough...), 1, "kernel.perf_event_paranoid is 3", "hint: ")
 		t.Logf("this kernel asks for more: %s", out)
 	}
-	if err := os.WriteFile(paranoid, []byte("2"), 0); err != nil {
-		t.Fatal(err)
-	}
+	setParanoid(t, "2")
 	if out, err := as(enough...).CombinedOutput(); err != nil {
 		t.Errorf("with all it needs, but not root: %v\n%s", err, out)
 	}

@@ -10,8 +10,6 @@ package cause
 import (
 	"slices"
 	"strings"
-
-	"chargetrace/internal/event"
 )
 
 // Cause is what memory is for.
@@ -37,13 +35,16 @@ const (
 	BPFMap
 	Hugetlb
 	Pipe
+	Zswap
+	IOUring
 	Other
 	NumCauses // how many there are
 )
 
 var names = [NumCauses]string{
 	"-", "anon", "cow", "huge page", "file read", "readahead", "file write", "shmem", "swap in", "swap out",
-	"slab", "kernel stack", "page table", "socket", "percpu", "bpf map", "hugetlb", "pipe", "other",
+	"slab", "kernel stack", "page table", "socket", "percpu", "bpf map", "hugetlb", "pipe", "zswap", "io_uring",
+	"other",
 }
 
 // String returns a name such as "page table"; "-" for Unknown.
@@ -65,30 +66,64 @@ var rules = []struct {
 	Cause
 	functions string
 }{
-	{PageTable, "pte_alloc_one __pte_alloc __pte_alloc_one* pmd_alloc_one __pmd_alloc pud_alloc_one __pud_alloc __p4d_alloc pgd_alloc pgd_alloc_*"},
+	// KVM's are those of guests, sec_pagetables in memory.stat.
+	{PageTable, "pte_alloc_one __pte_alloc __pte_alloc_one* pmd_alloc_one __pmd_alloc pud_alloc_one __pud_alloc __p4d_alloc pgd_alloc pgd_alloc_* " +
+		"*kvm_mmu_topup_memory_cache"},
 	{Slab, "kmem_cache_alloc* __kmalloc* kmalloc_* __kmem_cache_alloc* memcg_alloc_page_obj_cgroups " +
 		"__memcg_slab_post_alloc_hook memcg_slab_post_alloc_hook alloc_slab_obj_exts krealloc* kvmalloc_node* __kvmalloc_node*"},
 	{Percpu, "pcpu_alloc pcpu_alloc_noprof __alloc_percpu* pcpu_memcg_pre_alloc_hook"},
-	// 5.10 charges a stack of vmalloc's page by page.
-	{KernelStack, "memcg_charge_kernel_stack* alloc_thread_stack_node dup_task_struct copy_process"},
-	{Socket, "mem_cgroup_charge_skmem mem_cgroup_sk_charge __sk_mem_raise_allocated __sk_mem_schedule"},
+	{KernelStack, "memcg_charge_kernel_stack* alloc_thread_stack_node dup_task_struct"},
+	// Unix sockets have their data in pages that are charged as the kernel's.
+	{Socket, "mem_cgroup_charge_skmem mem_cgroup_sk_charge __sk_mem_raise_allocated __sk_mem_schedule alloc_skb_with_frags"},
 	{Pipe, "pipe_write anon_pipe_write alloc_pipe_info"},
 	{Hugetlb, "hugetlb_* alloc_hugetlb_folio* alloc_huge_page* mem_cgroup_hugetlb_* mem_cgroup_charge_hugetlb"},
 	{HugePage, "do_huge_pmd_* __do_huge_pmd_* create_huge_pmd vma_alloc_anon_folio_pmd collapse_huge_page alloc_charge_hpage " +
 		"alloc_charge_folio collapse_file hpage_collapse_* khugepaged*"},
 	{Shmem, "shmem_*"},
+	// What is compressed is charged by its size while it is stored.
+	{Zswap, "zswap_* obj_cgroup_charge_zswap"},
 	{SwapOut, "__mem_cgroup_try_charge_swap mem_cgroup_try_charge_swap add_to_swap folio_alloc_swap"},
 	{SwapIn, "do_swap_page alloc_swap_folio mem_cgroup_swapin_charge_* read_swap_cache_async __read_swap_cache_async swap_cluster_readahead " +
 		"swapin_readahead swap_vma_readahead"},
-	// Where do_fault has do_cow_fault in it, its other parts charge in __do_fault.
-	{COW, "wp_page_copy do_wp_page do_cow_fault do_fault copy_present_page copy_present_pte* page_copy_prealloc folio_prealloc wp_page_copy_*"},
+	{COW, "wp_page_copy do_cow_fault copy_present_page copy_present_pte* page_copy_prealloc wp_page_copy_*"},
 	{Readahead, "page_cache_ra_* __do_page_cache_readahead read_pages ondemand_readahead force_page_cache_ra page_cache_sync_ra " +
 		"page_cache_async_ra do_sync_mmap_readahead do_async_mmap_readahead"},
-	{FileWrite, "generic_perform_write generic_file_write_iter __generic_file_write_iter iomap_file_buffered_write iomap_write_begin " +
-		"grab_cache_page_write_begin pagecache_get_page_write simple_write_begin block_write_begin *_write_begin"},
-	{FileRead, "__do_fault filemap_read filemap_fault filemap_create_folio generic_file_buffered_read filemap_get_pages do_read_cache_page " +
-		"do_read_cache_folio read_cache_page read_cache_folio generic_file_read_iter"},
-	{Anon, "do_anonymous_page alloc_anon_folio mfill_atomic* mcopy_atomic* handle_pte_fault __handle_mm_fault handle_mm_fault"},
+	// File systems that have their own way to write: btrfs, FUSE, and those on
+	// netfs, 9p, AFS and SMB.
+	{FileWrite, "generic_perform_write iomap_file_buffered_write *_write_begin btrfs_buffered_write fuse_perform_write netfs_perform_write"},
+	// A file system's own blocks are in the page cache too, of btrfs in extent buffers.
+	{FileRead, "filemap_read filemap_fault filemap_create_folio generic_file_buffered_read filemap_get_pages do_read_cache_page " +
+		"do_read_cache_folio read_cache_page read_cache_folio bdev_getblk __getblk_gfp __getblk_slow alloc_extent_buffer"},
+	{Anon, "do_anonymous_page alloc_anon_folio mfill_atomic* mcopy_atomic*"},
+	// Rings and their entries; io_create_region is from 6.13 on.
+	{IOUring, "io_uring_setup io_pages_map io_create_region*"},
+}
+
+// inlined are functions that have others inlined, on some kernels, and the causes of
+// what they charge themselves, and of pages that they allocate for the kernel. What is
+// charged further in, by functions that are in no rule, is [Other], so that it is seen:
+// the pages of a driver that has a way of its own to handle faults, say.
+var inlined = map[string]caller{
+	"do_wp_page":        {COW, Other},       // wp_page_copy
+	"__do_fault":        {Other, PageTable}, // pte_alloc_one, on arm64
+	"do_fault":          {COW, PageTable},   // do_cow_fault; do_fault_around
+	"handle_pte_fault":  {Anon, PageTable},  // do_anonymous_page, as in the next two
+	"__handle_mm_fault": {Anon, PageTable},
+	"handle_mm_fault":   {Anon, PageTable},
+	"copy_process":      {KernelStack, KernelStack}, // dup_task_struct
+}
+
+type caller struct{ charged, allocated Cause }
+
+// of returns the cause of what the caller does by calling a function.
+func (c caller) of(function string) Cause {
+	switch {
+	case strings.Contains(function, "charge"), function == "folio_prealloc":
+		return c.charged
+	case strings.Contains(function, "alloc_pages"), strings.Contains(function, "get_free_page"):
+		return c.allocated
+	}
+	return Other
 }
 
 // anywhere are functions that tell the cause of all that is charged below them.
@@ -125,22 +160,25 @@ type affix struct {
 	Cause
 }
 
-// Of returns the cause of a charge whose stack has these frames, as in
+// Of returns the cause of a charge whose kernel stack has these frames, as in
 // [event.Event.Frames].
 func Of(frames string) Cause {
 	if frames == "" {
 		return Unknown
 	}
-	functions := Functions(frames)
-	if !slices.ContainsFunc(functions, func(f string) bool { return !strings.HasPrefix(f, "0x") }) {
+	names := functions(frames, kernelFunction)
+	if !slices.ContainsFunc(names, func(f string) bool { return !strings.HasPrefix(f, "0x") }) {
 		return Unknown // the kernel did not tell names
 	}
 	for _, a := range anywhere {
-		if slices.Contains(functions, a.function) {
+		if slices.Contains(names, a.function) {
 			return a.Cause
 		}
 	}
-	for _, f := range functions {
+	for i, f := range names {
+		if caller, ok := inlined[f]; ok && i > 0 {
+			return caller.of(names[i-1])
+		}
 		if c, ok := index[f]; ok {
 			return c
 		}
@@ -157,46 +195,3 @@ func Of(frames string) Cause {
 	}
 	return Other
 }
-
-// Functions returns the functions of some frames, without what the compiler has
-// added to their names (.isra.0, .constprop.0, .part.0, .cold) and without module and
-// offset. Addresses stay as they are.
-func Functions(frames string) []string {
-	var functions []string
-	for f := range strings.SplitSeq(frames, ";") {
-		f, _, _ = strings.Cut(f, "+")
-		f, _, _ = strings.Cut(f, " ")
-		f, _, _ = strings.Cut(f, ".")
-		functions = append(functions, f)
-	}
-	return functions
-}
-
-// Stacks are the stacks of a trace, and their causes. The zero value knows none.
-type Stacks struct {
-	frames map[uint32]string
-	causes map[uint32]Cause // those that were asked for
-}
-
-// Add learns from an event of type [event.Stack].
-func (s *Stacks) Add(e *event.Event) {
-	if s.frames == nil {
-		s.frames, s.causes = make(map[uint32]string), make(map[uint32]Cause)
-	}
-	s.frames[e.StackNumber] = e.Frames
-	delete(s.causes, e.StackNumber)
-}
-
-// Cause returns what a charge was for.
-func (s *Stacks) Cause(e *event.Event) Cause {
-	c, ok := s.causes[e.KernelStack]
-	if frames := s.frames[e.KernelStack]; !ok && frames != "" {
-		c = Of(frames)
-		s.causes[e.KernelStack] = c
-	}
-	return c
-}
-
-// KernelFrames returns the frames of a charge's kernel stack; empty where they are not
-// known.
-func (s *Stacks) KernelFrames(e *event.Event) string { return s.frames[e.KernelStack] }

@@ -15,9 +15,7 @@ type Profile map[Sample]*Sums
 // Sample is what charges have in common that are added up. A field in which they are
 // not told apart has its zero value.
 type Sample struct {
-	// Kernel and User are the frames of the stacks, as in [event.Event.Frames]; empty
-	// where they are not known.
-	Kernel, User string
+	Kernel, User *Stack
 	Comm         event.Comm
 	PID          uint32
 	Cgroup       event.CgroupID
@@ -29,17 +27,18 @@ type Sums struct{ Charges, Pages, FailedPages uint64 }
 
 // Sample returns the Sample of a charge by stacks and name of the process alone.
 func (s *Stacks) Sample(e *event.Event) Sample {
-	return Sample{Kernel: s.frames[e.KernelStack], User: s.frames[e.UserStack], Comm: e.Comm}
+	return Sample{Kernel: s.Kernel(e), User: s.stack(e.UserStack, userFunction), Comm: e.Comm}
 }
 
 // Compare orders samples by their stacks, names, processes and cgroups.
 func (s Sample) Compare(t Sample) int {
-	return cmp.Or(cmp.Compare(s.Kernel, t.Kernel), cmp.Compare(s.User, t.User), cmp.Compare(s.PID, t.PID), bytes.Compare(s.Comm[:], t.Comm[:]),
+	return cmp.Or(cmp.Compare(s.Kernel.Functions(), t.Kernel.Functions()), cmp.Compare(s.User.Functions(), t.User.Functions()),
+		cmp.Compare(s.PID, t.PID), bytes.Compare(s.Comm[:], t.Comm[:]),
 		cmp.Compare(s.Cgroup.Hierarchy, t.Cgroup.Hierarchy), cmp.Compare(s.Cgroup.ID, t.Cgroup.ID))
 }
 
 // Cause returns what the charges are for.
-func (s *Sample) Cause() Cause { return Of(s.Kernel) }
+func (s *Sample) Cause() Cause { return s.Kernel.Cause() }
 
 // Add adds a charge to a Sample. Counters that count no pages ([event.Dmem]) and
 // those that count the same pages again ([event.Memsw]) are left out.
@@ -61,23 +60,12 @@ func (p Profile) Add(s Sample, e *event.Event) {
 	}
 }
 
-// Functions returns the functions of the stacks, the innermost first, as they may be
-// printed. Those of user space have the file that they are in: "main.fill [app]".
-func (s *Sample) Functions() []string {
-	var functions []string
-	if s.Kernel != "" {
-		functions = Functions(s.Kernel)
-	}
-	if s.User != "" {
-		for frame := range strings.SplitSeq(s.User, ";") {
-			if i := strings.LastIndex(frame, "]+0x"); i > 0 && frame[0] != '[' {
-				frame = frame[:i+1]
-			}
-			functions = append(functions, frame)
+// Functions returns the functions of the stacks, the innermost first.
+func (s *Sample) Functions() (functions []string) {
+	for _, stack := range [...]*Stack{s.Kernel, s.User} {
+		if stack != nil {
+			functions = append(functions, strings.Split(stack.functions, ";")...)
 		}
-	}
-	for i, f := range functions {
-		functions[i] = event.Printable(f)
 	}
 	return functions
 }

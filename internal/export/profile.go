@@ -20,37 +20,40 @@ import (
 type Profile struct {
 	writer
 	samples cause.Profile
-	close   func(p *Profile) error
+	pprof   bool // the samples are by process and cgroup too
 }
 
 // NewFolded returns a Profile that writes lines for flame-graph tools: the name of
 // the process, the functions from the outermost on, separated by semicolons, a
 // blank, and the pages charged.
 func NewFolded(w io.Writer, header stream.Header) *Profile {
-	return newProfile(w, header, (*Profile).writeFolded)
+	return &Profile{newWriter(w, header), make(cause.Profile), false}
 }
 
 // NewPprof returns a Profile that writes the gzipped protocol buffer of pprof, with
 // the values charges, pages and failed_pages and the labels cgroup, comm, pid and
 // cause.
 func NewPprof(w io.Writer, header stream.Header) *Profile {
-	return newProfile(w, header, (*Profile).writePprof)
-}
-
-func newProfile(w io.Writer, header stream.Header, close func(*Profile) error) *Profile {
-	return &Profile{newWriter(w, header), make(cause.Profile), close}
+	return &Profile{newWriter(w, header), make(cause.Profile), true}
 }
 
 // Write adds up the charges of a batch.
 func (p *Profile) Write(batch []event.Event) error { return p.write(batch, p.add) }
 
 // Close writes the profile.
-func (p *Profile) Close() error { return p.close(p) }
+func (p *Profile) Close() error {
+	if p.pprof {
+		return p.writePprof()
+	}
+	return p.writeFolded()
+}
 
 func (p *Profile) add(e *event.Event) {
 	if e.Type == event.Charge {
 		s := p.stacks.Sample(e)
-		s.PID, s.Cgroup = e.PID, e.Cgroup
+		if p.pprof {
+			s.PID, s.Cgroup = e.PID, e.Cgroup
+		}
 		p.samples.Add(s, e)
 	}
 }

@@ -2,6 +2,7 @@ package export
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/google/pprof/profile"
@@ -36,6 +37,25 @@ func TestFolded(t *testing.T) {
 	}
 	if want := "a:\\x1b 5\na:\\x1b;do_fault;shmem_fault;charge_memcg 67\n"; out.String() != want {
 		t.Errorf("%q, want %q", &out, want)
+	}
+}
+
+// TestFoldedKeeps holds that what is kept does not grow with processes, cgroups and
+// offsets, which are not in the lines.
+func TestFoldedKeeps(t *testing.T) {
+	p := NewFolded(new(bytes.Buffer), header)
+	for i := range uint32(100) {
+		events := stackedEvents()
+		for j := range events {
+			events[j].PID, events[j].Cgroup.ID = i, uint64(i)
+		}
+		events[2].Frames = fmt.Sprintf("charge_memcg+0x%x;shmem_fault+0x2;do_fault+0x3", i)
+		if err := p.Write(events); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(p.samples) != 2 {
+		t.Errorf("%d samples, want one of a stack and one of none", len(p.samples))
 	}
 }
 

@@ -57,7 +57,7 @@ func TestCausePlot(t *testing.T) {
 // TestManyCauses holds that those for which least was charged are told of together.
 func TestManyCauses(t *testing.T) {
 	c := newCollector(header)
-	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "copy_process", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
+	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "dup_task_struct", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
 		c.Write([]event.Event{stackName(uint32(i+1), function), stackedCharge(1, "a", uint32(i+1), uint64(100-i))})
 	}
 	var got []string
@@ -133,6 +133,41 @@ func TestFlameBounds(t *testing.T) {
 	got = drawn(f)
 	if len(f.blocks) != maxBlocks || !f.cut || strings.Count(got, " f") != 900 || strings.Count(got, " g") != maxBlocks-902 {
 		t.Errorf("%d blocks of %d pages\n%s", len(f.blocks), f.pages, got)
+	}
+}
+
+// TestLongNames holds that a page has the whole name of a block whose name is cut, once,
+// and says where a search cannot find all.
+func TestLongNames(t *testing.T) {
+	long := strings.Repeat("a", 60) + "needle" + strings.Repeat("z", 60)
+	longer := strings.Repeat("b", 300)
+	shown := func(name string) string { return shortenTo(name, maxFunction) }
+	got := render(t, stackName(1, "do_anonymous_page+0x1;"+long+"+0x1"), stackName(2, "do_anonymous_page+0x1;"+long+"+0x2;"+longer+"+0x1;short+0x1"),
+		stackedCharge(1, "a", 1, 50), stackedCharge(1, "a", 2, 50))
+	for _, want := range []string{
+		`"Names":["` + long + `","` + strings.Repeat("b", maxWhole/2) + "…" + strings.Repeat("b", maxWhole/2) + `"]`,
+		`data-pages="50" data-name="0"><rect class="f p0" width="100%" height="18"/><text x="4" y="13">` + shown(long) + "<",
+		`data-pages="50" data-name="1"><rect class="f p0" width="100%" height="18"/><text x="4" y="13">` + shown(longer) + "<",
+		`data-pages="50"><rect class="f p0" width="100%" height="18"/><text x="4" y="13">short<`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got[strings.Index(got, "<body>"):])
+		}
+	}
+	if strings.Count(got, `data-name="0"`) != 2 || strings.Contains(got, "data-cut") {
+		t.Errorf("the whole name of two blocks is there %d times, or blocks are said to be left out", strings.Count(got, `data-name="0"`))
+	}
+	var events []event.Event
+	for i := range uint32(400) {
+		events = append(events, stackName(1+i, fmt.Sprintf("do_anonymous_page;%d%s", i, longer)), stackedCharge(1, "a", 1+i, 1))
+	}
+	for what, page := range map[string]string{
+		"a narrow block": render(t, append(fewStacks(), stackedCharge(1, "a", 1, 1<<20))...),
+		"too many names": render(t, events...),
+	} {
+		if !strings.Contains(page, " data-cut>") {
+			t.Errorf("%s: nothing is said to be left out", what)
+		}
 	}
 }
 

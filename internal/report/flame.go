@@ -2,6 +2,7 @@ package report
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -71,8 +72,12 @@ const (
 	maxBlocks = 1000
 	maxParts  = 1000
 	maxDepth  = 128
-	// maxFunction is how many characters of a function's name are shown.
-	maxFunction = 64
+	// maxFunction is how many characters of a function's name are in its block, and
+	// maxWhole how many the tip has, and a search. Of the whole names there are as
+	// many as take maxNamesBytes as JSON.
+	maxFunction   = 64
+	maxWhole      = 256
+	maxNamesBytes = 64 << 10
 )
 
 // path is a way down in a flame graph.
@@ -160,25 +165,52 @@ type flameView struct {
 	PageSize int
 	Height   int // in pixels
 	Blocks   []blockView
+	// Names are the whole names of blocks that have not all of it.
+	Names      []string
+	namesBytes int
+	// Cut says that a search cannot find all.
+	Cut bool
 }
 
 // blockView is a block; X and Width are of a hundred.
 type blockView struct {
-	Name, Class string
-	X, Width    string
-	Y           int
-	At, Pages   uint64
-	Narrow      bool // it has no room for a name
+	Name      string
+	Whole     string // if Name is not all of it, the number of that in Names
+	Class     string
+	X, Width  string
+	Y         int
+	At, Pages uint64
+	Narrow    bool // it has no room for a name
 }
 
 // blockHeight is in pixels; report.html has it too.
 const blockHeight = 18
 
+// nameOf returns the Name and Whole of a block.
+func (v *flameView) nameOf(b block) (name, whole string) {
+	name = shortenTo(b.name, maxFunction)
+	if name == b.name {
+		return name, ""
+	}
+	all := shortenTo(b.name, maxWhole)
+	i := slices.Index(v.Names, all)
+	if i < 0 {
+		encoded, _ := json.Marshal(all) // a string has no error
+		if v.namesBytes += len(encoded); v.namesBytes > maxNamesBytes {
+			v.Cut = true
+			return name, ""
+		}
+		i = len(v.Names)
+		v.Names = append(v.Names, all)
+	}
+	return name, strconv.Itoa(i)
+}
+
 func (r *Report) flameView(f *flame, by []layer) *flameView {
 	if len(f.blocks) == 0 {
 		return nil // no charge went through
 	}
-	v := &flameView{PageSize: r.header.PageSize}
+	v := &flameView{PageSize: r.header.PageSize, Cut: f.cut || r.droppedPages > 0}
 	for _, l := range by {
 		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
 	}
@@ -186,8 +218,9 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 	text := func(percent float64) string { return strconv.FormatFloat(percent, 'f', 2, 64) }
 	for _, b := range f.blocks {
 		v.Height = max(v.Height, (b.depth+1)*blockHeight)
+		name, whole := v.nameOf(b)
 		v.Blocks = append(v.Blocks, blockView{
-			shortenTo(b.name, maxFunction), b.ink.class, text(percent(b.at)), text(percent(b.pages)),
+			name, whole, b.ink.class, text(percent(b.at)), text(percent(b.pages)),
 			b.depth * blockHeight, b.at, b.pages, percent(b.pages) < 3,
 		})
 	}

@@ -162,6 +162,7 @@ func (r *Report) writeHTML(about About) error {
 		// and End when they end.
 		Start, End float64
 		Plots      []any
+		Names      []string // of the flame graph
 	}
 	from, to := r.span()
 	data.Start, data.End = r.millis(from), r.millis(to)
@@ -187,6 +188,9 @@ func (r *Report) writeHTML(about About) error {
 		}
 	} else if r.header.UserStacks {
 		p.Flame = r.flameView(r.flame(), nil)
+	}
+	if p.Flame != nil {
+		data.Names = p.Flame.Names
 	}
 	if len(data.Plots) > 0 {
 		p.Data = data

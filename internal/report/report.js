@@ -222,7 +222,7 @@ if (flame) {
 	const drawing = flame.querySelector(".blocks"), tip = flame.querySelector(".tip"), tools = flame.querySelector(".tools");
 	const search = tools.querySelector("input"), found = tools.querySelector(".found"), back = tools.querySelector("button");
 	const blocks = [...drawing.querySelectorAll("svg svg")].map((svg) => ({
-		svg, text: svg.querySelector("text"), y: Number(svg.getAttribute("y")), at: Number(svg.dataset.at), pages: Number(svg.dataset.pages),
+		svg, text: svg.querySelector("text"), name: data.Names?.[svg.dataset.name] ?? svg.textContent, y: Number(svg.getAttribute("y")), at: Number(svg.dataset.at), pages: Number(svg.dataset.pages),
 	}));
 	const all = blocks[0];
 	let alone = all, current = null;
@@ -248,7 +248,7 @@ if (flame) {
 		tip.hidden = b === null;
 		if (b === null) return;
 		b.svg.classList.add("current");
-		tip.textContent = `${b.text.textContent}\n${pages(b.pages, Number(drawing.dataset.unit))}, ${percent(b.pages)}`;
+		tip.textContent = `${b.name}\n${pages(b.pages, Number(drawing.dataset.unit))}, ${percent(b.pages)}`;
 		tip.style.left = Math.max(0, Math.min(x, flame.clientWidth - tip.offsetWidth)) + "px";
 		tip.style.top = drawing.offsetTop + b.y + 24 + "px";
 	};
@@ -289,13 +289,13 @@ if (flame) {
 		const wanted = search.value.toLowerCase();
 		let end = 0, sum = 0; // what is below a block that was found is counted with it
 		for (const b of blocks) {
-			const hit = wanted === "" || (b !== all && b.text.textContent.toLowerCase().includes(wanted));
+			const hit = wanted === "" || (b !== all && b.name.toLowerCase().includes(wanted));
 			b.svg.classList.toggle("dim", !hit);
 			if (!hit || b.at < end) continue;
 			end = b.at + b.pages;
 			sum += b.pages;
 		}
-		found.textContent = wanted === "" ? "" : percent(sum);
+		found.textContent = wanted === "" ? "" : ("cut" in drawing.dataset ? "at least " : "") + percent(sum);
 	});
 	addEventListener("resize", draw);
 	tools.hidden = false;

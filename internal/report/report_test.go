@@ -182,7 +182,11 @@ func TestSize(t *testing.T) {
 	}
 	const stacks = 500
 	for i := range uint32(stacks) {
-		w.Write([]event.Event{stackName(1+i, strings.Repeat(fmt.Sprintf("%s%d;", strings.Repeat("&", 300), i), 200)+"shmem_fault")})
+		var frames strings.Builder
+		for depth := range 200 {
+			fmt.Fprintf(&frames, "%s%d,%d;", strings.Repeat("&", 300), i, depth)
+		}
+		w.Write([]event.Event{stackName(1+i, frames.String()+"shmem_fault")})
 	}
 	for i := range 200_000 {
 		e.BootNanos += 100_000

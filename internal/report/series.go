@@ -315,8 +315,8 @@ type collector struct {
 	own, other  *series // the last of each, since most events are like the one before
 	dropped     map[summary.LimitKey]bool
 	byProcess   stack
-	// byCause and samples are of the charges that have a kernel stack, and
-	// droppedPages those of samples that were dropped.
+	// byCause is of the charges that have a kernel stack, samples of those that
+	// have any, and droppedPages those of samples that were dropped.
 	byCause      stack
 	samples      cause.Profile
 	droppedPages uint64

@@ -131,7 +131,7 @@ type Summary struct {
 	// Causes are the charges for each [cause.Cause], where stacks are known, and
 	// OtherStacks the pages that were charged with stacks that no rule knows.
 	Causes      map[cause.Cause]*Totals
-	OtherStacks map[string]uint64
+	OtherStacks map[*cause.Stack]uint64
 	// Stacks are those that charges have had up to now.
 	Stacks cause.Stacks
 	// Kinds are the charges to counters of each [event.Kind]. Reclaim is that of
@@ -164,7 +164,7 @@ func New(header stream.Header) *Summary {
 		Kinds: make([]Totals, len(event.KindNames())+1),
 
 		Causes:      make(map[cause.Cause]*Totals),
-		OtherStacks: make(map[string]uint64),
+		OtherStacks: make(map[*cause.Stack]uint64),
 		Cgroups:     make(map[event.CgroupID]*Totals),
 		Processes:   make(map[uint32]*Process),
 		Limits:      make(map[LimitKey]*Limit),
@@ -255,9 +255,9 @@ func (s *Summary) addCause(e *event.Event) {
 	if c != cause.Other {
 		return
 	}
-	frames := s.Stacks.KernelFrames(e)
-	if _, ok := s.OtherStacks[frames]; ok || len(s.OtherStacks) < maxOtherStacks {
-		s.OtherStacks[frames] += e.RequestedPages
+	stack := s.Stacks.Kernel(e)
+	if _, ok := s.OtherStacks[stack]; ok || len(s.OtherStacks) < maxOtherStacks {
+		s.OtherStacks[stack] += e.RequestedPages
 	}
 }
 

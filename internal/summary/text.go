@@ -124,11 +124,11 @@ func (p *printer) causes() {
 		return cmp.Or(byCharged(p.s.Causes[a], p.s.Causes[b]), cmp.Compare(a, b))
 	})
 	totals(p, "CAUSE", causes, func(c cause.Cause) (string, *Totals) { return c.String(), p.s.Causes[c] })
-	stacks := slices.SortedFunc(maps.Keys(p.s.OtherStacks), func(a, b string) int {
-		return cmp.Or(cmp.Compare(p.s.OtherStacks[b], p.s.OtherStacks[a]), cmp.Compare(a, b))
+	stacks := slices.SortedFunc(maps.Keys(p.s.OtherStacks), func(a, b *cause.Stack) int {
+		return cmp.Or(cmp.Compare(p.s.OtherStacks[b], p.s.OtherStacks[a]), cmp.Compare(a.Functions(), b.Functions()))
 	})
-	for _, frames := range stacks[:min(len(stacks), 3)] {
-		fmt.Fprintf(&p.b, "  other, %d pages: %s\n", p.s.OtherStacks[frames], event.Printable(strings.Join(cause.Functions(frames), " < ")))
+	for _, stack := range stacks[:min(len(stacks), 3)] {
+		fmt.Fprintf(&p.b, "  other, %d pages: %s\n", p.s.OtherStacks[stack], strings.ReplaceAll(stack.Functions(), ";", " < "))
 	}
 }
 
