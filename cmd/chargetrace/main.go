@@ -123,17 +123,13 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		options.Cgroups = append(options.Cgroups, t.ID)
 		options.AboveCgroups = append(options.AboveCgroups, t.Above...)
 	}
+	debug.SetGCPercent(50) // the kernel's types take megabytes
 	tracer, err := capture.Start(options)
 	if err != nil {
 		f := capture.Explain(err, cfg.attach)
 		return &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
 	}
 	defer tracer.Close()
-	// To start has taken megabytes, for the kernel's types. They are to be collected
-	// now and not in the middle of the trace, which allocates little: there a
-	// collection costs as much as thousands of events.
-	runtime.GC()
-	debug.SetGCPercent(400)
 	var src stream.Source = tracer
 	if cfg.net && cfg.aim().Balances() {
 		if src, err = newReadings(tracer, cgroups.targets); err != nil {
@@ -189,6 +185,11 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 			return errors.Join(err, stream.Tee(sinks...).Close())
 		}
 	}
+	// What was read of the kernel's types is to be collected now and not in the middle
+	// of the trace, which allocates little: there it costs as much as thousands of
+	// events.
+	runtime.GC()
+	debug.SetGCPercent(400)
 
 	if cfg.duration > 0 {
 		var stopTimer context.CancelFunc
