@@ -236,8 +236,8 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.net && len(cfg.inputs) > 0 {
 		return nil, usageErrorf("-net is for recording: what is played has what was given back or not")
 	}
-	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0) {
-		return nil, usageErrorf("-net adds up all charges, and -limited and -min-pages leave some out")
+	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0 || cfg.maxRows > 0) {
+		return nil, usageErrorf("-net adds up all charges, and -limited, -min-pages and -n leave some out")
 	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")

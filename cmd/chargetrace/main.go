@@ -135,13 +135,14 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	runtime.GC()
 	debug.SetGCPercent(400)
 	var src stream.Source = tracer
-	if cfg.net && cfg.aim().Balances() {
+	header := cfg.header(tracer, stderr)
+	if header.Net && cfg.aim().BalancesMemory() {
 		if src, err = newReadings(tracer, cgroups.targets); err != nil {
 			return err
 		}
 	}
 
-	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
+	sink, err := cfg.open(stdout, header, recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
 		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed}, err
 	}, func() bool { return true }})
@@ -164,7 +165,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if tracer.UserStacksUnnamed() {
 		fmt.Fprintf(stderr, "chargetrace: warning: in this pid namespace the traced processes cannot be looked at: user stacks are addresses\n")
 	}
-	sum := summary.New(tracer.Header())
+	sum := summary.New(header)
 	sinks := []stream.Sink{sink, sum}
 	leave := func() {}
 	if cfg.watch {
@@ -173,7 +174,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 			// As the terminal does on Ctrl-C.
 			interrupt = func() { unix.Kill(0, unix.SIGINT) }
 		}
-		screen, err := cfg.newWatch(stdout, stderr, tracer.Header(), true, interrupt, cancel)
+		screen, err := cfg.newWatch(stdout, stderr, header, true, interrupt, cancel)
 		if err != nil {
 			return errors.Join(err, sink.Close())
 		}
@@ -261,7 +262,7 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
 		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
-		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks, Net: h.Net,
+		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks,
 	}
 	var uname unix.Utsname
 	if unix.Uname(&uname) == nil {
