@@ -137,9 +137,12 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	var src stream.Source = tracer
 	header := cfg.header(tracer, stderr)
 	if header.Net && cfg.aim().BalancesMemory() {
-		if src, err = newReadings(tracer, cgroups.targets); err != nil {
+		r, err := newReadings(tracer, cgroups.targets)
+		if err != nil {
 			return err
 		}
+		defer r.Close()
+		src = r
 	}
 
 	sink, err := cfg.open(stdout, header, recording{meta(tracer, args), func() (trace.Totals, error) {
