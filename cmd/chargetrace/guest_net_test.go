@@ -19,11 +19,11 @@ import (
 // in one that has nothing of its own. What that one is charged, less what it gives
 // back, must be what its memory.current rises by.
 func TestNet(t *testing.T) {
-	for _, attach := range []string{"kprobe", "fentry"} {
-		t.Run(attach, func(t *testing.T) {
+	for name, args := range map[string][]string{"default": nil, "fentry": {"-attach", "fentry"}} {
+		t.Run(name, func(t *testing.T) {
 			top := newCgroup(t)
 			top.write(t, "cgroup.subtree_control", "+memory")
-			checkNet(t, top, "memory.current", attach, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
+			checkNet(t, top, "memory.current", args, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
 		})
 	}
 }
@@ -39,7 +39,7 @@ func TestNetV1(t *testing.T) {
 	if exists(filepath.Join(name, "memory.use_hierarchy")) {
 		top.write(t, "memory.use_hierarchy", "1")
 	}
-	checkNet(t, top, "memory.usage_in_bytes", "kprobe", func(g controlGroup, work string) *process {
+	checkNet(t, top, "memory.usage_in_bytes", nil, func(g controlGroup, work string) *process {
 		p := startWorkload(t, controlGroup(cgroupRoot), 0, work)
 		g.write(t, "cgroup.procs", p.pid())
 		return p
@@ -47,7 +47,7 @@ func TestNetV1(t *testing.T) {
 }
 
 // checkNet fills and frees cgroups below top.
-func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start func(g controlGroup, work string) *process) {
+func checkNet(t *testing.T, top controlGroup, usageFile string, args []string, start func(g controlGroup, work string) *process) {
 	mount := filepath.Dir(string(top))
 	path := strings.TrimPrefix(string(top), mount)
 	dir := t.TempDir()
@@ -69,7 +69,7 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	p := start(kept, "release 8")
 	begin := settled(usage)
 	record, live := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.jsonl")
-	tr := chargetrace(t, "-net", "-cgroup", string(top), "-attach", attach, "-o", record, "-o", live)
+	tr := chargetrace(t, append(args, "-net", "-cgroup", string(top), "-o", record, "-o", live)...)
 
 	p.begin(t)
 	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
@@ -116,7 +116,7 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	}
 	sums := netOf(t, string(content), path)
 	net := sums["charge"] + sums["forced_charge"] - sums["uncharge"]
-	t.Logf("%s: %v, net %d, memory.current from %d by %d", attach, sums, net, begin, rise)
+	t.Logf("%s: %v, net %d, memory.current from %d by %d", args, sums, net, begin, rise)
 	if net != rise {
 		t.Errorf("%v: net %d, but %s rose by %d\n%s", sums, net, usageFile, rise, tr.stderr)
 	}
@@ -154,6 +154,10 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	_, liveSummary, _ := strings.Cut(tr.stderr.String(), "\n\n")
 	if _, got, _ := strings.Cut(stderr, "\n\n"); got != liveSummary {
 		t.Errorf("live summary\n%s\nplayed\n%s", liveSummary, got)
+	}
+	page, _ := chargetraceOutput(t, "-r", record, "-o", "-", "-format", "html")
+	if want := map[bool]string{true: "kprobe and fentry", false: "fentry"}[args == nil]; !strings.Contains(page, "<dt>Attached with</dt><dd>"+want+"</dd>") {
+		t.Errorf("the report does not say %s", want)
 	}
 	// A part of it is as it is in the whole.
 	keptRow := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(strings.TrimPrefix(string(kept), mount)) + `( +-?\d+){7}$`)
@@ -217,6 +221,68 @@ func netOf(t *testing.T, jsonl, path string) map[string]int64 {
 		sums[e.Type] += e.Pages + e.RequestedPages
 	}
 	return sums
+}
+
+// TestNetKprobe has kprobes see what asks for no limit, of which the kernel may miss
+// some: what the balance says to be missing must be what is.
+func TestNetKprobe(t *testing.T) {
+	g := newCgroup(t)
+	usage := func() int64 { return g.number(t, "memory.current", "") / pageSize }
+	p := startWorkload(t, g, 0, "release 8")
+	begin := settled(usage)
+	record := filepath.Join(t.TempDir(), "x.ctrace")
+	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-attach", "kprobe", "-o", record)
+	p.begin(t)
+	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
+		t.Fatalf("%q, %v: %s", line, err, &p.stderr)
+	}
+	p.begin(t)
+	p.wait(t)
+	end := settled(usage)
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	row := regexp.MustCompile(`(?m)^` + g.path() + ` +(\d+) +(\d+) +(\d+) +(-?\d+) +(\d+) +(\d+) +(-?\d+)$`).FindStringSubmatch(tr.stderr.String())
+	if row == nil {
+		t.Fatalf("no row of %s: %s", g.path(), tr.stderr)
+	}
+	var n [8]int64
+	for i := range row[1:] {
+		n[i+1], _ = strconv.ParseInt(row[i+1], 10, 64)
+	}
+	if n[1] < 8<<20/pageSize || n[3] < 8<<20/pageSize || n[5] != begin || n[6] != end || n[4]+n[7] != end-begin {
+		t.Errorf("the row is %q; memory.current went from %d to %d", row[1:], begin, end)
+	}
+	page, _ := chargetraceOutput(t, "-r", record, "-o", "-", "-format", "html")
+	if !strings.Contains(page, "<dt>Attached with</dt><dd>kprobe</dd>") {
+		t.Error("the report does not say how it was attached")
+	}
+}
+
+// TestNetDeep holds that a cgroup counts what one is charged that is deeper below it
+// than a charge looks.
+func TestNetDeep(t *testing.T) {
+	top := newCgroup(t)
+	g := top
+	for range 40 {
+		g.write(t, "cgroup.subtree_control", "+memory")
+		g = g.child(t, "d")
+	}
+	p := startWorkload(t, g, 0, "churn 100")
+	begin := settled(func() int64 { return top.number(t, "memory.current", "") / pageSize })
+	tr := chargetrace(t, "-net", "-cgroup", top.path(), "-o", filepath.Join(t.TempDir(), "x.jsonl"))
+	p.begin(t)
+	p.wait(t)
+	end := settled(func() int64 { return top.number(t, "memory.current", "") / pageSize })
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	want := regexp.MustCompile(fmt.Sprintf(`(?m)^%s +[1-9]\d* +\d+ +[1-9]\d* +%d +%d +%d +0$`, top.path(), end-begin, begin, end))
+	if !want.MatchString(tr.stderr.String()) {
+		t.Errorf("no %s in %s", want, tr.stderr)
+	}
 }
 
 // TestNetTracer has a tracer trace the cgroup that it is in: what it is charged

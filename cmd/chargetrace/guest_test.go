@@ -1332,7 +1332,8 @@ func TestPrivileges(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	out, err := exec.Command("/usr/bin/chargetrace", "-check").CombinedOutput()
-	if err != nil || bytes.Contains(out, []byte("lacking")) || !bytes.Contains(out, []byte("attach fentry      ok ")) {
+	if err != nil || bytes.Contains(out, []byte("lacking")) || !bytes.Contains(out, []byte("attach fentry      ok ")) ||
+		!bytes.Contains(out, []byte("attach -net        ok       attached with kprobe and fentry, and removed again\n")) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -158,6 +158,9 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if cfg.attach == capture.Auto {
 		fmt.Fprintf(stderr, "chargetrace: attached with %s\n", tracer.Attached())
 	}
+	if tracer.LacksFentry() {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", capture.NoFentry)
+	}
 	for _, what := range tracer.Lacking() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no place to see %s\n", what)
 	}
@@ -264,7 +267,7 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	h := tracer.Header()
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
-		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
+		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: tracer.Attached(), Arch: runtime.GOARCH,
 		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks,
 	}
 	var uname unix.Utsname
@@ -325,7 +328,7 @@ func printCounts(w io.Writer, res stream.Result, c capture.Counts, bufferBytes i
 func printCheck(w io.Writer) error {
 	findings := capture.Check()
 	if capture.Blocking(findings, capture.Kprobe) == nil {
-		findings = append(findings, capture.Try(capture.Kprobe))
+		findings = append(findings, capture.Try(capture.Kprobe), capture.TryNet())
 	}
 	if capture.Blocking(findings, capture.Fentry) == nil {
 		findings = append(findings, capture.Try(capture.Fentry))
