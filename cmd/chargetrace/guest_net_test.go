@@ -21,33 +21,49 @@ import (
 func TestNet(t *testing.T) {
 	for name, args := range map[string][]string{"default": nil, "fentry": {"-attach", "fentry"}} {
 		t.Run(name, func(t *testing.T) {
-			top := newCgroup(t)
-			top.write(t, "cgroup.subtree_control", "+memory")
-			checkNet(t, top, "memory.current", args, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
+			checkNet(t, func() controlGroup {
+				top := newCgroup(t)
+				top.write(t, "cgroup.subtree_control", "+memory")
+				return top
+			}, "memory.current", args, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
 		})
 	}
 }
 
 func TestNetV1(t *testing.T) {
 	mount := mountV1(t)
-	name, err := os.MkdirTemp(mount, "t")
-	if err != nil {
-		t.Fatal(err)
-	}
-	top := controlGroup(name)
-	top.removeAfter(t)
-	if exists(filepath.Join(name, "memory.use_hierarchy")) {
-		top.write(t, "memory.use_hierarchy", "1")
-	}
-	checkNet(t, top, "memory.usage_in_bytes", nil, func(g controlGroup, work string) *process {
+	checkNet(t, func() controlGroup {
+		name, err := os.MkdirTemp(mount, "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		top := controlGroup(name)
+		top.removeAfter(t)
+		if exists(filepath.Join(name, "memory.use_hierarchy")) {
+			top.write(t, "memory.use_hierarchy", "1")
+		}
+		return top
+	}, "memory.usage_in_bytes", nil, func(g controlGroup, work string) *process {
 		p := startWorkload(t, controlGroup(cgroupRoot), 0, work)
 		g.write(t, "cgroup.procs", p.pid())
 		return p
 	})
 }
 
-// checkNet fills and frees cgroups below top.
-func checkNet(t *testing.T, top controlGroup, usageFile string, args []string, start func(g controlGroup, work string) *process) {
+// checkNet fills and frees cgroups below one that is made for that. Where the kernel
+// says that it missed a call, as it does one of an interrupt on top of another
+// (__bpf_prog_enter), and there is no balance, it does so again.
+func checkNet(t *testing.T, makeTop func() controlGroup, usageFile string, args []string, start func(g controlGroup, work string) *process) {
+	for range 3 {
+		if fillAndFree(t, makeTop(), usageFile, args, start) {
+			return
+		}
+	}
+	t.Error("calls were missed three times")
+}
+
+// fillAndFree returns false where calls were missed, and are in no balance.
+func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string, start func(g controlGroup, work string) *process) bool {
 	mount := filepath.Dir(string(top))
 	path := strings.TrimPrefix(string(top), mount)
 	dir := t.TempDir()
@@ -117,6 +133,9 @@ func checkNet(t *testing.T, top controlGroup, usageFile string, args []string, s
 	sums := netOf(t, string(content), path)
 	net := sums["charge"] + sums["forced_charge"] - sums["uncharge"]
 	t.Logf("%s: %v, net %d, memory.current from %d by %d", args, sums, net, begin, rise)
+	if net != rise && strings.Contains(tr.stderr.String(), "the kernel missed ") {
+		return false
+	}
 	if net != rise {
 		t.Errorf("%v: net %d, but %s rose by %d\n%s", sums, net, usageFile, rise, tr.stderr)
 	}
@@ -165,6 +184,7 @@ func checkNet(t *testing.T, top controlGroup, usageFile string, args []string, s
 	if got, want := keptRow.FindString(stderr), keptRow.FindString(tr.stderr.String()); got == "" || strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
 		t.Errorf("played in part %q, live %q", got, want)
 	}
+	return true
 }
 
 // flood has packets come for sockets of a cgroup that is at its limit: interrupts
