@@ -275,12 +275,17 @@ const firstPort = 40000
 // atFDCWD is the current directory, as an argument of a system call.
 var atFDCWD = func(fd int) uintptr { return uintptr(fd) }(unix.AT_FDCWD)
 
+// unread are sockets that a collection of garbage would close.
+var unread []*net.UDPConn
+
 // listen opens so many sockets, which nobody reads.
 func listen(n int) error {
 	for i := range n {
-		if _, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstPort + i}); err != nil {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstPort + i})
+		if err != nil {
 			return err
 		}
+		unread = append(unread, conn)
 	}
 	return nil
 }
