@@ -83,9 +83,10 @@ func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string
 	}
 	kept := top.child(t, "kept")
 	p := start(kept, "release 8")
-	begin := settled(usage)
+	settled(usage)
 	record, live := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.jsonl")
 	tr := chargetrace(t, append(args, "-net", "-cgroup", string(top), "-o", record, "-o", live)...)
+	begin := usage() // a CPU's stock may have been drained since
 
 	p.begin(t)
 	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
@@ -292,11 +293,13 @@ func TestNetDeep(t *testing.T) {
 		g = g.child(t, "d")
 	}
 	p := startWorkload(t, g, 0, "churn 100")
-	begin := settled(func() int64 { return top.number(t, "memory.current", "") / pageSize })
+	usage := func() int64 { return top.number(t, "memory.current", "") / pageSize }
+	settled(usage)
 	tr := chargetrace(t, "-net", "-cgroup", top.path(), "-o", filepath.Join(t.TempDir(), "x.jsonl"))
+	begin := usage()
 	p.begin(t)
 	p.wait(t)
-	end := settled(func() int64 { return top.number(t, "memory.current", "") / pageSize })
+	end := settled(usage)
 	tr.stop(t)
 	if err := tr.Cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, tr.stderr)
