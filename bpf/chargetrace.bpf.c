@@ -252,6 +252,9 @@ struct counters {
 	__u64 unaimed;
 	__u64 unaimed_serial_nr;
 	struct known known[KNOWN_PLACES];
+	/* See on_unasked. */
+	struct known unasked[KNOWN_COUNTERS];
+	__u64 keeping;
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
 struct {
@@ -730,7 +733,7 @@ __noinline int name(__u64 css, __u64 hierarchy)
 
 	first.cgroup = BPF_CORE_READ(kn, id);
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < MAX_LEVELS && kn; i++) {
+	for (int i = 0; i < MAX_DEPTH && kn; i++) {
 		struct cgroup_key key = {.hierarchy = hierarchy};
 		struct cgroup_event *e;
 
@@ -782,22 +785,14 @@ static __always_inline int target_of(struct cgroup_subsys_state *css, __u64 hier
 	return target;
 }
 
-/*
- * learn finds out about a counter, and leaves that in a place of this CPU's.
- * Not static, as name.
- */
-__noinline int learn(__u64 counter, __u64 place)
+/* find_out finds out about a counter. */
+static __always_inline void find_out(struct known *k, __u64 counter)
 {
-	struct counters *n = counters_of(bpf_get_smp_processor_id());
 	struct page_counter *last = (void *)counter, *parent;
 	struct cgroup_subsys_state *css;
-	struct known *k;
 
-	if (!n || place >= KNOWN_PLACES)
-		return 1;
 	if (!memory_root)
 		learn_roots();
-	k = &n->known[place];
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_DEPTH; i++) {
 		parent = BPF_CORE_READ(last, parent);
@@ -820,20 +815,39 @@ __noinline int learn(__u64 counter, __u64 place)
 	k->aimed = target_kinds >> (k->kind & 31) & 1;
 	if (filter_cgroups && k->aimed)
 		k->aimed = css && target_of(css, k->hierarchy) == CGROUP_TARGET;
+}
+
+/*
+ * learn finds out about a counter, and leaves that in a place of this CPU's.
+ * Not static, as name.
+ */
+__noinline int learn(__u64 counter, __u64 place)
+{
+	struct counters *n = counters_of(bpf_get_smp_processor_id());
+
+	if (!n || place >= KNOWN_PLACES)
+		return 1;
+	find_out(&n->known[place], counter);
 	return 0;
+}
+
+/* is_known tells whether what is known of a counter is true of it still. */
+static __always_inline bool is_known(const struct known *k, __u64 counter)
+{
+	struct cgroup_subsys_state *css = (void *)k->css;
+
+	return k->counter == counter && css && BPF_CORE_READ(css, serial_nr) == k->serial_nr;
 }
 
 /* know returns what is known of a counter; it is valid until the next such call. */
 static __always_inline struct known *know(struct counters *n, __u64 counter, __u64 place)
 {
-	struct cgroup_subsys_state *css;
 	struct known *k;
 
 	if (n->running > 1)
 		place = KNOWN_INTERRUPT;
 	k = &n->known[place];
-	css = (void *)k->css;
-	if (k->counter != counter || !css || BPF_CORE_READ(css, serial_nr) != k->serial_nr)
+	if (!is_known(k, counter))
 		learn(counter, place);
 	return k;
 }
@@ -1432,36 +1446,71 @@ static __always_inline void send(void *e, __u64 size)
 }
 
 /*
+ * keep leaves what is known of a counter in a place of this CPU's, unless it is in
+ * the middle of that: what preempted it, or it preempts, does not wait.
+ */
+static __always_inline void keep(struct counters *n, struct known *kept, struct known k)
+{
+	__u64 counter = k.counter;
+
+	k.counter = 0;
+	__sync_fetch_and_add(&n->keeping, 1);
+	if (*(volatile __u64 *)&n->keeping == 1) {
+		kept->counter = 0;
+		barrier();
+		*kept = k;
+		barrier();
+		kept->counter = counter;
+	}
+	__sync_fetch_and_sub(&n->keeping, 1);
+}
+
+/*
  * on_unasked sends an event of a call that asks for no limit. Of those that change
  * a counter, two are not looked at: page_counter_cancel, of which uncharge is made
  * and with which a charge that fails is undone; and hugetlb, which takes pages off
  * the counter of a removed cgroup alone, whose parent has counted them before
  * (hugetlb_cgroup_move_parent).
+ *
+ * A fentry program can be preempted by another on its CPU, in kernels that preempt
+ * themselves. So nothing is held here that that changes: what is known is copied,
+ * and is true if the counter is the same thereafter.
  */
 static __always_inline int on_unasked(enum event_type type, struct page_counter *counter, unsigned long nr_pages)
 {
 	struct counters *n = counters_of(bpf_get_smp_processor_id());
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct uncharge_event e = {};
-	struct known *k;
+	struct known *kept, k;
 
-	if (!n || !is_aimed(n, pid_tgid >> 32))
+	if (!n || !aimed_at_current(pid_tgid >> 32))
 		return 0;
-	n->running++;
-	k = know(n, (__u64)counter, place_of((__u64)counter));
-	if (k->aimed) {
-		fill(&e.e, type, pid_tgid);
-		e.e.cgroup = k->cgroup;
-		e.e.hierarchy = k->hierarchy;
-		e.e.kind = k->kind;
-		e.counter = (__u64)counter;
-		e.pages = nr_pages;
-		e.usage = BPF_CORE_READ(counter, usage.counter);
-		if (k->css && !k->named)
-			k->named = ensure_named((void *)k->css, k->cgroup, k->hierarchy);
-		send(&e, sizeof(e));
+	kept = &n->unasked[place_of((__u64)counter)];
+	k = *kept;
+	barrier();
+	if (*(volatile __u64 *)&kept->counter != (__u64)counter || !is_known(&k, (__u64)counter)) {
+		find_out(&k, (__u64)counter);
+		keep(n, kept, k);
 	}
-	n->running--;
+	if (!k.aimed)
+		return 0;
+	if (k.css && !k.named) {
+		if (!ensure_named((void *)k.css, k.cgroup, k.hierarchy)) {
+			/* Without its lineage it would be missing above. */
+			__sync_fetch_and_add(&n->lost_others, 1);
+			return 0;
+		}
+		k.named = true;
+		keep(n, kept, k);
+	}
+	fill(&e.e, type, pid_tgid);
+	e.e.cgroup = k.cgroup;
+	e.e.hierarchy = k.hierarchy;
+	e.e.kind = k.kind;
+	e.counter = (__u64)counter;
+	e.pages = nr_pages;
+	e.usage = BPF_CORE_READ(counter, usage.counter);
+	send(&e, sizeof(e));
 	return 0;
 }
 

@@ -115,9 +115,9 @@ Where to (the table on stdout, if nothing else is asked for):
   -keep N           of these, keep the last N only
 
 The kernel:
-  -attach HOW       kprobe (default), fentry for kernels without kprobes, or
-                    auto: whichever works. What is of -net alone is attached with
-                    fentry where that works
+  -attach HOW       kprobe, fentry for kernels without kprobes, or auto: whichever
+                    works. The default is kprobe, but fentry where there is such
+                    for what is of -net alone
   -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
                     rounded up to a power of two of pages
   -check            print what this kernel and this user offer, and what to do
@@ -177,7 +177,6 @@ type config struct {
 func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg := &config{
 		time:        table.Relative,
-		attach:      capture.Kprobe,
 		bufferBytes: capture.DefaultBufferBytes,
 	}
 	fs.SetOutput(io.Discard)
@@ -236,8 +235,8 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.net && len(cfg.inputs) > 0 {
 		return nil, usageErrorf("-net is for recording: what is played has what was given back or not")
 	}
-	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0) {
-		return nil, usageErrorf("-net adds up all charges, and -limited and -min-pages leave some out")
+	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0 || cfg.maxRows > 0) {
+		return nil, usageErrorf("-net adds up all charges, and -limited, -min-pages and -n leave some out")
 	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")

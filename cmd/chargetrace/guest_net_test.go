@@ -19,35 +19,51 @@ import (
 // in one that has nothing of its own. What that one is charged, less what it gives
 // back, must be what its memory.current rises by.
 func TestNet(t *testing.T) {
-	for _, attach := range []string{"kprobe", "fentry"} {
-		t.Run(attach, func(t *testing.T) {
-			top := newCgroup(t)
-			top.write(t, "cgroup.subtree_control", "+memory")
-			checkNet(t, top, "memory.current", attach, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
+	for name, args := range map[string][]string{"default": nil, "fentry": {"-attach", "fentry"}} {
+		t.Run(name, func(t *testing.T) {
+			checkNet(t, func() controlGroup {
+				top := newCgroup(t)
+				top.write(t, "cgroup.subtree_control", "+memory")
+				return top
+			}, "memory.current", args, func(g controlGroup, work string) *process { return startWorkload(t, g, 0, work) })
 		})
 	}
 }
 
 func TestNetV1(t *testing.T) {
 	mount := mountV1(t)
-	name, err := os.MkdirTemp(mount, "t")
-	if err != nil {
-		t.Fatal(err)
-	}
-	top := controlGroup(name)
-	top.removeAfter(t)
-	if exists(filepath.Join(name, "memory.use_hierarchy")) {
-		top.write(t, "memory.use_hierarchy", "1")
-	}
-	checkNet(t, top, "memory.usage_in_bytes", "kprobe", func(g controlGroup, work string) *process {
+	checkNet(t, func() controlGroup {
+		name, err := os.MkdirTemp(mount, "t")
+		if err != nil {
+			t.Fatal(err)
+		}
+		top := controlGroup(name)
+		top.removeAfter(t)
+		if exists(filepath.Join(name, "memory.use_hierarchy")) {
+			top.write(t, "memory.use_hierarchy", "1")
+		}
+		return top
+	}, "memory.usage_in_bytes", nil, func(g controlGroup, work string) *process {
 		p := startWorkload(t, controlGroup(cgroupRoot), 0, work)
 		g.write(t, "cgroup.procs", p.pid())
 		return p
 	})
 }
 
-// checkNet fills and frees cgroups below top.
-func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start func(g controlGroup, work string) *process) {
+// checkNet fills and frees cgroups below one that is made for that. Where the kernel
+// says that it missed a call, as it does one of an interrupt on top of another
+// (__bpf_prog_enter), and there is no balance, it does so again.
+func checkNet(t *testing.T, makeTop func() controlGroup, usageFile string, args []string, start func(g controlGroup, work string) *process) {
+	for range 3 {
+		if fillAndFree(t, makeTop(), usageFile, args, start) {
+			return
+		}
+	}
+	t.Error("calls were missed three times")
+}
+
+// fillAndFree returns false where calls were missed, and are in no balance.
+func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string, start func(g controlGroup, work string) *process) bool {
 	mount := filepath.Dir(string(top))
 	path := strings.TrimPrefix(string(top), mount)
 	dir := t.TempDir()
@@ -67,9 +83,10 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	}
 	kept := top.child(t, "kept")
 	p := start(kept, "release 8")
-	begin := settled(usage)
+	settled(usage)
 	record, live := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.jsonl")
-	tr := chargetrace(t, "-net", "-cgroup", string(top), "-attach", attach, "-o", record, "-o", live)
+	tr := chargetrace(t, append(args, "-net", "-cgroup", string(top), "-o", record, "-o", live)...)
+	begin := usage() // a CPU's stock may have been drained since
 
 	p.begin(t)
 	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
@@ -116,7 +133,10 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	}
 	sums := netOf(t, string(content), path)
 	net := sums["charge"] + sums["forced_charge"] - sums["uncharge"]
-	t.Logf("%s: %v, net %d, memory.current from %d by %d", attach, sums, net, begin, rise)
+	t.Logf("%s: %v, net %d, memory.current from %d by %d", args, sums, net, begin, rise)
+	if net != rise && strings.Contains(tr.stderr.String(), "the kernel missed ") {
+		return false
+	}
 	if net != rise {
 		t.Errorf("%v: net %d, but %s rose by %d\n%s", sums, net, usageFile, rise, tr.stderr)
 	}
@@ -155,12 +175,17 @@ func checkNet(t *testing.T, top controlGroup, usageFile, attach string, start fu
 	if _, got, _ := strings.Cut(stderr, "\n\n"); got != liveSummary {
 		t.Errorf("live summary\n%s\nplayed\n%s", liveSummary, got)
 	}
+	page, _ := chargetraceOutput(t, "-r", record, "-o", "-", "-format", "html")
+	if want := map[bool]string{true: "kprobe and fentry", false: "fentry"}[args == nil]; !strings.Contains(page, "<dt>Attached with</dt><dd>"+want+"</dd>") {
+		t.Errorf("the report does not say %s", want)
+	}
 	// A part of it is as it is in the whole.
 	keptRow := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(strings.TrimPrefix(string(kept), mount)) + `( +-?\d+){7}$`)
 	_, stderr = chargetraceOutput(t, "-r", record, "-cgroup", path+"/kept")
 	if got, want := keptRow.FindString(stderr), keptRow.FindString(tr.stderr.String()); got == "" || strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") {
 		t.Errorf("played in part %q, live %q", got, want)
 	}
+	return true
 }
 
 // flood has packets come for sockets of a cgroup that is at its limit: interrupts
@@ -219,6 +244,72 @@ func netOf(t *testing.T, jsonl, path string) map[string]int64 {
 	return sums
 }
 
+// TestNetKprobe has kprobes see what asks for no limit, of which the kernel may miss
+// some: then the balance must say so.
+func TestNetKprobe(t *testing.T) {
+	g := newCgroup(t)
+	usage := func() int64 { return g.number(t, "memory.current", "") / pageSize }
+	p := startWorkload(t, g, 0, "release 8")
+	record := filepath.Join(t.TempDir(), "x.ctrace")
+	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-attach", "kprobe", "-o", record)
+	p.begin(t)
+	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
+		t.Fatalf("%q, %v: %s", line, err, &p.stderr)
+	}
+	p.begin(t)
+	p.wait(t)
+	end := settled(usage)
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	row := regexp.MustCompile(`(?m)^` + g.path() + ` +(\d+) +(\d+) +(\d+) +(-?\d+) +(\d+) +(\d+) +(-?\d+)$`).FindStringSubmatch(tr.stderr.String())
+	if row == nil {
+		t.Fatalf("no row of %s: %s", g.path(), tr.stderr)
+	}
+	var n [8]int64
+	for i := range row[1:] {
+		n[i+1], _ = strconv.ParseInt(row[i+1], 10, 64)
+	}
+	if n[1] < 8<<20/pageSize || n[3] < 8<<20/pageSize || n[4] != n[1]+n[2]-n[3] || n[6] != end || n[5]+n[4]+n[7] != end {
+		t.Errorf("the row is %q, and memory.current is %d", row[1:], end)
+	}
+	if told := strings.Contains(tr.stderr.String(), "The difference is not 0 in 1 of the 1 that were read: "); told != (n[7] != 0) {
+		t.Errorf("it says that there is a difference: %t, and the row is %q", told, row[1:])
+	}
+	page, _ := chargetraceOutput(t, "-r", record, "-o", "-", "-format", "html")
+	if !strings.Contains(page, "<dt>Attached with</dt><dd>kprobe</dd>") {
+		t.Error("the report does not say how it was attached")
+	}
+}
+
+// TestNetDeep holds that a cgroup counts what one is charged that is deeper below it
+// than a charge looks.
+func TestNetDeep(t *testing.T) {
+	top := newCgroup(t)
+	g := top
+	for range 40 {
+		g.write(t, "cgroup.subtree_control", "+memory")
+		g = g.child(t, "d")
+	}
+	p := startWorkload(t, g, 0, "churn 100")
+	usage := func() int64 { return top.number(t, "memory.current", "") / pageSize }
+	settled(usage)
+	tr := chargetrace(t, "-net", "-cgroup", top.path(), "-o", filepath.Join(t.TempDir(), "x.jsonl"))
+	begin := usage()
+	p.begin(t)
+	p.wait(t)
+	end := settled(usage)
+	tr.stop(t)
+	if err := tr.Cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, tr.stderr)
+	}
+	want := regexp.MustCompile(fmt.Sprintf(`(?m)^%s +[1-9]\d* +\d+ +[1-9]\d* +%d +%d +%d +0$`, top.path(), end-begin, begin, end))
+	if !want.MatchString(tr.stderr.String()) {
+		t.Errorf("no %s in %s", want, tr.stderr)
+	}
+}
+
 // TestNetTracer has a tracer trace the cgroup that it is in: what it is charged
 // itself, here for the file that it writes, is part of that.
 func TestNetTracer(t *testing.T) {
@@ -240,7 +331,7 @@ func TestNetTracer(t *testing.T) {
 }
 
 // TestNetLost stops a tracer with the smallest buffer while a process charges and
-// gives back: its balance must say that it is not whole.
+// gives back: its balance must say that it may not be whole.
 func TestNetLost(t *testing.T) {
 	g := newCgroup(t)
 	p := startWorkload(t, g, 0, "churn 10")
@@ -266,7 +357,7 @@ func TestNetLost(t *testing.T) {
 		calls, _ := strconv.ParseUint(missed[1], 10, 64)
 		n += calls
 	}
-	if m := regexp.MustCompile(`This is not whole: (\d+) calls or events were lost or missed\.`).FindStringSubmatch(tr.stderr.String()); m == nil || m[1] != fmt.Sprint(n+tr.counted(t).lost) {
-		t.Errorf("it does not say that it is not whole: %s", tr.stderr)
+	if m := regexp.MustCompile(`This may not be whole: (\d+) calls or events were lost or missed\.`).FindStringSubmatch(tr.stderr.String()); m == nil || m[1] != fmt.Sprint(n+tr.counted(t).lost) {
+		t.Errorf("it does not say that it may not be whole: %s", tr.stderr)
 	}
 }

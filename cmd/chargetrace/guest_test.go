@@ -286,12 +286,17 @@ const firstPort = 40000
 // atFDCWD is the current directory, as an argument of a system call.
 var atFDCWD = func(fd int) uintptr { return uintptr(fd) }(unix.AT_FDCWD)
 
+// unread are sockets that a collection of garbage would close.
+var unread []*net.UDPConn
+
 // listen opens so many sockets, which nobody reads.
 func listen(n int) error {
 	for i := range n {
-		if _, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstPort + i}); err != nil {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: firstPort + i})
+		if err != nil {
 			return err
 		}
+		unread = append(unread, conn)
 	}
 	return nil
 }
@@ -1363,7 +1368,8 @@ func TestPrivileges(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	out, err := exec.Command("/usr/bin/chargetrace", "-check").CombinedOutput()
-	if err != nil || bytes.Contains(out, []byte("lacking")) || !bytes.Contains(out, []byte("attach fentry      ok ")) {
+	if err != nil || bytes.Contains(out, []byte("lacking")) || !bytes.Contains(out, []byte("attach fentry      ok ")) ||
+		!bytes.Contains(out, []byte("attach -net        ok       attached with kprobe and fentry, and removed again\n")) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -131,13 +131,17 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	}
 	defer tracer.Close()
 	var src stream.Source = tracer
-	if cfg.net && cfg.aim().Balances() {
-		if src, err = newReadings(tracer, cgroups.targets); err != nil {
+	header := cfg.header(tracer, stderr)
+	if header.Net && cfg.aim().BalancesMemory() {
+		r, err := newReadings(tracer, cgroups.targets)
+		if err != nil {
 			return err
 		}
+		defer r.Close()
+		src = r
 	}
 
-	sink, err := cfg.open(stdout, tracer.Header(), recording{meta(tracer, args), func() (trace.Totals, error) {
+	sink, err := cfg.open(stdout, header, recording{meta(tracer, args), func() (trace.Totals, error) {
 		c, err := tracer.Counts()
 		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed, Unstacked: c.Unstacked, Unnamed: c.Unnamed}, err
 	}, func() bool { return true }})
@@ -150,13 +154,16 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 	if cfg.attach == capture.Auto {
 		fmt.Fprintf(stderr, "chargetrace: attached with %s\n", tracer.Attached())
 	}
+	if tracer.LacksFentry() {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", capture.NoFentry)
+	}
 	for _, what := range tracer.Lacking() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no place to see %s\n", what)
 	}
 	for _, f := range capture.Unnamed(options) {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\nhint: %s\n", f.Detail, f.Hint)
 	}
-	sum := summary.New(tracer.Header())
+	sum := summary.New(header)
 	sinks := []stream.Sink{sink, sum}
 	leave := func() {}
 	if cfg.watch {
@@ -165,7 +172,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 			// As the terminal does on Ctrl-C.
 			interrupt = func() { unix.Kill(0, unix.SIGINT) }
 		}
-		screen, err := cfg.newWatch(stdout, stderr, tracer.Header(), true, interrupt, cancel)
+		screen, err := cfg.newWatch(stdout, stderr, header, true, interrupt, cancel)
 		if err != nil {
 			return errors.Join(err, sink.Close())
 		}
@@ -257,8 +264,8 @@ func meta(tracer *capture.Tracer, args []string) trace.Meta {
 	h := tracer.Header()
 	m := trace.Meta{
 		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
-		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: string(tracer.Attached()), Arch: runtime.GOARCH,
-		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks, Net: h.Net,
+		Program: version(), CommandLine: append([]string{"chargetrace"}, args...), Attach: tracer.Attached(), Arch: runtime.GOARCH,
+		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks,
 	}
 	var uname unix.Utsname
 	if unix.Uname(&uname) == nil {
@@ -324,7 +331,7 @@ func printStackLoss(w io.Writer, unstacked, unnamed uint64) {
 func printCheck(w io.Writer) error {
 	findings := capture.Check()
 	if capture.Blocking(findings, capture.Kprobe) == nil {
-		findings = append(findings, capture.Try(capture.Kprobe))
+		findings = append(findings, capture.Try(capture.Kprobe), capture.TryNet())
 	}
 	if capture.Blocking(findings, capture.Fentry) == nil {
 		findings = append(findings, capture.Try(capture.Fentry))

@@ -62,6 +62,16 @@ func (cfg *config) keepsForks() bool {
 	return slices.ContainsFunc(cfg.outputs, func(o output) bool { return o.format == "ctrace" })
 }
 
+// header returns the header of what is shown of a source, and says where there is
+// no balance.
+func (cfg *config) header(src stream.Source, stderr io.Writer) stream.Header {
+	h := cfg.aim().Header(src.Header())
+	if src.Header().Net && !h.Net {
+		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: of some processes, threads or charges there is no balance\n")
+	}
+	return h
+}
+
 // recording is what a recording says of what it was made from.
 type recording struct {
 	meta   trace.Meta
@@ -88,6 +98,7 @@ func (rec *recording) about() report.About {
 // open makes the outputs of a trace, all of them one sink. Where one fails, none
 // is left open.
 func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (_ stream.Sink, err error) {
+	rec.meta.Net = header.Net // of what is left of a recording too
 	var sinks []stream.Sink
 	defer func() {
 		if err != nil {

@@ -9,15 +9,17 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"chargetrace/internal/capture"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 )
 
-// eventSource delivers its batches.
+// eventSource delivers its batches until they are closed.
 type eventSource struct {
-	batches [][]event.Event
+	batches chan []event.Event
 	stopped bool
 }
 
@@ -25,12 +27,34 @@ func (s *eventSource) Header() stream.Header { return stream.Header{StartBootNan
 func (s *eventSource) Stop()                 { s.stopped = true }
 
 func (s *eventSource) Read(batch []event.Event) (int, error) {
-	if len(s.batches) == 0 {
+	next, ok := <-s.batches
+	if !ok {
 		return 0, io.EOF
 	}
-	n := copy(batch, s.batches[0])
-	s.batches = s.batches[1:]
-	return n, nil
+	return copy(batch, next), nil
+}
+
+// deliver has a source deliver some batches, and end.
+func (s *eventSource) deliver(batches ...[]event.Event) {
+	for _, b := range batches {
+		s.batches <- b
+	}
+	close(s.batches)
+}
+
+// readAll reads a source to its end.
+func readAll(t *testing.T, src stream.Source) (got []event.Event) {
+	t.Helper()
+	for batch := make([]event.Event, 2); ; {
+		n, err := src.Read(batch)
+		got = append(got, batch[:n]...)
+		if err == io.EOF && n == 0 {
+			return got
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // makeCgroup makes what looks like a cgroup of v2.
@@ -52,22 +76,29 @@ func makeCgroup(t *testing.T, dir, current string) event.CgroupID {
 }
 
 // TestReadings reads a tree in which a cgroup charges, another does not, a third is
-// made, and a fourth removed.
+// made, a fourth removed, and a fifth cannot be read.
 func TestReadings(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
 	old := makeCgroup(t, filepath.Join(root, "old"), "8192\n")
 	makeCgroup(t, filepath.Join(root, "idle"), "4096\n")
 	removed := makeCgroup(t, filepath.Join(root, "removed"), "12288\n")
+	blind := makeCgroup(t, filepath.Join(root, "blind"), "")
 	targets, err := cgroup.ParsePath("/").Find([]cgroup.Tree{{Dir: root}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := func(id event.CgroupID) event.Event { return event.Event{Type: event.CgroupName, Cgroup: id} }
+	name := func(id event.CgroupID) event.Event {
+		e := event.Event{Type: event.CgroupName, Cgroup: id}
+		if id != rootID {
+			e.ParentID = rootID.ID
+		}
+		return e
+	}
 	at := func(nanos uint64, id event.CgroupID) event.Event {
 		return event.Event{Type: event.Uncharge, BootNanos: nanos, Cgroup: id}
 	}
-	src := &eventSource{}
+	src := &eventSource{batches: make(chan []event.Event)}
 	begun := capture.BootNanos()
 	r, err := newReadings(src, targets)
 	if err != nil {
@@ -80,34 +111,24 @@ func TestReadings(t *testing.T) {
 		t.Fatal(err)
 	}
 	later := capture.BootNanos() + 1e12
-	src.batches = [][]event.Event{
-		{name(old), name(rootID)}, {at(read, old), name(removed), name(made), at(read, removed)},
-		{name(old), at(read, old), at(later, made), at(later, old)},
-	}
+	go src.deliver(
+		[]event.Event{name(old), name(rootID)}, []event.Event{at(read, old), name(removed), name(made), at(read, removed)},
+		[]event.Event{name(old), at(read, old), name(blind), at(read, blind), at(later, made), at(later, old)},
+	)
 	r.Stop()
 	r.Stop()
 	if !src.stopped {
 		t.Error("the source was not stopped")
 	}
-	var got []event.Event
-	for batch := make([]event.Event, 2); ; {
-		n, err := r.Read(batch)
-		got = append(got, batch[:n]...)
-		if err == io.EOF && n == 0 {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	got := readAll(t, r)
 	usage := func(id event.CgroupID, pages int64, flags event.Flags) event.Event {
 		return event.Event{Type: event.Usage, Cgroup: id, UsagePages: pages, Flags: flags}
 	}
 	want := []event.Event{
 		name(old), name(rootID), usage(old, 2, event.Existing), at(read, old),
-		name(removed), name(made), usage(removed, 3, event.Existing), at(read, removed),
-		name(old), at(read, old),
-		usage(made, 0, event.Existing), usage(made, 5, 0), usage(old, 4, 0),
+		name(removed), name(made), usage(removed, 3, event.Existing), usage(made, 0, event.Existing), at(read, removed),
+		name(old), at(read, old), name(blind), at(read, blind),
+		usage(made, 5, 0), usage(old, 4, 0),
 		at(later, made), at(later, old),
 	}
 	for i := range got {
@@ -126,6 +147,67 @@ func TestReadings(t *testing.T) {
 		e.BootNanos = 0
 	}
 	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestReadingsAbove holds that nothing is told of what is above the cgroups that are
+// read.
+func TestReadingsAbove(t *testing.T) {
+	root := t.TempDir()
+	rootID := makeCgroup(t, root, "")
+	above := makeCgroup(t, filepath.Join(root, "above"), "8192\n")
+	below := makeCgroup(t, filepath.Join(root, "above", "below"), "4096\n")
+	targets, err := cgroup.ParsePath("/above/below").Find([]cgroup.Tree{{Dir: root}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := &eventSource{batches: make(chan []event.Event)}
+	r, err := newReadings(src, targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []event.Event{
+		{Type: event.CgroupName, Cgroup: below, ParentID: above.ID}, {Type: event.CgroupName, Cgroup: above, ParentID: rootID.ID},
+		{Type: event.CgroupName, Cgroup: rootID}, r.begin[below], {Type: event.ReclaimBegin, BootNanos: 1, Cgroup: above},
+	}
+	go src.deliver(slices.Delete(slices.Clone(want), 3, 4))
+	if got := readAll(t, r); !slices.Equal(got, want) || r.begin[below].UsagePages != 1 {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// TestReadingsDrain has a file of the beginning that can be read once some batches
+// have been taken from the source.
+func TestReadingsDrain(t *testing.T) {
+	root := t.TempDir()
+	id := makeCgroup(t, filepath.Join(root, "slow"), "")
+	file := filepath.Join(root, "slow", "memory.current")
+	if err := unix.Mkfifo(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	targets, err := cgroup.ParsePath("/slow").Find([]cgroup.Tree{{Dir: root}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := &eventSource{batches: make(chan []event.Event)}
+	named := event.Event{Type: event.CgroupName, Cgroup: id}
+	charged := event.Event{Type: event.ForcedCharge, BootNanos: 1, Cgroup: id}
+	go func() {
+		for range 3 {
+			src.batches <- []event.Event{named, charged}
+		}
+		if err := os.WriteFile(file, []byte("8192\n"), 0); err != nil {
+			t.Error(err)
+		}
+		src.deliver([]event.Event{charged})
+	}()
+	r, err := newReadings(src, targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []event.Event{named, r.begin[id], charged, named, charged, named, charged, charged}
+	if got := readAll(t, r); !slices.Equal(got, want) || r.begin[id].UsagePages != 2 {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

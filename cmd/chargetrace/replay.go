@@ -28,7 +28,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer cancel()
 
-	header := src.Header()
+	header := cfg.header(src, stderr)
 	sink, err := cfg.open(stdout, header, src.recording())
 	if err != nil {
 		return err

@@ -114,7 +114,21 @@ type bpfCounters struct {
 		Named     bool
 		Pad       uint8
 	}
-	_ [32]byte
+	Unasked [16]struct {
+		_         structs.HostLayout
+		Counter   uint64
+		Css       uint64
+		SerialNr  uint64
+		CssOffset uint64
+		Cgroup    uint64
+		Hierarchy uint32
+		Kind      uint8
+		Aimed     bool
+		Named     bool
+		Pad       uint8
+	}
+	Keeping uint64
+	_       [24]byte
 }
 
 type bpfForkEvent struct {

@@ -34,13 +34,18 @@ const Function = "page_counter_try_charge"
 // Attach is a way to attach a program to [Function].
 type Attach string
 
-// The values of the -attach flag.
 const (
+	// Default is Kprobe, but Fentry where the kernel has it for what [Options.Net]
+	// alone needs.
+	Default Attach = ""
+
+	// The values of the -attach flag.
+
 	// Kprobe needs CONFIG_KPROBES.
 	Kprobe Attach = "kprobe"
 	// Fentry needs BTF and ftrace's direct calls, and no kprobes.
 	Fentry Attach = "fentry"
-	// Auto is Kprobe, and Fentry where that fails.
+	// Auto is Default, and Fentry where that fails.
 	Auto Attach = "auto"
 )
 
@@ -90,7 +95,7 @@ type Options struct {
 	// means all. Reclaim and OOM kills are also traced in those that are
 	// AboveCgroups.
 	Cgroups, AboveCgroups []event.CgroupID
-	// Attach is Kprobe where it is empty.
+	// Attach is how to attach the programs.
 	Attach Attach
 	// BufferBytes is DefaultBufferBytes where it is 0, and rounded up with
 	// [RoundBuffer].
@@ -151,9 +156,12 @@ const maxHeld = 40
 // Tracer is a running trace, and a [stream.Source]. Read, Counts and Close are
 // for one goroutine; Stop is for any.
 type Tracer struct {
-	attached Attach
-	header   stream.Header
-	lacking  []string
+	// asked is what Start was asked for, attached what came of it, and
+	// attachedUnasked that of what asks for no limit.
+	asked, attached, attachedUnasked Attach
+
+	header  stream.Header
+	lacking []string
 
 	programs []*ebpf.Program
 	links    []link.Link // in the order in which they were attached
@@ -193,10 +201,10 @@ func Start(o Options) (*Tracer, error) {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
 	}
 	switch o.Attach {
-	case Fentry:
-		return start(o, Fentry, Fentry)
+	case Kprobe, Fentry:
+		return start(o, o.Attach, o.Attach)
 	case Auto:
-		t, kprobeErr := startKprobe(o)
+		t, kprobeErr := startDefault(o)
 		if kprobeErr == nil {
 			return t, nil
 		}
@@ -206,20 +214,28 @@ func Start(o Options) (*Tracer, error) {
 		}
 		return nil, fmt.Errorf("%w; %w", kprobeErr, fentryErr)
 	}
-	return startKprobe(o)
+	return startDefault(o)
 }
 
-// startKprobe starts with kprobes, but looks at what asks for no limit with fentry
+// startDefault starts with kprobes, but looks at what asks for no limit with fentry
 // where it can: much is given back in interrupts, and where one comes on top of a
 // kprobe's program there is no other kprobe (kprobe_ftrace_handler), nor does
 // every kernel count it.
-func startKprobe(o Options) (*Tracer, error) {
+func startDefault(o Options) (*Tracer, error) {
 	if o.Net {
-		if t, err := start(o, Kprobe, Fentry); err == nil {
-			return t, nil
+		if t, err := start(o, Kprobe, Fentry); !lacksFentry(err) {
+			return t, err
 		}
 	}
 	return start(o, Kprobe, Kprobe)
+}
+
+// lacksFentry reports whether a kernel that refused fentry has none, or none at some
+// function.
+func lacksFentry(err error) bool {
+	// ENOTSUPP of include/linux/errno.h, which the kernel means to keep to itself.
+	const notSupported = unix.Errno(524)
+	return errors.Is(err, notSupported) || errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound)
 }
 
 // A hook is a place in the kernel to put a program.
@@ -234,7 +250,7 @@ type hook struct {
 	without string
 	// needed says whether some options need the hook; nil is always.
 	needed func(o *Options) bool
-	// unasked says that the function asks for no limit; see startKprobe.
+	// unasked says that the function asks for no limit; see startDefault.
 	unasked bool
 }
 
@@ -383,7 +399,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 		return nil, err
 	}
 
-	t := &Tracer{attached: attach, lost: make([]uint64, possibleCPUs)}
+	t := &Tracer{asked: o.Attach, attached: attach, attachedUnasked: unasked, lost: make([]uint64, possibleCPUs)}
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -586,8 +602,23 @@ func BootNanos() uint64 {
 	return uint64(t.Nano())
 }
 
-// Attached says how the program is attached: Kprobe or Fentry.
-func (t *Tracer) Attached() Attach { return t.attached }
+// Attached says how the programs are attached: "kprobe" or "fentry", or where what
+// [Options.Net] alone needs is attached otherwise, "kprobe and fentry".
+func (t *Tracer) Attached() string {
+	if t.header.Net && t.attachedUnasked != t.attached {
+		return string(t.attached + " and " + t.attachedUnasked)
+	}
+	return string(t.attached)
+}
+
+// LacksFentry reports whether [Options.Net] makes do with kprobes, since this kernel
+// lacks what [Default] asks for.
+func (t *Tracer) LacksFentry() bool {
+	return t.header.Net && t.asked != Kprobe && t.attachedUnasked == Kprobe
+}
+
+// NoFentry says what that means.
+const NoFentry = "this kernel has no fentry for what is of -net alone: with kprobes, calls in interrupts can be missed"
 
 // Lacking says what this kernel gives no way to see, for the reader.
 func (t *Tracer) Lacking() []string { return t.lacking }

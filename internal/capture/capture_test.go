@@ -1,12 +1,18 @@
 package capture
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 // TestEventLayout holds package event's idea of the events against the BPF
@@ -240,5 +246,40 @@ func TestFentryByArchitecture(t *testing.T) {
 	}
 	if f := checkFentry("6.4.0", "arm64"); f.State != OK {
 		t.Errorf("arm64, 6.4: %+v", f)
+	}
+}
+
+// TestAttached holds what is said of how the programs are attached, and that to make
+// do with kprobes is not what was asked for.
+func TestAttached(t *testing.T) {
+	for _, tc := range []struct {
+		net                      bool
+		asked, attached, unasked Attach
+		want                     string
+		lacks                    bool
+	}{
+		{false, Default, Kprobe, Kprobe, "kprobe", false},
+		{true, Default, Kprobe, Fentry, "kprobe and fentry", false},
+		{true, Default, Kprobe, Kprobe, "kprobe", true},
+		{true, Auto, Kprobe, Kprobe, "kprobe", true},
+		{true, Kprobe, Kprobe, Kprobe, "kprobe", false},
+		{true, Auto, Fentry, Fentry, "fentry", false},
+	} {
+		tr := &Tracer{header: stream.Header{Net: tc.net}, asked: tc.asked, attached: tc.attached, attachedUnasked: tc.unasked}
+		if got := tr.Attached(); got != tc.want || tr.LacksFentry() != tc.lacks {
+			t.Errorf("%+v: %q, lacks fentry: %t", tc, got, tr.LacksFentry())
+		}
+	}
+	for err, want := range map[error]bool{
+		nil:             false,
+		unix.Errno(524): true, ebpf.ErrNotSupported: true, btf.ErrNotFound: true,
+		unix.EPERM: false, unix.ENOMEM: false, unix.EINVAL: false,
+	} {
+		if err != nil {
+			err = fmt.Errorf("attach: %w", err)
+		}
+		if got := lacksFentry(err); got != want {
+			t.Errorf("%v: %t", err, got)
+		}
 	}
 }

@@ -74,6 +74,24 @@ func Try(attach Attach) Finding {
 	return Finding{Name: name, Detail: "attached and removed again", Blocks: []Attach{attach}}
 }
 
+// TryNet does so as [Options.Net] asks for.
+func TryNet() Finding {
+	f := Finding{Name: "attach -net"}
+	t, err := Start(Options{Net: true, BufferBytes: 1})
+	if err != nil {
+		f.State, f.Detail = Lacking, err.Error()
+		return f
+	}
+	f.Detail = "attached with " + t.Attached() + ", and removed again"
+	if t.LacksFentry() {
+		f.State, f.Detail = Lacking, NoFentry
+	}
+	if err := t.Close(); err != nil {
+		f.State, f.Detail = Lacking, err.Error()
+	}
+	return f
+}
+
 // Explain says what err, from [Start], comes from, and what to do.
 func Explain(err error, attach Attach) Finding {
 	if f := Blocking(Check(), attach); f != nil {
@@ -99,6 +117,9 @@ func Explain(err error, attach Attach) Finding {
 // Blocking returns the first of the findings that keeps a program from being
 // attached in the given way, or nil.
 func Blocking(findings []Finding, attach Attach) *Finding {
+	if attach == Default {
+		attach = Kprobe
+	}
 	if attach == Auto {
 		if f := Blocking(findings, Kprobe); f == nil {
 			return nil

@@ -107,7 +107,8 @@ func TestUsages(t *testing.T) {
 		"memory.current": "409600", "memory.usage_in_bytes": "409600", // of the root
 		"a/memory.current": "8192\n", "a/memory.usage_in_bytes": "12288\n", "a/memory.use_hierarchy": "1\n",
 		"a/b/memory.current": "0\n", "a/d/memory.usage_in_bytes": "0\n", "a/d/memory.use_hierarchy": "0\n",
-		"a/c/memory.max": "max\n",
+		"a/d/memory.current": "16384\n", // where the other file is none of the kernel's
+		"a/c/memory.max":     "max\n",
 	} {
 		path := filepath.Join(root, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -118,16 +119,17 @@ func TestUsages(t *testing.T) {
 		}
 	}
 	pages := func(n int64) int64 { return n * 4096 / int64(os.Getpagesize()) }
-	a, b := inode(t, filepath.Join(root, "a")).ID, inode(t, filepath.Join(root, "a/b")).ID
+	id := func(path string) uint64 { return inode(t, filepath.Join(root, path)).ID }
+	top, a, b, c, d := id(""), id("a"), id("a/b"), id("a/c"), id("a/d")
 	for _, tc := range []struct {
 		hierarchy uint32
 		path      string
 		want      map[event.CgroupID]int64
 	}{
-		{0, "/", map[event.CgroupID]int64{{ID: a}: pages(2), {ID: b}: 0}},
-		{0, "/a/c", nil},
-		{7, "/", map[event.CgroupID]int64{{ID: a, Hierarchy: 7}: pages(3)}},
-		{7, "/a", map[event.CgroupID]int64{{ID: a, Hierarchy: 7}: pages(3)}},
+		{0, "/", map[event.CgroupID]int64{{ID: top}: -1, {ID: a}: pages(2), {ID: b}: 0, {ID: c}: -1, {ID: d}: pages(4)}},
+		{0, "/a/c", map[event.CgroupID]int64{{ID: c}: -1}},
+		{7, "/", map[event.CgroupID]int64{{ID: top, Hierarchy: 7}: -1, {ID: a, Hierarchy: 7}: pages(3), {ID: b, Hierarchy: 7}: -1, {ID: c, Hierarchy: 7}: -1, {ID: d, Hierarchy: 7}: -1}},
+		{7, "/a/b", map[event.CgroupID]int64{{ID: b, Hierarchy: 7}: -1}},
 	} {
 		targets, err := ParsePath(tc.path).Find([]Tree{{tc.hierarchy, root}})
 		if err != nil {

@@ -47,13 +47,14 @@ func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages 
 }
 
 // Usages returns what the cgroup holds, and each below it, in pages, as [Usage]
-// does. It leaves out those whose parents do not count it too: the counters of
-// cgroup v1 without memory.use_hierarchy, which is there until Linux 5.10.
+// does; -1 where that cannot be read. It cannot of a root, nor of those whose parents
+// do not count it too: the counters of cgroup v1 without memory.use_hierarchy, which
+// is there until Linux 5.10.
 func (t *Target) Usages() iter.Seq2[event.CgroupID, int64] {
 	return func(yield func(event.CgroupID, int64) bool) {
 		// An error is that of a cgroup that was removed meanwhile.
 		filepath.WalkDir(t.Dir, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.IsDir() || path == t.Dir && len(t.Above) == 0 {
+			if err != nil || !entry.IsDir() {
 				return nil
 			}
 			dir, number, err := openDir(path)
@@ -61,16 +62,28 @@ func (t *Target) Usages() iter.Seq2[event.CgroupID, int64] {
 				return nil
 			}
 			defer unix.Close(dir)
-			if n, ok := readBytes(dir, "memory.use_hierarchy"); ok && n == 0 {
-				return nil
+			pages := int64(-1)
+			if isRoot := path == t.Dir && len(t.Above) == 0; !isRoot && countsBelow(dir, t.ID.Hierarchy) {
+				if n, ok := readUsage(dir, t.ID.Hierarchy); ok {
+					pages = n
+				}
 			}
-			pages, ok := readUsage(dir, t.ID.Hierarchy)
-			if ok && !yield(event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, pages) {
+			if !yield(event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, pages) {
 				return fs.SkipAll
 			}
 			return nil
 		})
 	}
+}
+
+// countsBelow reports whether the cgroup of a directory counts what those below it
+// hold too.
+func countsBelow(dir int, hierarchy uint32) bool {
+	if hierarchy == 0 {
+		return true
+	}
+	n, ok := readBytes(dir, "memory.use_hierarchy")
+	return !ok || n != 0
 }
 
 // openDir opens the directory of a cgroup, and tells its number.

@@ -12,7 +12,8 @@ import (
 // with the names of the columns. Columns that an event has no value for are
 // empty, as is max where there is no limit. unit says what requested, usage, max
 // and room count; of what was given back or charged whatever the limit, requested
-// is how much that was. Names are escaped as in the table, and one that a spreadsheet
+// is how much that was. flags has existing where a process was there before the trace,
+// and where usage is of its beginning. Names are escaped as in the table, and one that a spreadsheet
 // would take for a formula stands after an apostrophe.
 type CSV struct {
 	writer
@@ -62,7 +63,9 @@ func (c *CSV) encode(e *event.Event) {
 		c.text([]byte("pages"))
 		c.empty(1)
 		c.int(e.UsagePages)
-		c.empty(21)
+		c.empty(9)
+		c.existing(e)
+		c.empty(11)
 		c.buf = append(c.buf, "\r\n"...)
 		return
 	}
@@ -77,7 +80,9 @@ func (c *CSV) encode(e *event.Event) {
 	c.uint(uint64(e.TID))
 	c.text(event.AppendPrintable(nil, e.Comm.Bytes()))
 	if e.Type == event.Fork {
-		c.empty(28)
+		c.empty(18)
+		c.existing(e)
+		c.empty(9)
 		c.uint(uint64(e.ChildPID))
 		c.buf = append(c.buf, ",\r\n"...)
 		return
@@ -165,6 +170,14 @@ func (c *CSV) charge(e *event.Event) {
 			}
 			c.buf = append(c.buf, flag.name...)
 		}
+	}
+}
+
+// existing appends the flags of an event of no charge.
+func (c *CSV) existing(e *event.Event) {
+	c.buf = append(c.buf, ',')
+	if e.Flags&event.Existing != 0 {
+		c.buf = append(c.buf, "existing"...)
 	}
 }
 

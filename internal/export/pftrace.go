@@ -30,10 +30,13 @@ type levelKey struct {
 	kind   event.Kind
 }
 
-// levelTracks are the tracks of a level, and what was last written to them.
+// levelTracks are the tracks of a level, and what was last written to them, in
+// what the counter counts.
 type levelTracks struct {
 	track, usage, limit, room uint64
-	lastLimit                 uint64
+	lastUsage                 int64
+	used                      bool   // there is such
+	lastLimit                 uint64 // and 1; 0: none
 }
 
 // threadKey tells a thread from a later one with its number, as far as names do.
@@ -107,9 +110,10 @@ func (p *Perfetto) encode(e *event.Event) {
 	case event.Charge:
 		p.charge(e)
 	case event.Uncharge, event.ForcedCharge:
-		p.counter(e, p.level(e.Cgroup, e.Kind).usage, e.UsageAfterPages()*p.bytes(e.Kind))
+		p.setUsage(e, p.level(e.Cgroup, e.Kind), e.Kind, e.UsageAfterPages())
+		p.moveAbove(e)
 	case event.Usage:
-		p.counter(e, p.level(e.Cgroup, event.Memory).usage, e.UsagePages*p.bytes(event.Memory))
+		p.setUsage(e, p.level(e.Cgroup, event.Memory), event.Memory, e.UsagePages)
 	case event.ReclaimBegin:
 		p.begin(typeSliceBegin, p.thread(e), "reclaim")
 		p.annotate("cgroup", p.names.Printable(e.Cgroup))
@@ -142,14 +146,14 @@ func (p *Perfetto) encode(e *event.Event) {
 }
 
 func (p *Perfetto) charge(e *event.Event) {
-	charged := int64(0)
-	if e.Outcome == event.OK {
-		charged = int64(e.RequestedPages)
-	}
+	charged := e.UsageAfterPages() - e.UsagePages
 	own := event.Level{CgroupID: e.Cgroup.ID, UsagePages: e.UsagePages, MaxPages: e.MaxPages}
 	p.counters(e, &own, charged)
 	if e.Limiting.Limited() && e.Limiting.CgroupID != e.Cgroup.ID {
 		p.counters(e, &e.Limiting, charged)
+	}
+	if charged > 0 {
+		p.moveAbove(e)
 	}
 	if e.Outcome != event.Failed {
 		return
@@ -173,20 +177,45 @@ func (p *Perfetto) bytes(kind event.Kind) int64 {
 // counters writes what a charge leaves at a level.
 func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
 	t := p.level(e.InCgroup(l.CgroupID), e.Kind)
-	scale := p.bytes(e.Kind)
-	p.counter(e, t.usage, (l.UsagePages+charged)*scale)
-	if !l.Limited() {
+	if l.Limited() {
+		if t.limit == 0 {
+			t.limit = p.describeCounter(t.track, "limit")
+			t.room = p.describeCounter(t.track, "room")
+		}
+		if t.lastLimit != l.MaxPages+1 { // 0 is a limit too
+			t.lastLimit = l.MaxPages + 1
+			p.counter(e, t.limit, int64(l.MaxPages)*p.bytes(e.Kind))
+		}
+	} else {
+		t.lastLimit = 0
+	}
+	p.setUsage(e, t, e.Kind, l.UsagePages+charged)
+}
+
+// setUsage writes what a level holds, and the room that this leaves.
+func (p *Perfetto) setUsage(e *event.Event, t *levelTracks, kind event.Kind, usage int64) {
+	t.lastUsage, t.used = usage, true
+	p.counter(e, t.usage, usage*p.bytes(kind))
+	if t.lastLimit != 0 {
+		p.counter(e, t.room, (int64(t.lastLimit-1)-usage)*p.bytes(kind))
+	}
+}
+
+// moveAbove moves what the levels above an event's held last by what it changes. Of
+// them a charge tells only those with the least room, and an uncharge none. What is
+// no part of the trace is missing until the next charge tells.
+func (p *Perfetto) moveAbove(e *event.Event) {
+	if !p.header.Net {
 		return
 	}
-	if t.limit == 0 {
-		t.limit = p.describeCounter(t.track, "limit")
-		t.room = p.describeCounter(t.track, "room")
+	for id := range p.names.Lineage(e.Cgroup) {
+		if id == e.Cgroup || e.Type == event.Charge && id.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
+			continue // it was told
+		}
+		if t := p.levels[levelKey{id, e.Kind}]; t != nil && t.used {
+			p.setUsage(e, t, e.Kind, t.lastUsage+e.UsageAfterPages()-e.UsagePages)
+		}
 	}
-	if t.lastLimit != l.MaxPages+1 { // 0 is a limit too
-		t.lastLimit = l.MaxPages + 1
-		p.counter(e, t.limit, int64(l.MaxPages)*scale)
-	}
-	p.counter(e, t.room, (l.RoomPages()-charged)*scale)
 }
 
 func (p *Perfetto) counter(e *event.Event, track uint64, value int64) {

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 )
 
@@ -44,13 +46,12 @@ func fieldsOf(t *testing.T, b []byte) map[protowire.Number][]any {
 	return m
 }
 
-// TestPerfetto decodes a trace with the field numbers of Perfetto's published
-// schema, written out here again.
-func TestPerfetto(t *testing.T) {
-	file := render(t, func(w io.Writer) stream.Sink { return NewPerfetto(w, header) })
+// perfettoLines returns what is in a .pftrace, an event a line. It decodes that with
+// the field numbers of Perfetto's published schema, written out here again.
+func perfettoLines(t *testing.T, file string) (got []string) {
+	t.Helper()
 	text := func(v any) string { return string(v.([]byte)) }
 	names := make(map[uint64]string) // of tracks, with those of their parents
-	var got []string
 	for i, raw := range fieldsOf(t, []byte(file))[1] {
 		packet := fieldsOf(t, raw.([]byte))
 		if packet[10][0].(uint64) != 1 || (len(packet[13]) == 1) != (i == 0) {
@@ -104,24 +105,64 @@ func TestPerfetto(t *testing.T) {
 		}
 		got = append(got, strings.ReplaceAll(line, id, "ID"))
 	}
+	return got
+}
+
+func TestPerfetto(t *testing.T) {
+	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return NewPerfetto(w, header) }))
 	want := []string{
 		`1500 /a,"\n/docker-ID.scope: usage: -12288`,
-		`1500 /a,"\n: usage: 413696`,
 		`1500 /a,"\n: limit: 409600`,
+		`1500 /a,"\n: usage: 413696`,
 		`1500 /a,"\n: room: -4096`,
 		`1500 thread 7/8 =1\x1b",x: instant charge failed requested_pages=64 kind=memory cgroup=/a,"\n/docker-ID.scope failed_at=/a,"\n`,
-		`1500 /a,"\n/docker-ID.scope [dmem]: usage: 61`,
 		`1500 /a,"\n/docker-ID.scope [dmem]: limit: 8192`,
+		`1500 /a,"\n/docker-ID.scope [dmem]: usage: 61`,
 		`1500 /a,"\n/docker-ID.scope [dmem]: room: 8131`,
 		`0 thread 7/8 a\xff: begin reclaim cgroup=/a,"\n`,
 		`0 thread 7/8 a\xff: end freed_pages=5`,
 		`0 thread 7/8 a\xff: instant OOM kill victim_pid=9 victim=+big anon_pages=1 file_pages=2 shmem_pages=3 swap_pages=4`,
 		`18446744073709551615 : instant events lost events=12`,
 		`0 /a,"\n: usage: 286720`,
+		`0 /a,"\n: room: 122880`,
 		`0 /a,"\n: usage: 110592`,
+		`0 /a,"\n: room: 299008`,
 		`0 /a,"\n [dmem]: usage: -1`,
 	}
 	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestPerfettoGivenBack holds that what is charged and given back below a level moves
+// that too, where all of it is told.
+func TestPerfettoGivenBack(t *testing.T) {
+	h := header
+	h.Net = true
+	var b strings.Builder
+	p := NewPerfetto(&b, h)
+	limited := event.Event{
+		Type: event.Charge, BootNanos: header.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK,
+		RequestedPages: 8, UsagePages: 1, MaxPages: 1 << 60, Limiting: event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 30},
+	}
+	free := limited // nothing limits it any more
+	free.UsagePages, free.Limiting = 9, event.Level{UsagePages: 9, MaxPages: 1 << 60}
+	uncharge := event.Event{Type: event.Uncharge, BootNanos: header.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, RequestedPages: 16, UsagePages: 17}
+	events := []event.Event{
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "b"},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a"},
+		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
+		limited, free, uncharge,
+	}
+	if err := errors.Join(p.Write(events), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"0 /a/b: usage: 36864", "0 /a: limit: 122880", "0 /a: usage: 73728", "0 /a: room: 49152",
+		"0 /a/b: usage: 69632", "0 /a: usage: 106496", "0 /a: room: 16384",
+		"0 /a/b: usage: 4096", "0 /a: usage: 40960", "0 /a: room: 81920",
+	}
+	if got := perfettoLines(t, b.String()); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

@@ -115,6 +115,9 @@ func textCell(s string) cell {
 	return cell{Text: s}
 }
 
+// none is for a number that is not known.
+var none = cell{Text: "–", Sort: "-1"}
+
 func countCell(n uint64) cell { return cell{Text: count(n), Sort: fmt.Sprint(n)} }
 func lastingCell(n uint64) cell {
 	return cell{Text: lasting(n), Sort: fmt.Sprint(n), Exact: count(n) + " ns"}
@@ -143,7 +146,7 @@ func (c *collector) timeCell(nanos uint64) cell {
 func (t table) limited() table {
 	if n := len(t.Rows); n > maxRows {
 		t.Rows = t.Rows[:maxRows]
-		t.Note = fmt.Sprintf("The first %d of %s; %s more are left out.", maxRows, count(uint64(n)), count(uint64(n-maxRows)))
+		t.Note = strings.TrimSpace(fmt.Sprintf("The first %d of %s; %s more are left out. ", maxRows, count(uint64(n)), count(uint64(n-maxRows))) + t.Note)
 	}
 	return t
 }
@@ -153,6 +156,7 @@ func (r *Report) writeHTML(about About) error {
 	if err != nil {
 		return err
 	}
+	r.sum.Coverage.Unseen = counts.Lost + counts.LostOthers + counts.Missed
 	p := page{Story: r.story(), Headline: r.headline(), Figures: r.figures()}
 	p.Title = p.Headline + " – chargetrace"
 	p.Dateline = r.dateline(about)
@@ -195,7 +199,7 @@ func (r *Report) writeHTML(about About) error {
 	if len(data.Plots) > 0 {
 		p.Data = data
 	}
-	for _, t := range []table{r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.causeTable(), r.kindTable()} {
+	for _, t := range []table{r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.netTable(), r.causeTable(), r.kindTable()} {
 		if len(t.Rows) > 0 {
 			p.Tables = append(p.Tables, t.limited())
 		}
@@ -258,7 +262,6 @@ func (r *Report) view(i int, u *usagePlot) plotView {
 	s := u.reduced(32)
 	for i := range s.buckets {
 		b := &s.buckets[i]
-		none := cell{Text: "–", Sort: "-1"}
 		least, most, limit := none, none, none
 		if b.usage.seen {
 			least, most = r.sizeCell(b.usage.least.pages, u.key.Kind), r.sizeCell(b.usage.greatest.pages, u.key.Kind)
@@ -430,19 +433,36 @@ func (r *Report) cgroupTable() table {
 	}) {
 		container := event.Printable(cgroup.ContainerOf(r.sum.Names.Path(id)).String())
 		row := append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...)
-		if r.sum.Nets != nil {
-			var pages int64
-			if n := r.sum.Nets[summary.LimitKey{Cgroup: id, Kind: event.Memory}]; n != nil {
-				pages = n.Pages()
-			}
-			row = append(row, r.sizeCell(pages, event.Memory))
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// netTable is that of the summary's text.
+func (r *Report) netTable() table {
+	t := table{ID: "net", Title: "Charged and given back, by cgroup and those below it", Columns: []column{
+		{"Cgroup", false}, {"Kind", false}, {"Charged", true}, {"Forced", true}, {"Given back", true}, {"Net", true},
+		{"At begin", true}, {"At end", true}, {"Difference", true},
+	}}
+	if r.sum.Nets == nil {
+		return t
+	}
+	nets := r.sum.Nets.Sorted(&r.sum.Names)
+	for _, n := range nets {
+		kind := n.Key.Kind
+		row := []cell{
+			textCell(r.path(n.Key.Cgroup)), textCell(kind.String()), r.sizeCell(int64(n.ChargedPages), kind),
+			r.sizeCell(int64(n.ForcedPages), kind), r.sizeCell(int64(n.UnchargedPages), kind), r.sizeCell(n.Pages(), kind),
+		}
+		if difference, ok := n.Difference(); ok {
+			begin, end, _ := n.Readings()
+			row = append(row, r.sizeCell(begin, kind), r.sizeCell(end, kind), r.sizeCell(difference, kind))
+		} else {
+			row = append(row, none, none, none)
 		}
 		t.Rows = append(t.Rows, row)
 	}
-	if r.sum.Nets != nil {
-		t.Columns = append(t.Columns, column{"Net growth", true})
-		t.Note = "Net growth is what was charged to the memory of the cgroup and those below it, less what they gave back."
-	}
+	t.Note = strings.Join(r.sum.NetNotes(nets), " ")
 	return t
 }
 

@@ -2,9 +2,12 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"image/png"
+	"io"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -321,9 +324,46 @@ func TestGivenBack(t *testing.T) {
 	if got := series.total(); got.usage.last.pages != 4 || got.charges != 1 || r.first != h.StartBootNanos+ms {
 		t.Errorf("ends at %d pages after %d charges, begins at %d", got.usage.last.pages, got.charges, r.first)
 	}
-	table := r.cgroupTable()
-	if n := len(table.Columns); len(table.Rows) != 1 || len(table.Rows[0]) != n || table.Columns[n-1].Name != "Net growth" || table.Rows[0][n-1].Exact != "4 pages" {
+	var got [][]string
+	table := r.netTable()
+	for _, row := range table.Rows {
+		var cells []string
+		for i := range row {
+			cells = append(cells, cmp.Or(row[i].Exact, row[i].Text))
+		}
+		got = append(got, cells)
+	}
+	if want := [][]string{{"/web", "memory", "64 pages", "0 pages", "60 pages", "4 pages", "–", "–", "–"}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	// What is above has no other series, and with readings there is a balance.
+	usage.UsagePages, usage.Flags, usage.BootNanos = 14, 0, uncharge.BootNanos+ms
+	r.Write([]event.Event{usage})
+	table = r.netTable()
+	if row := table.Rows[0]; row[6].Exact != "9 pages" || row[7].Exact != "14 pages" || row[8].Exact != "1 page" ||
+		!strings.Contains(table.Note, "The difference is not 0 in 1 of the 1 that were read") {
 		t.Errorf("%+v", table)
+	}
+}
+
+// TestGivenBackBelow holds that what is given back below a level lowers its line.
+func TestGivenBackBelow(t *testing.T) {
+	h := header
+	h.Net = true
+	limited := charge(1, 7, 64, 0, event.OK)
+	limited.Limiting = event.Level{CgroupID: 1, UsagePages: 100, MaxPages: 1000}
+	other := charge(2, 7, 8, 64, event.OK) // something else limits it
+	other.Limiting = event.Level{CgroupID: 3, UsagePages: 64, MaxPages: 80}
+	uncharge := charge(3, 7, 60, 72, event.NoOutcome)
+	uncharge.Type = event.Uncharge
+	for net, want := range map[bool]int64{true: 112, false: 164} {
+		h.Net = net
+		r := NewHTML(io.Discard, h, about())
+		r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), limited, other, uncharge})
+		last, ok := r.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}].lastUsage()
+		if !ok || last != want {
+			t.Errorf("net %t: it ends at %d pages, want %d", net, last, want)
+		}
 	}
 }
 

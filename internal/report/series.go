@@ -174,6 +174,16 @@ func (s *series) at(nanos uint64) *bucket {
 	return &s.buckets[i]
 }
 
+// lastUsage returns what the counter held last, if that is known.
+func (s *series) lastUsage() (pages int64, ok bool) {
+	for i := range slices.Backward(s.buckets) {
+		if u := &s.buckets[i].usage; u.seen {
+			return u.last.pages, true
+		}
+	}
+	return 0, false
+}
+
 // reduce widens the buckets until there are no more than limit.
 func (s *series) reduce(limit int) {
 	for len(s.buckets) > limit {
@@ -354,6 +364,7 @@ func (c *collector) Write(batch []event.Event) error {
 			b := c.of(&c.own, e.Cgroup, e.Kind).at(e.BootNanos)
 			b.usage.add(point{e.BootNanos, e.UsagePages})
 			b.usage.add(point{e.BootNanos, e.UsageAfterPages()})
+			c.moveAbove(e)
 		case event.ReclaimEnd:
 			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
 			c.first = min(c.first, max(from, c.header.StartBootNanos))
@@ -403,6 +414,30 @@ func (c *collector) addCharge(e *event.Event) {
 		b.addHigh().add(point{e.BootNanos, int64(h.MaxPages)})
 		if h.CgroupID != own && h.CgroupID != limiting {
 			addLevel(b, e, &event.Level{UsagePages: h.UsagePages, MaxPages: ^uint64(0)})
+		}
+	}
+	if e.Outcome == event.OK {
+		c.moveAbove(e)
+	}
+}
+
+// moveAbove moves what the levels above an event's held last by what it changes. Of
+// them a charge tells only those with the least room, and an uncharge none. What is
+// no part of the trace is missing until the next charge tells.
+func (c *collector) moveAbove(e *event.Event) {
+	if c.sum.Nets == nil {
+		return
+	}
+	moved := e.UsageAfterPages() - e.UsagePages
+	for _, n := range c.sum.Nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &c.sum.Names)[1:] {
+		id := n.Key.Cgroup.ID
+		if e.Type == event.Charge && (id == e.Limiting.CgroupID && e.Limiting.Limited() || id == e.High.CgroupID && e.High.Limited()) {
+			continue // it was told
+		}
+		if s := c.series[n.Key]; s != nil {
+			if last, ok := s.lastUsage(); ok {
+				s.at(e.BootNanos).usage.add(point{e.BootNanos, last + moved})
+			}
 		}
 	}
 }

@@ -39,11 +39,26 @@ type Aim struct {
 	MaxCharges uint64
 }
 
-// Balances reports whether what cgroups hold can be held against what is shown:
-// processes give back what others charged.
+// Balances reports whether what is shown to be given back can be held against what
+// is shown to be charged: processes give back what others charged.
 func (a Aim) Balances() bool {
-	return len(a.PIDs) == 0 && a.Comms == nil && (a.Kinds == 0 || a.Kinds.Has(event.Memory))
+	return len(a.PIDs) == 0 && a.Comms == nil && !a.chargesSome()
 }
+
+// BalancesMemory reports whether what cgroups held, which is memory, can be held
+// against both.
+func (a Aim) BalancesMemory() bool {
+	return a.Balances() && (a.Kinds == 0 || a.Kinds.Has(event.Memory))
+}
+
+// Header returns the header of what is shown of a source that has that header.
+func (a Aim) Header(h Header) Header {
+	h.Net = h.Net && a.Balances()
+	return h
+}
+
+// chargesSome reports whether charges are left out by what they are.
+func (a Aim) chargesSome() bool { return a.MinPages > 0 || a.OnlyLimited }
 
 // chooser tells which events are aimed at.
 type chooser struct {
@@ -97,7 +112,7 @@ func (c *chooser) includes(e *event.Event) bool {
 	case event.Fork:
 		return c.fork(e)
 	case event.Usage:
-		return c.Balances() && !c.chargesSome() && (!c.aimsAtCgroups() || c.placeOf(e.Cgroup) == within)
+		return c.BalancesMemory() && (!c.aimsAtCgroups() || c.placeOf(e.Cgroup) == within)
 	}
 	if !c.includesTask(e.PID, &e.Comm) &&
 		(e.Type != event.OOMKill || !c.includesTask(e.Victim.PID, &e.Victim.Comm)) {
@@ -122,9 +137,6 @@ func (c *chooser) includes(e *event.Event) bool {
 	}
 	return e.RequestedPages >= minimum && (!c.OnlyLimited || e.LimitHit())
 }
-
-// chargesSome reports whether charges are left out by what they are.
-func (c *chooser) chargesSome() bool { return c.MinPages > 0 || c.OnlyLimited }
 
 func (c *chooser) aimsAtCgroups() bool { return len(c.Cgroups)+len(c.Containers) > 0 }
 

@@ -23,7 +23,7 @@ type Header struct {
 	// KernelStacks and UserStacks say that charges have such.
 	KernelStacks, UserStacks bool
 	// Net says that what is given back is part of the trace, and what is charged
-	// whatever the limit.
+	// whatever the limit: all of it, so that there is a balance.
 	Net bool
 }
 

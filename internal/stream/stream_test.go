@@ -125,6 +125,32 @@ var (
 	full     = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
 )
 
+// TestHeader holds of what there is a balance.
+func TestHeader(t *testing.T) {
+	for _, tc := range []struct {
+		aim         Aim
+		net, memory bool
+	}{
+		{Aim{}, true, true},
+		{Aim{Cgroups: []cgroup.Path{cgroup.ParsePath("/a")}, Containers: []string{"3f"}, MaxCharges: 3}, true, true},
+		{Aim{Kinds: 1<<event.Memory | 1<<event.Swap}, true, true},
+		{Aim{Kinds: 1 << event.Swap}, true, false},
+		{Aim{PIDs: []uint32{1}}, false, false},
+		{Aim{Comms: mustCompile(t, "java")}, false, false},
+		{Aim{MinPages: 2}, false, false},
+		{Aim{OnlyLimited: true}, false, false},
+	} {
+		h := Header{PageSize: 4096, Net: true}
+		want := Header{PageSize: 4096, Net: tc.net}
+		if got := tc.aim.Header(h); got != want || tc.aim.BalancesMemory() != tc.memory {
+			t.Errorf("%+v: %+v, memory %t", tc.aim, got, tc.aim.BalancesMemory())
+		}
+		if h.Net = false; tc.aim.Header(h) != h {
+			t.Errorf("%+v adds a balance", tc.aim)
+		}
+	}
+}
+
 func TestCopy(t *testing.T) {
 	failure := errors.New("failure")
 	a, b, c, d := charge(1), charge(2), charge(3), charge(4)

@@ -1,9 +1,11 @@
 package summary
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
+	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 )
 
@@ -64,12 +66,12 @@ func TestNets(t *testing.T) {
 		usage(10, 3, 60, 0), net(event.Charge, 11, 3, 100), usage(12, 2, 231, 0),
 	)
 	const want = `CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET    AT BEGIN  AT END  DIFFERENCE
-/a/b [dmem]        0B       4096B   0B          4096B  -         -       -
 /a                 260      1       45          216    15        231     0
 /a/b               64       0       14          50     10        60      0
 /a/c               32       1       30          3      -         -       -
 /a/b [swap]        0        0       5           -5     -         -       -
-AT BEGIN and AT END are memory.current; DIFFERENCE is what it rose by beyond NET, which is charged + forced - given back.
+/a/b [dmem]        0B       4096B   0B          4096B  -         -       -
+At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.
 Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.`
 	if got := nets(t, s); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
@@ -81,14 +83,67 @@ func TestNetsDiffer(t *testing.T) {
 	events := []event.Event{usage(0, 3, 10, event.Existing), net(event.Uncharge, 1, 3, 4), usage(2, 3, 5, 0)}
 	const head = "CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET  AT BEGIN  AT END  DIFFERENCE\n" +
 		"/a/b               0        0       4           -4   10        5       -1\n" +
-		"AT BEGIN and AT END are memory.current; DIFFERENCE is what it rose by beyond NET, which is charged + forced - given back.\n"
+		"At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.\n"
+	const differ = "The difference is not 0 in 1 of the 1 that were read: calls were under way while memory.current was read, or were missed, which before Linux 6.7 the kernel does not always count."
 	s := summaryOf(t, events...)
-	if got, want := nets(t, s), head+"A difference is of calls that were under way while memory.current was read, or that the kernel missed and does not count (before Linux 6.7)."; got != want {
+	if got, want := nets(t, s), head+differ; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	s.Coverage.Unseen = 3
-	if got, want := nets(t, s), head+"This is not whole: 3 calls or events were lost or missed."; got != want {
+	if got, want := nets(t, s), head+"This may not be whole: 3 calls or events were lost or missed.\n"+differ; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestNetsDifferBelow has a difference in what grew least of more than are printed.
+func TestNetsDifferBelow(t *testing.T) {
+	var events []event.Event
+	for i := range uint64(maxLines + 2) {
+		id, pages := 10+i, 50-i
+		events = append(events, name(id, 2, fmt.Sprintf("x%d", i)), usage(0, id, 0, event.Existing), net(event.Charge, 1, id, pages), usage(2, id, int64(pages), 0))
+	}
+	last := &events[len(events)-1]
+	last.UsagePages++
+	got := strings.Split(nets(t, summaryOf(t, events...)), "\n")
+	if want := "/a/x11             39       0       0           39   0         40      1"; got[1] != want {
+		t.Errorf("the first row is %q, want %q", got[1], want)
+	}
+	if len(got) != 1+maxLines+1+3 || got[1+maxLines] != "and 2 more" || !strings.HasPrefix(got[3+maxLines], "The difference is not 0 in 1 of the 12 that were read: ") {
+		t.Errorf("got\n%s", strings.Join(got, "\n"))
+	}
+}
+
+// TestNetsNamedLater holds that a cgroup's ancestors count what it is charged from
+// when on they are known.
+func TestNetsNamedLater(t *testing.T) {
+	h := header
+	h.Net = true
+	s := New(h)
+	s.Write([]event.Event{
+		name(3, 2, "b"), net(event.Charge, 1, 3, 4), name(2, 1, "a"), name(1, 0, ""), net(event.Charge, 2, 3, 8),
+		name(3, 2, "b"), net(event.Charge, 3, 3, 16), name(3, 1, "b"), net(event.Charge, 4, 3, 32),
+	})
+	for id, want := range map[uint64]int64{3: 60, 2: 24, 1: 56} {
+		if got := s.Nets.Of(LimitKey{event.CgroupID{ID: id}, event.Memory}).Pages(); got != want {
+			t.Errorf("cgroup %d: %d pages, want %d", id, got, want)
+		}
+	}
+}
+
+// BenchmarkNets adds events of two cgroups in turn, six levels deep.
+func BenchmarkNets(b *testing.B) {
+	var names cgroup.Names
+	events := []event.Event{net(event.Charge, 1, 6, 64), net(event.Uncharge, 1, 7, 64)}
+	for id := range uint64(6) {
+		e := name(id+1, id, "x")
+		names.Add(&e)
+	}
+	e := name(7, 5, "y")
+	names.Add(&e)
+	ns := NewNets()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		ns.Add(&events[i%2], &names)
 	}
 }
 

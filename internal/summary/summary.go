@@ -145,7 +145,7 @@ type Summary struct {
 	Others    Totals
 	Limits    map[LimitKey]*Limit
 	// Nets is nil where the trace does not tell what was given back.
-	Nets Nets
+	Nets *Nets
 	// OOMKills are the events of that type.
 	OOMKills []event.Event
 	Coverage Coverage
@@ -170,7 +170,7 @@ func New(header stream.Header) *Summary {
 		Limits:      make(map[LimitKey]*Limit),
 	}
 	if header.Net {
-		s.Nets = make(Nets)
+		s.Nets = NewNets()
 	}
 	return s
 }

@@ -59,52 +59,37 @@ func (p *printer) cgroups() {
 // nets prints what became of the counters: of those that were charged or gave
 // back themselves, and of those whose usage was read.
 func (p *printer) nets() {
-	keys := slices.SortedFunc(maps.Keys(p.s.Nets), func(a, b LimitKey) int {
-		return cmp.Or(cmp.Compare(p.s.Nets[b].Pages(), p.s.Nets[a].Pages()), cmp.Compare(p.s.Names.Path(a.Cgroup), p.s.Names.Path(b.Cgroup)),
-			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Cgroup.Hierarchy, b.Cgroup.Hierarchy), cmp.Compare(a.Cgroup.ID, b.Cgroup.ID))
-	})
-	keys = slices.DeleteFunc(keys, func(key LimitKey) bool {
-		_, _, read := p.s.Nets[key].Readings()
-		return !read && !p.s.Nets[key].Own
-	})
-	if len(keys) == 0 {
+	if p.s.Nets == nil {
 		return
 	}
-	var read, differ, grown bool
+	nets := p.s.Nets.Sorted(&p.s.Names)
+	if len(nets) == 0 {
+		return
+	}
 	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\nCGROUP, AND BELOW\tCHARGED\tFORCED\tGIVEN BACK\tNET\tAT BEGIN\tAT END\tDIFFERENCE\n")
-	for _, key := range keys[:min(len(keys), maxLines)] {
-		n, name, unit := p.s.Nets[key], p.s.Names.Printable(key.Cgroup), ""
-		if key.Kind != event.Memory {
-			name += " [" + key.Kind.String() + "]"
+	for _, n := range nets[:min(len(nets), maxLines)] {
+		name, unit := p.s.Names.Printable(n.Key.Cgroup), ""
+		if n.Key.Kind != event.Memory {
+			name += " [" + n.Key.Kind.String() + "]"
 		}
-		if key.Kind == event.Dmem {
+		if n.Key.Kind == event.Dmem {
 			unit = "B"
 		}
 		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, n.ChargedPages, unit, n.ForcedPages, unit, n.UnchargedPages, unit, n.Pages(), unit)
-		if begin, end, ok := n.Readings(); ok {
-			difference := end - begin - n.Pages()
+		if difference, ok := n.Difference(); ok {
+			begin, end, _ := n.Readings()
 			fmt.Fprintf(w, "\t%d\t%d\t%d\n", begin, end, difference)
-			read, differ = true, differ || difference != 0
 		} else {
 			fmt.Fprint(w, "\t-\t-\t-\n")
 		}
-		grown = grown || n.Pages() > 0
 	}
 	w.Flush()
-	if n := len(keys) - maxLines; n > 0 {
+	if n := len(nets) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "and %d more\n", n)
 	}
-	if read {
-		p.b.WriteString("AT BEGIN and AT END are memory.current; DIFFERENCE is what it rose by beyond NET, which is charged + forced - given back.\n")
-	}
-	if n := p.s.Coverage.Unseen; n > 0 {
-		fmt.Fprintf(&p.b, "This is not whole: %d calls or events were lost or missed.\n", n)
-	} else if differ {
-		p.b.WriteString("A difference is of calls that were under way while memory.current was read, or that the kernel missed and does not count (before Linux 6.7).\n")
-	}
-	if grown {
-		p.b.WriteString("Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.\n")
+	for _, note := range p.s.NetNotes(nets) {
+		p.b.WriteString(note + "\n")
 	}
 }
 

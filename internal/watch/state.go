@@ -45,7 +45,7 @@ type state struct {
 	// levels are the counters of memory, as they were last seen.
 	levels map[event.CgroupID]*level
 	// nets is nil where the trace does not tell what was given back.
-	nets   summary.Nets
+	nets   *summary.Nets
 	log    []*entry
 	logged int // all there ever were
 	// hits are the limits that were hit, with the last entry of each.
@@ -127,7 +127,7 @@ func newState(header stream.Header) *state {
 		lastTick: header.StartBootNanos,
 	}
 	if header.Net {
-		s.nets = make(summary.Nets)
+		s.nets = summary.NewNets()
 	}
 	return s
 }
@@ -160,8 +160,11 @@ func (s *state) add(batch []event.Event) {
 				s.addHit(e, key, maxPages)
 			}
 		case event.Uncharge, event.ForcedCharge:
-			if l := s.levels[e.Cgroup]; l != nil && e.Kind == event.Memory {
-				l.usagePages = e.UsageAfterPages()
+			if e.Kind == event.Memory {
+				if l := s.levels[e.Cgroup]; l != nil {
+					l.usagePages = e.UsageAfterPages()
+				}
+				s.moveAbove(e)
 			}
 		case event.ReclaimEnd:
 			s.group(e.Cgroup).totals.AddReclaim(e)
@@ -204,7 +207,9 @@ func (s *state) forget() {
 			used[id] = true
 		}
 	}
-	maps.DeleteFunc(s.nets, func(key summary.LimitKey, _ *summary.Net) bool { return !used[key.Cgroup] })
+	if s.nets != nil {
+		s.nets.Forget(func(id event.CgroupID) bool { return !used[id] })
+	}
 	maps.DeleteFunc(s.levels, func(id event.CgroupID, _ *level) bool { return !used[id] })
 	maps.DeleteFunc(s.hits, func(_ summary.LimitKey, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
 }
@@ -221,6 +226,24 @@ func (s *state) addUsage(g *group, e *event.Event) {
 	if e.Limiting.Limited() {
 		g.limiting = e.InCgroup(e.Limiting.CgroupID)
 		s.setLevel(g.limiting, e.Limiting.UsagePages+charged, e.Limiting.MaxPages)
+	}
+	s.moveAbove(e)
+}
+
+// moveAbove moves what the levels above an event's held last by what it changes. Of
+// them a charge tells only those with the least room, and an uncharge none. What is
+// no part of the trace is missing until the next charge or reading tells.
+func (s *state) moveAbove(e *event.Event) {
+	if s.nets == nil {
+		return
+	}
+	for _, n := range s.nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &s.names)[1:] {
+		if e.Type == event.Charge && n.Key.Cgroup.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
+			continue // it was told
+		}
+		if l := s.levels[n.Key.Cgroup]; l != nil {
+			l.usagePages += e.UsageAfterPages() - e.UsagePages
+		}
 	}
 }
 
@@ -321,8 +344,10 @@ func (s *state) tick(bootNanos uint64) {
 		if l := s.levels[id]; l != nil {
 			x.usagePages = l.usagePages
 		}
-		if n := s.nets[summary.LimitKey{Cgroup: id, Kind: event.Memory}]; n != nil {
-			x.chargedPages, x.unchargedPages = n.ChargedPages+n.ForcedPages, n.UnchargedPages
+		if s.nets != nil {
+			if n := s.nets.Of(summary.LimitKey{Cgroup: id, Kind: event.Memory}); n != nil {
+				x.chargedPages, x.unchargedPages = n.ChargedPages+n.ForcedPages, n.UnchargedPages
+			}
 		}
 		if l := s.levels[g.limiting]; l != nil {
 			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages

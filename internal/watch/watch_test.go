@@ -199,6 +199,10 @@ func TestNetGrowth(t *testing.T) {
 	if l := s.levels[event.CgroupID{ID: web}]; l.usagePages != 33 {
 		t.Errorf("it holds %d pages", l.usagePages)
 	}
+	// That is above, where the limit is, and held as much.
+	if l := s.levels[event.CgroupID{ID: pod}]; l.usagePages != 33 {
+		t.Errorf("above it %d pages are held", l.usagePages)
+	}
 }
 
 func TestLog(t *testing.T) {
