@@ -114,42 +114,63 @@ func checkCauses(t *testing.T, tr *tracer, file string, causes ...string) {
 	t.Logf("%v", pages)
 }
 
-// causesIn adds up the pages of each cause in a .jsonl, and tells all stacks.
-func causesIn(t *testing.T, file string) (pages map[string]uint64, stacks string) {
+// stackedCharge is a charge in a .jsonl, with the frames of its stacks, the innermost
+// first.
+type stackedCharge struct {
+	PID            uint32 `json:"pid"`
+	Comm           string `json:"comm"`
+	Outcome        string `json:"outcome"`
+	Cause          string `json:"cause"`
+	RequestedPages uint64 `json:"requested_pages"`
+	kernel, user   string
+}
+
+// stackedCharges returns the charges in a .jsonl.
+func stackedCharges(t *testing.T, file string) (charges []stackedCharge) {
 	t.Helper()
 	content, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pages = make(map[string]uint64)
 	frames := make(map[uint32]string)
-	seen := make(map[uint32]bool)
 	for line := range strings.Lines(string(content)) {
 		var e struct {
-			Type           string   `json:"type"`
-			Outcome        string   `json:"outcome"`
-			Cause          string   `json:"cause"`
-			RequestedPages uint64   `json:"requested_pages"`
-			KernelStack    uint32   `json:"kernel_stack"`
-			Stack          uint32   `json:"stack"`
-			Frames         []string `json:"frames"`
+			stackedCharge
+			Type        string   `json:"type"`
+			Stack       uint32   `json:"stack"`
+			Frames      []string `json:"frames"`
+			KernelStack uint32   `json:"kernel_stack"`
+			UserStack   uint32   `json:"user_stack"`
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
-		switch {
-		case e.Type == "stack":
-			frames[e.Stack] = strings.Join(e.Frames, " ")
-		case e.Type != "charge":
-		case e.Outcome == "ok":
-			if e.KernelStack == 0 {
-				t.Errorf("without a stack: %s", line)
-			}
-			pages[e.Cause] += e.RequestedPages
+		switch e.Type {
+		case "stack":
+			frames[e.Stack] = strings.Join(e.Frames, ";")
+		case "charge":
+			e.kernel, e.user = frames[e.KernelStack], frames[e.UserStack]
+			charges = append(charges, e.stackedCharge)
 		}
-		if e.Type == "charge" && !seen[e.KernelStack] {
-			seen[e.KernelStack] = true
-			stacks += e.Cause + ": " + frames[e.KernelStack] + "\n"
+	}
+	return charges
+}
+
+// causesIn adds up the pages of each cause in a .jsonl, and tells all stacks.
+func causesIn(t *testing.T, file string) (pages map[string]uint64, stacks string) {
+	t.Helper()
+	pages = make(map[string]uint64)
+	seen := make(map[string]bool)
+	for _, c := range stackedCharges(t, file) {
+		if c.Outcome == "ok" {
+			pages[c.Cause] += c.RequestedPages
+			if c.kernel == "" {
+				t.Errorf("without a stack: %+v", c)
+			}
+		}
+		if !seen[c.kernel] {
+			seen[c.kernel] = true
+			stacks += c.Cause + ": " + c.kernel + "\n"
 		}
 	}
 	return pages, stacks
@@ -299,32 +320,13 @@ func cumulative(t *testing.T, top, function string) float64 {
 }
 
 // userStacksIn returns the user stacks of the charges in a .jsonl by the process that
-// was charged, the functions of each in a line, the innermost first.
+// was charged, each in a line.
 func userStacksIn(t *testing.T, file string) map[string]string {
 	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	frames := make(map[uint32]string)
 	stacks := make(map[string]string)
-	for line := range strings.Lines(string(content)) {
-		var e struct {
-			Type      string   `json:"type"`
-			PID       uint32   `json:"pid"`
-			Comm      string   `json:"comm"`
-			UserStack uint32   `json:"user_stack"`
-			Stack     uint32   `json:"stack"`
-			Frames    []string `json:"frames"`
-		}
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatalf("%s: %v", line, err)
-		}
-		switch {
-		case e.Type == "stack":
-			frames[e.Stack] = strings.Join(e.Frames, ";") + "\n"
-		case e.Type == "charge" && e.UserStack != 0:
-			stacks[e.Comm+" "+strconv.FormatUint(uint64(e.PID), 10)] += frames[e.UserStack]
+	for _, c := range stackedCharges(t, file) {
+		if c.user != "" {
+			stacks[c.Comm+" "+strconv.FormatUint(uint64(c.PID), 10)] += c.user + "\n"
 		}
 	}
 	return stacks

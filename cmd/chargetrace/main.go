@@ -123,7 +123,6 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		options.Cgroups = append(options.Cgroups, t.ID)
 		options.AboveCgroups = append(options.AboveCgroups, t.Above...)
 	}
-	debug.SetGCPercent(50) // the kernel's types take megabytes
 	tracer, err := capture.Start(options)
 	if err != nil {
 		f := capture.Explain(err, cfg.attach)
