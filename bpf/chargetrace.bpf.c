@@ -720,44 +720,53 @@ static __always_inline __u64 wakeup(struct counters *n)
 #define UNLIMITED (1ULL << 46)
 
 /*
- * name tells the reader the name of a cgroup and of its ancestors, once. They
- * are read from the kernel's own tree, where a cgroup that was removed, but
- * still pays, has kept its place. Not static, and with numbers for arguments: so
- * the verifier looks at it once, and not again for each call.
+ * name_one tells the reader the name of a cgroup, once, and returns its parent, 0 at
+ * the root, or 1 where the buffer is full. Not static, and with numbers for arguments:
+ * so the verifier looks at it once, and not again for each call.
+ */
+__noinline __u64 name_one(__u64 kn, __u64 hierarchy)
+{
+	struct kernfs_node *node = (void *)kn, *parent = parent_of(node);
+	struct cgroup_key key = {.hierarchy = hierarchy};
+	struct cgroup_event *e;
+	__u8 yes = 1;
+
+	key.cgroup = BPF_CORE_READ(node, id);
+	if (bpf_map_lookup_elem(&named, &key))
+		return (__u64)parent;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e)
+		return 1;
+	e->type = EVENT_CGROUP;
+	e->hierarchy = hierarchy;
+	e->cgroup = key.cgroup;
+	/* What cannot be read is 0, as is the id of the root's parent. */
+	e->parent = BPF_CORE_READ(parent, id);
+	bpf_probe_read_kernel_str(e->name, sizeof(e->name), BPF_CORE_READ(node, name));
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	bpf_map_update_elem(&named, &key, &yes, BPF_ANY);
+	return (__u64)parent;
+}
+
+/*
+ * name tells the reader the name of a cgroup and of its ancestors. They are read from
+ * the kernel's own tree, where a cgroup that was removed, but still pays, has kept its
+ * place. The cgroup itself comes last: that it is named says that its ancestors are.
  */
 __noinline int name(__u64 css, __u64 hierarchy)
 {
-	struct kernfs_node *kn = BPF_CORE_READ((struct cgroup_subsys_state *)css, cgroup, kn), *parent;
-	struct cgroup_key first = {.hierarchy = hierarchy};
-	__u8 yes = 1;
+	__u64 first = (__u64)BPF_CORE_READ((struct cgroup_subsys_state *)css, cgroup, kn);
+	__u64 kn = (__u64)parent_of((void *)first);
 
-	first.cgroup = BPF_CORE_READ(kn, id);
+	if (!first)
+		return 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_DEPTH && kn; i++) {
-		struct cgroup_key key = {.hierarchy = hierarchy};
-		struct cgroup_event *e;
-
-		key.cgroup = BPF_CORE_READ(kn, id);
-		parent = parent_of(kn);
-		if (!bpf_map_lookup_elem(&named, &key)) {
-			e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-			if (!e)
-				return 1; /* again with the next event */
-			e->type = EVENT_CGROUP;
-			e->hierarchy = hierarchy;
-			e->cgroup = key.cgroup;
-			/* What cannot be read is 0, as is the id of the root's parent. */
-			e->parent = BPF_CORE_READ(parent, id);
-			bpf_probe_read_kernel_str(e->name, sizeof(e->name), BPF_CORE_READ(kn, name));
-			bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
-			/* The first is the sign that its ancestors are told too. */
-			if (i > 0)
-				bpf_map_update_elem(&named, &key, &yes, BPF_ANY);
-		}
-		kn = parent;
+		kn = name_one(kn, hierarchy);
+		if (kn == 1)
+			return 1; /* again with the next event */
 	}
-	bpf_map_update_elem(&named, &first, &yes, BPF_ANY);
-	return 0;
+	return name_one(first, hierarchy) == 1;
 }
 
 /*

@@ -185,6 +185,7 @@ func TestStackRecording(t *testing.T) {
 	p := startWorkload(t, g, 0, "touch 4")
 	tr := chargetrace(t, "-stack", "-ustack", "-wide", "-pid", p.pid(), "-o", file, "-o", livePage, "-o", liveFolded, "-o", "-")
 	p.begin(t)
+	tr.hasRow(t)
 	p.wait(t)
 	if err := tr.Cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, tr.stderr)
@@ -245,8 +246,9 @@ func TestProfile(t *testing.T) {
 				p := startWorkload(t, newCgroup(t), 0, program.work)
 				dir := t.TempDir()
 				file, folded := filepath.Join(dir, "x.pb.gz"), filepath.Join(dir, "x.folded")
-				tr := chargetrace(t, append(stacks, "-pid", p.pid(), "-o", file, "-o", folded)...)
+				tr := chargetrace(t, append(stacks, "-pid", p.pid(), "-o", file, "-o", folded, "-o", "-")...)
 				p.begin(t)
+				tr.hasRow(t)
 				p.wait(t)
 				if err := tr.Cmd.Wait(); err != nil {
 					t.Fatalf("%v: %s", err, tr.stderr)

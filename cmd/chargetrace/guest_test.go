@@ -709,6 +709,15 @@ func (tr *tracer) rows(t testing.TB) printed {
 	return parseTable(t, string(content))
 }
 
+// hasRow waits until a row is printed: what runs has been looked at then.
+func (tr *tracer) hasRow(t testing.TB) {
+	t.Helper()
+	waitForWrite(t, tr.stdout.Name(), func() bool {
+		content, err := os.ReadFile(tr.stdout.Name())
+		return err == nil && bytes.Count(content, []byte("\n")) > 1
+	})
+}
+
 func (tr *tracer) stop(t testing.TB) {
 	t.Helper()
 	if err := tr.Process.Signal(unix.SIGTERM); err != nil {
