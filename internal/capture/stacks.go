@@ -177,7 +177,7 @@ func newNamer() *namer {
 			for i, address := range q.addresses {
 				if i > 0 {
 					frames = append(frames, ';')
-					address-- // where it returns to may be the next function
+					address -= min(address, 1) // where it returns to may be the next function
 				}
 				frames = r.AppendFrame(frames, q.of, address)
 			}

@@ -115,7 +115,7 @@ func TestNamer(t *testing.T) {
 	defer n.close()
 	n.patience = time.Minute
 	// Of no such layout.
-	if got := n.frames(symbol.Process{PID: 1, Layout: 1}, []uint64{0x1000, 0x2000}); got != "0x1000;0x1fff" || n.last.unknown != 1 {
+	if got := n.frames(symbol.Process{PID: 1, Layout: 1}, []uint64{0x1000, 0x2000, 0}); got != "0x1000;0x1fff;0x0" || n.last.unknown != 1 {
 		t.Errorf("%s, %d unknown", got, n.last.unknown)
 	}
 }
