@@ -129,6 +129,11 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		return &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
 	}
 	defer tracer.Close()
+	// What was read of the kernel's types is to be collected now and not in the middle
+	// of the trace, which allocates little: there it costs as much as thousands of
+	// events.
+	runtime.GC()
+	debug.SetGCPercent(400)
 	var src stream.Source = tracer
 	header := cfg.header(tracer, stderr)
 	if header.Net && cfg.aim().BalancesMemory() {
@@ -191,11 +196,6 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 			return errors.Join(err, stream.Tee(sinks...).Close())
 		}
 	}
-	// What was read of the kernel's types is to be collected now and not in the middle
-	// of the trace, which allocates little: there it costs as much as thousands of
-	// events.
-	runtime.GC()
-	debug.SetGCPercent(400)
 
 	if cfg.duration > 0 {
 		var stopTimer context.CancelFunc
