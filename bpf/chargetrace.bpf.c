@@ -314,18 +314,17 @@ struct call {
 	__u64 stack; /* 0 for none */
 	__u64 fail;  /* the function's argument: struct page_counter ** */
 	struct charge_event event;
-	/* Those whose ids the event has. */
-	struct stack_event kernel_stack, user_stack;
-	__u64 kernel_frames, user_frames; /* how many addresses they have */
+	__u32 stacks; /* its place in call_stacks */
 };
 
 /*
  * On each CPU there is a call for each level of interrupts, and where the kernel
- * is preemptible, for each that is preempted. One that returns on another CPU is
+ * is preemptible, for each that is preempted: a dozen at once, where a dozen tracers
+ * make each call last as long as a task runs at a time. One that returns on another CPU is
  * found through moved_calls: that is rare, and a place that all CPUs share costs
  * more than all the rest.
  */
-#define CALLS 4
+#define CALLS 16
 
 struct calls {
 	struct call call[CALLS];
@@ -337,6 +336,19 @@ struct {
 	__type(key, __u32);
 	__type(value, struct calls);
 } calls SEC(".maps");
+
+/* The stacks of a call, whose ids its event has. */
+struct call_stacks {
+	struct stack_event kernel, user;
+	__u64 kernel_frames, user_frames; /* how many addresses they have */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* the loader makes it CALLS for each possible CPU if need be */
+	__type(key, __u32);
+	__type(value, struct call_stacks);
+} call_stacks SEC(".maps");
 
 /*
  * A kernel that preempts itself can move a task to another CPU in the middle of a
@@ -920,6 +932,19 @@ static __always_inline void tell_stack(struct stack_event *stack, __u64 frames)
 		known->stack = stack->id;
 }
 
+/* tell_stacks tells the reader of the stacks of a call. */
+static __always_inline void tell_stacks(struct call *c)
+{
+	struct call_stacks *s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
+
+	if (!s)
+		return;
+	if (take_kernel_stacks && c->event.kernel_stack)
+		tell_stack(&s->kernel, s->kernel_frames);
+	if (take_user_stacks && c->event.user_stack)
+		tell_stack(&s->user, s->user_frames);
+}
+
 /* send_charge sends a charge whose outcome is known. */
 static __always_inline void send_charge(struct counters *n, struct call *c)
 {
@@ -930,10 +955,8 @@ static __always_inline void send_charge(struct counters *n, struct call *c)
 		__sync_fetch_and_add(&n->filtered, 1);
 		return;
 	}
-	if (take_kernel_stacks && e->kernel_stack)
-		tell_stack(&c->kernel_stack, c->kernel_frames);
-	if (take_user_stacks && e->user_stack)
-		tell_stack(&c->user_stack, c->user_frames);
+	if (take_kernel_stacks || take_user_stacks)
+		tell_stacks(c);
 	/*
 	 * Lost events are told of by the CPU that lost them. The counters are
 	 * this CPU's own, yet atomic: before 5.12 nothing keeps an interrupt that
@@ -1031,7 +1054,7 @@ static __always_inline struct call *call_at(struct counters *n, struct calls *cs
  * not returned in time, or the last: as long as there are others, it may just
  * have been preempted for long.
  */
-static __always_inline struct call *free_call(struct counters *n, struct calls *cs, __u64 stack)
+static __always_inline struct call *free_call(struct counters *n, struct calls *cs, __u32 cpu, __u64 stack)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct call *c;
@@ -1057,6 +1080,8 @@ static __always_inline struct call *free_call(struct counters *n, struct calls *
 		/* Atomic, for another call may be preempted while it does this. */
 		__sync_fetch_and_add(&n->under_way, 1);
 	}
+	if (take_kernel_stacks || take_user_stacks)
+		c->stacks = cpu * CALLS + i;
 	c->event.e.boot_ns = now;
 	c->stack = stack;
 	return c;
@@ -1194,21 +1219,25 @@ static __always_inline __u64 take_stack(struct counters *n, void *ctx, struct st
 static __always_inline void take_stacks(struct counters *n, void *ctx, struct call *c, bool wanted)
 {
 	struct charge_event *e = &c->event;
+	struct call_stacks *s;
 
 	e->kernel_stack = e->user_stack = 0;
 	if (!wanted)
 		return;
+	s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
+	if (!s)
+		return;
 	if (take_kernel_stacks) {
-		c->kernel_frames = take_stack(n, ctx, &c->kernel_stack, 0);
-		e->kernel_stack = c->kernel_frames ? c->kernel_stack.id : 0;
+		s->kernel_frames = take_stack(n, ctx, &s->kernel, 0);
+		e->kernel_stack = s->kernel_frames ? s->kernel.id : 0;
 	}
 	if (take_user_stacks) {
-		c->user_stack.tgid = e->e.tgid;
-		c->user_stack.layout = layout_of_current();
-		if (!c->user_stack.layout)
+		s->user.tgid = e->e.tgid;
+		s->user.layout = layout_of_current();
+		if (!s->user.layout)
 			return;
-		c->user_frames = take_stack(n, ctx, &c->user_stack, BPF_F_USER_STACK);
-		e->user_stack = c->user_frames ? c->user_stack.id : 0;
+		s->user_frames = take_stack(n, ctx, &s->user, BPF_F_USER_STACK);
+		e->user_stack = s->user_frames ? s->user.id : 0;
 	}
 }
 
@@ -1255,7 +1284,7 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 		return false;
 	if (moved)
 		moved_from(cpu, stack); /* what is left of a call whose return was missed */
-	c = free_call(n, cs, stack);
+	c = free_call(n, cs, cpu, stack);
 	c->fail = fail;
 	e = &c->event;
 	e->e.type = EVENT_CHARGE;

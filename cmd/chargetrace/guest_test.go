@@ -1077,8 +1077,6 @@ func TestStormLosesNothing(t *testing.T) {
 	t.Logf("%d of %d charges failed", failed, len(out.rows))
 }
 
-// TestSmallestBuffer stops a tracer with a buffer of one page in a storm, and
-// lets another with the usual buffer count what happens meanwhile.
 // TestMigration moves a process that charges from one CPU to the other, all the
 // time. From where a kernel preempts itself, that is also in the middle of a
 // charge, which then returns on another CPU than it began on.
@@ -1133,6 +1131,40 @@ func TestMigration(t *testing.T) {
 	t.Logf("%d moves in %d charges", moves, len(rows))
 }
 
+// TestPreempted has a dozen processes charge on one CPU, under tracers enough to make
+// a charge last about as long as a process runs at a time: where a kernel preempts
+// itself, many charges are under way at once. None may be given up.
+func TestPreempted(t *testing.T) {
+	g := newCgroup(t)
+	var processes []*process
+	for range 12 {
+		processes = append(processes, startWorkload(t, g, 0, "touch 4"))
+	}
+	var tracers []*tracer
+	for range 8 {
+		tracers = append(tracers, chargetrace(t, "-cgroup", string(g), "-wide"))
+	}
+	for _, p := range processes {
+		p.begin(t)
+	}
+	for _, p := range processes {
+		p.wait(t)
+	}
+	var first int
+	for i, tr := range tracers {
+		tr.stop(t)
+		rows := tr.wideRows(t) // and no charge's outcome is foretold
+		if i == 0 {
+			first = len(rows)
+		}
+		if len(rows) != first || len(rows) < 12*4<<20/pageSize/64 {
+			t.Errorf("tracer %d has %d rows, the first %d", i, len(rows), first)
+		}
+	}
+}
+
+// TestSmallestBuffer stops a tracer with a buffer of one page in a storm, and
+// lets another with the usual buffer count what happens meanwhile.
 func TestSmallestBuffer(t *testing.T) {
 	storm, pids := startStorm(t, 2000)
 	whole := chargetrace(t, "-pid", pids)

@@ -13,17 +13,23 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfCallStacks struct {
+	_            structs.HostLayout
+	Kernel       bpfStackEvent
+	User         bpfStackEvent
+	KernelFrames uint64
+	UserFrames   uint64
+}
+
 type bpfCalls struct {
 	_    structs.HostLayout
-	Call [4]struct {
-		_            structs.HostLayout
-		Stack        uint64
-		Fail         uint64
-		Event        bpfChargeEvent
-		KernelStack  bpfStackEvent
-		UserStack    bpfStackEvent
-		KernelFrames uint64
-		UserFrames   uint64
+	Call [16]struct {
+		_      structs.HostLayout
+		Stack  uint64
+		Fail   uint64
+		Event  bpfChargeEvent
+		Stacks uint32
+		_      [4]byte
 	}
 }
 
@@ -242,6 +248,7 @@ type bpfUnchargeEvent struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapCallStacks          = "call_stacks"
 	bpfMapCalls               = "calls"
 	bpfMapCounters            = "counters"
 	bpfMapEvents              = "events"
@@ -370,6 +377,7 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	CallStacks    *ebpf.MapSpec `ebpf:"call_stacks"`
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	Counters      *ebpf.MapSpec `ebpf:"counters"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
@@ -438,6 +446,7 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	CallStacks    *ebpf.Map `ebpf:"call_stacks"`
 	Calls         *ebpf.Map `ebpf:"calls"`
 	Counters      *ebpf.Map `ebpf:"counters"`
 	Events        *ebpf.Map `ebpf:"events"`
@@ -455,6 +464,7 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.CallStacks,
 		m.Calls,
 		m.Counters,
 		m.Events,

@@ -163,11 +163,12 @@ type Tracer struct {
 	header  stream.Header
 	lacking []string
 
-	programs []*ebpf.Program
-	links    []link.Link // in the order in which they were attached
-	counters *ebpf.Map
-	calls    *ebpf.Map
-	targets  *ebpf.Map
+	programs   []*ebpf.Program
+	links      []link.Link // in the order in which they were attached
+	counters   *ebpf.Map
+	calls      *ebpf.Map
+	callStacks *ebpf.Map
+	targets    *ebpf.Map
 
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
@@ -426,6 +427,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 	defer coll.Close()
 	t.counters = coll.DetachMap(bpfMapCounters)
 	t.calls = coll.DetachMap(bpfMapCalls)
+	t.callStacks = coll.DetachMap(bpfMapCallStacks)
 	t.targets = coll.DetachMap(bpfMapTargets)
 	if o.KernelStacks || o.UserStacks {
 		if t.stacks, err = newStacks(&o); err != nil {
@@ -557,6 +559,7 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 	if o.KernelStacks || o.UserStacks {
 		values[bpfVarTakeKernelStacks], values[bpfVarTakeUserStacks] = o.KernelStacks, o.UserStacks
 		spec.Maps[bpfMapTold].MaxEntries = toldStacks
+		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
 	}
 	values[bpfVarMinPages] = o.MinPages
 	values[bpfVarPageSize] = uint32(os.Getpagesize())
@@ -840,11 +843,17 @@ func (t *Tracer) takeUnreturned() error {
 			}
 			e.Flags |= event.Predicted
 			u := unreturned{charge: e}
-			if e.KernelStack != 0 {
-				u.stacks = append(u.stacks, structBytes(&call.KernelStack)[:stackHeader+8*min(call.KernelFrames, stackDepth)])
-			}
-			if e.UserStack != 0 {
-				u.stacks = append(u.stacks, structBytes(&call.UserStack)[:stackHeader+8*min(call.UserFrames, stackDepth)])
+			if e.KernelStack != 0 || e.UserStack != 0 {
+				var s bpfCallStacks
+				if err := t.callStacks.Lookup(call.Stacks, &s); err != nil {
+					return fmt.Errorf("read the stacks of the calls under way: %w", err)
+				}
+				if e.KernelStack != 0 {
+					u.stacks = append(u.stacks, structBytes(&s.Kernel)[:stackHeader+8*min(s.KernelFrames, stackDepth)])
+				}
+				if e.UserStack != 0 {
+					u.stacks = append(u.stacks, structBytes(&s.User)[:stackHeader+8*min(s.UserFrames, stackDepth)])
+				}
 			}
 			t.leftOver = append(t.leftOver, u)
 		}
@@ -937,7 +946,7 @@ func (t *Tracer) Close() error {
 	if t.stacks != nil && t.stacks.programs != nil {
 		t.stacks.programs.close()
 	}
-	for _, m := range []*ebpf.Map{t.counters, t.calls, t.targets} {
+	for _, m := range []*ebpf.Map{t.counters, t.calls, t.callStacks, t.targets} {
 		errs = append(errs, m.Close())
 	}
 	for _, p := range t.programs {
