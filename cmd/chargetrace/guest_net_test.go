@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,16 +79,19 @@ func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string
 		p.begin(t)
 		p.wait(t)
 	}
-	usage := func() int64 {
-		t.Helper()
-		return top.number(t, usageFile, "") / pageSize
-	}
 	kept := top.child(t, "kept")
+	groups := []controlGroup{top, kept}
+	usages := func() (pages []int64) {
+		t.Helper()
+		for _, g := range groups {
+			pages = append(pages, g.number(t, usageFile, "")/pageSize)
+		}
+		return pages
+	}
 	p := start(kept, "release 8")
-	settled(usage)
 	record, live := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.jsonl")
 	tr := chargetrace(t, append(args, "-net", "-cgroup", string(top), "-o", record, "-o", live)...)
-	begin := usage() // a CPU's stock may have been drained since
+	begin, from := settled(usages)
 
 	p.begin(t)
 	if line, err := p.stdout.ReadString('\n'); line != "touched\n" {
@@ -102,6 +106,7 @@ func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string
 	removed.remove(t)
 	p.wait(t)
 	killed := top.child(t, "killed")
+	groups, begin = append(groups, killed), append(begin, 0)
 	if v2 := filepath.Join(string(killed), "memory.max"); exists(v2) {
 		killed.write(t, "memory.max", "4M")
 	} else {
@@ -118,11 +123,7 @@ func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string
 	if usageFile == "memory.current" {
 		flood(t, top.child(t, "flooded"))
 	}
-	rise := settled(usage) - begin
-	held := make(map[controlGroup]int64)
-	for _, g := range []controlGroup{kept, killed} {
-		held[g] = g.number(t, usageFile, "") / pageSize
-	}
+	end, to := settled(usages)
 	tr.stop(t)
 	if err := tr.Cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, tr.stderr)
@@ -132,35 +133,41 @@ func fillAndFree(t *testing.T, top controlGroup, usageFile string, args []string
 	if err != nil {
 		t.Fatal(err)
 	}
-	sums := netOf(t, string(content), path)
-	net := sums["charge"] + sums["forced_charge"] - sums["uncharge"]
-	t.Logf("%s: %v, net %d, memory.current from %d by %d", args, sums, net, begin, rise)
-	if net != rise && strings.Contains(tr.stderr.String(), "the kernel missed ") {
-		return false
-	}
-	if net != rise {
-		t.Errorf("%v: net %d, but %s rose by %d\n%s", sums, net, usageFile, rise, tr.stderr)
-	}
-	if usageFile == "memory.current" && sums["forced_charge"] < 16 {
-		t.Errorf("%v: the flood forced nothing", sums)
-	}
-	if sums["charge"] < (8+3+4+2+4)<<20/pageSize || sums["uncharge"] < (8+4)<<20/pageSize {
-		t.Errorf("%v: the workload did more", sums)
-	}
-	// The summary adds up the same, and knows what was there before.
-	row := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(path) + ` +(\d+) +(\d+) +(\d+) +(-?\d+) +(\d+) +(\d+) +(-?\d+)$`).FindStringSubmatch(tr.stderr.String())
-	want := []int64{sums["charge"], sums["forced_charge"], sums["uncharge"], net, begin, begin + rise, 0}
-	if row == nil {
-		t.Fatalf("no row of %s: %s", path, tr.stderr)
-	}
-	for i := range want {
-		if got, _ := strconv.ParseInt(row[i+1], 10, 64); got != want[i] {
-			t.Errorf("the summary's row is %q, want %d", row[1:], want)
+	events := netEvents(t, string(content))
+	for _, e := range events {
+		if e.Kind != "" && e.Cgroup != path && !strings.HasPrefix(e.Cgroup, path+"/") {
+			t.Errorf("of another cgroup: %v", e)
 		}
 	}
-	for g, pages := range held {
-		if !regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(strings.TrimPrefix(string(g), mount)) + ` .* ` + fmt.Sprint(pages) + ` +0$`).MatchString(tr.stderr.String()) {
-			t.Errorf("%s holds %d pages, and there is no such row: %s", g, pages, tr.stderr)
+	for i, g := range groups {
+		path := strings.TrimPrefix(string(g), mount)
+		sums := netOf(events, path, from, to)
+		rise := end[i] - begin[i]
+		t.Logf("%s %s: %v, %s from %d by %d", args, path, sums, usageFile, begin[i], rise)
+		if sums.net() != rise && strings.Contains(tr.stderr.String(), "the kernel missed ") {
+			return false
+		}
+		if sums.net() != rise {
+			t.Errorf("%s: %v: net %d, but %s rose by %d\n%s", path, sums, sums.net(), usageFile, rise, tr.stderr)
+		}
+		if g != top {
+			continue
+		}
+		if usageFile == "memory.current" && sums["forced_charge"] < 16 {
+			t.Errorf("%v: the flood forced nothing", sums)
+		}
+		if sums["charge"] < (8+3+4+2+4)<<20/pageSize || sums["uncharge"] < (8+4)<<20/pageSize {
+			t.Errorf("%v: the workload did more", sums)
+		}
+	}
+	// The summary adds up what is between its own readings.
+	for _, g := range groups {
+		path := strings.TrimPrefix(string(g), mount)
+		beginRead, endRead := readingsOf(t, events, path)
+		sums := netOf(events, path, beginRead.at, endRead.at)
+		want := []int64{sums["charge"], sums["forced_charge"], sums["uncharge"], sums.net(), beginRead.pages, endRead.pages, 0}
+		if got := netRow(t, tr, path); !slices.Equal(got, want) {
+			t.Errorf("the summary's row of %s is %d, want %d: %s", path, got, want, tr.stderr)
 		}
 	}
 	if tr.counted(t).lost != 0 {
@@ -205,51 +212,113 @@ func flood(t *testing.T, g controlGroup) {
 	listener.wait(t)
 }
 
-// settled returns a number once it stays the same: what is freed by RCU is counted
-// by then, which is waited for.
-func settled(number func() int64) int64 {
+// settled returns numbers once they stay the same, and when that was: what is freed by
+// RCU is counted by then, which is waited for.
+func settled(numbers func() []int64) ([]int64, time.Time) {
 	const membarrierGlobal = 1 // include/uapi/linux/membarrier.h
-	for last, same := number(), 0; ; {
+	var at time.Time
+	for last, same := numbers(), 0; ; {
 		unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
-		now := number()
-		if now != last {
+		now := numbers()
+		switch same++; {
+		case !slices.Equal(now, last):
 			last, same = now, 0
-		} else if same++; same == 10 {
-			return now
+		case same == 5:
+			at = time.Now()
+		case same == 10:
+			return now, at
 		}
 	}
 }
 
-// netOf adds up the pages of each type of event in a .jsonl that memory of a cgroup
-// or one below it was charged or gave back.
-func netOf(t *testing.T, jsonl, path string) map[string]int64 {
+// pagesByType are sums of pages, by the types of events in a .jsonl.
+type pagesByType map[string]int64
+
+func (p pagesByType) net() int64 { return p["charge"] + p["forced_charge"] - p["uncharge"] }
+
+// netEvent is a line of a .jsonl, as far as it concerns a balance.
+type netEvent struct {
+	Type, Kind, Outcome, Cgroup string
+	WallTime                    time.Time `json:"wall_time"`
+	Pages                       int64
+	RequestedPages              int64 `json:"requested_pages"`
+	UsagePages                  int64 `json:"usage_pages"`
+	Existing                    bool
+}
+
+func netEvents(t *testing.T, jsonl string) (events []netEvent) {
 	t.Helper()
-	sums := make(map[string]int64)
 	for line := range strings.Lines(jsonl) {
-		var e struct {
-			Type, Kind, Outcome, Cgroup string
-			Pages                       int64
-			RequestedPages              int64 `json:"requested_pages"`
-		}
+		var e netEvent
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
-		if e.Kind != "memory" || e.Outcome != "" && e.Outcome != "ok" {
+		events = append(events, e)
+	}
+	return events
+}
+
+// netOf adds up the pages that memory of a cgroup or one below it was charged or gave
+// back in a time.
+func netOf(events []netEvent, path string, from, to time.Time) pagesByType {
+	sums := make(pagesByType)
+	for _, e := range events {
+		if e.Kind != "memory" || e.Outcome != "" && e.Outcome != "ok" || !e.WallTime.After(from) || e.WallTime.After(to) {
 			continue
 		}
-		if e.Cgroup != path && !strings.HasPrefix(e.Cgroup, path+"/") {
-			t.Errorf("of another cgroup: %s", line)
+		if e.Cgroup == path || strings.HasPrefix(e.Cgroup, path+"/") {
+			sums[e.Type] += e.Pages + e.RequestedPages
 		}
-		sums[e.Type] += e.Pages + e.RequestedPages
 	}
 	return sums
+}
+
+// netReading is what the tracer read of a cgroup's usage.
+type netReading struct {
+	at    time.Time
+	pages int64
+}
+
+func readingsOf(t *testing.T, events []netEvent, path string) (begin, end netReading) {
+	t.Helper()
+	for _, e := range events {
+		if e.Type != "usage" || e.Cgroup != path {
+			continue
+		}
+		if e.Existing {
+			begin = netReading{e.WallTime, e.UsagePages}
+		} else {
+			end = netReading{e.WallTime, e.UsagePages}
+		}
+	}
+	if begin.at.IsZero() || end.at.IsZero() {
+		t.Errorf("%s was read as %v at the beginning and %v at the end", path, begin, end)
+	}
+	return begin, end
+}
+
+// netRow returns the row of a cgroup in the summary's balance: what it was charged,
+// what it was forced to, what it gave back, net, at begin, at end, and the difference.
+func netRow(t *testing.T, tr *tracer, path string) (row []int64) {
+	t.Helper()
+	match := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(path) + ` +(\d+) +(\d+) +(\d+) +(-?\d+) +(\d+) +(\d+) +(-?\d+)$`).FindStringSubmatch(tr.stderr.String())
+	if match == nil {
+		t.Fatalf("no row of %s: %s", path, tr.stderr)
+	}
+	for _, s := range match[1:] {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row = append(row, n)
+	}
+	return row
 }
 
 // TestNetKprobe has kprobes see what asks for no limit, of which the kernel may miss
 // some: then the balance must say so.
 func TestNetKprobe(t *testing.T) {
 	g := newCgroup(t)
-	usage := func() int64 { return g.number(t, "memory.current", "") / pageSize }
 	p := startWorkload(t, g, 0, "release 8")
 	record := filepath.Join(t.TempDir(), "x.ctrace")
 	tr := chargetrace(t, "-net", "-cgroup", g.path(), "-attach", "kprobe", "-o", record)
@@ -259,24 +328,20 @@ func TestNetKprobe(t *testing.T) {
 	}
 	p.begin(t)
 	p.wait(t)
-	end := settled(usage)
+	usage := func() []int64 { return []int64{g.number(t, "memory.current", "") / pageSize} }
+	end, _ := settled(usage)
 	tr.stop(t)
 	if err := tr.Cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, tr.stderr)
 	}
-	row := regexp.MustCompile(`(?m)^` + g.path() + ` +(\d+) +(\d+) +(\d+) +(-?\d+) +(\d+) +(\d+) +(-?\d+)$`).FindStringSubmatch(tr.stderr.String())
-	if row == nil {
-		t.Fatalf("no row of %s: %s", g.path(), tr.stderr)
+	late := !slices.Equal(usage(), end)
+	row := netRow(t, tr, g.path())
+	charged, forced, uncharged, net, atBegin, atEnd, difference := row[0], row[1], row[2], row[3], row[4], row[5], row[6]
+	if charged < 8<<20/pageSize || uncharged < 8<<20/pageSize || net != charged+forced-uncharged || !late && atEnd != end[0] || atBegin+net+difference != atEnd {
+		t.Errorf("the row is %d, and memory.current is %d", row, end)
 	}
-	var n [8]int64
-	for i := range row[1:] {
-		n[i+1], _ = strconv.ParseInt(row[i+1], 10, 64)
-	}
-	if n[1] < 8<<20/pageSize || n[3] < 8<<20/pageSize || n[4] != n[1]+n[2]-n[3] || n[6] != end || n[5]+n[4]+n[7] != end {
-		t.Errorf("the row is %q, and memory.current is %d", row[1:], end)
-	}
-	if told := strings.Contains(tr.stderr.String(), "The difference is not 0 in 1 of the 1 that were read: "); told != (n[7] != 0) {
-		t.Errorf("it says that there is a difference: %t, and the row is %q", told, row[1:])
+	if told := strings.Contains(tr.stderr.String(), "The difference is not 0 in 1 of the 1 that were read: "); told != (difference != 0) {
+		t.Errorf("it says that there is a difference: %t, and the row is %d", told, row)
 	}
 	page, _ := chargetraceOutput(t, "-r", record, "-o", "-", "-format", "html")
 	if !strings.Contains(page, "<dt>Attached with</dt><dd>kprobe</dd>") {
