@@ -328,6 +328,7 @@ func TestContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	newCgroup(t) // enables the memory controller at the root
+	restoreControllers(t)
 	runc := exec.Command("/usr/sbin/runc", "--root", t.TempDir(), "run", "--no-pivot", "--bundle", bundle, id)
 	stdin, err := runc.StdinPipe()
 	if err != nil {
@@ -366,6 +367,29 @@ func TestContainer(t *testing.T) {
 	if len(rows) < 64 {
 		t.Errorf("%d rows", len(rows))
 	}
+}
+
+// restoreControllers has those that a test enables at the root disabled after it. runc
+// enables all: under cpuset, what is forked into a cgroup forgets its CPU (cpuset_fork).
+func restoreControllers(t *testing.T) {
+	t.Helper()
+	root := controlGroup(cgroupRoot)
+	enabled := func() []string {
+		t.Helper()
+		content, err := os.ReadFile(filepath.Join(string(root), "cgroup.subtree_control"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(content))
+	}
+	before := enabled()
+	t.Cleanup(func() {
+		for _, controller := range enabled() {
+			if !slices.Contains(before, controller) {
+				root.write(t, "cgroup.subtree_control", "-"+controller)
+			}
+		}
+	})
 }
 
 // TestPIDNamespace traces the second process of a pid namespace from inside that.

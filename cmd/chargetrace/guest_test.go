@@ -581,6 +581,10 @@ func startOnCPU(t testing.TB, cmd *exec.Cmd, cpu int) {
 	if err := errors.Join(err, unix.SchedSetaffinity(0, &all)); err != nil {
 		t.Fatal(err)
 	}
+	var got unix.CPUSet
+	if err := unix.SchedGetaffinity(cmd.Process.Pid, &got); err != nil || got != one {
+		t.Fatalf("%s is on %d CPUs, %v", cmd, got.Count(), err)
+	}
 }
 
 func (p *process) pid() string { return strconv.Itoa(p.Process.Pid) }
