@@ -468,6 +468,9 @@ static volatile __u32 memory_hierarchy;
 static volatile __u32 hugetlb_hierarchy;
 static volatile __u32 dmem_hierarchy;
 
+/* TASK_BTF says whether the kernel lets programs read the current task without a call. */
+#define TASK_BTF bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
+
 /* current_css returns the current task's css of a controller. */
 static __always_inline struct cgroup_subsys_state *current_css(int id)
 {
@@ -477,6 +480,17 @@ static __always_inline struct cgroup_subsys_state *current_css(int id)
 
 	bpf_core_read(&css, sizeof(css), (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + id * sizeof(css));
 	return css;
+}
+
+/* memory_css does the same for memory, without a further call where the kernel can. */
+static __always_inline struct cgroup_subsys_state *memory_css(void)
+{
+	const int id = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+
+	if (!TASK_BTF)
+		return current_css(id);
+	return *(struct cgroup_subsys_state **)((void *)bpf_get_current_task_btf()->cgroups +
+						bpf_core_field_offset(struct css_set, subsys) + id * sizeof(void *));
 }
 
 /* root_css returns the root of a controller's tree, and learns its hierarchy. */
@@ -661,7 +675,7 @@ static __always_inline void current_comm(__u64 comm[2])
 {
 	const __u64 *name;
 
-	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+	if (!TASK_BTF) {
 		bpf_get_current_comm(comm, 16);
 		return;
 	}
@@ -852,12 +866,20 @@ __noinline int learn(__u64 counter, __u64 place)
 	return 0;
 }
 
-/* is_known tells whether what is known of a counter is true of it still. */
+/*
+ * is_known tells whether what is known of a counter is true of it still. Mostly it is of
+ * the current task's cgroup, which can be read without a call.
+ */
 static __always_inline bool is_known(const struct known *k, __u64 counter)
 {
-	struct cgroup_subsys_state *css = (void *)k->css;
+	struct cgroup_subsys_state *css = (void *)k->css, *current;
 
-	return k->counter == counter && css && BPF_CORE_READ(css, serial_nr) == k->serial_nr;
+	if (k->counter != counter || !css)
+		return false;
+	current = memory_css();
+	if (TASK_BTF && css == current)
+		return current->serial_nr == k->serial_nr;
+	return BPF_CORE_READ(css, serial_nr) == k->serial_nr;
 }
 
 /* know returns what is known of a counter; it is valid until the next such call. */
@@ -1098,6 +1120,22 @@ static __always_inline int controller_of(__u8 kind)
 	return bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
 }
 
+/* is_remote tells whether the charged css is not the current task's of its controller. */
+static __always_inline bool is_remote(struct cgroup_subsys_state *css, __u8 kind)
+{
+	return css != current_css(controller_of(kind));
+}
+
+static __always_inline __u32 task_flags(void)
+{
+	struct task_struct *task;
+
+	if (TASK_BTF)
+		return bpf_get_current_task_btf()->flags;
+	task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, flags);
+}
+
 /* is_small tells whether a charge is of less than min_pages. */
 static __always_inline bool is_small(unsigned long requested, __u8 kind)
 {
@@ -1169,7 +1207,7 @@ static __always_inline __u32 layout_of_current(void)
 {
 	__u64 start_code, end_code, start_stack, layout;
 
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+	if (TASK_BTF) {
 		/* What cannot be read is 0. */
 		struct mm_struct *mm = bpf_get_current_task_btf()->mm;
 
@@ -1264,7 +1302,6 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 	struct known *k = know(n, (__u64)counter, place_of((__u64)counter));
 	struct cgroup_subsys_state *css;
 	struct charge_event *e;
-	struct task_struct *task;
 	struct calls *cs;
 	struct call *c;
 	__u32 cpu;
@@ -1291,7 +1328,7 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 	e->e.cpu = cpu;
 	e->e.tgid = pid_tgid >> 32;
 	e->e.tid = (__u32)pid_tgid;
-	bpf_get_current_comm(e->e.comm, sizeof(e->e.comm));
+	current_comm((__u64 *)e->e.comm);
 	e->e.cgroup = k->cgroup;
 	e->e.hierarchy = k->hierarchy;
 	e->e.kind = k->kind;
@@ -1302,10 +1339,9 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 	css = (void *)k->css;
 	if (css && !k->named)
 		k->named = ensure_named(css, k->cgroup, k->hierarchy);
-	if (css && css != current_css(controller_of(e->e.kind)))
+	if (css && css != memory_css() && is_remote(css, e->e.kind))
 		e->e.flags |= FLAG_REMOTE;
-	task = (void *)bpf_get_current_task();
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (task_flags() & PF_KTHREAD)
 		e->e.flags |= FLAG_KTHREAD;
 
 	walk(e, counter);
@@ -1331,15 +1367,7 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
  */
 static __always_inline bool is_unaimed(struct counters *n, __u64 counter)
 {
-	struct cgroup_subsys_state *css;
-
-	if (n->unaimed != counter ||
-	    !bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf))
-		return false;
-	css = *(struct cgroup_subsys_state **)((void *)bpf_get_current_task_btf()->cgroups +
-					       bpf_core_field_offset(struct css_set, subsys) +
-					       bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id) * sizeof(css));
-	return css->serial_nr == n->unaimed_serial_nr;
+	return n->unaimed == counter && TASK_BTF && memory_css()->serial_nr == n->unaimed_serial_nr;
 }
 
 /*
@@ -1394,22 +1422,24 @@ static __always_inline struct call *call_from(struct counters *n, __u32 cpu, __u
 
 static __always_inline int on_return(bool charged, __u64 stack)
 {
-	__u32 cpu = bpf_get_smp_processor_id(), tgid;
+	__u32 cpu = bpf_get_smp_processor_id();
 	struct counters *n = counters_of(cpu), *noted;
+	__u64 pid_tgid;
 	struct charge_event *e;
 	struct call *c;
 	__u64 level = 0;
 
 	if (!n || (!n->under_way && !moved))
 		return 0;
-	tgid = bpf_get_current_pid_tgid() >> 32;
-	if (tgid == tracer_tgid || (target_tgid && tgid != target_tgid))
+	pid_tgid = bpf_get_current_pid_tgid();
+	if (target_tgid && pid_tgid >> 32 != target_tgid)
 		return 0;
 	if (moved)
 		cpu = moved_from(cpu, stack);
 	noted = counters_of(cpu);
 	c = call_from(n, cpu, stack);
-	if (!noted || !c)
+	/* Where a return was missed, the stack may be another thread's by now. */
+	if (!noted || !c || c->event.e.tid != (__u32)pid_tgid)
 		return 0;
 	e = &c->event;
 	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
