@@ -40,7 +40,7 @@ func diff(cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
 	out := stdout
 	o := cfg.outputs[0]
 	if o.path != "-" {
-		f, err := create(o.path, cfg.force)
+		f, _, err := cfg.create(o.path)
 		if err != nil {
 			return err
 		}
@@ -49,9 +49,9 @@ func diff(cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
 	}
 	c := report.Compare(*before, *after)
 	if o.format == "html" {
-		return writeError(c.HTML(out))
+		return cfg.writeError(c.HTML(out))
 	}
-	return writeError(c.Text(out))
+	return cfg.writeError(c.Text(out))
 }
 
 // side plays recordings to their end, and adds up what the flags aim at. Where

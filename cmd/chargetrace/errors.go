@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 )
 
@@ -23,9 +24,27 @@ func usageErrorf(format string, args ...any) error {
 }
 
 // writeError adds a way out to an error of an output.
-func writeError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) {
-		return &hintedError{err, "the disk is full; what was written until then is whole"}
+func (cfg *config) writeError(err error) error {
+	switch {
+	case isBrokenPipe(err) && len(cfg.outputs) > 1:
+		// Said aloud, for they are not whole.
+		return &hintedError{fmt.Errorf("an output is not read any more (%v)", err), "the others end there too"}
+	case errors.Is(err, syscall.ENOSPC) && cfg.keepsForks():
+		return &hintedError{err, "the disk is full; what was recorded until then can be played"}
+	case errors.Is(err, syscall.ENOSPC):
+		return &hintedError{err, "the disk is full"}
 	}
 	return err
+}
+
+// isBrokenPipe reports whether an error says that nobody reads an output any more,
+// and nothing else.
+func isBrokenPipe(err error) bool {
+	if several, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !isBrokenPipe(err) })
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return isBrokenPipe(inner)
+	}
+	return err == syscall.EPIPE
 }

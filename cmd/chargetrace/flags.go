@@ -35,7 +35,7 @@ Examples:
   sudo chargetrace -limited -wide          whatever hits a limit, at which level
   sudo chargetrace -watch                  a live screen: what fills up, how fast
   sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
-  chargetrace -r oom.ctrace -limited       with all flags as above
+  chargetrace -r oom.ctrace -limited       with flags as above
   chargetrace -r oom.ctrace -o oom.html    a report to look at in a browser
   chargetrace -check                       can this kernel be traced by this user?
 
@@ -111,7 +111,8 @@ Where to (the table on stdout, if nothing else is asked for):
                     jsonl, csv, pftrace, html, svg, png, pb.gz, folded
   -force            overwrite files
   -rotate SIZE|DURATION
-                    go on in another recording: x-1.ctrace, x-2.ctrace, ...
+                    go on in another recording after so much, as in 100M, or 1h:
+                    x-1.ctrace, x-2.ctrace, ..., after the last that is there
   -keep N           of these, keep the last N only
 
 The kernel:
@@ -238,6 +239,15 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0 || cfg.maxRows > 0) {
 		return nil, usageErrorf("-net adds up all charges, and -limited, -min-pages and -n leave some out")
 	}
+	stdins := 0
+	for _, path := range append(slices.Clone(cfg.inputs), cfg.diff) {
+		if path == "-" {
+			stdins++
+		}
+	}
+	if stdins > 1 {
+		return nil, usageErrorf("stdin can be played once only")
+	}
 	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")
 	}
@@ -248,7 +258,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	default:
 		cfg.units = cmp.Or(cfg.units, text.Human)
 		if len(outputs) == 0 {
-			return cfg, nil // no table
+			return cfg, cfg.checkRotation() // no table
 		}
 	}
 	cfg.units = cmp.Or(cfg.units, text.Pages)
@@ -256,7 +266,22 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.outputs, err = parseOutputs(outputs, format); err != nil {
 		return nil, err
 	}
+	if err := cfg.checkRotation(); err != nil {
+		return nil, err
+	}
 	return cfg, cfg.checkDiff()
+}
+
+// checkRotation says where nothing is there to rotate.
+func (cfg *config) checkRotation() error {
+	rotates := cfg.rotateBytes > 0 || cfg.rotateAfter > 0
+	switch {
+	case cfg.keep > 0 && !rotates:
+		return usageErrorf("-keep is for -rotate")
+	case rotates && !slices.ContainsFunc(cfg.outputs, func(o output) bool { return o.format == "ctrace" && o.path != "-" }):
+		return usageErrorf("-rotate is for -o x.ctrace")
+	}
+	return nil
 }
 
 // parseCommand takes what is left of args as the command, if it stands after --.

@@ -40,7 +40,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	status, err := dispatch(args, stdin, stdout, stderr)
-	if err == nil || errors.Is(err, syscall.EPIPE) {
+	if err == nil || isBrokenPipe(err) {
 		return status
 	}
 	fmt.Fprintf(stderr, "chargetrace: %v\n", err)
@@ -150,7 +150,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		return trace.Totals{Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers, Missed: c.Missed, Unstacked: c.Unstacked, Unnamed: c.Unnamed}, err
 	}, func() bool { return true }})
 	if err != nil {
-		return err
+		return cfg.writeError(err)
 	}
 	if rounded := capture.RoundBuffer(cfg.bufferBytes); rounded != cfg.bufferBytes {
 		fmt.Fprintf(stderr, "chargetrace: buffer rounded up to %d bytes, a power of two of pages\n", rounded)
@@ -236,7 +236,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 
 	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.liveAim())
 	if err != nil {
-		return writeError(err)
+		return cfg.writeError(err)
 	}
 	counts, err := tracer.Counts()
 	if err != nil {
@@ -344,7 +344,7 @@ func printCheck(w io.Writer) error {
 		}
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
-		return writeError(err)
+		return err
 	}
 	switch blocked := capture.Blocking(findings, capture.Auto); {
 	case blocked != nil:

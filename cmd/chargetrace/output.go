@@ -96,14 +96,18 @@ func (rec *recording) about() report.About {
 }
 
 // open makes the outputs of a trace, all of them one sink. Where one fails, none
-// is left open.
+// is left open, nor is a file left that was made.
 func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (_ stream.Sink, err error) {
 	rec.meta.Net = header.Net // of what is left of a recording too
 	var sinks []stream.Sink
+	var made []string
 	defer func() {
 		if err != nil {
 			for _, s := range sinks {
 				s.Close()
+			}
+			for _, path := range made {
+				os.Remove(path)
 			}
 		}
 	}()
@@ -111,14 +115,22 @@ func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (
 		var sink stream.Sink
 		switch {
 		case o.format == "ctrace" && o.path != "-" && (cfg.rotateBytes > 0 || cfg.rotateAfter > 0):
-			sink, err = newRotator(o.path, cfg, rec)
+			var r *rotator
+			if r, err = newRotator(o.path, cfg, rec); err == nil {
+				sink = r
+				made = append(made, r.file.Name())
+			}
 		case o.path == "-":
 			sink, err = cfg.newSink(o.format, stdout, header, rec)
 		default:
 			var f *os.File
-			f, err = create(o.path, cfg.force)
+			var isNew bool
+			f, isNew, err = cfg.create(o.path)
 			if err != nil {
 				return nil, err
+			}
+			if isNew {
+				made = append(made, o.path)
 			}
 			sink, err = cfg.newSink(o.format, f, header, rec)
 			if err != nil {
@@ -169,35 +181,78 @@ type fileSink struct {
 func (s *fileSink) Close() error { return errors.Join(s.Sink.Close(), s.file.Close()) }
 
 // create makes a file that only the user may read who called, also through sudo:
-// a trace tells of all processes. An existing file is overwritten with force
-// only.
-func create(path string, force bool) (*os.File, error) {
-	flags := os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	if force {
-		flags = os.O_WRONLY | os.O_CREATE | os.O_TRUNC
-	}
-	f, err := os.OpenFile(path, flags, 0o600)
+// a trace tells of all processes. An existing one is overwritten with -force only,
+// and never while it is played. What is no regular file, such as a device or a pipe,
+// is written to as it is.
+func (cfg *config) create(path string) (_ *os.File, isNew bool, err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, &hintedError{fmt.Errorf("%s exists", path), "-force overwrites it"}
+		f, err = cfg.overwrite(path)
+		return f, false, err
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
 	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
 	if uidErr == nil && gidErr == nil && os.Geteuid() == 0 {
 		if err := f.Chown(uid, gid); err != nil {
-			return nil, errors.Join(err, f.Close())
+			return nil, false, errors.Join(err, f.Close(), os.Remove(path))
 		}
 	}
-	return f, nil
+	return f, true, nil
+}
+
+// overwrite opens what is there.
+func (cfg *config) overwrite(path string) (_ *os.File, err error) {
+	exists := &hintedError{fmt.Errorf("%s exists", path), "-force overwrites it"}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && !cfg.force {
+		return nil, exists
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return f, nil
+	case !cfg.force: // it is another by now
+		return nil, exists
+	case cfg.plays(info):
+		return nil, usageErrorf("-o %s is what is played", path)
+	}
+	return f, errors.Join(f.Chmod(0o600), f.Truncate(0))
+}
+
+// plays reports whether a file is one of the recordings to play.
+func (cfg *config) plays(file os.FileInfo) bool {
+	for _, path := range append(slices.Clone(cfg.inputs), cfg.diff) {
+		info, err := os.Stat(path)
+		if path == "-" {
+			info, err = os.Stdin.Stat()
+		}
+		if err == nil && os.SameFile(file, info) {
+			return true
+		}
+	}
+	return false
 }
 
 // rotator is a sink that goes on in another recording when one is large or old
-// enough: x.ctrace becomes x-1.ctrace, x-2.ctrace and so on.
+// enough: x.ctrace becomes x-1.ctrace, x-2.ctrace and so on, after the last that there
+// is of an earlier trace.
 type rotator struct {
 	cfg     *config
 	path    string
+	earlier int // the number of that last; 0: none
 	number  int
 	current *trace.Writer
 	file    *os.File
@@ -206,12 +261,17 @@ type rotator struct {
 
 func newRotator(path string, cfg *config, rec recording) (*rotator, error) {
 	r := &rotator{cfg: cfg, path: path}
+	var err error
+	if r.earlier, err = r.last(); err != nil {
+		return nil, err
+	}
+	r.number = r.earlier
 	if err := r.create(); err != nil {
 		return nil, err
 	}
 	w, err := trace.NewWriter(r.file, rec.meta, rec.totals)
 	if err != nil {
-		return nil, errors.Join(err, r.file.Close())
+		return nil, errors.Join(err, r.file.Close(), os.Remove(r.file.Name()))
 	}
 	r.current = w
 	return r, nil
@@ -222,9 +282,27 @@ func (r *rotator) name(number int) string {
 	return fmt.Sprintf("%s-%d%s", strings.TrimSuffix(r.path, ext), number, ext)
 }
 
+// last returns the highest number that a file of such a name has; 0 is none.
+func (r *rotator) last() (highest int, err error) {
+	entries, err := os.ReadDir(filepath.Dir(r.path))
+	if err != nil {
+		return 0, err
+	}
+	ext := filepath.Ext(r.path)
+	prefix := strings.TrimSuffix(filepath.Base(r.path), ext) + "-"
+	for _, entry := range entries {
+		name, isPart := strings.CutPrefix(entry.Name(), prefix)
+		n, err := strconv.Atoi(strings.TrimSuffix(name, ext))
+		if isPart && err == nil && n > highest && entry.Name() == filepath.Base(r.name(n)) {
+			highest = n
+		}
+	}
+	return highest, nil
+}
+
 // create makes the next file.
 func (r *rotator) create() error {
-	f, err := create(r.name(r.number+1), r.cfg.force)
+	f, _, err := r.cfg.create(r.name(r.number + 1))
 	if err != nil {
 		return err
 	}
@@ -253,7 +331,7 @@ func (r *rotator) rotate() error {
 		return err
 	}
 	r.current = next
-	if oldest := r.number - r.cfg.keep; r.cfg.keep > 0 && oldest > 0 {
+	if oldest := r.number - r.cfg.keep; r.cfg.keep > 0 && oldest > r.earlier {
 		if err := os.Remove(r.name(oldest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

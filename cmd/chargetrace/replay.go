@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +33,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	header := cfg.header(src, stderr)
 	sink, err := cfg.open(stdout, header, src.recording())
 	if err != nil {
-		return err
+		return cfg.writeError(err)
 	}
 	sum := summary.New(header)
 	sinks := []stream.Sink{sink, sum}
@@ -51,7 +53,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	})
 	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
 	if err != nil && !notWhole(err) {
-		return writeError(err)
+		return cfg.writeError(err)
 	}
 	printRecorded(stderr, res, src.Sequence)
 	recorded, _ := src.Recorded()
@@ -73,7 +75,8 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 		}
 	}()
 	var readers []*trace.Reader
-	for _, path := range paths {
+	begins := make(map[*trace.Reader]int64)
+	for _, path := range inOrder(paths) {
 		in := stdin
 		if path != "-" {
 			f, err := os.Open(path)
@@ -87,10 +90,21 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 		if err != nil {
 			return nil, err
 		}
+		h := reader.Header()
+		begins[reader] = h.BootWallNanos + int64(h.StartBootNanos)
 		readers = append(readers, reader)
 	}
+	slices.SortStableFunc(readers, func(a, b *trace.Reader) int { return cmp.Compare(begins[a], begins[b]) })
 	r.Sequence, err = trace.NewSequence(readers...)
 	return r, err
+}
+
+// inOrder returns paths so that parts of one trace, which all begin at one time, come as
+// they are numbered: x-2.ctrace before x-10.ctrace.
+func inOrder(paths []string) []string {
+	paths = slices.Clone(paths)
+	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+	return paths
 }
 
 func (r *recordings) close() {
@@ -127,7 +141,7 @@ func explain(err error) error {
 func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 	r, err := trace.NewReader(in, trace.Options{Name: path, Follow: cfg.tail})
 	if err != nil {
-		return nil, err
+		return nil, &hintedError{err, "-o x.ctrace makes recordings; this is none, or cut or damaged in its beginning, or of a later chargetrace"}
 	}
 	header := r.Header()
 	var from, to uint64

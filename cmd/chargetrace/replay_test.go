@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 
@@ -95,5 +97,39 @@ chargetrace: warning: 1 blocks of what was recorded were damaged, and are left o
 		if status != tc.status || begin != tc.begin || !strings.HasSuffix(stderr.String(), tc.end) {
 			t.Errorf("%s: exit status %d\n%s", tc.args, status, stderr.String())
 		}
+	}
+}
+
+// brokenPipe is an output that nobody reads any more.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
+}
+
+// TestBrokenPipe holds that a table which is not read to its end is no error, as in a
+// pipe to head, but that it does not hide another, nor that another output is cut short.
+func TestBrokenPipe(t *testing.T) {
+	const recording = "testdata/6.1-amd64.ctrace"
+	csv := filepath.Join(t.TempDir(), "x.csv")
+	for _, tc := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{nil, 0, ""},
+		{[]string{"-o", "-", "-o", csv}, 1, "an output is not read any more"},
+		{[]string{"-o", "-", "-o", "/dev/full", "-format", "table"}, 1, "no space left on device"},
+	} {
+		var stderr bytes.Buffer
+		status := run(append([]string{"-r", recording}, tc.args...), nil, brokenPipe{}, &stderr)
+		if status != tc.status || !strings.Contains(stderr.String(), tc.want) || tc.want == "" && stderr.Len() > 0 {
+			t.Errorf("%s: status %d, %s", tc.args, status, &stderr)
+		}
+	}
+	// All of what is read at once is in it.
+	content, err := os.ReadFile(csv)
+	if err != nil || bytes.Count(content, []byte("\n")) < 30 {
+		t.Errorf("%v, %s", err, content)
 	}
 }

@@ -119,18 +119,19 @@ func copyEvents(dst Sink, src Source, aim Aim) (res Result, err error) {
 	}
 }
 
-// Tee returns a Sink that writes to several, in that order.
+// Tee returns a Sink that writes to several, in that order, and what one fails to take to
+// the others all the same.
 func Tee(sinks ...Sink) Sink { return tee(sinks) }
 
 type tee []Sink
 
-func (t tee) Write(batch []event.Event) error {
+func (t tee) Write(batch []event.Event) (err error) {
 	for _, s := range t {
-		if err := s.Write(batch); err != nil {
-			return err
+		if e := s.Write(batch); e != nil {
+			err = errors.Join(err, e)
 		}
 	}
-	return nil
+	return err
 }
 
 func (t tee) Close() error {

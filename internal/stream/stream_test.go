@@ -329,7 +329,7 @@ func TestTee(t *testing.T) {
 	failure := errors.New("failure")
 	a, b, c := &fakeSink{}, &fakeSink{err: failure}, &fakeSink{}
 	s := Tee(a, b, c)
-	if err := s.Write([]event.Event{lost}); !errors.Is(err, failure) || len(a.events) != 1 || len(c.events) != 0 {
+	if err := s.Write([]event.Event{lost}); !errors.Is(err, failure) || len(a.events) != 1 || len(c.events) != 1 {
 		t.Errorf("%v, wrote %d and %d", err, len(a.events), len(c.events))
 	}
 	if err := s.Close(); err != nil || a.closed+b.closed+c.closed != 3 {
