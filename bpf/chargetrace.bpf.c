@@ -236,10 +236,10 @@ struct counters {
 	__u64 lost;
 	__u64 lost_others;     /* events that are no charges */
 	__u64 lost_stacks;     /* charges sent without their stack */
-	__u64 unwoken;	       /* events since this CPU last woke the reader */
+	__u64 unwoken;	       /* events, or as much, since this CPU last woke the reader */
 	__u64 running;	       /* programs on this CPU, one interrupting the other */
 	__u64 under_way;       /* calls that are noted and have not returned */
-	__u64 call;	       /* see call_at */
+	__u64 zero;	       /* see call_at */
 	__u64 number;	       /* see number_of */
 	/* The last name that was looked at, and whether it matches. */
 	__u64 comm[2];
@@ -930,7 +930,7 @@ static __always_inline void fill(struct event *e, __u32 type, __u64 pid_tgid)
 }
 
 /* tell_stack sends a stack that the reader does not know. */
-static __always_inline void tell_stack(struct stack_event *stack, __u64 frames)
+static __always_inline void tell_stack(struct counters *n, struct stack_event *stack, __u64 frames)
 {
 	__u32 of_stack = stack->id & (TOLD - 1), of_layout = stack->layout & (TOLD - 1);
 	struct told *known = bpf_map_lookup_elem(&told, &of_stack);
@@ -950,21 +950,23 @@ static __always_inline void tell_stack(struct stack_event *stack, __u64 frames)
 	/* As it is passed on: the verifier knows no other. */
 	asm volatile("" : "+r"(size));
 	/* The reader counts the charges that come without. */
-	if (size <= sizeof(*stack) && !bpf_ringbuf_output(&events, stack, size, flags))
+	if (size <= sizeof(*stack) && !bpf_ringbuf_output(&events, stack, size, flags)) {
 		known->stack = stack->id;
+		n->unwoken += 2; /* it is as long as two events */
+	}
 }
 
 /* tell_stacks tells the reader of the stacks of a call. */
-static __always_inline void tell_stacks(struct call *c)
+static __always_inline void tell_stacks(struct counters *n, struct call *c)
 {
 	struct call_stacks *s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
 
 	if (!s)
 		return;
 	if (take_kernel_stacks && c->event.kernel_stack)
-		tell_stack(&s->kernel, s->kernel_frames);
+		tell_stack(n, &s->kernel, s->kernel_frames);
 	if (take_user_stacks && c->event.user_stack)
-		tell_stack(&s->user, s->user_frames);
+		tell_stack(n, &s->user, s->user_frames);
 }
 
 /* send_charge sends a charge whose outcome is known. */
@@ -978,7 +980,7 @@ static __always_inline void send_charge(struct counters *n, struct call *c)
 		return;
 	}
 	if (take_kernel_stacks || take_user_stacks)
-		tell_stacks(c);
+		tell_stacks(n, c);
 	/*
 	 * Lost events are told of by the CPU that lost them. The counters are
 	 * this CPU's own, yet atomic: before 5.12 nothing keeps an interrupt that
@@ -1059,15 +1061,30 @@ static __always_inline void walk(struct charge_event *e, struct page_counter *co
 }
 
 /*
- * call_at returns a call of this CPU. The index goes through the memory of a map
- * so that the verifier takes it for any: it would look at what follows once for
- * each.
+ * call_at returns a call of this CPU. To the index a number is added that is always 0,
+ * from the memory of a map, so that the verifier takes it for any: it would look at
+ * what follows once for each.
  */
 static __always_inline struct call *call_at(struct counters *n, struct calls *cs, __u64 i)
 {
-	*(volatile __u64 *)&n->call = i;
-	i = *(volatile __u64 *)&n->call;
+	i += *(volatile __u64 *)&n->zero;
 	return &cs->call[i & (CALLS - 1)];
+}
+
+/*
+ * moved_from returns the CPU on which the call from a place is noted, of which
+ * task_migrates knows that it returns on another.
+ */
+static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
+{
+	__u32 *from = bpf_map_lookup_elem(&moved_calls, &stack);
+
+	if (!from)
+		return cpu;
+	cpu = *from;
+	if (!bpf_map_delete_elem(&moved_calls, &stack))
+		__sync_fetch_and_sub(&moved, 1);
+	return cpu;
 }
 
 /*
@@ -1098,6 +1115,8 @@ static __always_inline struct call *free_call(struct counters *n, struct calls *
 	if (c->stack) {
 		c->event.e.flags |= FLAG_PREDICTED;
 		send_charge(n, c);
+		if (moved && c->stack != stack)
+			moved_from(cpu, c->stack);
 	} else {
 		/* Atomic, for another call may be preempted while it does this. */
 		__sync_fetch_and_add(&n->under_way, 1);
@@ -1279,22 +1298,6 @@ static __always_inline void take_stacks(struct counters *n, void *ctx, struct ca
 	}
 }
 
-/*
- * moved_from returns the CPU on which the call from a place is noted, of which
- * task_migrates knows that it returns on another.
- */
-static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
-{
-	__u32 *from = bpf_map_lookup_elem(&moved_calls, &stack);
-
-	if (!from)
-		return cpu;
-	cpu = *from;
-	if (!bpf_map_delete_elem(&moved_calls, &stack))
-		__sync_fetch_and_sub(&moved, 1);
-	return cpu;
-}
-
 /* note notes what is asked, and returns false where nobody wants to know. */
 static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
 				 unsigned long nr_pages, __u64 fail, __u64 stack)
@@ -1396,9 +1399,9 @@ static __always_inline int on_entry(void *ctx, struct counters *n, __u64 pid_tgi
 {
 	bool noted;
 
-	n->running++;
+	__sync_fetch_and_add(&n->running, 1);
 	noted = note(ctx, n, pid_tgid, counter, nr_pages, fail, stack);
-	n->running--;
+	__sync_fetch_and_sub(&n->running, 1);
 	if (!noted)
 		__sync_fetch_and_add(&n->filtered, 1);
 	return 0;
@@ -1446,9 +1449,9 @@ static __always_inline int on_return(bool charged, __u64 stack)
 	e->failed = 0;
 	if (!charged) {
 		bpf_probe_read_kernel(&level, sizeof(level), (void *)c->fail);
-		n->running++;
+		__sync_fetch_and_add(&n->running, 1);
 		e->failed = level_id(n, e, level);
-		n->running--;
+		__sync_fetch_and_sub(&n->running, 1);
 		if ((only_limited || min_pages) && e->requested > 1)
 			keep_failure(n, stack, e->requested);
 	}

@@ -97,7 +97,7 @@ type bpfCounters struct {
 	Unwoken         uint64
 	Running         uint64
 	UnderWay        uint64
-	Call            uint64
+	Zero            uint64
 	Number          uint64
 	Comm            [2]uint64
 	TargetsVersion  uint64

@@ -148,10 +148,10 @@ type Counts struct {
 // it asks to be woken by the next, and sleeps.
 const readInterval = 50 * time.Millisecond
 
-// maxHeld is how many quiet intervals an event is held that its thread's next one
-// may tell more about; see settle. That comes at once, unless the thread is
-// preempted, on a busy machine for long.
-const maxHeld = 40
+// maxHeld is how long an event is held that its thread's next one may tell more about;
+// see settle. That comes at once, unless the thread is preempted, on a busy machine
+// for long.
+const maxHeld = 2 * time.Second
 
 // Tracer is a running trace, and a [stream.Source]. Read, Counts and Close are
 // for one goroutine; Stop is for any.
@@ -163,8 +163,8 @@ type Tracer struct {
 	header  stream.Header
 	lacking []string
 
-	programs   []*ebpf.Program
-	links      []link.Link // in the order in which they were attached
+	programs   []program
+	links      []attachment // in the order in which they were attached
 	counters   *ebpf.Map
 	calls      *ebpf.Map
 	callStacks *ebpf.Map
@@ -173,11 +173,10 @@ type Tracer struct {
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
 	flushed bool
-	// quiet counts the intervals without an event, and drowsy those of them in
-	// which no event was held.
-	quiet, drowsy int
-	readerIdle    *ebpf.Variable
-	unfollowed    *ebpf.Variable
+	// drowsy counts the intervals without an event in which none was held.
+	drowsy     int
+	readerIdle *ebpf.Variable
+	unfollowed *ebpf.Variable
 
 	// held are events that are not final; see settle.
 	held []event.Event
@@ -191,6 +190,17 @@ type Tracer struct {
 	missed   uint64
 	leftOver []unreturned
 	stopErr  error
+}
+
+// program and attachment are of a hook, of which calls says the same.
+type program struct {
+	*ebpf.Program
+	calls bool
+}
+
+type attachment struct {
+	link.Link
+	calls bool
 }
 
 var _ stream.Source = (*Tracer)(nil)
@@ -253,6 +263,9 @@ type hook struct {
 	needed func(o *Options) bool
 	// unasked says that the function asks for no limit; see startDefault.
 	unasked bool
+	// calls says that the program is to see each call of what is traced; see
+	// [Counts.Missed].
+	calls bool
 }
 
 // by is how the hook is attached.
@@ -307,6 +320,7 @@ var hooks = []hook{
 		name:     Function,
 		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
 		attach:   attachEntry,
+		calls:    true,
 	},
 	{
 		name:     "page_counter_charge",
@@ -314,6 +328,7 @@ var hooks = []hook{
 		attach:   attachEntry,
 		needed:   needsNet,
 		unasked:  true,
+		calls:    true,
 	},
 	{
 		name:     "page_counter_uncharge",
@@ -321,6 +336,7 @@ var hooks = []hook{
 		attach:   attachEntry,
 		needed:   needsNet,
 		unasked:  true,
+		calls:    true,
 	},
 	// Before the processes that there are are looked at, so that none is born
 	// unseen.
@@ -451,11 +467,11 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 		if p == nil {
 			continue
 		}
-		t.programs = append(t.programs, p)
+		t.programs = append(t.programs, program{p, h.calls})
 		l, err := h.attach(h, how, p)
 		switch {
 		case err == nil && l != nil:
-			t.links = append(t.links, l)
+			t.links = append(t.links, attachment{l, h.calls})
 		case err == nil: // it has done its work
 		case h.without == "":
 			return nil, fmt.Errorf("attach a %s to %s: %w", how, h.name, err)
@@ -642,9 +658,13 @@ func (t *Tracer) Read(batch []event.Event) (int, error) {
 			return 0, err
 		}
 		final := settle(batch[:n])
-		// What has had no successor for that long will have none, and a full
-		// batch has to go.
-		if err == io.EOF || t.quiet >= maxHeld || final == 0 && n == len(batch) {
+		// What has had no successor for that long will have none.
+		for final < n && BootNanos() > batch[final].BootNanos+uint64(maxHeld) {
+			final++
+			final += settle(batch[final:n])
+		}
+		// A full batch has to go.
+		if err == io.EOF || final == 0 && n == len(batch) {
 			final = n
 		}
 		if final > 0 {
@@ -696,7 +716,7 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 		if t.drowsy > 2 { // woken
 			t.ring.SetDeadline(time.Now().Add(readInterval))
 		}
-		t.quiet, t.drowsy = 0, 0
+		t.drowsy = 0
 		e := &batch[n]
 		if isStack(t.record.RawSample) {
 			told, err := t.stacks.learn(e, t.record.RawSample)
@@ -736,7 +756,6 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 
 // endInterval sets how long the ring buffer is waited for next.
 func (t *Tracer) endInterval(held bool) error {
-	t.quiet++
 	deadline := time.Now().Add(readInterval)
 	if held {
 		t.ring.SetDeadline(deadline)
@@ -795,7 +814,9 @@ func (t *Tracer) Stop() {
 		var errs []error
 		// No charge begins any more, and then none is under way.
 		for _, l := range slices.Backward(t.links) {
-			t.missed += kprobeMissed(l)
+			if l.calls {
+				t.missed += kprobeMissed(l.Link)
+			}
 			errs = append(errs, l.Close())
 			waitForPrograms()
 		}
@@ -812,8 +833,9 @@ func (t *Tracer) Stop() {
 
 // waitForPrograms waits until every CPU has left the programs that it was in.
 // They run inside RCU read-side sections, and this waits for all of those
-// (kernel/sched/membarrier.c). It fails only in a kernel without it, and then
-// there is no better way.
+// (kernel/sched/membarrier.c): not where there is one CPU, where they can be under way
+// only if one was preempted, nor with nohz_full. To detach the last program of a
+// function the kernel waits itself.
 func waitForPrograms() {
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 }
@@ -928,7 +950,7 @@ func (t *Tracer) Counts() (Counts, error) {
 	}
 	for _, p := range t.programs {
 		// Counted since 5.12; not every kernel tells.
-		if stats, err := p.Stats(); err == nil {
+		if stats, err := p.Stats(); err == nil && p.calls {
 			c.Missed += stats.RecursionMisses
 		}
 	}

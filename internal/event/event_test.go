@@ -103,6 +103,15 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// TestDecodeComm has an older name behind the NUL, as kernels before 5.17 leave it.
+func TestDecodeComm(t *testing.T) {
+	e := Event{Type: OOMKill, Comm: Comm{'l', 's', 0, 'h'}, Victim: Victim{Comm: Comm{'a', 0, 'b'}}}
+	var got Event
+	if err := got.Decode(e.AppendEncoded(nil)); err != nil || got.Comm != (Comm{'l', 's'}) || got.Victim.Comm != (Comm{'a'}) {
+		t.Errorf("%q and %q, %v", got.Comm, got.Victim.Comm, err)
+	}
+}
+
 func TestParseKinds(t *testing.T) {
 	for list, want := range map[string]Kinds{
 		"memory": 1 << Memory, "swap,memory": 1<<Memory | 1<<Swap, "unknown": 1, "": 0, "memory,": 0, "mem": 0,
