@@ -15,13 +15,14 @@
 // a page for a browser, export writes what other programs read, all with the names
 // that package cgroup learns from the events. Package trace is the recording: a sink
 // that writes one, and a source that plays it. Data goes one way: every package
-// knows event; sinks know nothing of each other, but for watch and report of
+// of these knows event; sinks know nothing of each other, but for watch and report of
 // summary, nor of capture, and only the command joins them.
 //
 // Package cause tells from a kernel stack, which capture reads and names, what a
-// charge was for, and adds up charges by stack, for report and export.
+// charge was for, and adds up charges by stack, for all the sinks.
 //
-// Package symbol names the addresses of processes.
+// Package symbol names the addresses of processes, and package text writes amounts and
+// paths for people.
 //
 // What is shown is a matter of stream, and a live source does it in the kernel:
 // package glob has patterns for names of threads in a form for both. Package help

@@ -1,7 +1,8 @@
 // Package cgroup tells what a cgroup is called, and which container it is. There
 // it asks nobody: what it knows comes with the events of a trace, so that it is
-// the same for a recording, and for a cgroup that is long gone. And it makes
-// cgroups for commands that are to have a limit; see [Make].
+// the same for a recording, and for a cgroup that is long gone. Of the machine's own
+// cgroups it finds those to aim at, reads what they hold, and makes some for commands
+// that are to have a limit; see [Trees], [Target] and [Make].
 package cgroup
 
 import (

@@ -1,6 +1,7 @@
 // Package summary adds up a trace: who charged how much to which cgroup, what that
 // gave back, which limits were hit and by whom, what reclaim took, who was killed,
-// and how much of all this was seen. It is a Sink that prints nothing; reports read its
+// and how much of all this was seen. It is a Sink that prints nothing by itself: the
+// command has it print its tables at the end, and the screen and reports read its
 // fields.
 package summary
 
