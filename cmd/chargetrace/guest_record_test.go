@@ -190,7 +190,7 @@ func TestRecordingDiskFull(t *testing.T) {
 	})
 	blow(t, storm)
 	tr.Cmd.Wait()
-	if tr.ProcessState.ExitCode() != 1 || !strings.Contains(tr.stderr.String(), "hint: the disk is full; what was written until then is whole") {
+	if tr.ProcessState.ExitCode() != 1 || !strings.Contains(tr.stderr.String(), "hint: the disk is full; what was recorded until then can be played") {
 		t.Errorf("exit status %d: %s", tr.ProcessState.ExitCode(), tr.stderr)
 	}
 	cmd := exec.Command("/usr/bin/chargetrace", "-r", file)

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,7 +44,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil || isBrokenPipe(err) {
 		return status
 	}
-	fmt.Fprintf(stderr, "chargetrace: %v\n", err)
+	// What is wrong with a file is so with each write, and with its end.
+	lines := slices.Compact(strings.Split(err.Error(), "\n"))
+	fmt.Fprintf(stderr, "chargetrace: %s\n", strings.Join(lines, "\n"))
 	var hinted *hintedError
 	if errors.As(err, &hinted) {
 		fmt.Fprintf(stderr, "hint: %s\n", hinted.hint)
