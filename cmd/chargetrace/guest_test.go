@@ -1171,10 +1171,25 @@ func TestPreempted(t *testing.T) {
 // lets another with the usual buffer count what happens meanwhile.
 func TestSmallestBuffer(t *testing.T) {
 	storm, pids := startStorm(t, 2000)
+	// A Go program can charge while it waits: not between the beginnings of the two.
+	for _, p := range storm {
+		if err := p.Process.Signal(unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(p.Process.Pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
+			t.Fatalf("%v, status %#x", err, status)
+		}
+	}
 	whole := chargetrace(t, "-pid", pids)
 	tr := chargetrace(t, "-pid", pids, "-buffer", "1")
 	if err := tr.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	for _, p := range storm {
+		if err := p.Process.Signal(unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
 	}
 	blow(t, storm)
 	calm(t, storm)
@@ -1191,7 +1206,7 @@ func TestSmallestBuffer(t *testing.T) {
 		t.Errorf("%d rows and %d lost in the table, summary %+v", len(out.rows), lost, s)
 	}
 	if want := uint64(len(wholeOut.rows)); s.shown+s.lost != want || whole.counted(t).lost != 0 {
-		t.Errorf("shown %d + lost %d, but there were %d charges", s.shown, s.lost, want)
+		t.Errorf("shown %d + lost %d, but there were %d charges: %s\n%s", s.shown, s.lost, want, tr.stderr, whole.stderr)
 	}
 	if want := fmt.Sprintf("warning: %d events were lost", s.lost); !strings.Contains(tr.stderr.String(), want) {
 		t.Errorf("no %q in %s", want, tr.stderr)
