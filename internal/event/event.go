@@ -57,6 +57,10 @@ type Comm [16]byte
 // Bytes returns the name up to its NUL.
 func (c *Comm) Bytes() []byte { return upToNUL(c[:]) }
 
+// trim leaves out what is after the NUL: until 5.17 the kernel keeps the rest of an
+// older name there.
+func (c *Comm) trim() { clear(c[len(c.Bytes()):]) }
+
 // String returns the name as it may be printed.
 func (c Comm) String() string { return Printable(c.Bytes()) }
 
@@ -303,7 +307,8 @@ func (e *Event) Decode(src []byte) error {
 	e.BootNanos = ne.Uint64(src[8:])
 	e.PID = ne.Uint32(src[16:])
 	e.TID = ne.Uint32(src[20:])
-	e.Comm = decodeComm(src[24:40])
+	copy(e.Comm[:], src[24:40])
+	e.Comm.trim()
 	e.Cgroup = CgroupID{ne.Uint64(src[40:]), ne.Uint32(src[48:])}
 	e.Kind, e.Outcome = kind, outcome
 	e.Flags = Flags(ne.Uint16(src[54:]))
@@ -326,7 +331,9 @@ func (e *Event) Decode(src []byte) error {
 		e.FreedPages = ne.Uint64(src)
 		e.DurationNanos = ne.Uint64(src[8:])
 	case OOMKill:
-		v := Victim{PID: ne.Uint32(src), Comm: decodeComm(src[8:24])}
+		v := Victim{PID: ne.Uint32(src)}
+		copy(v.Comm[:], src[8:24])
+		v.Comm.trim()
 		v.AnonPages = ne.Uint64(src[24:])
 		v.FilePages = ne.Uint64(src[32:])
 		v.ShmemPages = ne.Uint64(src[40:])
@@ -340,13 +347,6 @@ func (e *Event) Decode(src []byte) error {
 		e.UsagePages = int64(ne.Uint64(src[16:]))
 	}
 	return nil
-}
-
-// decodeComm leaves out what is after the NUL: until 5.17 the kernel keeps the rest of
-// an older name there.
-func decodeComm(src []byte) (c Comm) {
-	copy(c[:], upToNUL(src))
-	return c
 }
 
 func decodeLevel(src []byte) Level {
