@@ -320,9 +320,9 @@ struct call {
 /*
  * On each CPU there is a call for each level of interrupts, and where the kernel
  * is preemptible, for each that is preempted: a dozen at once, where a dozen tracers
- * make each call last as long as a task runs at a time. One that returns on another CPU is
- * found through moved_calls: that is rare, and a place that all CPUs share costs
- * more than all the rest.
+ * make each call last as long as a task runs at a time. One that returns on another
+ * CPU is found through moved_calls: that is rare, and a place that all CPUs share
+ * costs more than all the rest.
  */
 #define CALLS 16
 
@@ -876,9 +876,11 @@ static __always_inline bool is_known(const struct known *k, __u64 counter)
 
 	if (k->counter != counter || !css)
 		return false;
-	current = memory_css();
-	if (TASK_BTF && css == current)
-		return current->serial_nr == k->serial_nr;
+	if (TASK_BTF) {
+		current = memory_css();
+		if (css == current)
+			return current->serial_nr == k->serial_nr;
+	}
 	return BPF_CORE_READ(css, serial_nr) == k->serial_nr;
 }
 
