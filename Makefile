@@ -29,11 +29,12 @@ demo: tools-vm
 
 # On every kernel; test-short boots none.
 test: tools-vm tools-bpf test-short
-	go test -count=1 -timeout 70m -run '^TestKernels' -v ./cmd/chargetrace
+	go test -count=1 -timeout 80m -run '^TestKernels' -v ./cmd/chargetrace
 
 FUZZTIME = 5s
 test-short: tools-shells tools-browser
 	go test -skip '^TestKernels' ./...
+	go test -run '^$$' -fuzz FuzzSelectTypes -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./internal/capture
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/event
 	go test -run '^$$' -fuzz FuzzAppendPrintable -fuzztime $(FUZZTIME) ./internal/event
 	go test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/trace

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"sync"
@@ -431,10 +432,15 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 		}
 	}
 	spec.Programs = wanted
-	coll, err := ebpf.NewCollection(spec)
+	var opts ebpf.CollectionOptions
+	opts.Programs.KernelTypes, err = kernelTypes(spec.Types)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // else the library knows of other places, and says what is wrong
+		return nil, fmt.Errorf("read the kernel's types: %w", err)
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if errors.Is(err, btf.ErrNotFound) && attach == Fentry {
 		t.lacking = dropUnknown(spec)
-		coll, err = ebpf.NewCollection(spec)
+		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF programs: %w", err)
@@ -811,17 +817,17 @@ func (t *Tracer) queueFinal() error {
 // Read come to its end.
 func (t *Tracer) Stop() {
 	t.stop.Do(func() {
-		var errs []error
 		// No charge begins any more, and then none is under way.
-		for _, l := range slices.Backward(t.links) {
+		var begins, rest []attachment
+		for _, l := range t.links {
 			if l.calls {
-				t.missed += kprobeMissed(l.Link)
+				begins = append(begins, l)
+			} else {
+				rest = append(rest, l)
 			}
-			errs = append(errs, l.Close())
-			waitForPrograms()
 		}
 		t.links = nil
-		if err := errors.Join(errs...); err != nil {
+		if err := errors.Join(t.detach(begins), t.detach(rest)); err != nil {
 			t.stopErr = fmt.Errorf("detach: %w", err)
 		}
 		t.stopErr = errors.Join(t.stopErr, t.takeUnreturned())
@@ -829,6 +835,22 @@ func (t *Tracer) Stop() {
 			t.stopErr = errors.Join(t.stopErr, fmt.Errorf("flush the ring buffer: %w", err))
 		}
 	})
+}
+
+// detach closes links, all at once, since for each the kernel waits a while, and
+// returns when none of their programs runs.
+func (t *Tracer) detach(links []attachment) error {
+	errs := make([]error, len(links))
+	var closing sync.WaitGroup
+	for i, l := range links {
+		if l.calls {
+			t.missed += kprobeMissed(l.Link)
+		}
+		closing.Go(func() { errs[i] = l.Close() })
+	}
+	closing.Wait()
+	waitForPrograms()
+	return errors.Join(errs...)
 }
 
 // waitForPrograms waits until every CPU has left the programs that it was in.
