@@ -2,7 +2,7 @@
 
 package main
 
-// The tests in this file run inside the virtual machines of TestVM: as root, on
+// The tests in this file run inside the virtual machines of TestKernels: as root, on
 // a kernel that may be traced and spoilt. What they run is the real command, at
 // /usr/bin/chargetrace.
 

@@ -88,10 +88,15 @@ func machine(tb testing.TB, release, arch string) *vm.Machine {
 
 // TestKernels runs the tests of the guest on each kernel.
 func TestKernels(t *testing.T) {
+	t.Parallel()
 	for _, k := range kernels {
 		t.Run(k.release+"-"+k.arch, func(t *testing.T) {
 			t.Parallel()
-			out := runGuestTests(t, machine(t, k.release, k.arch), "-test.run", os.Getenv("GUEST_RUN"), "-test.skip", "V1$|Systemd$")
+			skip := "V1$|Systemd$"
+			if k.release != "6.1" { // what its commands do is tested on each by others
+				skip += "|^TestReadme$"
+			}
+			out := runGuestTests(t, machine(t, k.release, k.arch), "-test.run", os.Getenv("GUEST_RUN"), "-test.skip", skip)
 			if os.Getenv("UPDATE_RECORDINGS") != "" {
 				updateRecording(t, k.release+"-"+k.arch, out)
 			}
@@ -103,6 +108,7 @@ func TestKernels(t *testing.T) {
 // A machine that has once used the memory controller with v2 may not give it to
 // v1.
 func TestKernelsCgroupV1(t *testing.T) {
+	t.Parallel()
 	for _, k := range kernels[:2] {
 		t.Run(k.release+"-"+k.arch, func(t *testing.T) {
 			t.Parallel()
@@ -151,14 +157,17 @@ func updateRecording(t *testing.T, kernel, out string) {
 	}
 }
 
+// guestTimeout is far above what all tests take on a busy machine: 15 minutes.
+const guestTimeout = 40 * time.Minute
+
 func runGuestTests(t *testing.T, m *vm.Machine, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), guestTimeout+time.Minute)
 	defer cancel()
 	var out, console bytes.Buffer
 	m.Console = &console
 	argv := append([]string{
-		"/init", "-test.v", "-test.timeout", "15m", "-test.count", cmp.Or(os.Getenv("GUEST_COUNT"), "1"),
+		"/init", "-test.v", "-test.timeout", guestTimeout.String(), "-test.count", cmp.Or(os.Getenv("GUEST_COUNT"), "1"),
 	}, args...)
 	status, err := m.Run(ctx, &out, &out, argv...)
 	if err != nil {

@@ -129,14 +129,16 @@ func createDisk(path string, size int64) error {
 func (m *Machine) qemu(ctx context.Context, initramfs, disk string) (*exec.Cmd, error) {
 	var name, console string
 	var args []string
+	var emulated string // the CPU, where it is emulated
 	switch m.Arch {
 	case "amd64":
 		name, console = "qemu-system-x86_64", "ttyS0"
 		args = []string{"-machine", "q35", "-cpu", "max"}
+		emulated = "max,-erms" // with which a page is cleared and copied byte by byte
 	case "arm64":
 		name, console = "qemu-system-aarch64", "ttyAMA0"
-		// The default authentication of pointers is slow to emulate.
-		args = []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on"}
+		args = []string{"-machine", "virt", "-cpu", "max"}
+		emulated = "max,pauth-impdef=on" // the default authentication of pointers is slow
 	default:
 		return nil, fmt.Errorf("no machine for %q: want amd64 or arm64", m.Arch)
 	}
@@ -149,7 +151,7 @@ func (m *Machine) qemu(ctx context.Context, initramfs, disk string) (*exec.Cmd, 
 		// All CPUs in one thread. In a thread each, QEMU 7.2 was seen to run code
 		// as it was before another CPU had changed it, and the kernel changes its
 		// code with every probe: it died of a breakpoint that was gone.
-		args = append(args, "-accel", "tcg,thread=single")
+		args = append(args, "-accel", "tcg,thread=single", "-cpu", emulated)
 	}
 	kernelArgs := append([]string{"console=" + console, "panic=-1", "quiet"}, m.KernelArgs...)
 	args = append(args,
