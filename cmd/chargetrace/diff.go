@@ -8,6 +8,7 @@ import (
 	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
 )
 
 // checkDiff says what of the flags does not go with -diff.
@@ -21,6 +22,8 @@ func (cfg *config) checkDiff() error {
 		return usageErrorf("-diff compares what is at its end, and -follow waits for more")
 	case len(cfg.outputs) > 1 || o.format != "table" && o.format != "html":
 		return usageErrorf("-diff makes one output: a table or .html")
+	case cfg.wide || cfg.units != text.Pages:
+		return usageErrorf("-diff counts pages and has no rows of charges: -units and -wide are for those")
 	}
 	return nil
 }

@@ -63,11 +63,15 @@ func (cfg *config) keepsForks() bool {
 }
 
 // header returns the header of what is shown of a source, and says where there is
-// no balance.
+// no balance, or are no stacks.
 func (cfg *config) header(src stream.Source, stderr io.Writer) stream.Header {
 	h := cfg.aim().Header(src.Header())
 	if src.Header().Net && !h.Net {
 		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: of some processes, threads or charges there is no balance\n")
+	}
+	ofStacks := func(o output) bool { return o.format == "pb.gz" || o.format == "folded" }
+	if !h.KernelStacks && !h.UserStacks && slices.ContainsFunc(cfg.outputs, ofStacks) {
+		fmt.Fprintf(stderr, "chargetrace: warning: there are no stacks, and so no functions, in the .pb.gz or .folded: trace with -stack or -ustack\n")
 	}
 	return h
 }
