@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -165,7 +166,7 @@ func TestFollow(t *testing.T) {
 	shell.wait(t)
 	bystander.wait(t)
 	if pids := checkFamily(t, family, whole, g); len(pids) != children+1 {
-		t.Errorf("charges of %d processes, want those of the shell and its %d children", len(pids), children)
+		t.Errorf("charges of %d processes, want those of the shell and its %d children: %v\n%s", len(pids), children, slices.Sorted(maps.Keys(pids)), &shell.stderr)
 	}
 }
 

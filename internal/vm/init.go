@@ -52,6 +52,9 @@ func guest() error {
 	}
 	defer port.Close()
 	frames := &frameWriter{w: port}
+	if err := frames.write(frameBooted, nil); err != nil {
+		return err
+	}
 	stderr := frames.stream(frameStderr)
 	if mountErr != nil {
 		fmt.Fprintf(stderr, "init: %v\n", mountErr)

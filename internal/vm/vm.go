@@ -73,19 +73,42 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 		return 0, fmt.Errorf("write the initramfs: %w", err)
 	}
 
+	disk := ""
+	if m.DiskMiB > 0 {
+		disk = filepath.Join(dir, "disk")
+		if err := createDisk(disk, int64(m.DiskMiB)<<20); err != nil {
+			return 0, err
+		}
+	}
+	for boots := 1; ; boots++ {
+		status, err := m.boot(ctx, initramfs, disk, stdout, stderr)
+		if !errors.Is(err, errHung) || boots == maxBoots {
+			return status, err
+		}
+		fmt.Fprintf(stderr, "%v\nbooted again\n", err)
+	}
+}
+
+// A kernel was seen to hang while it booted, one of some hundreds, with its CPUs busy.
+// Others are up within 40 s on a busy machine.
+var bootPatience = 5 * time.Minute
+
+const maxBoots = 2
+
+var errHung = errors.New("the kernel hangs while it boots")
+
+// boot boots the machine and returns the status of its command.
+func (m *Machine) boot(ctx context.Context, initramfs, disk string, stdout, stderr io.Writer) (int, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	hung := time.AfterFunc(bootPatience, func() { cancel(errHung) })
+	defer hung.Stop()
+
 	fromGuest, toHost, err := os.Pipe()
 	if err != nil {
 		return 0, err
 	}
 	defer fromGuest.Close()
-	disk := ""
-	if m.DiskMiB > 0 {
-		disk = filepath.Join(dir, "disk")
-		if err := createDisk(disk, int64(m.DiskMiB)<<20); err != nil {
-			toHost.Close()
-			return 0, err
-		}
-	}
 	console := &tail{}
 	qemu, err := m.qemu(ctx, initramfs, disk)
 	if err != nil {
@@ -103,11 +126,11 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 	if err != nil {
 		return 0, err
 	}
-	status, readErr := readFrames(fromGuest, stdout, stderr)
+	status, readErr := readFrames(fromGuest, stdout, stderr, func() { hung.Stop() })
 	waitErr := qemu.Wait()
 	switch {
 	case ctx.Err() != nil:
-		err = ctx.Err()
+		err = context.Cause(ctx)
 	case readErr != nil:
 		err = errors.Join(readErr, waitErr)
 	default:
@@ -204,14 +227,16 @@ const (
 	frameStdout = 1
 	frameStderr = 2
 	frameExit   = 3 // the exit status as 4 bytes
+	frameBooted = 4 // nothing; the first
 )
 
 // A frame is its kind, the length of its payload as 4 bytes, little-endian, and
 // the payload.
 const frameHeader = 5
 
-// readFrames passes on what the guest prints, until its exit status comes.
-func readFrames(r io.Reader, stdout, stderr io.Writer) (status int, err error) {
+// readFrames passes on that the guest has booted and what it prints, until its exit
+// status comes.
+func readFrames(r io.Reader, stdout, stderr io.Writer, booted func()) (status int, err error) {
 	for {
 		var header [frameHeader]byte
 		if _, err := io.ReadFull(r, header[:]); err != nil {
@@ -222,6 +247,8 @@ func readFrames(r io.Reader, stdout, stderr io.Writer) (status int, err error) {
 		}
 		size := int64(binary.LittleEndian.Uint32(header[1:]))
 		switch header[0] {
+		case frameBooted:
+			booted()
 		case frameStdout:
 			_, err = io.CopyN(stdout, r, size)
 		case frameStderr:

@@ -2,11 +2,13 @@ package vm
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cavaliergopher/cpio"
 )
@@ -14,6 +16,9 @@ import (
 func TestFrames(t *testing.T) {
 	var port, stdout, stderr bytes.Buffer
 	frames := &frameWriter{w: &port}
+	if err := frames.write(frameBooted, nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, text := range []string{"one\n", "", strings.Repeat("x", 100_000)} {
 		if _, err := io.WriteString(frames.stream(frameStdout), text); err != nil {
 			t.Fatal(err)
@@ -26,7 +31,11 @@ func TestFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := port.Bytes()
-	status, err := readFrames(bytes.NewReader(whole), &stdout, &stderr)
+	boots := 0
+	status, err := readFrames(bytes.NewReader(whole), &stdout, &stderr, func() { boots++ })
+	if boots != 1 {
+		t.Errorf("booted %d times", boots)
+	}
 	if err != nil || status != 130 {
 		t.Errorf("status %d, %v", status, err)
 	}
@@ -38,12 +47,39 @@ func TestFrames(t *testing.T) {
 	}
 
 	for _, n := range []int{0, 3, 7, len(whole) - 1} {
-		if _, err := readFrames(bytes.NewReader(whole[:n]), io.Discard, io.Discard); err == nil {
+		if _, err := readFrames(bytes.NewReader(whole[:n]), io.Discard, io.Discard, func() {}); err == nil {
 			t.Errorf("a stream cut after %d bytes is accepted", n)
 		}
 	}
-	if _, err := readFrames(strings.NewReader("\x09\x00\x00\x00\x00"), io.Discard, io.Discard); err == nil {
+	if _, err := readFrames(strings.NewReader("\x09\x00\x00\x00\x00"), io.Discard, io.Discard, func() {}); err == nil {
 		t.Error("a frame of unknown kind is accepted")
+	}
+}
+
+// TestHungBoot runs a machine that hangs when it is booted first, and one that always
+// does.
+func TestHungBoot(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	defer func(d time.Duration) { bootPatience = d }(bootPatience)
+	bootPatience = 3 * time.Second
+	m := &Machine{Arch: "amd64", Kernel: "vmlinuz", Init: "vm_test.go", CountInstructions: true} // and so no KVM
+	run := func(script string) (status int, output string, err error) {
+		if err := os.WriteFile(filepath.Join(bin, "qemu-system-x86_64"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var stderr bytes.Buffer
+		status, err = m.Run(t.Context(), io.Discard, &stderr, "true")
+		return status, stderr.String(), err
+	}
+	const hang = "exec sleep 1000\n"
+	status, stderr, err := run("[ -e $0.booted ] || { touch $0.booted; echo so far; " + hang + "}\n" +
+		`printf '\004\000\000\000\000\003\004\000\000\000\007\000\000\000' >&3` + "\n")
+	if status != 7 || err != nil || !strings.Contains(stderr, "hangs") || !strings.Contains(stderr, "so far\n\nbooted again\n") {
+		t.Errorf("status %d, %v, %q", status, err, stderr)
+	}
+	if status, stderr, err := run(hang); !errors.Is(err, errHung) || strings.Count(stderr, "booted again") != 1 {
+		t.Errorf("status %d, %v, %q", status, err, stderr)
 	}
 }
 
