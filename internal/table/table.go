@@ -79,7 +79,8 @@ type Table struct {
 	lastLevel   level
 	lastAtLimit bool
 
-	task shownTask
+	task           shownTask
+	request, limit shownCount
 
 	buf     []byte
 	started bool
@@ -91,6 +92,13 @@ type shownTask struct {
 	pid     uint32
 	comm    event.Comm
 	columns []byte // nil: of none yet
+}
+
+// shownCount likewise holds a column that counts pages.
+type shownCount struct {
+	kind   event.Kind
+	pages  uint64
+	column []byte
 }
 
 // level names a level of the tree of counters of one kind.
@@ -232,12 +240,16 @@ func (t *Table) appendCharge(e *event.Event) {
 	from := len(b)
 	b = pad(t.appendTime(b, e.BootNanos), from, t.timeWidth)
 	b = append(b, t.task.show(e)...)
-	from = len(b)
-	b = pad(t.appendCount(b, e.Kind, int64(e.RequestedPages)), from, countWidth)
+	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
+		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, countWidth)
+	}
+	b = append(b, t.request.column...)
 	from = len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, countWidth)
-	from = len(b)
-	b = pad(t.appendMax(b, e.Kind, e.MaxPages), from, countWidth)
+	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
+		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, countWidth)
+	}
+	b = append(b, t.limit.column...)
 
 	if at, reached := t.limitReached(e); at {
 		b = append(b, '*')
@@ -267,6 +279,15 @@ func (s *shownTask) show(e *event.Event) []byte {
 		s.columns = pad(event.AppendPrintable(b, e.Comm.Bytes()), len(b), commWidth)
 	}
 	return s.columns
+}
+
+// becomes reports whether the column has to be written anew.
+func (s *shownCount) becomes(kind event.Kind, pages uint64) bool {
+	if s.column != nil && s.kind == kind && s.pages == pages {
+		return false
+	}
+	s.kind, s.pages = kind, pages
+	return true
 }
 
 // limitReached reports whether the limiting level of a charge is at its limit,
