@@ -161,7 +161,8 @@ func newTypeSelection(whole []byte) (*typeSelection, error) {
 		newStrings: []byte{0},
 		newNames:   map[uint32]uint32{0: 0},
 	}
-	if len(s.strings) == 0 || s.strings[0] != 0 { // what has no name has that one
+	// What has no name has the first.
+	if s.types == nil || len(s.strings) == 0 || s.strings[0] != 0 {
 		return nil, errBadBTF
 	}
 	s.offsets = make([]int, 0, len(s.types)/(2*btfTypeSize))

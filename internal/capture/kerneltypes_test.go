@@ -69,6 +69,21 @@ func TestSelectTypes(t *testing.T) {
 	}
 }
 
+func TestSelectTypesDamaged(t *testing.T) {
+	whole := programBTF(t)
+	names := map[string]bool{"mem_cgroup": true}
+	for _, n := range []int{0, 1, btfHeaderSize - 1, btfHeaderSize, len(whole) / 2, len(whole) - 1} {
+		if _, err := selectTypes(whole[:n], names); !errors.Is(err, errBadBTF) {
+			t.Errorf("of %d bytes: %v", n, err)
+		}
+	}
+	ofNewKind := bytes.Clone(whole)
+	order.PutUint32(ofNewKind[btfHeaderSize+4:], 31<<24)
+	if _, err := selectTypes(ofNewKind, names); !errors.Is(err, errBadBTF) {
+		t.Errorf("of a kind that is not known: %v", err)
+	}
+}
+
 // sameType compares two types with all that they consist of.
 func sameType(t *testing.T, got, want btf.Type, seen map[btf.Type]bool) {
 	t.Helper()
