@@ -31,19 +31,21 @@ demo: tools-vm
 test: tools-vm tools-bpf test-short
 	go test -count=1 -timeout 80m -run '^TestKernels' -v ./cmd/chargetrace
 
-FUZZTIME = 5s
+# A number of inputs and no time: where that ends while a worker is busy, the
+# fuzzing fails of it ("context deadline exceeded").
+FUZZ = -fuzztime 20000x -fuzzminimizetime 1x
 test-short: tools-shells tools-browser
 	go test -skip '^TestKernels' ./...
-	go test -run '^$$' -fuzz FuzzSelectTypes -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./internal/capture
-	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./internal/event
-	go test -run '^$$' -fuzz FuzzAppendPrintable -fuzztime $(FUZZTIME) ./internal/event
-	go test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) ./internal/trace
-	go test -run '^$$' -fuzz FuzzBlock -fuzztime $(FUZZTIME) ./internal/trace
-	go test -run '^$$' -fuzz FuzzJSONL -fuzztime $(FUZZTIME) ./internal/export
-	go test -run '^$$' -fuzz FuzzELF -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./internal/symbol
-	go test -run '^$$' -fuzz FuzzMaps -fuzztime $(FUZZTIME) -fuzzminimizetime 1x ./internal/symbol
-	go test -run '^$$' -fuzz FuzzPerfMap -fuzztime $(FUZZTIME) ./internal/symbol
-	go test -run '^$$' -fuzz FuzzName -fuzztime $(FUZZTIME) ./internal/symbol
+	go test -run '^$$' -fuzz FuzzSelectTypes $(FUZZ) ./internal/capture
+	go test -run '^$$' -fuzz FuzzDecode $(FUZZ) ./internal/event
+	go test -run '^$$' -fuzz FuzzAppendPrintable $(FUZZ) ./internal/event
+	go test -run '^$$' -fuzz FuzzReader $(FUZZ) ./internal/trace
+	go test -run '^$$' -fuzz FuzzBlock $(FUZZ) ./internal/trace
+	go test -run '^$$' -fuzz FuzzJSONL $(FUZZ) ./internal/export
+	go test -run '^$$' -fuzz FuzzELF $(FUZZ) ./internal/symbol
+	go test -run '^$$' -fuzz FuzzMaps $(FUZZ) ./internal/symbol
+	go test -run '^$$' -fuzz FuzzPerfMap $(FUZZ) ./internal/symbol
+	go test -run '^$$' -fuzz FuzzName $(FUZZ) ./internal/symbol
 
 # Instructions for each charge, in a virtual machine, and Go's benchmarks.
 bench: tools-vm tools-bpf
