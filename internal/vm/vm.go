@@ -91,9 +91,13 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 
 // A kernel was seen to hang while it booted, one of some hundreds, with its CPUs busy.
 // Others are up within 40 s on a busy machine.
-var bootPatience = 5 * time.Minute
+const (
+	bootPatience = 5 * time.Minute
+	maxBoots     = 2
+)
 
-const maxBoots = 2
+// afterFunc is that of package time, but in tests.
+var afterFunc = time.AfterFunc
 
 var errHung = errors.New("the kernel hangs while it boots")
 
@@ -101,7 +105,7 @@ var errHung = errors.New("the kernel hangs while it boots")
 func (m *Machine) boot(ctx context.Context, initramfs, disk string, stdout, stderr io.Writer) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	hung := time.AfterFunc(bootPatience, func() { cancel(errHung) })
+	hung := afterFunc(bootPatience, func() { cancel(errHung) })
 	defer hung.Stop()
 
 	fromGuest, toHost, err := os.Pipe()

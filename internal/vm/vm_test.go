@@ -7,10 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cavaliergopher/cpio"
+	"golang.org/x/sys/unix"
 )
 
 func TestFrames(t *testing.T) {
@@ -57,28 +59,50 @@ func TestFrames(t *testing.T) {
 }
 
 // TestHungBoot runs a machine that hangs when it is booted first, and one that always
-// does.
+// does. They hang until somebody writes to a FIFO, and that is when patience ends.
 func TestHungBoot(t *testing.T) {
 	bin := t.TempDir()
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	defer func(d time.Duration) { bootPatience = d }(bootPatience)
-	bootPatience = 3 * time.Second
+	fifo := filepath.Join(bin, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	boots := make(chan func(), maxBoots) // what ends the patience with each
+	defer func() { afterFunc = time.AfterFunc }()
+	afterFunc = func(d time.Duration, f func()) *time.Timer {
+		boots <- f
+		return time.AfterFunc(d, f)
+	}
 	m := &Machine{Arch: "amd64", Kernel: "vmlinuz", Init: "vm_test.go", CountInstructions: true} // and so no KVM
-	run := func(script string) (status int, output string, err error) {
+	run := func(hangs int, script string) (status int, output string, err error) {
 		if err := os.WriteFile(filepath.Join(bin, "qemu-system-x86_64"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 			t.Fatal(err)
 		}
+		var impatient sync.WaitGroup
+		impatient.Go(func() {
+			for range hangs {
+				giveUp := <-boots
+				f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // when it hangs
+				if err != nil {
+					t.Error(err)
+				}
+				defer f.Close()
+				giveUp()
+			}
+		})
 		var stderr bytes.Buffer
 		status, err = m.Run(t.Context(), io.Discard, &stderr, "true")
+		impatient.Wait()
 		return status, stderr.String(), err
 	}
-	const hang = "exec sleep 1000\n"
-	status, stderr, err := run("[ -e $0.booted ] || { touch $0.booted; echo so far; " + hang + "}\n" +
-		`printf '\004\000\000\000\000\003\004\000\000\000\007\000\000\000' >&3` + "\n")
+	hang := "read x <" + fifo + "\n"
+	status, stderr, err := run(1, "[ -e $0.booted ] || { touch $0.booted; echo so far; "+hang+"}\n"+
+		`printf '\004\000\000\000\000\003\004\000\000\000\007\000\000\000' >&3`+"\n")
 	if status != 7 || err != nil || !strings.Contains(stderr, "hangs") || !strings.Contains(stderr, "so far\n\nbooted again\n") {
 		t.Errorf("status %d, %v, %q", status, err, stderr)
 	}
-	if status, stderr, err := run(hang); !errors.Is(err, errHung) || strings.Count(stderr, "booted again") != 1 {
+	<-boots // the one that did not hang
+	if status, stderr, err := run(2, hang); !errors.Is(err, errHung) || strings.Count(stderr, "booted again") != 1 {
 		t.Errorf("status %d, %v, %q", status, err, stderr)
 	}
 }
