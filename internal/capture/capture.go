@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"sync"
@@ -432,14 +431,14 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 		}
 	}
 	spec.Programs = wanted
-	var opts ebpf.CollectionOptions
-	opts.Programs.KernelTypes, err = kernelTypes(spec.Types)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) { // else the library knows of other places, and says what is wrong
+	opts := ebpf.CollectionOptions{Cache: btf.NewCache()}
+	opts.Programs.KernelTypes, err = kernelTypes(spec, opts.Cache)
+	if err != nil {
 		return nil, fmt.Errorf("read the kernel's types: %w", err)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if errors.Is(err, btf.ErrNotFound) && attach == Fentry {
-		t.lacking = dropUnknown(spec)
+		t.lacking = dropUnknown(spec, opts.Programs.KernelTypes)
 		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
 	}
 	if err != nil {
@@ -502,11 +501,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 // dropUnknown drops the fentry programs that can be done without and whose
 // function the kernel's type information does not have, and returns what is lost
 // with them.
-func dropUnknown(spec *ebpf.CollectionSpec) (lacking []string) {
-	kernel, err := btf.LoadKernelSpec()
-	if err != nil {
-		return nil // to load them tells why
-	}
+func dropUnknown(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string) {
 	for _, h := range hooks {
 		name := h.programs[Fentry]
 		if p := spec.Programs[name]; p == nil || p.Type != ebpf.Tracing || h.without == "" {

@@ -5,19 +5,45 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 )
 
-// kernelTypes reads from the kernel's type information (BTF) what the programs' CO-RE
-// relocations ask for: what has a name in local, the programs' own, and what that
-// consists of. These are some hundreds of more than 100,000 types. The library would
-// take in all, and those of each module, which was a third of the time to start.
-//
-// The error is fs.ErrNotExist where the kernel has none, or only in a file.
-func kernelTypes(local *btf.Spec) (*btf.Spec, error) {
+// kernelTypes returns those of the kernel's types (BTF) that the programs' CO-RE
+// relocations need. For programs that are attached by their types the library takes in
+// all of them, more than 100,000, which then do here too; that is a third of the time to
+// start.
+func kernelTypes(spec *ebpf.CollectionSpec, all *btf.Cache) (*btf.Spec, error) {
+	for _, p := range spec.Programs {
+		if p.Type == ebpf.Tracing {
+			return all.Kernel()
+		}
+	}
+	whole, err := os.ReadFile("/sys/kernel/btf/vmlinux")
+	if errors.Is(err, fs.ErrNotExist) {
+		return all.Kernel() // which knows of other places
+	}
+	if err != nil {
+		return nil, err
+	}
+	names, err := neededNames(spec.Types)
+	if err != nil {
+		return nil, err
+	}
+	selected, err := selectTypes(whole, names)
+	if err != nil {
+		return nil, err
+	}
+	return btf.LoadSpecFromReader(bytes.NewReader(selected))
+}
+
+// neededNames returns the names that relocations may ask for: those of the programs' own
+// types.
+func neededNames(local *btf.Spec) (map[string]bool, error) {
 	names := make(map[string]bool)
 	for t, err := range local.All() {
 		if err != nil {
@@ -31,15 +57,7 @@ func kernelTypes(local *btf.Spec) (*btf.Spec, error) {
 			}
 		}
 	}
-	whole, err := os.ReadFile("/sys/kernel/btf/vmlinux")
-	if err != nil {
-		return nil, err
-	}
-	selected, err := selectTypes(whole, names)
-	if err != nil {
-		return nil, err
-	}
-	return btf.LoadSpecFromReader(bytes.NewReader(selected))
+	return names, nil
 }
 
 // The encoding of type information: include/uapi/linux/btf.h and
