@@ -39,7 +39,9 @@ func command(name string, args []string) error {
 		}
 	case "hold": // say so, and wait for a signal
 		fmt.Printf("held %d\n", os.Getpid())
-		unix.Pause()
+		for { // the Go runtime's own signals end a pause too
+			unix.Pause()
+		}
 	case "stubborn": // the same, but not for SIGTERM
 		signal.Ignore(unix.SIGTERM)
 		return command("hold", nil)
