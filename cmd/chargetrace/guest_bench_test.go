@@ -162,7 +162,7 @@ func measure(b *testing.B, start func(*testing.B, string) *tracer, work string) 
 	if _, err := fmt.Sscanf(work, "storm %f", &c.charges); err == nil {
 		// Less room than a batch needs, so that each page is charged by itself,
 		// after the batch has failed.
-		g.leaveRoom(b)
+		g.leaveRoom(b, 0)
 		c.charges *= 2
 	} else if _, err := fmt.Sscanf(work, "churn %f", &c.charges); err == nil {
 		c.charges *= (8 << 20) / pageSize / 64

@@ -109,10 +109,12 @@ func TestAncestorsLimit(t *testing.T) {
 			a.write(t, "cgroup.subtree_control", "+memory")
 			b := a.child(t, "b")
 			alloc := startWorkload(t, b, 0, "touch 20")
+			resume := suspend(t, alloc)
 			wide := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide")
 			limited := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide", "-limited")
 			plain := chargetrace(t, "-pid", alloc.pid(), "-attach", attach)
 			before := a.number(t, "memory.events", "max")
+			resume()
 			alloc.begin(t)
 			alloc.waitKilled(t)
 

@@ -203,7 +203,7 @@ func flood(t *testing.T, g controlGroup) {
 	loopbackUp(t)
 	const sockets = 16
 	listener := startWorkload(t, g, 0, fmt.Sprintf("listen %d", sockets))
-	g.leaveRoom(t)
+	g.leaveRoom(t, 0)
 	sender := startWorkload(t, controlGroup(cgroupRoot), 0, fmt.Sprintf("send %d", sockets))
 	sender.begin(t)
 	sender.wait(t)

@@ -248,7 +248,17 @@ func workload(args []string) error {
 			unix.Close(int(fd))
 		}
 	case "file": // FILE SIZE: write so many MiB
-		return os.WriteFile(args[1], make([]byte, number(2)<<20), 0o600)
+		f, err := os.OpenFile(args[1], os.O_WRONLY|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		b := make([]byte, 1<<20)
+		for range number(2) {
+			if _, err := f.Write(b); err != nil {
+				return err
+			}
+		}
+		return f.Close()
 	case "listen":
 	case "send": // N: fill the sockets of listen
 		return send(number(1))
@@ -436,7 +446,7 @@ func waitForWrite(t testing.TB, path string, holds func() bool) {
 	}
 	deadline := time.Now().Add(patience)
 	for !holds() {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(deadline).Milliseconds())))
 		if err == unix.EINTR {
 			continue
 		}
@@ -485,16 +495,16 @@ func (g controlGroup) number(t testing.TB, name, key string) int64 {
 	return 0
 }
 
-// leaveRoom sets a limit that leaves room for some pages, but less than the
-// smallest batch, 32: half of that, since what the group holds may still become a
-// little more, or less.
-func (g controlGroup) leaveRoom(t testing.TB) {
+// leaveRoom sets a limit that leaves room for 24 pages, which is less than the
+// smallest batch, 32, to a group whose processes are on one CPU.
+func (g controlGroup) leaveRoom(t testing.TB, cpu int) {
 	t.Helper()
-	// What CPUs hold of batches that they charged counts as used. To lower
-	// memory.high makes the kernel take it back (memory_high_write).
-	g.write(t, "memory.high", "0")
+	// What the CPU holds of a batch that it charged counts as used. To lower
+	// memory.high makes the kernel take it back (memory_high_write), but it waits for
+	// that on the CPU alone that it does so on (drain_all_stock).
+	onCPU(t, cpu, func() { g.write(t, "memory.high", "0") })
 	g.write(t, "memory.high", "max")
-	g.write(t, "memory.max", strconv.FormatInt(g.number(t, "memory.current", "")+16*pageSize, 10))
+	g.write(t, "memory.max", strconv.FormatInt(g.number(t, "memory.current", "")+24*pageSize, 10))
 }
 
 // spare keeps a process with little room from being killed for want of it: what
@@ -566,7 +576,21 @@ func kernelStacks(pid int) string {
 // startOnCPU starts a command on one CPU.
 func startOnCPU(t testing.TB, cmd *exec.Cmd, cpu int) {
 	t.Helper()
-	// A thread passes its CPUs on to what it forks.
+	var err error
+	onCPU(t, cpu, func() { err = cmd.Start() }) // which inherits it
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, want unix.CPUSet
+	want.Set(cpu)
+	if err := unix.SchedGetaffinity(cmd.Process.Pid, &got); err != nil || got != want {
+		t.Fatalf("%s is on %d CPUs, %v", cmd, got.Count(), err)
+	}
+}
+
+// onCPU calls a function on one CPU.
+func onCPU(t testing.TB, cpu int, f func()) {
+	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var all, one unix.CPUSet
@@ -577,13 +601,9 @@ func startOnCPU(t testing.TB, cmd *exec.Cmd, cpu int) {
 	if err := unix.SchedSetaffinity(0, &one); err != nil {
 		t.Fatal(err)
 	}
-	err := cmd.Start()
-	if err := errors.Join(err, unix.SchedSetaffinity(0, &all)); err != nil {
+	f()
+	if err := unix.SchedSetaffinity(0, &all); err != nil {
 		t.Fatal(err)
-	}
-	var got unix.CPUSet
-	if err := unix.SchedGetaffinity(cmd.Process.Pid, &got); err != nil || got != one {
-		t.Fatalf("%s is on %d CPUs, %v", cmd, got.Count(), err)
 	}
 }
 
@@ -594,6 +614,29 @@ func (p *process) begin(t testing.TB) {
 	t.Helper()
 	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// suspend stops workloads until resume is called. While it waits a Go program can charge:
+// what several tracers are to see alike may not begin between their beginnings.
+func suspend(t *testing.T, processes ...*process) (resume func()) {
+	t.Helper()
+	for _, p := range processes {
+		if err := p.Process.Signal(unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(p.Process.Pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
+			t.Fatalf("%v, status %#x", err, status)
+		}
+	}
+	return func() {
+		t.Helper()
+		for _, p := range processes {
+			if err := p.Process.Signal(unix.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
@@ -1032,7 +1075,7 @@ func startStorm(t *testing.T, n int) (storm []*process, pids string) {
 	for i := range 4 {
 		g := newCgroup(t)
 		p := startWorkload(t, g, i%2, fmt.Sprintf("storm %d", n))
-		g.leaveRoom(t)
+		g.leaveRoom(t, i%2)
 		p.spare(t)
 		storm = append(storm, p)
 		list = append(list, p.pid())
@@ -1087,7 +1130,7 @@ func TestStormLosesNothing(t *testing.T) {
 func TestMigration(t *testing.T) {
 	g := newCgroup(t)
 	p := startWorkload(t, g, 0, "storm 20000")
-	g.leaveRoom(t)
+	g.leaveRoom(t, 0)
 	p.spare(t)
 	tr := chargetrace(t, "-wide", "-pid", p.pid())
 	p.begin(t)
@@ -1135,21 +1178,31 @@ func TestMigration(t *testing.T) {
 	t.Logf("%d moves in %d charges", moves, len(rows))
 }
 
-// TestPreempted has a dozen processes charge on one CPU, under tracers enough to make
-// a charge last about as long as a process runs at a time: where a kernel preempts
-// itself, many charges are under way at once. None may be given up.
+// TestPreempted has processes charge on one CPU, under tracers enough to make a charge
+// last about as long as a process runs at a time: where a kernel preempts itself, many
+// charges are under way at once. None may be given up. Of more than ten at once the
+// kernel would not see the return.
 func TestPreempted(t *testing.T) {
+	const n = 9
 	g := newCgroup(t)
 	var processes []*process
-	for range 12 {
+	for range n {
 		processes = append(processes, startWorkload(t, g, 0, "touch 4"))
 	}
+	resume := suspend(t, processes...)
 	var tracers []*tracer
 	for range 8 {
 		tracers = append(tracers, chargetrace(t, "-cgroup", string(g), "-wide"))
 	}
+	resume()
 	for _, p := range processes {
 		p.begin(t)
+	}
+	// None gives back what it has charged before all have.
+	for _, p := range processes {
+		if _, err := p.stdout.ReadString('\n'); err != nil {
+			t.Fatalf("%v: %s", err, &p.stderr)
+		}
 	}
 	for _, p := range processes {
 		p.wait(t)
@@ -1161,7 +1214,7 @@ func TestPreempted(t *testing.T) {
 		if i == 0 {
 			first = len(rows)
 		}
-		if len(rows) != first || len(rows) < 12*4<<20/pageSize/64 {
+		if len(rows) != first || len(rows) < n*4<<20/pageSize/64 {
 			t.Errorf("tracer %d has %d rows, the first %d", i, len(rows), first)
 		}
 	}
@@ -1171,26 +1224,13 @@ func TestPreempted(t *testing.T) {
 // lets another with the usual buffer count what happens meanwhile.
 func TestSmallestBuffer(t *testing.T) {
 	storm, pids := startStorm(t, 2000)
-	// A Go program can charge while it waits: not between the beginnings of the two.
-	for _, p := range storm {
-		if err := p.Process.Signal(unix.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		var status unix.WaitStatus
-		if _, err := unix.Wait4(p.Process.Pid, &status, unix.WUNTRACED, nil); err != nil || !status.Stopped() {
-			t.Fatalf("%v, status %#x", err, status)
-		}
-	}
+	resume := suspend(t, storm...)
 	whole := chargetrace(t, "-pid", pids)
 	tr := chargetrace(t, "-pid", pids, "-buffer", "1")
 	if err := tr.Process.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range storm {
-		if err := p.Process.Signal(unix.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-	}
+	resume()
 	blow(t, storm)
 	calm(t, storm)
 	if err := tr.Process.Signal(unix.SIGCONT); err != nil {
@@ -1478,7 +1518,7 @@ func TestReadme(t *testing.T) {
 			}
 			continue
 		}
-		p, q := startWorkload(t, g, 0, "touch 2"), startWorkload(t, g, 0, "touch 2")
+		p, q := startWorkload(t, g, 0, "touch 8"), startWorkload(t, g, 0, "touch 8")
 		command = strings.NewReplacer(
 			"4711", p.pid(), "4712", q.pid(), "-for 10s", "-for 2s", "/system.slice", g.path(),
 			"'ngin?'", "ex?", "'java*'", "ex*", "-min-pages 512", "-min-pages 2",

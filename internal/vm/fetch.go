@@ -103,7 +103,8 @@ func FetchTree(ctx context.Context, suite, arch string, packages ...string) (str
 }
 
 // cached returns the directory of that name in the cache, and calls fill to
-// make it where it is not there. What fill leaves unfinished is not kept.
+// make it where it is not there. What fill leaves unfinished is not kept; it is called
+// again if it fails, up to three times.
 func cached(name string, fill func(dir string) error) (string, error) {
 	user, err := os.UserCacheDir()
 	if err != nil {
@@ -126,15 +127,29 @@ func cached(name string, fill func(dir string) error) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	unfinished, err := os.MkdirTemp(cache, name+".")
+	// An archive can change between its lists and its packages.
+	for range fetchAttempts {
+		if err = fillNew(dir, fill); err == nil {
+			return dir, nil
+		}
+	}
+	return "", err
+}
+
+// fetchAttempts is how often it is tried to fetch something.
+const fetchAttempts = 3
+
+// fillNew makes a directory that is there only once fill has filled it.
+func fillNew(dir string, fill func(dir string) error) error {
+	unfinished, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(dir)+".")
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer os.RemoveAll(unfinished)
 	if err := fill(unfinished); err != nil {
-		return "", err
+		return err
 	}
-	return dir, os.Rename(unfinished, dir)
+	return os.Rename(unfinished, dir)
 }
 
 // apt is Debian's package manager, looking at another suite or for another
