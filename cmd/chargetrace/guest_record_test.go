@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,13 +104,22 @@ func TestRecordingKilled(t *testing.T) {
 	tr := chargetrace(t, "-pid", pids+","+late.pid(), "-o", file)
 	blow(t, storm)
 	reader := startTracer(t, "", "/usr/bin/chargetrace", "-r", file, "-follow")
+	output, err := os.Open(reader.stdout.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer output.Close()
 	var shown []byte
 	waitForRow := func(p *process) {
 		row := regexp.MustCompile(`(?m)^\d+ +` + p.pid() + " ")
-		waitForWrite(t, reader.stdout.Name(), func() bool {
-			var err error
-			shown, err = os.ReadFile(reader.stdout.Name())
-			return err == nil && row.Match(shown)
+		waitForWrite(t, output.Name(), func() bool {
+			line := bytes.LastIndexByte(shown, '\n') + 1
+			more, err := io.ReadAll(output)
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown = append(shown, more...)
+			return row.Match(shown[line:])
 		})
 	}
 	waitForRow(storm[0])
