@@ -262,6 +262,7 @@ func upToNUL(b []byte) []byte {
 // bpf/chargetrace.bpf.c.
 const (
 	commonSize     = 56
+	levelSize      = 24
 	ChargeSize     = commonSize + 112
 	reclaimSize    = commonSize + 16
 	oomKillSize    = commonSize + 56
@@ -297,60 +298,62 @@ func (e *Event) Decode(src []byte) error {
 	if typ == CgroupName {
 		return e.decodeCgroupName(src)
 	}
-	kind, outcome := Kind(src[52]), Outcome(src[53])
+	// Of an array the compiler knows the bounds.
+	common, rest := (*[commonSize]byte)(src), src[commonSize:]
+	kind, outcome := Kind(common[52]), Outcome(common[53])
 	if kind >= numKinds || outcome >= numOutcomes {
 		return fmt.Errorf("event of unknown kind %d or outcome %d", kind, outcome)
 	}
 
 	e.Type = typ
-	e.CPU = ne.Uint32(src[4:])
-	e.BootNanos = ne.Uint64(src[8:])
-	e.PID = ne.Uint32(src[16:])
-	e.TID = ne.Uint32(src[20:])
-	copy(e.Comm[:], src[24:40])
+	e.CPU = ne.Uint32(common[4:])
+	e.BootNanos = ne.Uint64(common[8:])
+	e.PID = ne.Uint32(common[16:])
+	e.TID = ne.Uint32(common[20:])
+	e.Comm = Comm(common[24:40])
 	e.Comm.trim()
-	e.Cgroup = CgroupID{ne.Uint64(src[40:]), ne.Uint32(src[48:])}
+	e.Cgroup = CgroupID{ne.Uint64(common[40:]), ne.Uint32(common[48:])}
 	e.Kind, e.Outcome = kind, outcome
-	e.Flags = Flags(ne.Uint16(src[54:]))
+	e.Flags = Flags(ne.Uint16(common[54:]))
 
-	src = src[commonSize:]
 	switch typ {
 	case Charge, Lost:
-		e.Counter = ne.Uint64(src)
-		e.StackPointer = ne.Uint64(src[8:])
-		e.RequestedPages = ne.Uint64(src[16:])
-		e.UsagePages = int64(ne.Uint64(src[24:]))
-		e.MaxPages = ne.Uint64(src[32:])
-		e.Limiting = decodeLevel(src[40:])
-		e.High = decodeLevel(src[64:])
-		e.FailedAt = ne.Uint64(src[88:])
-		e.LostEvents = ne.Uint64(src[96:])
-		e.KernelStack = ne.Uint32(src[104:])
-		e.UserStack = ne.Uint32(src[108:])
+		b := (*[ChargeSize - commonSize]byte)(rest)
+		e.Counter = ne.Uint64(b[0:])
+		e.StackPointer = ne.Uint64(b[8:])
+		e.RequestedPages = ne.Uint64(b[16:])
+		e.UsagePages = int64(ne.Uint64(b[24:]))
+		e.MaxPages = ne.Uint64(b[32:])
+		e.Limiting = decodeLevel((*[levelSize]byte)(b[40:]))
+		e.High = decodeLevel((*[levelSize]byte)(b[64:]))
+		e.FailedAt = ne.Uint64(b[88:])
+		e.LostEvents = ne.Uint64(b[96:])
+		e.KernelStack = ne.Uint32(b[104:])
+		e.UserStack = ne.Uint32(b[108:])
 	case ReclaimBegin, ReclaimEnd:
-		e.FreedPages = ne.Uint64(src)
-		e.DurationNanos = ne.Uint64(src[8:])
+		e.FreedPages = ne.Uint64(rest)
+		e.DurationNanos = ne.Uint64(rest[8:])
 	case OOMKill:
-		v := Victim{PID: ne.Uint32(src)}
-		copy(v.Comm[:], src[8:24])
+		v := Victim{PID: ne.Uint32(rest)}
+		v.Comm = Comm(rest[8:24])
 		v.Comm.trim()
-		v.AnonPages = ne.Uint64(src[24:])
-		v.FilePages = ne.Uint64(src[32:])
-		v.ShmemPages = ne.Uint64(src[40:])
-		v.SwapPages = ne.Uint64(src[48:])
+		v.AnonPages = ne.Uint64(rest[24:])
+		v.FilePages = ne.Uint64(rest[32:])
+		v.ShmemPages = ne.Uint64(rest[40:])
+		v.SwapPages = ne.Uint64(rest[48:])
 		e.Victim = v
 	case Fork:
-		e.ChildPID = ne.Uint32(src)
+		e.ChildPID = ne.Uint32(rest)
 	case Uncharge, ForcedCharge:
-		e.Counter = ne.Uint64(src)
-		e.RequestedPages = ne.Uint64(src[8:])
-		e.UsagePages = int64(ne.Uint64(src[16:]))
+		e.Counter = ne.Uint64(rest)
+		e.RequestedPages = ne.Uint64(rest[8:])
+		e.UsagePages = int64(ne.Uint64(rest[16:]))
 	}
 	return nil
 }
 
-func decodeLevel(src []byte) Level {
-	return Level{ne.Uint64(src), int64(ne.Uint64(src[8:])), ne.Uint64(src[16:])}
+func decodeLevel(b *[levelSize]byte) Level {
+	return Level{ne.Uint64(b[0:]), int64(ne.Uint64(b[8:])), ne.Uint64(b[16:])}
 }
 
 func (e *Event) decodeCgroupName(src []byte) error {

@@ -79,11 +79,19 @@ type Table struct {
 	lastLevel   level
 	lastAtLimit bool
 
+	shownTime      shownTime
 	task           shownTask
 	request, limit shownCount
 
 	buf     []byte
 	started bool
+}
+
+// shownTime holds the column TIME of the last row, since the next one often happens in
+// the same millisecond.
+type shownTime struct {
+	millis int64
+	column []byte // nil: of none yet
 }
 
 // shownTask holds the columns PID and COMM of the last row, since most are like the
@@ -236,15 +244,13 @@ func pad(b []byte, from, width int) []byte {
 }
 
 func (t *Table) appendCharge(e *event.Event) {
-	b := t.buf
-	from := len(b)
-	b = pad(t.appendTime(b, e.BootNanos), from, t.timeWidth)
+	b := t.appendTime(t.buf, e.BootNanos)
 	b = append(b, t.task.show(e)...)
 	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
 		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, countWidth)
 	}
 	b = append(b, t.request.column...)
-	from = len(b)
+	from := len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, countWidth)
 	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
 		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, countWidth)
@@ -339,15 +345,20 @@ func (t *Table) appendVictim(b []byte, v *event.Victim) []byte {
 	return b
 }
 
+// appendTime appends the column TIME.
 func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
+	from := len(b)
 	switch t.time {
 	case Clock:
-		return t.wall(bootNanos).AppendFormat(b, clockLayout)
+		return pad(t.wall(bootNanos).AppendFormat(b, clockLayout), from, t.timeWidth)
 	case Date:
-		return t.wall(bootNanos).AppendFormat(b, dateLayout)
+		return pad(t.wall(bootNanos).AppendFormat(b, dateLayout), from, t.timeWidth)
 	}
-	since := int64(bootNanos - t.header.StartBootNanos)
-	return strconv.AppendInt(b, since/int64(time.Millisecond), 10)
+	s := &t.shownTime
+	if millis := int64(bootNanos-t.header.StartBootNanos) / int64(time.Millisecond); s.column == nil || s.millis != millis {
+		s.millis, s.column = millis, pad(strconv.AppendInt(s.column[:0], millis, 10), 0, t.timeWidth)
+	}
+	return append(b, s.column...)
 }
 
 func (t *Table) wall(bootNanos uint64) time.Time {

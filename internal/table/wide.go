@@ -58,9 +58,8 @@ func (t *Table) startWide() {
 
 // appendWho appends the columns that every row of the wide table has.
 func (t *Table) appendWho(b []byte, e *event.Event) []byte {
+	b = t.appendTime(b, e.BootNanos)
 	from := len(b)
-	b = pad(t.appendTime(b, e.BootNanos), from, t.timeWidth)
-	from = len(b)
 	b = pad(strconv.AppendUint(b, uint64(e.PID), 10), from, widePIDWidth)
 	from = len(b)
 	b = pad(strconv.AppendUint(b, uint64(e.TID), 10), from, widePIDWidth)
