@@ -1022,7 +1022,7 @@ static __always_inline void read_limits(struct limits *l, struct page_counter *c
 /*
  * walk looks at each level. Where the id of a level's cgroup belongs, it leaves
  * the address of the level's counter, or 0 for none. It has no branches but the
- * end of the loop: the verifier would follow every way through all the levels.
+ * end of the loop and one: the verifier would follow every way through all the levels.
  */
 static __always_inline void walk(struct charge_event *e, struct page_counter *counter)
 {
@@ -1032,9 +1032,12 @@ static __always_inline void walk(struct charge_event *e, struct page_counter *co
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_LEVELS; i++) {
 		struct limits l;
-		__s64 usage = BPF_CORE_READ(counter, usage.counter);
+		__s64 usage = 0;
 
 		read_limits(&l, counter);
+		/* A level without a limit has room, whatever it holds. */
+		if (i == 0 || l.max < UNLIMITED || l.high < UNLIMITED)
+			usage = BPF_CORE_READ(counter, usage.counter);
 		if (i == 0) {
 			e->usage = usage;
 			e->max = l.max;
