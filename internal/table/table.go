@@ -94,12 +94,12 @@ type shownTime struct {
 	column []byte // nil: of none yet
 }
 
-// shownTask holds the columns PID and COMM of the last row, since most are like the
+// shownTask holds the columns PID, TID and COMM of the last row, since most are like the
 // one before.
 type shownTask struct {
-	pid     uint32
-	comm    event.Comm
-	columns []byte // nil: of none yet
+	pid, tid uint32
+	comm     event.Comm
+	columns  []byte // nil: of none yet
 }
 
 // shownCount likewise holds a column that counts pages.
@@ -245,7 +245,11 @@ func pad(b []byte, from, width int) []byte {
 
 func (t *Table) appendCharge(e *event.Event) {
 	b := t.appendTime(t.buf, e.BootNanos)
-	b = append(b, t.task.show(e)...)
+	if s := &t.task; s.becomes(e) {
+		s.columns = pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, pidWidth)
+		s.columns = pad(event.AppendPrintable(s.columns, e.Comm.Bytes()), len(s.columns), commWidth)
+	}
+	b = append(b, t.task.columns...)
 	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
 		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, countWidth)
 	}
@@ -278,13 +282,13 @@ func (t *Table) appendCharge(e *event.Event) {
 	t.buf = b
 }
 
-func (s *shownTask) show(e *event.Event) []byte {
-	if s.columns == nil || s.pid != e.PID || s.comm != e.Comm {
-		s.pid, s.comm = e.PID, e.Comm
-		b := pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, pidWidth)
-		s.columns = pad(event.AppendPrintable(b, e.Comm.Bytes()), len(b), commWidth)
+// becomes reports whether the columns have to be written anew.
+func (s *shownTask) becomes(e *event.Event) bool {
+	if s.columns != nil && s.pid == e.PID && s.tid == e.TID && s.comm == e.Comm {
+		return false
 	}
-	return s.columns
+	s.pid, s.tid, s.comm = e.PID, e.TID, e.Comm
+	return true
 }
 
 // becomes reports whether the column has to be written anew.

@@ -228,6 +228,35 @@ func TestRows(t *testing.T) {
 }
 
 // TestCause has the column of causes where there are stacks.
+// TestAfterAnother has rows that differ from the one before in one thing: each must be
+// as it is by itself, though what two have in common is kept.
+func TestAfterAnother(t *testing.T) {
+	first := charge(1000, "alloc", 3, 64, 100, 2560)
+	for name, change := range map[string]func(e *event.Event){
+		"time":      func(e *event.Event) { e.BootNanos += uint64(time.Millisecond) },
+		"pid":       func(e *event.Event) { e.PID++ },
+		"tid":       func(e *event.Event) { e.TID++ },
+		"comm":      func(e *event.Event) { e.Comm[0] = 'b' },
+		"requested": func(e *event.Event) { e.RequestedPages *= 2 },
+		"limit":     func(e *event.Event) { e.MaxPages *= 2 },
+		"unlimited": func(e *event.Event) { e.MaxPages = unlimited },
+		"kind":      func(e *event.Event) { e.Kind = event.Dmem },
+		"cgroup":    func(e *event.Event) { e.Cgroup.ID = 2 },
+		"limiting":  func(e *event.Event) { e.Limiting = event.Level{CgroupID: 2, UsagePages: 1, MaxPages: 5000} },
+	} {
+		for _, o := range []Options{{}, {Units: text.Human}, {Wide: true}, {Wide: true, Units: text.Human}} {
+			second := with(first, change)
+			row := func(events ...event.Event) string {
+				rows := strings.SplitAfter(render(t, o, append(tree[:3:3], events...)...), "\n")
+				return rows[len(rows)-2]
+			}
+			if got, want := row(first, second), row(second); got != want || o.Wide && got == row(first) {
+				t.Errorf("%s, %+v\n%safter another\n%s", name, o, want, got)
+			}
+		}
+	}
+}
+
 func TestCause(t *testing.T) {
 	h := header
 	h.KernelStacks = true

@@ -59,22 +59,26 @@ func (t *Table) startWide() {
 // appendWho appends the columns that every row of the wide table has.
 func (t *Table) appendWho(b []byte, e *event.Event) []byte {
 	b = t.appendTime(b, e.BootNanos)
-	from := len(b)
-	b = pad(strconv.AppendUint(b, uint64(e.PID), 10), from, widePIDWidth)
-	from = len(b)
-	b = pad(strconv.AppendUint(b, uint64(e.TID), 10), from, widePIDWidth)
-	from = len(b)
-	return pad(event.AppendPrintable(b, e.Comm.Bytes()), from, wideCommWidth)
+	if s := &t.task; s.becomes(e) {
+		s.columns = pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, widePIDWidth)
+		s.columns = pad(strconv.AppendUint(s.columns, uint64(e.TID), 10), len(s.columns), widePIDWidth)
+		s.columns = pad(event.AppendPrintable(s.columns, e.Comm.Bytes()), len(s.columns), wideCommWidth)
+	}
+	return append(b, t.task.columns...)
 }
 
 func (t *Table) appendWideCharge(e *event.Event) {
 	b := t.appendWho(t.buf, e)
+	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
+		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, requestWidth)
+	}
+	b = append(b, t.request.column...)
 	from := len(b)
-	b = pad(t.appendCount(b, e.Kind, int64(e.RequestedPages)), from, requestWidth)
-	from = len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, wideCountWidth)
-	from = len(b)
-	b = pad(t.appendMax(b, e.Kind, e.MaxPages), from, wideCountWidth)
+	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
+		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, wideCountWidth)
+	}
+	b = append(b, t.limit.column...)
 	b = appendColumn(b, e.Kind.String(), kindWidth)
 	b = appendColumn(b, e.Outcome.String(), outcomeWidth)
 	b = t.appendCgroup(b, e.Cgroup)
