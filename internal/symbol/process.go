@@ -97,7 +97,8 @@ func (b *backoff) due() bool {
 }
 
 // read reads what a process has mapped. Where it is gone, or runs another program
-// meanwhile, what was known stays.
+// meanwhile, what was known stays, of it or of another with the same layout. So do its
+// files: one that exits still has mappings when they cannot be opened any more.
 func (r *Resolver) read(p *process) {
 	f := p.open("maps")
 	if f == nil {
@@ -107,6 +108,10 @@ func (r *Resolver) read(p *process) {
 	mappings := slices.Collect(executable(f))
 	if len(mappings) == 0 || !p.hasLayout() {
 		return
+	}
+	known := p.mappings
+	if other := r.byLayout[p.layout]; len(known) == 0 && other != nil {
+		known = other.mappings
 	}
 	r.bytes -= p.bytes()
 	p.mappings = mappings
@@ -119,6 +124,9 @@ func (r *Resolver) read(p *process) {
 		}
 		if left > 0 {
 			left -= r.load(p, m)
+		}
+		if before := find(known, m.start); m.image == nil && before != nil && before.sameFile(m) {
+			m.image = before.image
 		}
 	}
 	r.readPerfMap(p)
@@ -236,6 +244,12 @@ func find(mappings []mapping, address uint64) *mapping {
 		return nil
 	}
 	return &mappings[i]
+}
+
+// sameFile reports whether two mappings are of the same place in what seems to be the
+// same file.
+func (m *mapping) sameFile(other *mapping) bool {
+	return m.start == other.start && m.offset == other.offset && m.inode == other.inode && m.path == other.path
 }
 
 // unread reports whether the mapping is of a file that is not known.

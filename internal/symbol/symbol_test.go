@@ -374,6 +374,29 @@ func TestPath(t *testing.T) {
 	f.want(0x10001, "[x unread]+0x1001")
 }
 
+// TestExits has a process that exits while it is read again: it still has mappings, but
+// their files cannot be opened. Nor can those of its child, which exits when it is met.
+func TestExits(t *testing.T) {
+	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
+	f.want(0x10001, "f [libx.so]+0x1")
+	if err := os.RemoveAll(filepath.Join(f.dir, "root")); err != nil {
+		t.Fatal(err)
+	}
+	f.want(0x1, "0x1") // for which it is read again
+	f.want(0x10001, "f [libx.so]+0x1")
+	child := &process{dir: f.processes[seven].dir, layout: seven.Layout}
+	f.read(child)
+	if m := find(child.mappings, 0x10001); m == nil || m.image == nil {
+		t.Errorf("its child has %+v", m)
+	}
+	other := &process{dir: f.processes[seven].dir, layout: seven.Layout}
+	f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 %d    %s\n", textOffset, 1, "/lib/libx.so"))
+	f.read(other)
+	if m := find(other.mappings, 0x10001); m == nil || m.image != nil {
+		t.Errorf("what has another file there has %+v", m)
+	}
+}
+
 func TestMappings(t *testing.T) {
 	for line, want := range map[string]mapping{
 		"10000-11000 r-xp 00001000 fd:01 42    /lib/libx.so": {start: 0x10000, end: 0x11000, offset: 0x1000, inode: 42, path: "/lib/libx.so", name: "libx.so"},
