@@ -36,9 +36,7 @@ func (r *wideRow) has(flag string) bool { return slices.Contains(r.flags, flag) 
 // charges. It must know all their kinds, and have seen each to return.
 func (tr *tracer) wideRows(t testing.TB) []wideRow {
 	t.Helper()
-	if err := tr.Cmd.Wait(); err != nil {
-		t.Fatalf("%s: %v\n%s", tr.Args, err, tr.stderr)
-	}
+	tr.end(t)
 	if strings.Contains(tr.stderr.String(), "coverage:") {
 		t.Errorf("not all is known: %s", tr.stderr)
 	}
@@ -101,79 +99,79 @@ func ofKind(rows []wideRow, kind string) []wideRow {
 }
 
 // TestAncestorsLimit fills a cgroup without a limit in one that has one.
-func TestAncestorsLimit(t *testing.T) {
-	for _, attach := range []string{"kprobe", "fentry"} {
-		t.Run(attach, func(t *testing.T) {
-			a := newCgroup(t)
-			a.write(t, "memory.max", "10M")
-			a.write(t, "cgroup.subtree_control", "+memory")
-			b := a.child(t, "b")
-			alloc := startWorkload(t, b, 0, "touch 20")
-			resume := suspend(t, alloc)
-			wide := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide")
-			limited := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide", "-limited")
-			plain := chargetrace(t, "-pid", alloc.pid(), "-attach", attach)
-			before := a.number(t, "memory.events", "max")
-			resume()
-			alloc.begin(t)
-			alloc.waitKilled(t)
+func TestAncestorsLimit(t *testing.T) { withEachAttach(t, ancestorsLimit) }
 
-			rows := wide.wideRows(t)
-			checkFailures(t, rows, a, a.number(t, "memory.events", "max")-before)
-			var hits []wideRow
-			for _, r := range rows {
-				if r.cgroup != b.path() || r.kind != "memory" || r.max != 2560 || r.room != r.max-r.usage ||
-					r.limitedBy != a.path() || len(r.flags) > 0 && !slices.Equal(r.flags, []string{"*"}) {
-					t.Errorf("row %+v", r)
-				}
-				// Charges that cannot fail go beyond the limit.
-				if r.outcome == "failed" && r.room > 0 {
-					t.Errorf("a failure with room: %+v", r)
-				}
-				if r.outcome != "ok" || r.has("*") {
-					hits = append(hits, r)
-				}
-			}
-			// Two tracers look one after the other. From the first failure on,
-			// when CPUs give back what they have in stock, they may see different
-			// things.
-			failed := func(r wideRow) bool { return r.outcome == "failed" }
-			first := slices.IndexFunc(rows, failed)
-			if first < 0 {
-				t.Fatal("nothing failed")
-			}
-			got := limited.wideRows(t)
-			gotFirst, hitsFirst := slices.IndexFunc(got, failed), slices.IndexFunc(hits, failed)
-			if gotFirst < 0 || !equalRows(got[:gotFirst+1], hits[:hitsFirst+1]) {
-				t.Errorf("-limited shows %d rows, want these %d\ngot  %+v\nwant %+v", len(got), len(hits), got, hits)
-			}
-			for _, r := range got {
-				if r.outcome == "ok" && !r.has("*") {
-					t.Errorf("-limited shows %+v", r)
-				}
-			}
-			limited.counted(t)
-
-			plainRows := plain.rows(t).rows
-			if len(plainRows) != len(rows) {
-				t.Fatalf("%d rows, but %d wide ones", len(plainRows), len(rows))
-			}
-			var reached int
-			for i, r := range plainRows {
-				at := r.mark == "* "+a.path()
-				if r.mark == "* LIMIT REACHED "+a.path() {
-					at = true
-					reached++
-				}
-				if i <= first && at != rows[i].has("*") || !at && r.mark != "" {
-					t.Errorf("row %d, %v, %+v", i, r, rows[i])
-				}
-			}
-			if reached == 0 {
-				t.Error("the limit was never reached")
-			}
-		})
+func ancestorsLimit(t *testing.T, attach string) bool {
+	a := newCgroup(t)
+	a.write(t, "memory.max", "10M")
+	a.write(t, "cgroup.subtree_control", "+memory")
+	b := a.child(t, "b")
+	alloc, input := startReader(t, b)
+	wide := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide")
+	limited := chargetrace(t, "-pid", alloc.pid(), "-attach", attach, "-wide", "-limited")
+	plain := chargetrace(t, "-pid", alloc.pid(), "-attach", attach)
+	before := a.number(t, "memory.events", "max")
+	fillUp(input)
+	alloc.waitKilled(t)
+	if wide.missedCalls(t) || limited.missedCalls(t) || plain.missedCalls(t) {
+		return false
 	}
+
+	rows := wide.wideRows(t)
+	checkFailures(t, rows, a, a.number(t, "memory.events", "max")-before)
+	var hits []wideRow
+	for _, r := range rows {
+		if r.cgroup != b.path() || r.kind != "memory" || r.max != 2560 || r.room != r.max-r.usage ||
+			r.limitedBy != a.path() || len(r.flags) > 0 && !slices.Equal(r.flags, []string{"*"}) {
+			t.Errorf("row %+v", r)
+		}
+		// Charges that cannot fail go beyond the limit.
+		if r.outcome == "failed" && r.room > 0 {
+			t.Errorf("a failure with room: %+v", r)
+		}
+		if r.outcome != "ok" || r.has("*") {
+			hits = append(hits, r)
+		}
+	}
+	// Two tracers look one after the other. From the first failure on,
+	// when CPUs give back what they have in stock, they may see different
+	// things.
+	failed := func(r wideRow) bool { return r.outcome == "failed" }
+	first := slices.IndexFunc(rows, failed)
+	if first < 0 {
+		t.Fatal("nothing failed")
+	}
+	got := limited.wideRows(t)
+	gotFirst, hitsFirst := slices.IndexFunc(got, failed), slices.IndexFunc(hits, failed)
+	if gotFirst < 0 || !equalRows(got[:gotFirst+1], hits[:hitsFirst+1]) {
+		t.Errorf("-limited shows %d rows, want these %d\ngot  %+v\nwant %+v", len(got), len(hits), got, hits)
+	}
+	for _, r := range got {
+		if r.outcome == "ok" && !r.has("*") {
+			t.Errorf("-limited shows %+v", r)
+		}
+	}
+	limited.counted(t)
+
+	plainRows := plain.rows(t).rows
+	if len(plainRows) != len(rows) {
+		t.Fatalf("%d rows, but %d wide ones: %s\n%s", len(plainRows), len(rows), plain.stderr, wide.stderr)
+	}
+	var reached int
+	for i, r := range plainRows {
+		at := r.mark == "* "+a.path()
+		if r.mark == "* LIMIT REACHED "+a.path() {
+			at = true
+			reached++
+		}
+		if i <= first && at != rows[i].has("*") || !at && r.mark != "" {
+			t.Errorf("row %d, %v, %+v", i, r, rows[i])
+		}
+	}
+	if reached == 0 {
+		t.Error("the limit was never reached")
+	}
+	return true
 }
 
 func equalRows(a, b []wideRow) bool {
