@@ -250,16 +250,10 @@ func (t *Table) appendCharge(e *event.Event) {
 		s.columns = pad(event.AppendPrintable(s.columns, e.Comm.Bytes()), len(s.columns), commWidth)
 	}
 	b = append(b, t.task.columns...)
-	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
-		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, countWidth)
-	}
-	b = append(b, t.request.column...)
+	b = t.appendRequested(b, e, countWidth)
 	from := len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, countWidth)
-	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
-		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, countWidth)
-	}
-	b = append(b, t.limit.column...)
+	b = t.appendLimit(b, e, countWidth)
 
 	if at, reached := t.limitReached(e); at {
 		b = append(b, '*')
@@ -280,6 +274,22 @@ func (t *Table) appendCharge(e *event.Event) {
 	}
 	b[len(b)-1] = '\n'
 	t.buf = b
+}
+
+// appendRequested appends the column of the pages that are asked for.
+func (t *Table) appendRequested(b []byte, e *event.Event, width int) []byte {
+	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
+		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, width)
+	}
+	return append(b, t.request.column...)
+}
+
+// appendLimit appends the column of the counter's own limit.
+func (t *Table) appendLimit(b []byte, e *event.Event, width int) []byte {
+	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
+		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, width)
+	}
+	return append(b, t.limit.column...)
 }
 
 // becomes reports whether the columns have to be written anew.

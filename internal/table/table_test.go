@@ -227,7 +227,6 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestCause has the column of causes where there are stacks.
 // TestAfterAnother has rows that differ from the one before in one thing: each must be
 // as it is by itself, though what two have in common is kept.
 func TestAfterAnother(t *testing.T) {
@@ -257,6 +256,7 @@ func TestAfterAnother(t *testing.T) {
 	}
 }
 
+// TestCause has the column of causes where there are stacks.
 func TestCause(t *testing.T) {
 	h := header
 	h.KernelStacks = true

@@ -69,16 +69,10 @@ func (t *Table) appendWho(b []byte, e *event.Event) []byte {
 
 func (t *Table) appendWideCharge(e *event.Event) {
 	b := t.appendWho(t.buf, e)
-	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
-		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, requestWidth)
-	}
-	b = append(b, t.request.column...)
+	b = t.appendRequested(b, e, requestWidth)
 	from := len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, wideCountWidth)
-	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
-		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, wideCountWidth)
-	}
-	b = append(b, t.limit.column...)
+	b = t.appendLimit(b, e, wideCountWidth)
 	b = appendColumn(b, e.Kind.String(), kindWidth)
 	b = appendColumn(b, e.Outcome.String(), outcomeWidth)
 	b = t.appendCgroup(b, e.Cgroup)
