@@ -148,17 +148,17 @@ type Counts struct {
 // it asks to be woken by the next, and sleeps.
 const readInterval = 50 * time.Millisecond
 
-// maxHeld is how long an event is held that its thread's next one may tell more about;
-// see settle. That comes at once, unless the thread is preempted, on a busy machine
+// maxPending is how long an event is held that its thread's next one may tell more about;
+// see resolveMisses. That comes at once, unless the thread is preempted, on a busy machine
 // for long.
-const maxHeld = 2 * time.Second
+const maxPending = 2 * time.Second
 
 // Tracer is a running trace, and a [stream.Source]. Read, Counts and Close are
 // for one goroutine; Stop is for any.
 type Tracer struct {
 	// asked is what Start was asked for, attached what came of it, and
-	// attachedUnasked that of what asks for no limit.
-	asked, attached, attachedUnasked Attach
+	// attachedNet that of what asks for no limit.
+	asked, attached, attachedNet Attach
 
 	header  stream.Header
 	lacking []string
@@ -173,22 +173,23 @@ type Tracer struct {
 	ring    *ringbuf.Reader
 	record  ringbuf.Record
 	flushed bool
-	// drowsy counts the intervals without an event in which none was held.
-	drowsy     int
+	// idleIntervals counts the intervals without an event in which none was pending.
+	idleIntervals     int
 	readerIdle *ebpf.Variable
 	unfollowed *ebpf.Variable
 
-	// held are events that are not final; see settle.
-	held []event.Event
-	// lost is how many lost events of each CPU have been passed on, and
-	// pending what is to be read before the ring buffer.
-	lost    []uint64
+	// pending are failed batch charges that wait for the next event of their thread, and the
+	// events after them; see resolveMisses.
 	pending []event.Event
+	// lost is how many lost events of each CPU have been passed on, and
+	// queue holds the events to read before the ring buffer.
+	lost    []uint64
+	queue   []event.Event
 	stacks  *stacks // nil: they are not taken
 
 	stop     sync.Once
 	missed   uint64
-	leftOver []unreturned
+	inflight []inflightCall
 	stopErr  error
 }
 
@@ -261,17 +262,17 @@ type hook struct {
 	without string
 	// needed says whether some options need the hook; nil is always.
 	needed func(o *Options) bool
-	// unasked says that the function asks for no limit; see startDefault.
-	unasked bool
+	// netOnly says that the function asks for no limit; see startDefault.
+	netOnly bool
 	// calls says that the program is to see each call of what is traced; see
 	// [Counts.Missed].
 	calls bool
 }
 
 // by is how the hook is attached.
-func (h *hook) by(attach, unasked Attach) Attach {
-	if h.unasked {
-		return unasked
+func (h *hook) by(attach, netOnly Attach) Attach {
+	if h.netOnly {
+		return netOnly
 	}
 	return attach
 }
@@ -327,7 +328,7 @@ var hooks = []hook{
 		programs: map[Attach]string{Kprobe: bpfProgKprobeForcedCharge, Fentry: bpfProgFentryForcedCharge},
 		attach:   attachEntry,
 		needed:   needsNet,
-		unasked:  true,
+		netOnly:  true,
 		calls:    true,
 	},
 	{
@@ -335,7 +336,7 @@ var hooks = []hook{
 		programs: map[Attach]string{Kprobe: bpfProgKprobeUncharge, Fentry: bpfProgFentryUncharge},
 		attach:   attachEntry,
 		needed:   needsNet,
-		unasked:  true,
+		netOnly:  true,
 		calls:    true,
 	},
 	// Before the processes that there are are looked at, so that none is born
@@ -403,7 +404,7 @@ func iterate(_ hook, _ Attach, p *ebpf.Program) (link.Link, error) {
 }
 
 // start attaches all in one way, but what asks for no limit in another.
-func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
+func start(o Options, attach, netOnly Attach) (_ *Tracer, err error) {
 	spec, err := loadBpf()
 	if err != nil {
 		return nil, err
@@ -416,7 +417,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 		return nil, err
 	}
 
-	t := &Tracer{asked: o.Attach, attached: attach, attachedUnasked: unasked, lost: make([]uint64, possibleCPUs)}
+	t := &Tracer{asked: o.Attach, attached: attach, attachedNet: netOnly, lost: make([]uint64, possibleCPUs)}
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -426,7 +427,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 	wanted := make(map[string]*ebpf.ProgramSpec)
 	for _, h := range hooks {
 		if h.needed == nil || h.needed(&o) {
-			name := h.programs[h.by(attach, unasked)]
+			name := h.programs[h.by(attach, netOnly)]
 			wanted[name] = spec.Programs[name]
 		}
 	}
@@ -467,7 +468,7 @@ func start(o Options, attach, unasked Attach) (_ *Tracer, err error) {
 	t.header.KernelStacks, t.header.UserStacks = o.KernelStacks, o.UserStacks
 	t.header.Net = o.Net
 	for _, h := range hooks {
-		how := h.by(attach, unasked)
+		how := h.by(attach, netOnly)
 		p := coll.DetachProgram(h.programs[how])
 		if p == nil {
 			continue
@@ -625,8 +626,8 @@ func BootNanos() uint64 {
 // Attached says how the programs are attached: "kprobe" or "fentry", or where what
 // [Options.Net] alone needs is attached otherwise, "kprobe and fentry".
 func (t *Tracer) Attached() string {
-	if t.header.Net && t.attachedUnasked != t.attached {
-		return string(t.attached + " and " + t.attachedUnasked)
+	if t.header.Net && t.attachedNet != t.attached {
+		return string(t.attached + " and " + t.attachedNet)
 	}
 	return string(t.attached)
 }
@@ -634,7 +635,7 @@ func (t *Tracer) Attached() string {
 // LacksFentry reports whether [Options.Net] makes do with kprobes, since this kernel
 // lacks what [Default] asks for.
 func (t *Tracer) LacksFentry() bool {
-	return t.header.Net && t.asked != Kprobe && t.attachedUnasked == Kprobe
+	return t.header.Net && t.asked != Kprobe && t.attachedNet == Kprobe
 }
 
 // NoFentry says what that means.
@@ -650,26 +651,26 @@ func (t *Tracer) Header() stream.Header { return t.header }
 // event stands before the next charge of that CPU; losses that no charge
 // followed come at the end, as do charges whose return was not seen.
 func (t *Tracer) Read(batch []event.Event) (int, error) {
-	n := copy(batch, t.held)
-	t.held = append(t.held[:0], t.held[n:]...)
+	n := copy(batch, t.pending)
+	t.pending = append(t.pending[:0], t.pending[n:]...)
 	for {
 		added, err := t.fill(batch[n:], n > 0)
 		n += added
 		if err != nil && err != io.EOF {
 			return 0, err
 		}
-		final := settle(batch[:n])
+		final := resolveMisses(batch[:n])
 		// What has had no successor for that long will have none.
-		for final < n && BootNanos() > batch[final].BootNanos+uint64(maxHeld) {
+		for final < n && BootNanos() > batch[final].BootNanos+uint64(maxPending) {
 			final++
-			final += settle(batch[final:n])
+			final += resolveMisses(batch[final:n])
 		}
 		// A full batch has to go.
 		if err == io.EOF || final == 0 && n == len(batch) {
 			final = n
 		}
 		if final > 0 {
-			t.held = append(t.held, batch[final:n]...)
+			t.pending = append(t.pending, batch[final:n]...)
 			return final, nil
 		}
 		if err == io.EOF {
@@ -679,13 +680,13 @@ func (t *Tracer) Read(batch []event.Event) (int, error) {
 }
 
 // fill reads events into batch: those there are, and at least one, unless an
-// interval ends before. At the end it returns io.EOF. While events are held it
+// interval ends before. At the end it returns io.EOF. While events are pending it
 // does not wait for longer.
-func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
+func (t *Tracer) fill(batch []event.Event, pending bool) (n int, err error) {
 	for n < len(batch) {
-		if len(t.pending) > 0 {
-			batch[n] = t.pending[0]
-			t.pending = t.pending[1:]
+		if len(t.queue) > 0 {
+			batch[n] = t.queue[0]
+			t.queue = t.queue[1:]
 			n++
 			continue
 		}
@@ -699,7 +700,7 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return n, t.endInterval(held)
+			return n, t.endInterval(pending)
 		case errors.Is(err, ringbuf.ErrFlushed):
 			t.flushed = true
 			t.Stop() // has flushed, but may not have returned yet
@@ -714,10 +715,10 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 			return n, fmt.Errorf("read the ring buffer: %w", err)
 		}
 
-		if t.drowsy > 2 { // woken
+		if t.idleIntervals > 2 { // woken
 			t.ring.SetDeadline(time.Now().Add(readInterval))
 		}
-		t.drowsy = 0
+		t.idleIntervals = 0
 		e := &batch[n]
 		if isStack(t.record.RawSample) {
 			told, err := t.stacks.learn(e, t.record.RawSample)
@@ -743,10 +744,10 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 			t.stacks.number(e)
 		}
 		if e.LostEvents > t.lost[e.CPU] {
-			t.pending = append(t.pending, *e)
+			t.queue = append(t.queue, *e)
 			e.Type = event.Lost
 			e.LostEvents -= t.lost[e.CPU]
-			t.lost[e.CPU] = t.pending[0].LostEvents
+			t.lost[e.CPU] = t.queue[0].LostEvents
 		}
 	}
 	if n == 0 {
@@ -756,14 +757,14 @@ func (t *Tracer) fill(batch []event.Event, held bool) (n int, err error) {
 }
 
 // endInterval sets how long the ring buffer is waited for next.
-func (t *Tracer) endInterval(held bool) error {
+func (t *Tracer) endInterval(pending bool) error {
 	deadline := time.Now().Add(readInterval)
-	if held {
+	if pending {
 		t.ring.SetDeadline(deadline)
 		return nil
 	}
-	t.drowsy++
-	switch t.drowsy {
+	t.idleIntervals++
+	switch t.idleIntervals {
 	case 1: // there were events in the interval that ends now
 	case 2:
 		// A program that runs just now may not see it and not wake us, so the
@@ -789,21 +790,21 @@ func (t *Tracer) queueFinal() error {
 		counts.Lost -= lost
 	}
 	if counts.Lost > 0 {
-		t.pending = append(t.pending, event.Event{Type: event.Lost, BootNanos: BootNanos(), LostEvents: counts.Lost})
+		t.queue = append(t.queue, event.Event{Type: event.Lost, BootNanos: BootNanos(), LostEvents: counts.Lost})
 	}
-	for _, u := range t.leftOver {
+	for _, u := range t.inflight {
 		for _, raw := range u.stacks {
 			var e event.Event
 			if told, err := t.stacks.learn(&e, raw); err != nil {
 				return fmt.Errorf("read the calls under way: %w", err)
 			} else if told {
-				t.pending = append(t.pending, e)
+				t.queue = append(t.queue, e)
 			}
 		}
 		if t.stacks != nil {
 			t.stacks.number(&u.charge)
 		}
-		t.pending = append(t.pending, u.charge)
+		t.queue = append(t.queue, u.charge)
 	}
 	return nil
 }
@@ -825,7 +826,7 @@ func (t *Tracer) Stop() {
 		if err := errors.Join(t.detach(begins), t.detach(rest)); err != nil {
 			t.stopErr = fmt.Errorf("detach: %w", err)
 		}
-		t.stopErr = errors.Join(t.stopErr, t.takeUnreturned())
+		t.stopErr = errors.Join(t.stopErr, t.takeInflight())
 		if err := t.ring.Flush(); err != nil {
 			t.stopErr = errors.Join(t.stopErr, fmt.Errorf("flush the ring buffer: %w", err))
 		}
@@ -857,15 +858,15 @@ func waitForPrograms() {
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 }
 
-// unreturned is a charge of which only the entry was seen, and what the program has of
+// inflightCall is a charge of which only the entry was seen, and what the program has of
 // its stacks.
-type unreturned struct {
+type inflightCall struct {
 	charge event.Event
 	stacks [][]byte
 }
 
-// takeUnreturned makes the charges of which only the entry was seen left over.
-func (t *Tracer) takeUnreturned() error {
+// takeInflight makes the charges of which only the entry was seen left over.
+func (t *Tracer) takeInflight() error {
 	for cpu := range t.lost {
 		var calls bpfCalls
 		if err := t.calls.Lookup(uint32(cpu), &calls); err != nil {
@@ -881,7 +882,7 @@ func (t *Tracer) takeUnreturned() error {
 				return fmt.Errorf("read the calls under way: %w", err)
 			}
 			e.Flags |= event.Predicted
-			u := unreturned{charge: e}
+			u := inflightCall{charge: e}
 			if e.KernelStack != 0 || e.UserStack != 0 {
 				var s bpfCallStacks
 				if err := t.callStacks.Lookup(call.Stacks, &s); err != nil {
@@ -894,10 +895,10 @@ func (t *Tracer) takeUnreturned() error {
 					u.stacks = append(u.stacks, structBytes(&s.User)[:stackHeader+8*min(s.UserFrames, stackDepth)])
 				}
 			}
-			t.leftOver = append(t.leftOver, u)
+			t.inflight = append(t.inflight, u)
 		}
 	}
-	slices.SortFunc(t.leftOver, func(a, b unreturned) int { return cmp.Compare(a.charge.BootNanos, b.charge.BootNanos) })
+	slices.SortFunc(t.inflight, func(a, b inflightCall) int { return cmp.Compare(a.charge.BootNanos, b.charge.BootNanos) })
 	return nil
 }
 
@@ -944,7 +945,7 @@ func (t *Tracer) WaitTargets(ctx context.Context) error {
 // Counts returns what the kernel has counted. After Read has returned io.EOF
 // the figures are final, and exact.
 func (t *Tracer) Counts() (Counts, error) {
-	c := Counts{Missed: t.missed, Seen: uint64(len(t.leftOver))}
+	c := Counts{Missed: t.missed, Seen: uint64(len(t.inflight))}
 	for cpu := range t.lost {
 		var n bpfCounters
 		if err := t.counters.Lookup(uint32(cpu), &n); err != nil {

@@ -254,7 +254,7 @@ func TestFentryByArchitecture(t *testing.T) {
 func TestAttached(t *testing.T) {
 	for _, tc := range []struct {
 		net                      bool
-		asked, attached, unasked Attach
+		asked, attached, netOnly Attach
 		want                     string
 		lacks                    bool
 	}{
@@ -265,7 +265,7 @@ func TestAttached(t *testing.T) {
 		{true, Kprobe, Kprobe, Kprobe, "kprobe", false},
 		{true, Auto, Fentry, Fentry, "fentry", false},
 	} {
-		tr := &Tracer{header: stream.Header{Net: tc.net}, asked: tc.asked, attached: tc.attached, attachedUnasked: tc.unasked}
+		tr := &Tracer{header: stream.Header{Net: tc.net}, asked: tc.asked, attached: tc.attached, attachedNet: tc.netOnly}
 		if got := tr.Attached(); got != tc.want || tr.LacksFentry() != tc.lacks {
 			t.Errorf("%+v: %q, lacks fentry: %t", tc, got, tr.LacksFentry())
 		}

@@ -2,7 +2,7 @@ package capture
 
 import "chargetrace/internal/event"
 
-// settle tells batch misses from failures in a batch of events, and returns how
+// resolveMisses tells batch misses from failures in a batch of events, and returns how
 // many of its first events are final. The others are to come again, with what
 // follows.
 //
@@ -10,7 +10,7 @@ import "chargetrace/internal/event"
 // whether an interrupt has left what it needs on this CPU, and if not, asks for
 // just that, from the same place; only then does it reclaim (try_charge_memcg in
 // mm/memcontrol.c). So the thread's next event tells what a failure was.
-func settle(batch []event.Event) (final int) {
+func resolveMisses(batch []event.Event) (final int) {
 	var open []int // those that are not final
 	for i := range batch {
 		e := &batch[i]

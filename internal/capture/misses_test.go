@@ -6,7 +6,7 @@ import (
 	"chargetrace/internal/event"
 )
 
-func TestSettle(t *testing.T) {
+func TestResolveMisses(t *testing.T) {
 	charge := func(tid uint32, pages uint64, o event.Outcome) event.Event {
 		return event.Event{Type: event.Charge, Kind: event.Memory, TID: tid, StackPointer: uint64(tid), RequestedPages: pages, Outcome: o}
 	}
@@ -45,7 +45,7 @@ func TestSettle(t *testing.T) {
 		{"cgroup v1", []event.Event{charge(1, 32, failed), memsw, charge(1, 2, failed)}, 3, []event.Outcome{miss, ok, failed}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if got := settle(tc.batch); got != tc.final {
+			if got := resolveMisses(tc.batch); got != tc.final {
 				t.Errorf("%d are final, want %d", got, tc.final)
 			}
 			var charges int
