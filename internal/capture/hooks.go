@@ -1,0 +1,172 @@
+package capture
+
+import (
+	"errors"
+	"io"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// lacksFentry reports whether a kernel that refused fentry has none, or none at some
+// function.
+func lacksFentry(err error) bool {
+	// ENOTSUPP of include/linux/errno.h, which the kernel means to keep to itself.
+	const notSupported = unix.Errno(524)
+	return errors.Is(err, notSupported) || errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound)
+}
+
+// A hook is a place in the kernel to put a program.
+type hook struct {
+	// name is that of a function or a tracepoint.
+	name string
+	// programs for each way to attach.
+	programs map[Attach]string
+	attach   func(h hook, a Attach, p *ebpf.Program) (link.Link, error)
+	// without says what is lost without the hook; nothing is traced without
+	// one where that is empty.
+	without string
+	// needed says whether some options need the hook; nil is always.
+	needed func(o *Options) bool
+	// netOnly says that the function asks for no limit; see startDefault.
+	netOnly bool
+	// calls says that the program is to see each call of what is traced; see
+	// [Counts.Missed].
+	calls bool
+}
+
+// by is how the hook is attached.
+func (h *hook) by(attach, netOnly Attach) Attach {
+	if h.netOnly {
+		return netOnly
+	}
+	return attach
+}
+
+func needsNet(o *Options) bool { return o.Net }
+
+// hooks are in the order in which they are attached: a charge that is seen to
+// begin is also seen to end.
+var hooks = []hook{
+	{
+		name:     "oom_kill_process",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeOom, Fentry: bpfProgFentryOom},
+		attach:   attachEntry,
+		without:  "which cgroup ran out of memory at an OOM kill",
+	},
+	{
+		name:     "__oom_kill_process",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeOomKill, Fentry: bpfProgFentryOomKill},
+		attach:   attachEntry,
+		without:  "OOM kills",
+	},
+	{
+		name:     "mm_vmscan_memcg_reclaim_end",
+		programs: map[Attach]string{Kprobe: bpfProgReclaimEnd, Fentry: bpfProgReclaimEnd},
+		attach:   attachTracepoint,
+		without:  "the end of reclaim",
+	},
+	{
+		name:     "try_to_free_mem_cgroup_pages",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeReclaimBegin, Fentry: bpfProgFentryReclaimBegin},
+		attach:   attachEntry,
+		without:  "reclaim",
+	},
+	{
+		name:     "sched_migrate_task",
+		programs: map[Attach]string{Kprobe: bpfProgTaskMigrates, Fentry: bpfProgTaskMigrates},
+		attach:   attachTracepoint,
+		without:  "the return of charges that begin on one CPU and end on another",
+	},
+	{
+		name:     Function,
+		programs: map[Attach]string{Kprobe: bpfProgKretprobeTryCharge, Fentry: bpfProgFexitTryCharge},
+		attach:   attachReturn,
+	},
+	{
+		name:     Function,
+		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
+		attach:   attachEntry,
+		calls:    true,
+	},
+	{
+		name:     "page_counter_charge",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeForcedCharge, Fentry: bpfProgFentryForcedCharge},
+		attach:   attachEntry,
+		needed:   needsNet,
+		netOnly:  true,
+		calls:    true,
+	},
+	{
+		name:     "page_counter_uncharge",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeUncharge, Fentry: bpfProgFentryUncharge},
+		attach:   attachEntry,
+		needed:   needsNet,
+		netOnly:  true,
+		calls:    true,
+	},
+	// Before the processes that there are are looked at, so that none is born
+	// unseen.
+	{
+		name:     "sched_process_fork",
+		programs: map[Attach]string{Kprobe: bpfProgProcessFork, Fentry: bpfProgProcessFork},
+		attach:   attachTracepoint,
+		needed:   func(o *Options) bool { return o.Forks || o.hasTargets() },
+	},
+	{
+		name:     "sched_process_free",
+		programs: map[Attach]string{Kprobe: bpfProgProcessFree, Fentry: bpfProgProcessFree},
+		attach:   attachTracepoint,
+		needed:   (*Options).hasTargets,
+	},
+	{
+		name:     "task",
+		programs: map[Attach]string{Kprobe: bpfProgFindProcesses, Fentry: bpfProgFindProcesses},
+		attach:   iterate,
+		needed:   func(o *Options) bool { return o.Forks || o.hasTargets() },
+	},
+}
+
+// hasTargets reports whether the processes to trace are in a map. One alone, with
+// the number that it has everywhere, is compared with.
+func (o *Options) hasTargets() bool {
+	return len(o.PIDs) > 1 || len(o.PIDs) == 1 && (o.Follow || !inInitialPIDNamespace())
+}
+
+func inInitialPIDNamespace() bool { return machine{root: "/"}.initialPIDNamespace() }
+
+func attachEntry(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
+	if a == Kprobe {
+		return link.Kprobe(h.name, p, nil)
+	}
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+func attachReturn(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
+	if a == Kprobe {
+		return link.Kretprobe(h.name, p, nil)
+	}
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+func attachTracepoint(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {
+	return link.AttachRawTracepoint(link.RawTracepointOptions{Name: h.name, Program: p})
+}
+
+// iterate runs a program for each of the kernel's objects of that name.
+func iterate(_ hook, _ Attach, p *ebpf.Program) (link.Link, error) {
+	it, err := link.AttachIter(link.IterOptions{Program: p})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	r, err := it.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	_, err = io.Copy(io.Discard, r)
+	return nil, err
+}
