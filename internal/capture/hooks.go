@@ -10,45 +10,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lacksFentry reports whether a kernel that refused fentry has none, or none at some
-// function.
+// lacksFentry reports whether a kernel refused fentry because it has none, or none at
+// some function.
 func lacksFentry(err error) bool {
-	// ENOTSUPP of include/linux/errno.h, which the kernel means to keep to itself.
+	// ENOTSUPP of include/linux/errno.h, which is not meant for user space.
 	const notSupported = unix.Errno(524)
 	return errors.Is(err, notSupported) || errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound)
 }
 
-// A hook is a place in the kernel to put a program.
+// A hook is a place in the kernel to attach a program to.
 type hook struct {
-	// name is that of a function or a tracepoint.
+	// name is that of a function, a tracepoint or an iterator.
 	name string
-	// programs for each way to attach.
+	// programs are for each way to attach.
 	programs map[Attach]string
 	attach   func(h hook, a Attach, p *ebpf.Program) (link.Link, error)
-	// without says what is lost without the hook; nothing is traced without
-	// one where that is empty.
+	// without names what a trace cannot show without the hook. Where it is empty, there
+	// is no trace without the hook.
 	without string
-	// needed says whether some options need the hook; nil is always.
+	// needed reports whether some options need the hook; nil: all do.
 	needed func(o *Options) bool
-	// netOnly says that the function asks for no limit; see startDefault.
+	// netOnly is for a function that only Options.Net needs; see startDefault.
 	netOnly bool
-	// calls says that the program is to see each call of what is traced; see
-	// [Counts.Missed].
+	// calls is for a program that has to see each call of a traced function; see
+	// Counts.Missed.
 	calls bool
 }
 
-// by is how the hook is attached.
-func (h *hook) by(attach, netOnly Attach) Attach {
+// by returns how the hook is attached.
+func (h *hook) by(attach, attachNet Attach) Attach {
 	if h.netOnly {
-		return netOnly
+		return attachNet
 	}
 	return attach
 }
 
 func needsNet(o *Options) bool { return o.Net }
 
-// hooks are in the order in which they are attached: a charge that is seen to
-// begin is also seen to end.
+// hooks are in the order in which they are attached: a return before its entry, so that a
+// charge that is seen to begin is also seen to end.
 var hooks = []hook{
 	{
 		name:     "oom_kill_process",
@@ -107,8 +107,7 @@ var hooks = []hook{
 		netOnly:  true,
 		calls:    true,
 	},
-	// Before the processes that there are are looked at, so that none is born
-	// unseen.
+	// Before the iterator lists the processes, so that none is born unseen.
 	{
 		name:     "sched_process_fork",
 		programs: map[Attach]string{Kprobe: bpfProgProcessFork, Fentry: bpfProgProcessFork},
@@ -129,8 +128,8 @@ var hooks = []hook{
 	},
 }
 
-// hasTargets reports whether the processes to trace are in a map. One alone, with
-// the number that it has everywhere, is compared with.
+// hasTargets reports whether the processes to trace are in a map. A single one whose
+// number is that of the initial pid namespace is a constant of the programs instead.
 func (o *Options) hasTargets() bool {
 	return len(o.PIDs) > 1 || len(o.PIDs) == 1 && (o.Follow || !inInitialPIDNamespace())
 }
@@ -155,7 +154,7 @@ func attachTracepoint(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {
 	return link.AttachRawTracepoint(link.RawTracepointOptions{Name: h.name, Program: p})
 }
 
-// iterate runs a program for each of the kernel's objects of that name.
+// iterate runs a program for each task, and returns no link.
 func iterate(_ hook, _ Attach, p *ebpf.Program) (link.Link, error) {
 	it, err := link.AttachIter(link.IterOptions{Program: p})
 	if err != nil {

@@ -11,9 +11,48 @@ import (
 	"chargetrace/internal/event"
 )
 
-// dropUnknown drops the fentry programs that can be done without and whose
-// function the kernel's type information does not have, and returns what is lost
-// with them.
+// load loads the programs that the options need, and returns what a trace cannot show
+// because this kernel lacks the function.
+func load(o *Options, attach, attachNet Attach, possibleCPUs int) (coll *ebpf.Collection, lacking []string, err error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := configure(spec, o, possibleCPUs); err != nil {
+		return nil, nil, err
+	}
+	selectPrograms(spec, o, attach, attachNet)
+	opts := ebpf.CollectionOptions{Cache: btf.NewCache()}
+	opts.Programs.KernelTypes, err = kernelTypes(spec, opts.Cache)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the kernel's types: %w", err)
+	}
+	coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+	if errors.Is(err, btf.ErrNotFound) && attach == Fentry {
+		lacking = dropUnknown(spec, opts.Programs.KernelTypes)
+		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("load the BPF programs: %w", err)
+	}
+	return coll, lacking, nil
+}
+
+// selectPrograms keeps the programs that will be attached: a kernel may refuse the
+// others.
+func selectPrograms(spec *ebpf.CollectionSpec, o *Options, attach, attachNet Attach) {
+	selected := make(map[string]*ebpf.ProgramSpec)
+	for _, h := range hooks {
+		if h.needed == nil || h.needed(o) {
+			name := h.programs[h.by(attach, attachNet)]
+			selected[name] = spec.Programs[name]
+		}
+	}
+	spec.Programs = selected
+}
+
+// dropUnknown removes the optional fentry programs whose function is not in the kernel's
+// BTF, and returns what a trace cannot show without them.
 func dropUnknown(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string) {
 	for _, h := range hooks {
 		name := h.programs[Fentry]
@@ -28,8 +67,8 @@ func dropUnknown(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string)
 	return lacking
 }
 
-// configure sets the sizes of the maps and the constants of the program.
-func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
+// configure sets the sizes of the maps and the constants of the programs.
+func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 	bufferBytes := o.BufferBytes
 	if bufferBytes == 0 {
 		bufferBytes = DefaultBufferBytes
@@ -38,38 +77,32 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 	spec.Maps[bpfMapEvents].MaxEntries = uint32(bufferBytes)
 	spec.Maps[bpfMapCounters].MaxEntries = uint32(possibleCPUs)
 	spec.Maps[bpfMapCalls].MaxEntries = uint32(possibleCPUs)
+	if o.KernelStacks || o.UserStacks {
+		spec.Maps[bpfMapTold].MaxEntries = toldStacks
+		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
+	}
 
 	// All CPUs together wake the reader before the buffer is a quarter full.
 	const recordBytes = 8 + event.ChargeSize // struct bpf_ringbuf_hdr
 	wakeupEvents := max(1, bufferBytes/4/recordBytes/possibleCPUs)
 
 	values := map[string]any{
-		bpfVarTracerTgid:   uint32(os.Getpid()),
-		bpfVarWakeupEvents: uint32(wakeupEvents),
-		bpfVarOnlyLimited:  o.OnlyLimited,
+		bpfVarTracerTgid:       uint32(os.Getpid()),
+		bpfVarWakeupEvents:     uint32(wakeupEvents),
+		bpfVarPageSize:         uint32(os.Getpagesize()),
+		bpfVarOnlyLimited:      o.OnlyLimited,
+		bpfVarMinPages:         o.MinPages,
+		bpfVarTellForks:        o.Forks,
+		bpfVarTakeKernelStacks: o.KernelStacks,
+		bpfVarTakeUserStacks:   o.UserStacks,
 	}
 	if o.Net {
-		// What interrupts the tracer gives back for others.
+		// Interrupts on top of the tracer uncharge for others.
 		values[bpfVarTracerTgid] = ^uint32(0)
 	}
 	if o.Kinds != 0 {
 		values[bpfVarTargetKinds] = uint32(o.Kinds)
 	}
-	switch {
-	case o.hasTargets():
-		values[bpfVarFilterTargets] = true
-		values[bpfVarFollow] = o.Follow
-		for _, pid := range o.PIDs {
-			addToSet(spec.Maps[bpfMapWanted], uint32(pid), uint8(1))
-		}
-		spec.Maps[bpfMapTargets].MaxEntries = uint32(len(o.PIDs))
-		if o.Follow {
-			spec.Maps[bpfMapTargets].MaxEntries = maxFollowed
-		}
-	case len(o.PIDs) == 1:
-		values[bpfVarTargetTgid] = uint32(o.PIDs[0])
-	}
-	values[bpfVarTellForks] = o.Forks
 	if o.Comms != nil {
 		values[bpfVarFilterComms] = true
 		values[bpfVarCommStart] = o.Comms.Start
@@ -77,22 +110,8 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 		values[bpfVarCommLoops] = o.Comms.Loops
 		values[bpfVarCommAccepts] = o.Comms.Accepts
 	}
-	if len(o.Cgroups) > 0 {
-		values[bpfVarFilterCgroups] = true
-		for _, id := range o.AboveCgroups {
-			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(cgroupAboveTarget))
-		}
-		for _, id := range o.Cgroups {
-			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(cgroupTarget))
-		}
-	}
-	if o.KernelStacks || o.UserStacks {
-		values[bpfVarTakeKernelStacks], values[bpfVarTakeUserStacks] = o.KernelStacks, o.UserStacks
-		spec.Maps[bpfMapTold].MaxEntries = toldStacks
-		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
-	}
-	values[bpfVarMinPages] = o.MinPages
-	values[bpfVarPageSize] = uint32(os.Getpagesize())
+	filterProcesses(spec, o, values)
+	filterCgroups(spec, o, values)
 	for name, value := range values {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("configure the BPF program: %s: %w", name, err)
@@ -104,13 +123,46 @@ func configure(spec *ebpf.CollectionSpec, o Options, possibleCPUs int) error {
 // maxFollowed is how many processes are followed at once.
 const maxFollowed = 1 << 14
 
-// The values of target_cgroups.
+func filterProcesses(spec *ebpf.CollectionSpec, o *Options, values map[string]any) {
+	if !o.hasTargets() {
+		if len(o.PIDs) == 1 {
+			values[bpfVarTargetTgid] = uint32(o.PIDs[0])
+		}
+		return
+	}
+	values[bpfVarFilterTargets] = true
+	values[bpfVarFollow] = o.Follow
+	for _, pid := range o.PIDs {
+		addToSet(spec.Maps[bpfMapWanted], uint32(pid), uint8(1))
+	}
+	spec.Maps[bpfMapTargets].MaxEntries = uint32(len(o.PIDs))
+	if o.Follow {
+		spec.Maps[bpfMapTargets].MaxEntries = maxFollowed
+	}
+}
+
+// The values of target_cgroups: CGROUP_TARGET and CGROUP_ABOVE_TARGET of the program.
 const (
 	cgroupTarget      = 1
 	cgroupAboveTarget = 2
 )
 
-// addToSet adds what a map holds from the beginning; what is added last counts.
+func filterCgroups(spec *ebpf.CollectionSpec, o *Options, values map[string]any) {
+	if len(o.Cgroups) == 0 {
+		return
+	}
+	values[bpfVarFilterCgroups] = true
+	add := func(ids []event.CgroupID, value uint8) {
+		for _, id := range ids {
+			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, value)
+		}
+	}
+	// A target above another target is a target: the last value counts.
+	add(o.AboveCgroups, cgroupAboveTarget)
+	add(o.Cgroups, cgroupTarget)
+}
+
+// addToSet adds an entry that a map has from the beginning.
 func addToSet(m *ebpf.MapSpec, key, value any) {
 	m.Contents = append(m.Contents, ebpf.MapKV{Key: key, Value: value})
 	m.MaxEntries = uint32(len(m.Contents))

@@ -1,0 +1,193 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+// kernel is the reader's view of the loaded programs, beside the ring buffer: a
+// [*programs], or a test's fake.
+type kernel interface {
+	readCounters(cpu int, n *bpfCounters) error
+	// readCalls reads the calls of the function that began on a CPU and have not
+	// returned.
+	readCalls(cpu int, c *bpfCalls) error
+	// readCallStacks reads the stacks of one of those calls, by its slot.
+	readCallStacks(slot uint32, s *bpfCallStacks) error
+	readUnfollowed() (uint64, error)
+	// missed is how many calls of the function did not reach the programs.
+	missed() uint64
+	// setReaderIdle asks the programs to wake the reader at the next event.
+	setReaderIdle() error
+	// detach returns when no CPU runs the programs any more.
+	detach() error
+}
+
+// programs are the loaded and attached programs, with their maps.
+type programs struct {
+	loaded []program
+	links  []attachment // in the order in which they were attached
+	ring   *ringbuf.Reader
+
+	counters   *ebpf.Map
+	calls      *ebpf.Map
+	callStacks *ebpf.Map
+	targets    *ebpf.Map
+	readerIdle *ebpf.Variable
+	unfollowed *ebpf.Variable
+
+	kprobeMisses uint64 // of the kprobes that are detached
+}
+
+// program and attachment belong to a hook, and repeat its calls.
+type program struct {
+	*ebpf.Program
+	calls bool
+}
+
+type attachment struct {
+	link.Link
+	calls bool
+}
+
+// newPrograms takes what the reader needs out of a collection. The programs keep the
+// other maps alive.
+func newPrograms(coll *ebpf.Collection) (*programs, error) {
+	ring, err := ringbuf.NewReader(coll.Maps[bpfMapEvents])
+	if err != nil {
+		return nil, fmt.Errorf("map the ring buffer: %w", err)
+	}
+	return &programs{
+		ring:       ring,
+		counters:   coll.DetachMap(bpfMapCounters),
+		calls:      coll.DetachMap(bpfMapCalls),
+		callStacks: coll.DetachMap(bpfMapCallStacks),
+		targets:    coll.DetachMap(bpfMapTargets),
+		readerIdle: coll.Variables[bpfVarReaderIdle],
+		unfollowed: coll.Variables[bpfVarUnfollowed],
+	}, nil
+}
+
+// attach attaches the programs that a collection has to their hooks, in order, and
+// returns what a trace cannot show because this kernel lacks the hook.
+func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet Attach) (lacking []string, err error) {
+	for _, h := range hooks {
+		how := h.by(attach, attachNet)
+		prog := coll.DetachProgram(h.programs[how])
+		if prog == nil {
+			continue
+		}
+		p.loaded = append(p.loaded, program{prog, h.calls})
+		l, err := h.attach(h, how, prog)
+		switch {
+		case err == nil && l != nil:
+			p.links = append(p.links, attachment{l, h.calls})
+		case err == nil: // an iterator, which has run
+		case h.without == "":
+			return nil, fmt.Errorf("attach a %s to %s: %w", how, h.name, err)
+		case errors.Is(err, os.ErrNotExist): // inlined in this kernel
+			lacking = append(lacking, h.without)
+		default:
+			return nil, fmt.Errorf("attach to %s: %w", h.name, err)
+		}
+	}
+	return lacking, nil
+}
+
+// detach closes first the links at which calls begin: then no call is in flight any
+// more when its return goes unseen.
+func (p *programs) detach() error {
+	var begins, rest []attachment
+	for _, l := range p.links {
+		if l.calls {
+			begins = append(begins, l)
+		} else {
+			rest = append(rest, l)
+		}
+	}
+	p.links = nil
+	return errors.Join(p.close(begins), p.close(rest))
+}
+
+// close closes links, all at once, since the kernel waits a while for each, and returns
+// when none of their programs runs.
+func (p *programs) close(links []attachment) error {
+	errs := make([]error, len(links))
+	var closing sync.WaitGroup
+	for i, l := range links {
+		if l.calls {
+			p.kprobeMisses += kprobeMisses(l.Link)
+		}
+		closing.Go(func() { errs[i] = l.Close() })
+	}
+	closing.Wait()
+	waitForPrograms()
+	return errors.Join(errs...)
+}
+
+// waitForPrograms waits until every CPU has left the programs that it was in. They run
+// inside RCU read-side sections, and membarrier(2) waits for all of those
+// (kernel/sched/membarrier.c). It does not with one CPU, where a program can be in
+// flight only if it was preempted, nor with nohz_full. When the last program of a
+// function is detached, the kernel waits itself.
+func waitForPrograms() {
+	const membarrierGlobal = 1 // MEMBARRIER_CMD_GLOBAL of include/uapi/linux/membarrier.h
+	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+}
+
+// kprobeMisses returns how often a kprobe was hit while its CPU handled another kprobe.
+// Kernels before 6.7 do not report it.
+func kprobeMisses(l link.Link) uint64 {
+	info, err := l.Info()
+	if err != nil || info.PerfEvent() == nil || info.PerfEvent().Kprobe() == nil {
+		return 0
+	}
+	return info.PerfEvent().Kprobe().Missed
+}
+
+func (p *programs) missed() uint64 {
+	n := p.kprobeMisses
+	for _, prog := range p.loaded {
+		// Counted since 5.12; not every kernel reports it.
+		if stats, err := prog.Stats(); err == nil && prog.calls {
+			n += stats.RecursionMisses
+		}
+	}
+	return n
+}
+
+func (p *programs) readCounters(cpu int, n *bpfCounters) error {
+	return p.counters.Lookup(uint32(cpu), n)
+}
+
+func (p *programs) readCalls(cpu int, c *bpfCalls) error { return p.calls.Lookup(uint32(cpu), c) }
+
+func (p *programs) readCallStacks(slot uint32, s *bpfCallStacks) error {
+	return p.callStacks.Lookup(slot, s)
+}
+
+func (p *programs) readUnfollowed() (n uint64, err error) {
+	err = p.unfollowed.Get(&n)
+	return n, err
+}
+
+func (p *programs) setReaderIdle() error { return p.readerIdle.Set(true) }
+
+// free closes what detach left.
+func (p *programs) free() error {
+	errs := []error{p.ring.Close()}
+	for _, m := range []*ebpf.Map{p.counters, p.calls, p.callStacks, p.targets} {
+		errs = append(errs, m.Close())
+	}
+	for _, prog := range p.loaded {
+		errs = append(errs, prog.Close())
+	}
+	return errors.Join(errs...)
+}
