@@ -1,0 +1,229 @@
+package capture
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"chargetrace/internal/event"
+)
+
+// fakeMachine plays the kernel's part for a reader: a ring buffer that follows a script, the
+// programs' counters, and a clock that moves only when the script says so.
+type fakeMachine struct {
+	t      *testing.T
+	script []step
+	nanos  uint64 // since boot
+	// log has the calls of the reader that matter, in order.
+	log []string
+
+	deadline  time.Time
+	flushOnce sync.Once
+	flushed   chan struct{}
+
+	counters   []bpfCounters
+	calls      []bpfCalls
+	callStacks map[uint32]bpfCallStacks
+	unfollowed uint64
+	misses     uint64
+	// errs are returned by the methods of these names.
+	errs map[string]error
+}
+
+// step is one return of ReadInto.
+type step struct {
+	raw []byte
+	err error
+	// later: the record is not in the ring buffer before the reader waits for it.
+	later bool
+	// before is called while the reader waits.
+	before func()
+}
+
+// timeout ends an interval: the clock moves to the deadline.
+var timeout = step{err: os.ErrDeadlineExceeded}
+
+func sample(e event.Event) step { return step{raw: e.AppendEncoded(nil)} }
+
+func later(e event.Event) step {
+	s := sample(e)
+	s.later = true
+	return s
+}
+
+func newMachine(t *testing.T, cpus int, script ...step) *fakeMachine {
+	return &fakeMachine{
+		t: t, script: script, flushed: make(chan struct{}), errs: make(map[string]error),
+		counters: make([]bpfCounters, cpus), calls: make([]bpfCalls, cpus), callStacks: make(map[uint32]bpfCallStacks),
+	}
+}
+
+// reader returns a reader of the machine, which stops where the script ends.
+func (m *fakeMachine) reader() *reader {
+	r := newReader(m, m, clock{m.now, func() uint64 { return m.nanos }}, len(m.counters))
+	m.script = append(m.script, step{err: ringbuf.ErrFlushed, before: r.Stop})
+	return r
+}
+
+func (m *fakeMachine) now() time.Time { return time.Unix(0, int64(m.nanos)) }
+
+func (m *fakeMachine) note(name string) error {
+	m.log = append(m.log, name)
+	return m.errs[name]
+}
+
+func (m *fakeMachine) SetDeadline(d time.Time) {
+	m.deadline = d
+	if d.IsZero() {
+		m.note("no deadline")
+	} else {
+		m.note("deadline " + d.Sub(m.now()).String())
+	}
+}
+
+func (m *fakeMachine) ReadInto(rec *ringbuf.Record) error {
+	if len(m.script) == 0 {
+		<-m.flushed
+		return ringbuf.ErrFlushed
+	}
+	s := m.script[0]
+	m.script = m.script[1:]
+	if s.before != nil {
+		s.before()
+	}
+	if s.err == os.ErrDeadlineExceeded {
+		if m.deadline.IsZero() {
+			m.t.Fatal("the script ends an interval, but the reader sleeps")
+		}
+		m.nanos = uint64(m.deadline.UnixNano())
+	}
+	if s.err != nil {
+		return s.err
+	}
+	rec.RawSample = append(rec.RawSample[:0], s.raw...)
+	rec.Remaining = m.AvailableBytes()
+	return nil
+}
+
+func (m *fakeMachine) AvailableBytes() (n int) {
+	for _, s := range m.script {
+		if s.err != nil || s.later {
+			break
+		}
+		n += 8 + len(s.raw)
+	}
+	return n
+}
+
+func (m *fakeMachine) Flush() error {
+	m.flushOnce.Do(func() { close(m.flushed) })
+	return m.note("flush")
+}
+
+func (m *fakeMachine) setReaderIdle() error { return m.note("idle") }
+func (m *fakeMachine) detach() error        { return m.note("detach") }
+func (m *fakeMachine) missed() uint64       { return m.misses }
+
+func (m *fakeMachine) readCounters(cpu int, n *bpfCounters) error {
+	*n = m.counters[cpu]
+	return m.errs["counters"]
+}
+
+func (m *fakeMachine) readCalls(cpu int, c *bpfCalls) error {
+	*c = m.calls[cpu]
+	return m.note("calls")
+}
+
+func (m *fakeMachine) readCallStacks(slot uint32, s *bpfCallStacks) error {
+	var ok bool
+	if *s, ok = m.callStacks[slot]; !ok {
+		return fmt.Errorf("no stacks in slot %d", slot)
+	}
+	return nil
+}
+
+func (m *fakeMachine) readUnfollowed() (uint64, error) { return m.unfollowed, m.errs["unfollowed"] }
+
+// at returns a charge of one page by a thread, nanos after boot.
+func at(nanos uint64, cpu, tid uint32) event.Event {
+	return event.Event{
+		Type: event.Charge, CPU: cpu, BootNanos: nanos, PID: tid, TID: tid, StackPointer: uint64(tid),
+		Kind: event.Memory, Outcome: event.OK, RequestedPages: 1,
+	}
+}
+
+func with(e event.Event, change func(*event.Event)) event.Event {
+	change(&e)
+	return e
+}
+
+// failed returns a failed charge of a batch of pages.
+func failed(e event.Event) event.Event {
+	e.Outcome, e.RequestedPages = event.Failed, 64
+	return e
+}
+
+// miss returns the batch miss that a failed charge turned out to be.
+func miss(e event.Event) event.Event {
+	e.Outcome = event.BatchMiss
+	return e
+}
+
+// retry returns the charge after a batch miss.
+func retry(e event.Event) event.Event {
+	e.Flags |= event.Retry
+	return e
+}
+
+// losing returns a charge before which events were lost on its CPU: so many in all.
+func losing(e event.Event, total uint64) event.Event {
+	e.LostEvents = total
+	return e
+}
+
+// lost returns the event for losses before a charge.
+func lost(charge event.Event, n uint64) event.Event {
+	charge.Type, charge.LostEvents = event.Lost, n
+	return charge
+}
+
+// readAll reads to the end in batches of that length, and returns the events of each.
+func readAll(t *testing.T, r *reader, length int) (reads [][]event.Event) {
+	t.Helper()
+	for {
+		batch := make([]event.Event, length)
+		n, err := r.Read(batch)
+		if err == io.EOF && n == 0 {
+			return reads
+		}
+		if err != nil || n == 0 {
+			t.Fatalf("read %d events, %v", n, err)
+		}
+		reads = append(reads, batch[:n])
+	}
+}
+
+// compare compares what each Read returned.
+func compare(t *testing.T, got, want [][]event.Event) {
+	t.Helper()
+	if slices.EqualFunc(got, want, slices.Equal) {
+		return
+	}
+	t.Errorf("got%s\nwant%s", describe(got), describe(want))
+}
+
+func describe(reads [][]event.Event) (s string) {
+	for i, events := range reads {
+		for _, e := range events {
+			s += fmt.Sprintf("\nread %d: type %d at %d, CPU %d, thread %d, %d pages, %v, flags %b, lost %d, stacks %d %d %q",
+				i, e.Type, e.BootNanos, e.CPU, e.TID, e.RequestedPages, e.Outcome, e.Flags, e.LostEvents, e.KernelStack, e.UserStack, e.Frames)
+		}
+	}
+	return s
+}

@@ -1,0 +1,447 @@
+package capture
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/symbol"
+)
+
+// TestLoss holds that each lost event is reported once: before the next charge of its
+// CPU, or at the end.
+func TestLoss(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		script   []step
+		counters []bpfCounters // at the end
+		want     []event.Event
+	}{
+		{
+			name:     "none",
+			script:   []step{sample(at(1, 0, 7)), sample(at(2, 1, 8))},
+			counters: make([]bpfCounters, 2),
+			want:     []event.Event{at(1, 0, 7), at(2, 1, 8)},
+		},
+		{
+			name: "before a charge, and no more before the next",
+			script: []step{
+				sample(at(1, 0, 7)), sample(losing(at(2, 0, 7), 3)), sample(losing(at(3, 0, 7), 3)), sample(losing(at(4, 0, 7), 5)),
+			},
+			counters: []bpfCounters{{Lost: 5}, {}},
+			want: []event.Event{
+				at(1, 0, 7), lost(at(2, 0, 7), 3), losing(at(2, 0, 7), 3), losing(at(3, 0, 7), 3),
+				lost(at(4, 0, 7), 2), losing(at(4, 0, 7), 5),
+			},
+		},
+		{
+			name:     "each CPU its own",
+			script:   []step{sample(losing(at(1, 1, 7), 3)), sample(losing(at(2, 0, 7), 2)), sample(losing(at(3, 1, 7), 4))},
+			counters: []bpfCounters{{Lost: 2}, {Lost: 4}},
+			want: []event.Event{
+				lost(at(1, 1, 7), 3), losing(at(1, 1, 7), 3), lost(at(2, 0, 7), 2), losing(at(2, 0, 7), 2),
+				lost(at(3, 1, 7), 1), losing(at(3, 1, 7), 4),
+			},
+		},
+		{
+			name:     "at the end, where no charge followed",
+			script:   []step{sample(losing(at(1, 0, 7), 3)), timeout},
+			counters: []bpfCounters{{Lost: 4}, {Lost: 10}},
+			want: []event.Event{
+				lost(at(1, 0, 7), 3), losing(at(1, 0, 7), 3),
+				{Type: event.Lost, BootNanos: uint64(readInterval), LostEvents: 11},
+			},
+		},
+		{
+			name:     "nothing else",
+			counters: []bpfCounters{{}, {Lost: 1}},
+			want:     []event.Event{{Type: event.Lost, LostEvents: 1}},
+		},
+		{
+			name:     "before an event that is no charge",
+			script:   []step{sample(event.Event{Type: event.ReclaimBegin, TID: 7}), sample(losing(at(1, 0, 7), 1))},
+			counters: []bpfCounters{{Lost: 1}, {}},
+			want:     []event.Event{{Type: event.ReclaimBegin, TID: 7}, lost(at(1, 0, 7), 1), losing(at(1, 0, 7), 1)},
+		},
+	} {
+		for _, length := range []int{1, 2, 256} { // a batch that ends between loss and charge, too
+			t.Run(tc.name, func(t *testing.T) {
+				m := newMachine(t, 2, slices.Clone(tc.script)...)
+				m.counters = tc.counters
+				got := slices.Concat(readAll(t, m.reader(), length)...)
+				compare(t, [][]event.Event{got}, [][]event.Event{tc.want})
+			})
+		}
+	}
+}
+
+// TestPending holds how long a failed batch charge waits for what follows it.
+func TestPending(t *testing.T) {
+	intervals := func(n int) []step { return slices.Repeat([]step{timeout}, n) }
+	const ms = uint64(time.Millisecond)
+	first, second := failed(at(1, 0, 7)), at(2, 0, 7)
+	other := at(3, 1, 8)
+	for _, tc := range []struct {
+		name   string
+		script []step
+		length int
+		want   [][]event.Event // of each Read
+	}{
+		{
+			name:   "settled in one read",
+			script: []step{sample(first), sample(second)},
+			want:   [][]event.Event{{miss(first), retry(second)}},
+		},
+		{
+			name:   "by a later record, with what came between",
+			script: []step{sample(other), sample(first), sample(other), later(second)},
+			want:   [][]event.Event{{other}, {miss(first), other, retry(second)}},
+		},
+		{
+			name:   "across intervals",
+			script: slices.Concat([]step{sample(first)}, intervals(10), []step{later(second)}),
+			want:   [][]event.Event{{miss(first), retry(second)}},
+		},
+		{
+			name:   "until maxPending is over",
+			script: slices.Concat([]step{sample(first)}, intervals(40), []step{later(other)}, intervals(1), []step{later(second)}),
+			want:   [][]event.Event{{first, other}, {second}},
+		},
+		{
+			// The second failure is younger, and stays.
+			name: "each for itself",
+			script: slices.Concat([]step{sample(first), sample(failed(at(1900*ms, 1, 8)))}, intervals(41),
+				[]step{later(at(2100*ms, 1, 8))}),
+			want: [][]event.Event{{first}, {miss(failed(at(1900*ms, 1, 8))), retry(at(2100*ms, 1, 8))}},
+		},
+		{
+			name:   "until the end of the trace",
+			script: []step{sample(first), sample(other)},
+			want:   [][]event.Event{{first, other}},
+		},
+		{
+			name:   "until the batch is full",
+			script: []step{sample(first), sample(other), sample(other), sample(second)},
+			length: 3,
+			want:   [][]event.Event{{first, other, other}, {second}},
+		},
+		{
+			name:   "across batches",
+			script: []step{sample(other), sample(other), sample(first), sample(second), sample(other)},
+			length: 3,
+			want:   [][]event.Event{{other, other}, {miss(first), retry(second), other}},
+		},
+		{
+			name:   "while events are lost",
+			script: []step{sample(first), sample(losing(second, 2))},
+			want:   [][]event.Event{{miss(first), lost(second, 2), losing(retry(second), 2)}},
+		},
+		{
+			name:   "reclaim settles it",
+			script: []step{sample(first), later(event.Event{Type: event.ReclaimBegin, TID: 7})},
+			want:   [][]event.Event{{first, {Type: event.ReclaimBegin, TID: 7}}},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMachine(t, 2, tc.script...)
+			m.counters[0].Lost = func() (n uint64) {
+				for _, e := range slices.Concat(tc.want...) {
+					n = max(n, e.LostEvents)
+				}
+				return n
+			}()
+			length := tc.length
+			if length == 0 {
+				length = 256
+			}
+			compare(t, readAll(t, m.reader(), length), tc.want)
+			if slices.Contains(m.log, "idle") || slices.Contains(m.log, "no deadline") {
+				t.Errorf("slept: %q", m.log)
+			}
+		})
+	}
+}
+
+// TestSleep holds when the reader asks to be woken, and how long it waits.
+func TestSleep(t *testing.T) {
+	const interval = "deadline 50ms"
+	end := []string{"detach", "calls", "flush"}
+	e := at(1, 0, 7)
+	for _, tc := range []struct {
+		name   string
+		script []step
+		want   []string // after the first deadline, before the end
+	}{
+		{"events in each interval", []step{sample(e), timeout, later(e), timeout, later(e)}, []string{interval, interval}},
+		{"one idle interval", []step{sample(e), timeout, timeout, later(e), timeout}, []string{interval, "idle", interval, interval}},
+		{"asleep", []step{sample(e), timeout, timeout, timeout}, []string{interval, "idle", interval, "no deadline"}},
+		{"asleep from the beginning", []step{timeout, timeout, timeout}, []string{interval, "idle", interval, "no deadline"}},
+		{
+			"woken", []step{sample(e), timeout, timeout, timeout, later(e), later(e), timeout, timeout, timeout, later(e), timeout},
+			[]string{interval, "idle", interval, "no deadline", interval, interval, "idle", interval, "no deadline", interval, interval},
+		},
+		{
+			"woken by an event that is no charge", []step{timeout, timeout, timeout, later(event.Event{Type: event.Fork}), timeout},
+			[]string{interval, "idle", interval, "no deadline", interval, interval},
+		},
+		{
+			// A program that did not see reader_idle yet.
+			"an event after the request", []step{timeout, timeout, later(e), timeout, timeout, timeout},
+			[]string{interval, "idle", interval, interval, "idle", interval, "no deadline"},
+		},
+		{
+			"not while a charge is pending", []step{sample(failed(e)), timeout, timeout, timeout, timeout, later(e), timeout, timeout},
+			[]string{interval, interval, interval, interval, interval, "idle", interval},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMachine(t, 1, tc.script...)
+			readAll(t, m.reader(), 256)
+			if want := slices.Concat([]string{interval}, tc.want, end); !slices.Equal(m.log, want) {
+				t.Errorf("got  %q\nwant %q", m.log, want)
+			}
+		})
+	}
+}
+
+// TestReadWhatThereIs holds that Read does not wait while it has events, nor return
+// before the ring buffer is empty.
+func TestReadWhatThereIs(t *testing.T) {
+	a, b, c := at(1, 0, 7), at(2, 0, 7), at(3, 0, 7)
+	m := newMachine(t, 1, sample(a), sample(b), later(c))
+	compare(t, readAll(t, m.reader(), 256), [][]event.Event{{a, b}, {c}})
+}
+
+// TestStop stops while events are in the ring buffer: all of them are read.
+func TestStop(t *testing.T) {
+	a, b, c := at(1, 0, 7), failed(at(2, 0, 7)), at(3, 0, 7)
+	m := newMachine(t, 2)
+	r := m.reader()
+	m.script = []step{sample(a), {raw: b.AppendEncoded(nil), before: r.Stop}, later(c), {err: ringbuf.ErrFlushed}}
+	compare(t, readAll(t, r, 256), [][]event.Event{{a}, {miss(b), retry(c)}})
+	r.Stop()
+	if want := []string{"deadline 50ms", "detach", "calls", "calls", "flush"}; !slices.Equal(m.log, want) {
+		t.Errorf("got %q, want %q", m.log, want)
+	}
+	for range 2 {
+		if n, err := r.Read(make([]event.Event, 1)); n != 0 || err != io.EOF {
+			t.Errorf("after the end: %d, %v", n, err)
+		}
+	}
+}
+
+// TestStopElsewhere stops from other goroutines while Read waits.
+func TestStopElsewhere(t *testing.T) {
+	m := newMachine(t, 1)
+	r := m.reader()
+	m.script = nil // wait for Flush
+	m.counters[0].Lost = 2
+	var stopping sync.WaitGroup
+	for range 3 {
+		stopping.Go(r.Stop)
+	}
+	compare(t, readAll(t, r, 256), [][]event.Event{{{Type: event.Lost, LostEvents: 2}}})
+	stopping.Wait()
+	if n := slices.Index(m.log, "detach"); n < 0 || slices.Contains(m.log[n+1:], "detach") {
+		t.Errorf("%q", m.log)
+	}
+}
+
+func TestStopFails(t *testing.T) {
+	for name, message := range map[string]string{
+		"detach": "detach: broken", "calls": "read the calls in flight: broken", "flush": "flush the ring buffer: broken",
+		"counters": "read the counters: broken", "unfollowed": "read the counters: broken",
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, 1)
+			m.errs[name] = errors.New("broken")
+			r := m.reader()
+			if n, err := r.Read(make([]event.Event, 1)); n != 0 || err == nil || err.Error() != message {
+				t.Errorf("read %d, %v", n, err)
+			}
+			if !slices.Contains(m.log, "flush") {
+				t.Errorf("does not go on: %q", m.log)
+			}
+		})
+	}
+}
+
+func TestReadFails(t *testing.T) {
+	broken := errors.New("broken")
+	for _, tc := range []struct {
+		name    string
+		script  []step
+		fails   string // the call that does
+		message string
+	}{
+		{name: "the ring", script: []step{{err: broken}}, message: "read the ring buffer: broken"},
+		{name: "the ring, after an event", script: []step{sample(failed(at(1, 0, 7))), {err: broken}}, message: "read the ring buffer: broken"},
+		{name: "an unknown type", script: []step{{raw: []byte{99, 0, 0, 0}}}, message: "read the ring buffer: event of unknown type 99"},
+		{name: "a short sample", script: []step{{raw: []byte{1, 0}}}, message: "read the ring buffer: event of 2 bytes"},
+		{name: "a CPU too many", script: []step{sample(at(1, 2, 7))}, message: "read the ring buffer: event of CPU 2 of 2"},
+		{name: "a stack that nobody asked for", script: []step{{raw: rawStack(1, symbol.Process{}, 2)}}, message: "read the ring buffer: event of unknown type 12"},
+		{name: "going to sleep", script: []step{timeout, timeout}, fails: "idle", message: "go to sleep: broken"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMachine(t, 2, tc.script...)
+			m.errs[tc.fails] = broken
+			if n, err := m.reader().Read(make([]event.Event, 8)); n != 0 || err == nil || err.Error() != tc.message {
+				t.Errorf("read %d, %v; want %s", n, err, tc.message)
+			}
+		})
+	}
+}
+
+// bpfCharge returns a charge as the program stores it.
+func bpfCharge(t *testing.T, e event.Event) (c bpfChargeEvent) {
+	t.Helper()
+	if n := copy(structBytes(&c), e.AppendEncoded(nil)); n != event.ChargeSize {
+		t.Fatalf("a charge has %d bytes, want %d", n, event.ChargeSize)
+	}
+	return c
+}
+
+// TestInflight ends a trace with charges that have not returned: the oldest first,
+// flagged, and after the events of the ring buffer.
+func TestInflight(t *testing.T) {
+	predicted := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags |= event.Predicted }) }
+	a, b, c := at(30, 0, 7), at(10, 0, 8), with(at(20, 1, 9), func(e *event.Event) { e.Flags = event.Remote; e.Outcome = event.Failed })
+	m := newMachine(t, 2, sample(at(25, 0, 6)))
+	m.counters[1] = bpfCounters{Delivered: 1, Filtered: 2, Lost: 4}
+	for i, e := range map[int]event.Event{0: a, len(m.calls[0].Call) - 1: b} {
+		m.calls[0].Call[i].Stack, m.calls[0].Call[i].Event = e.StackPointer, bpfCharge(t, e)
+	}
+	m.calls[1].Call[3].Stack, m.calls[1].Call[3].Event = 9, bpfCharge(t, c)
+	m.calls[1].Call[4].Event = bpfCharge(t, at(5, 1, 5)) // a call that has returned
+	r := m.reader()
+	got := slices.Concat(readAll(t, r, 256)...)
+	compare(t, [][]event.Event{got}, [][]event.Event{{
+		at(25, 0, 6), {Type: event.Lost, LostEvents: 4}, predicted(b), predicted(c), predicted(a),
+	}})
+	if counts, err := r.Counts(); err != nil || counts != (Counts{Seen: 10, Filtered: 2, Lost: 4}) {
+		t.Errorf("%+v, %v", counts, err)
+	}
+}
+
+// TestInflightStacks ends a trace with charges whose stacks the reader has, and has not.
+func TestInflightStacks(t *testing.T) {
+	functions, err := parseSymbols(strings.NewReader("1000 t inner\n2000 t outer\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stacked := func(nanos uint64, kernel, user uint32) event.Event {
+		return with(at(nanos, 0, 7), func(e *event.Event) { e.KernelStack, e.UserStack = kernel, user })
+	}
+	stack := func(number uint32, frames string) event.Event {
+		return event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
+	}
+	fill := func(s *bpfStackEvent, raw []byte) (frames uint64) {
+		copy(structBytes(s), raw)
+		return uint64(len(raw)-stackHeader) / 8
+	}
+	m := newMachine(t, 1, step{raw: rawStack(5, symbol.Process{}, 0x1001, 0x2002)}, sample(stacked(1, 5, 0)))
+	for i, e := range []event.Event{stacked(20, 5, 6), stacked(21, 8, 0), stacked(22, 0, 0)} {
+		call := &m.calls[0].Call[i]
+		call.Stack, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(40+i)
+	}
+	var s bpfCallStacks
+	s.KernelFrames = fill(&s.Kernel, rawStack(5, symbol.Process{}, 0x1001, 0x2002))
+	s.UserFrames = fill(&s.User, rawStack(6, symbol.Process{PID: 7, Layout: 8}, 0x77))
+	m.callStacks[40] = s
+	s = bpfCallStacks{}
+	fill(&s.Kernel, rawStack(8, symbol.Process{}, slices.Repeat([]uint64{0x2001}, stackDepth)...))
+	s.KernelFrames = 1 << 40 // no more than there are
+	m.callStacks[41] = s
+
+	r := m.reader()
+	r.stacks = &stacks{functions: functions, named: make(map[string]uint32)}
+	got := slices.Concat(readAll(t, r, 256)...)
+	p := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags = event.Predicted }) }
+	compare(t, [][]event.Event{got}, [][]event.Event{{
+		stack(1, "inner+0x1;outer+0x2"), stacked(1, 1, 0),
+		stack(2, "0x77"), p(stacked(20, 1, 2)),
+		stack(3, strings.Repeat("outer+0x1;", stackDepth)+"[truncated]"), p(stacked(21, 3, 0)),
+		p(stacked(22, 0, 0)),
+	}})
+
+	// Without the stacks the charges are not whole.
+	m = newMachine(t, 1)
+	m.calls[0].Call[0].Stack, m.calls[0].Call[0].Event = 1, bpfCharge(t, stacked(1, 5, 0))
+	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the stacks of the calls in flight: no stacks in slot 0" {
+		t.Error(err)
+	}
+}
+
+func TestInflightFails(t *testing.T) {
+	m := newMachine(t, 1)
+	m.calls[0].Call[0].Stack = 1 // with an event of type 0
+	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: event of unknown type 0" {
+		t.Error(err)
+	}
+	m = newMachine(t, 1)
+	m.calls[0].Call[0].Stack, m.calls[0].Call[0].Event = 1, bpfCharge(t, with(at(1, 0, 7), func(e *event.Event) { e.KernelStack = 5 }))
+	m.callStacks[0] = bpfCallStacks{} // of no frames
+	r := m.reader()
+	r.stacks = &stacks{named: make(map[string]uint32)}
+	if _, err := r.Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: a stack of 16 bytes" {
+		t.Error(err)
+	}
+}
+
+// TestReadStacks numbers the stacks of charges in the order of their names.
+func TestReadStacks(t *testing.T) {
+	charge := func(kernel, user uint32) event.Event {
+		return with(at(1, 0, 7), func(e *event.Event) { e.KernelStack, e.UserStack = kernel, user })
+	}
+	raw := func(id uint32, address uint64) step {
+		return step{raw: rawStack(id, symbol.Process{PID: 7, Layout: 1}, address)}
+	}
+	stack := func(number uint32, frames string) event.Event {
+		return event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
+	}
+	m := newMachine(t, 1,
+		raw(70, 0xa), raw(71, 0xb), sample(charge(70, 71)),
+		raw(70, 0xa), sample(charge(70, 0)), // sent again
+		sample(losing(charge(72, 71), 1)), // the sample of 72 was lost
+	)
+	m.counters[0] = bpfCounters{Lost: 1, LostStacks: 3}
+	r := m.reader()
+	r.stacks = &stacks{named: make(map[string]uint32)}
+	compare(t, readAll(t, r, 256), [][]event.Event{{
+		stack(1, "0xa"), stack(2, "0xb"), charge(1, 2), charge(1, 0), lost(charge(0, 2), 1), losing(charge(0, 2), 1),
+	}})
+	r.stacks.programs = &namer{late: 2, last: answer{unknown: 5}}
+	if counts, err := r.Counts(); err != nil || counts != (Counts{Seen: 1, Lost: 1, Unstacked: 4, Unnamed: 7}) {
+		t.Errorf("%+v, %v", counts, err)
+	}
+
+	m = newMachine(t, 1, step{raw: rawStack(1, symbol.Process{})})
+	r = m.reader()
+	r.stacks = &stacks{named: make(map[string]uint32)}
+	if _, err := r.Read(make([]event.Event, 1)); err == nil || err.Error() != "read the ring buffer: a stack of 16 bytes" {
+		t.Error(err)
+	}
+}
+
+// TestCounts adds up what the programs counted, before the trace is at its end too.
+func TestCounts(t *testing.T) {
+	m := newMachine(t, 3)
+	m.counters = []bpfCounters{
+		{Delivered: 1, Filtered: 10, Lost: 100, LostOthers: 1000, LostStacks: 10_000},
+		{Delivered: 2, Filtered: 20, Lost: 200, LostOthers: 2000, LostStacks: 20_000},
+		{Delivered: 3, Filtered: 30, Lost: 300, LostOthers: 3000, LostStacks: 30_000},
+	}
+	m.misses, m.unfollowed = 7, 8
+	counts, err := m.reader().Counts()
+	want := Counts{Seen: 666, Filtered: 60, Lost: 600, LostOthers: 6000, Missed: 7, Unfollowed: 8, Unstacked: 60_000}
+	if err != nil || counts != want {
+		t.Errorf("%+v, %v", counts, err)
+	}
+}
