@@ -97,12 +97,14 @@ func (r *reader) Read(batch []event.Event) (int, error) {
 			return 0, err
 		}
 		final := resolveMisses(batch[:n])
+		if final == 0 && n == len(batch) { // no room for what it waits for
+			final = 1 + resolveMisses(batch[1:])
+		}
 		for final < n && r.clock.boot() > batch[final].BootNanos+uint64(maxPending) {
 			final++
 			final += resolveMisses(batch[final:n])
 		}
-		// A full batch has to go.
-		if err == io.EOF || final == 0 && n == len(batch) {
+		if err == io.EOF {
 			final = n
 		}
 		if final > 0 {
@@ -127,7 +129,10 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 			continue
 		}
 		if r.flushed {
-			break
+			if n == 0 {
+				return 0, io.EOF
+			}
+			return n, nil
 		}
 		if n > 0 && r.record.Remaining == 0 && r.ring.AvailableBytes() == 0 {
 			return n, nil
@@ -156,9 +161,6 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 		default:
 			return n, fmt.Errorf("read the ring buffer: %w", err)
 		}
-	}
-	if n == 0 {
-		return 0, io.EOF
 	}
 	return n, nil
 }

@@ -133,6 +133,12 @@ func TestPending(t *testing.T) {
 			want:   [][]event.Event{{first, other, other}, {second}},
 		},
 		{
+			name:   "until the batch is full, each for itself",
+			script: []step{sample(first), sample(other), sample(failed(at(4, 1, 8))), sample(at(5, 1, 8)), sample(second)},
+			length: 3,
+			want:   [][]event.Event{{first, other}, {miss(failed(at(4, 1, 8))), retry(at(5, 1, 8)), second}},
+		},
+		{
 			name:   "across batches",
 			script: []step{sample(other), sample(other), sample(first), sample(second), sample(other)},
 			length: 3,
@@ -217,6 +223,18 @@ func TestReadWhatThereIs(t *testing.T) {
 	a, b, c := at(1, 0, 7), at(2, 0, 7), at(3, 0, 7)
 	m := newMachine(t, 1, sample(a), sample(b), later(c))
 	compare(t, readAll(t, m.reader(), 256), [][]event.Event{{a, b}, {c}})
+}
+
+// TestReadLess reads into a batch that what is pending fills.
+func TestReadLess(t *testing.T) {
+	a, b, c := failed(at(1, 0, 7)), at(2, 0, 8), at(3, 0, 7)
+	m := newMachine(t, 1, sample(at(0, 0, 9)), sample(a), sample(b), later(c))
+	r := m.reader()
+	batch := make([]event.Event, 8)
+	if n, err := r.Read(batch); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	compare(t, readAll(t, r, 2), [][]event.Event{{a, b}, {c}})
 }
 
 // TestStop stops while events are in the ring buffer: all of them are read.
