@@ -1,0 +1,230 @@
+package capture
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/glob"
+)
+
+// loadSpec returns the committed object.
+func loadSpec(t *testing.T) *ebpf.CollectionSpec {
+	t.Helper()
+	spec, err := loadBpf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// settings are what configure sets: values of variables, sizes and contents of maps.
+type settings struct {
+	variables map[string][]byte
+	sizes     map[string]uint32
+	contents  map[string][]ebpf.MapKV
+}
+
+func configured(t *testing.T, o Options, possibleCPUs int) settings {
+	t.Helper()
+	spec := loadSpec(t)
+	if err := configure(spec, &o, possibleCPUs); err != nil {
+		t.Fatal(err)
+	}
+	s := settings{make(map[string][]byte), make(map[string]uint32), make(map[string][]ebpf.MapKV)}
+	for name, v := range spec.Variables {
+		s.variables[name] = v.Value
+	}
+	for name, m := range spec.Maps {
+		s.sizes[name] = m.MaxEntries
+		if m.Type == ebpf.Hash && len(m.Contents) > 0 { // others hold the variables
+			s.contents[name] = m.Contents
+		}
+	}
+	return s
+}
+
+// TestConfigure holds what each option changes, and that it changes nothing else.
+func TestConfigure(t *testing.T) {
+	const cpus = 4
+	self := uint32(os.Getpid())
+	page := os.Getpagesize()
+	comms, err := glob.Compile("alloc*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := event.CgroupID{ID: 1, Hierarchy: 2}, event.CgroupID{ID: 3}
+	kv := func(id event.CgroupID, value uint8) ebpf.MapKV {
+		return ebpf.MapKV{Key: bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, Value: value}
+	}
+	pid := func(n uint32) ebpf.MapKV { return ebpf.MapKV{Key: n, Value: uint8(1)} }
+
+	for _, tc := range []struct {
+		name      string
+		options   Options
+		variables map[string]any
+		sizes     map[string]uint32
+		contents  map[string][]ebpf.MapKV
+	}{
+		{name: "nothing"},
+		{name: "buffer", options: Options{BufferBytes: 5*page - 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(8 * page / 4 / 176 / cpus)},
+			sizes: map[string]uint32{bpfMapEvents: uint32(8 * page)}},
+		{name: "tiny buffer", options: Options{BufferBytes: 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(max(1, page/4/176/cpus))},
+			sizes: map[string]uint32{bpfMapEvents: uint32(page)}},
+		{name: "kinds", options: Options{Kinds: 1<<event.Swap | 1<<event.Memory}, variables: map[string]any{bpfVarTargetKinds: uint32(0b1010)}},
+		{name: "only limited", options: Options{OnlyLimited: true}, variables: map[string]any{bpfVarOnlyLimited: true}},
+		{name: "min pages", options: Options{MinPages: 1 << 40}, variables: map[string]any{bpfVarMinPages: uint64(1 << 40)}},
+		{name: "net", options: Options{Net: true}, variables: map[string]any{bpfVarTracerTgid: ^uint32(0)}},
+		{name: "forks", options: Options{Forks: true}, variables: map[string]any{bpfVarTellForks: true}},
+		{name: "processes", options: Options{PIDs: []int{7, 8, 9}}, variables: map[string]any{bpfVarFilterTargets: true},
+			sizes:    map[string]uint32{bpfMapWanted: 3, bpfMapTargets: 3},
+			contents: map[string][]ebpf.MapKV{bpfMapWanted: {pid(7), pid(8), pid(9)}}},
+		{name: "follow one", options: Options{PIDs: []int{7}, Follow: true}, variables: map[string]any{bpfVarFilterTargets: true, bpfVarFollow: true},
+			sizes:    map[string]uint32{bpfMapTargets: 1 << 14},
+			contents: map[string][]ebpf.MapKV{bpfMapWanted: {pid(7)}}},
+		{name: "names", options: Options{Comms: comms}, variables: map[string]any{
+			bpfVarFilterComms: true, bpfVarCommStart: comms.Start, bpfVarCommEnd: comms.End,
+			bpfVarCommLoops: comms.Loops, bpfVarCommAccepts: comms.Accepts,
+		}},
+		// A target above another is a target.
+		{name: "cgroups", options: Options{Cgroups: []event.CgroupID{one}, AboveCgroups: []event.CgroupID{one, two}},
+			variables: map[string]any{bpfVarFilterCgroups: true},
+			sizes:     map[string]uint32{bpfMapTargetCgroups: 3},
+			contents:  map[string][]ebpf.MapKV{bpfMapTargetCgroups: {kv(one, 2), kv(two, 2), kv(one, 1)}}},
+		{name: "ancestors of none", options: Options{AboveCgroups: []event.CgroupID{one}}},
+		{name: "kernel stacks", options: Options{KernelStacks: true}, variables: map[string]any{bpfVarTakeKernelStacks: true},
+			sizes: map[string]uint32{bpfMapTold: 16384, bpfMapCallStacks: cpus * 16}},
+		{name: "user stacks", options: Options{UserStacks: true}, variables: map[string]any{bpfVarTakeUserStacks: true},
+			sizes: map[string]uint32{bpfMapTold: 16384, bpfMapCallStacks: cpus * 16}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			want := configured(t, Options{}, cpus)
+			spec := loadSpec(t)
+			for name, value := range tc.variables {
+				v := spec.Variables[name]
+				if err := v.Set(value); err != nil {
+					t.Fatal(err)
+				}
+				want.variables[name] = v.Value
+			}
+			maps.Copy(want.sizes, tc.sizes)
+			maps.Copy(want.contents, tc.contents)
+			got := configured(t, tc.options, cpus)
+			for name, v := range want.variables {
+				if !bytes.Equal(got.variables[name], v) {
+					t.Errorf("%s is %x, want %x", name, got.variables[name], v)
+				}
+			}
+			if !maps.Equal(got.sizes, want.sizes) {
+				t.Errorf("sizes %v, want %v", got.sizes, want.sizes)
+			}
+			if !reflect.DeepEqual(got.contents, want.contents) {
+				t.Errorf("contents %v, want %v", got.contents, want.contents)
+			}
+		})
+	}
+
+	// The defaults, beside those of the object.
+	var got struct {
+		Tracer, Wakeup, Page, Target, Kinds uint32
+		Limited, Forks, Kernel, User        bool
+		MinPages                            uint64
+	}
+	spec := loadSpec(t)
+	if err := configure(spec, &Options{}, cpus); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]any{
+		bpfVarTracerTgid: &got.Tracer, bpfVarWakeupEvents: &got.Wakeup, bpfVarPageSize: &got.Page, bpfVarTargetTgid: &got.Target,
+		bpfVarTargetKinds: &got.Kinds, bpfVarOnlyLimited: &got.Limited, bpfVarTellForks: &got.Forks,
+		bpfVarTakeKernelStacks: &got.Kernel, bpfVarTakeUserStacks: &got.User, bpfVarMinPages: &got.MinPages,
+	} {
+		if err := spec.Variables[name].Get(to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := got
+	want.Tracer, want.Wakeup, want.Page, want.Target, want.Kinds = self, DefaultBufferBytes/4/176/cpus, uint32(page), 0, ^uint32(0)
+	want.Limited, want.Forks, want.Kernel, want.User, want.MinPages = false, false, false, false, 0
+	if got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	for name, size := range map[string]uint32{bpfMapEvents: DefaultBufferBytes, bpfMapCounters: cpus, bpfMapCalls: cpus} {
+		if n := spec.Maps[name].MaxEntries; n != size {
+			t.Errorf("%s has %d entries, want %d", name, n, size)
+		}
+	}
+}
+
+// TestConfigureOne traces one process, by its number in the initial pid namespace alone.
+func TestConfigureOne(t *testing.T) {
+	o := Options{PIDs: []int{4711}}
+	spec := loadSpec(t)
+	if err := configure(spec, &o, 1); err != nil {
+		t.Fatal(err)
+	}
+	var target uint32
+	var filter bool
+	if err := spec.Variables[bpfVarTargetTgid].Get(&target); err != nil {
+		t.Fatal(err)
+	}
+	if err := spec.Variables[bpfVarFilterTargets].Get(&filter); err != nil {
+		t.Fatal(err)
+	}
+	if want := !inInitialPIDNamespace(); filter != want || (target == 4711) == want || (len(spec.Maps[bpfMapWanted].Contents) == 1) != want {
+		t.Errorf("target %d, filter %v, wanted %v", target, filter, spec.Maps[bpfMapWanted].Contents)
+	}
+}
+
+// TestDropUnknown has a kernel without OOM kills and reclaim, and one without the
+// function that is traced.
+func TestDropUnknown(t *testing.T) {
+	kernel := func(functions ...string) *btf.Spec {
+		b, err := btf.NewBuilder(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range functions {
+			if _, err := b.Add(&btf.Func{Name: name, Type: &btf.FuncProto{Return: &btf.Void{}}, Linkage: btf.StaticFunc}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		spec, err := b.Spec()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return spec
+	}
+	for _, tc := range []struct {
+		functions []string
+		lacking   []string
+		dropped   []string
+	}{
+		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages", Function}, nil, nil},
+		{
+			[]string{"oom_kill_process", Function}, []string{"OOM kills", "reclaim"},
+			[]string{bpfProgFentryOomKill, bpfProgFentryReclaimBegin},
+		},
+		// There is no trace without it: to load it fails.
+		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages"}, nil, nil},
+	} {
+		spec := loadSpec(t)
+		selectPrograms(spec, &Options{Net: true}, Fentry, Fentry)
+		before := slices.Sorted(maps.Keys(spec.Programs))
+		if got := dropUnknown(spec, kernel(tc.functions...)); !slices.Equal(got, tc.lacking) {
+			t.Errorf("%q: lacks %q, want %q", tc.functions, got, tc.lacking)
+		}
+		for _, name := range before {
+			if _, kept := spec.Programs[name]; kept == slices.Contains(tc.dropped, name) {
+				t.Errorf("%q: %s is kept: %t", tc.functions, name, kept)
+			}
+		}
+	}
+}
