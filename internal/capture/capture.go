@@ -126,34 +126,33 @@ func Start(o Options) (*Tracer, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("raise RLIMIT_MEMLOCK: %w", err)
 	}
-	switch o.Attach {
-	case Kprobe, Fentry:
-		return start(o, o.Attach, o.Attach)
-	case Auto:
-		t, kprobeErr := startDefault(o)
-		if kprobeErr == nil {
-			return t, nil
-		}
-		t, fentryErr := start(o, Fentry, Fentry)
-		if fentryErr == nil {
-			return t, nil
-		}
-		return nil, fmt.Errorf("%w; %w", kprobeErr, fentryErr)
-	}
-	return startDefault(o)
+	return startAny(&o, func(attach, attachNet Attach) (*Tracer, error) { return start(o, attach, attachNet) })
 }
 
-// startDefault uses kprobes, and fentry for the hooks that only Options.Net needs where
-// the kernel has it: much is uncharged in interrupts, and a kprobe that is hit inside
-// another kprobe's handler is skipped (kprobe_ftrace_handler), which not every kernel
-// counts.
-func startDefault(o Options) (*Tracer, error) {
-	if o.Net {
-		if t, err := start(o, Kprobe, Fentry); !lacksFentry(err) {
-			return t, err
-		}
+// startAny calls start with the ways to attach that the options allow, until one works.
+// The second of its arguments is for the hooks that only Options.Net needs.
+func startAny(o *Options, start func(attach, attachNet Attach) (*Tracer, error)) (*Tracer, error) {
+	if o.Attach == Kprobe || o.Attach == Fentry {
+		return start(o.Attach, o.Attach)
 	}
-	return start(o, Kprobe, Kprobe)
+	var t *Tracer
+	var err error
+	// Much is uncharged in interrupts, and a kprobe that is hit inside another kprobe's
+	// handler is skipped (kprobe_ftrace_handler), which not every kernel counts.
+	if o.Net {
+		t, err = start(Kprobe, Fentry)
+	}
+	if !o.Net || lacksFentry(err) {
+		t, err = start(Kprobe, Kprobe)
+	}
+	if err == nil || o.Attach == Default {
+		return t, err
+	}
+	t, fentryErr := start(Fentry, Fentry)
+	if fentryErr != nil {
+		return nil, fmt.Errorf("%w; %w", err, fentryErr)
+	}
+	return t, nil
 }
 
 // start attaches the hooks that only Options.Net needs in one way, all others in

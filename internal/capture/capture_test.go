@@ -2,10 +2,13 @@ package capture
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -96,8 +99,40 @@ var good = map[string]string{
 	"sys/fs/cgroup/cgroup.controllers":         "cpuset cpu io memory pids\n",
 }
 
+// absent is the content of a file that is not there.
+const absent = "\x00"
+
+// makeMachine returns the root of a machine that differs in some files from good.
+func makeMachine(t *testing.T, changes map[string]string) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	files := maps.Clone(good)
+	maps.Copy(files, changes)
+	for name, content := range files {
+		if content == absent {
+			continue
+		}
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Join(root, "proc/self/ns"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if changes["sys/bus/event_source/devices/kprobe/type"] == absent {
+		os.RemoveAll(filepath.Join(root, "sys/bus"))
+	}
+	if err := os.Symlink("pid:[4026531836]", filepath.Join(root, "proc/self/ns/pid")); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
 func TestCheck(t *testing.T) {
-	const absent = "\x00"
 	for _, tc := range []struct {
 		name    string
 		changes map[string]string
@@ -188,35 +223,7 @@ func TestCheck(t *testing.T) {
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			root := t.TempDir()
-			files := make(map[string]string)
-			for name, content := range good {
-				files[name] = content
-			}
-			for name, content := range tc.changes {
-				files[name] = content
-			}
-			for name, content := range files {
-				if content == absent {
-					continue
-				}
-				path := filepath.Join(root, name)
-				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := os.MkdirAll(filepath.Join(root, "proc/self/ns"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if tc.changes["sys/bus/event_source/devices/kprobe/type"] == absent {
-				os.RemoveAll(filepath.Join(root, "sys/bus"))
-			}
-			if err := os.Symlink("pid:[4026531836]", filepath.Join(root, "proc/self/ns/pid")); err != nil {
-				t.Fatal(err)
-			}
+			root := makeMachine(t, tc.changes)
 			findings := check(root)
 			for _, f := range findings {
 				if f.Name == tc.finding {
@@ -237,6 +244,90 @@ func TestCheck(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestExplain has a machine that lacks something, and one that should do.
+func TestExplain(t *testing.T) {
+	whole := makeMachine(t, nil)
+	noKprobes := makeMachine(t, map[string]string{"sys/bus/event_source/devices/kprobe/type": absent})
+	paranoid := makeMachine(t, map[string]string{"proc/sys/kernel/perf_event_paranoid": "3\n"})
+	for _, tc := range []struct {
+		root         string
+		err          error
+		attach       Attach
+		detail, hint string
+	}{
+		{noKprobes, unix.ENOENT, Kprobe, "no kprobes", "-attach fentry"},
+		{noKprobes, unix.ENOMEM, Fentry, "cannot allocate memory", "smaller -buffer"},
+		{paranoid, unix.EACCES, Kprobe, "kernel.perf_event_paranoid is 3", "-attach fentry"},
+		{whole, unix.EACCES, Kprobe, "permission denied", "report this"},
+		{whole, unix.EPERM, Kprobe, "operation not permitted", "seccomp"},
+		{whole, unix.E2BIG, Kprobe, "argument list too long", "report this"},
+	} {
+		f := explain(tc.root, fmt.Errorf("start: %w", tc.err), tc.attach)
+		if f.State != Lacking || !strings.Contains(f.Detail, tc.detail) || !strings.Contains(f.Hint, tc.hint) {
+			t.Errorf("%v with %s: %+v", tc.err, tc.attach, f)
+		}
+	}
+}
+
+// TestStartAny holds which ways to attach are tried, and in which order.
+func TestStartAny(t *testing.T) {
+	const fails, lacks, works = "fails", "lacks", ""
+	errs := map[string]error{fails: unix.EPERM, lacks: btf.ErrNotFound}
+	for _, tc := range []struct {
+		options Options
+		results map[string]string // others work
+		want    string
+		err     string
+	}{
+		{Options{}, nil, "kprobe/kprobe", ""},
+		{Options{}, map[string]string{"kprobe/kprobe": fails}, "kprobe/kprobe", "operation not permitted"},
+		{Options{Attach: Kprobe, Net: true}, nil, "kprobe/kprobe", ""},
+		{Options{Attach: Fentry, Net: true}, map[string]string{"fentry/fentry": lacks}, "fentry/fentry", "not found"},
+		{Options{Attach: Auto}, nil, "kprobe/kprobe", ""},
+		{Options{Attach: Auto}, map[string]string{"kprobe/kprobe": fails}, "kprobe/kprobe fentry/fentry", ""},
+		{Options{Attach: Auto}, map[string]string{"kprobe/kprobe": fails, "fentry/fentry": lacks}, "kprobe/kprobe fentry/fentry", "operation not permitted; not found"},
+		{Options{Net: true}, nil, "kprobe/fentry", ""},
+		{Options{Net: true}, map[string]string{"kprobe/fentry": lacks}, "kprobe/fentry kprobe/kprobe", ""},
+		{Options{Net: true}, map[string]string{"kprobe/fentry": fails}, "kprobe/fentry", "operation not permitted"},
+		{Options{Net: true, Attach: Auto}, map[string]string{"kprobe/fentry": lacks, "kprobe/kprobe": fails}, "kprobe/fentry kprobe/kprobe fentry/fentry", ""},
+		{Options{Net: true, Attach: Auto}, map[string]string{"kprobe/fentry": fails}, "kprobe/fentry fentry/fentry", ""},
+	} {
+		var tried []string
+		tracer, err := startAny(&tc.options, func(attach, attachNet Attach) (*Tracer, error) {
+			way := string(attach + "/" + attachNet)
+			tried = append(tried, way)
+			if err := errs[tc.results[way]]; err != nil {
+				return nil, err
+			}
+			return &Tracer{attached: attach, attachedNet: attachNet}, nil
+		})
+		message := ""
+		if err != nil {
+			message = err.Error()
+		}
+		if got := strings.Join(tried, " "); got != tc.want || message != tc.err {
+			t.Errorf("%+v, %v: tried %s, %v", tc.options, tc.results, got, err)
+		}
+		if (tracer != nil) != (err == nil) || tracer != nil && string(tracer.attached+"/"+tracer.attachedNet) != tried[len(tried)-1] {
+			t.Errorf("%+v, %v: %+v, %v", tc.options, tc.results, tracer, err)
+		}
+	}
+}
+
+func TestHeader(t *testing.T) {
+	tr := &Tracer{header: newHeader(&Options{KernelStacks: true, Net: true}), lacking: []string{"reclaim"}}
+	h := tr.Header()
+	if h.PageSize != os.Getpagesize() || !h.KernelStacks || h.UserStacks || !h.Net || h.StartBootNanos == 0 || h.StartBootNanos > BootNanos() {
+		t.Errorf("%+v", h)
+	}
+	if wall := time.Unix(0, h.BootWallNanos+int64(h.StartBootNanos)); wall.After(time.Now()) || wall.Year() < 2024 {
+		t.Errorf("began at %v", wall)
+	}
+	if !slices.Equal(tr.Lacking(), []string{"reclaim"}) {
+		t.Errorf("%q", tr.Lacking())
 	}
 }
 

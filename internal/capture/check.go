@@ -92,12 +92,15 @@ func TryNet() Finding {
 	return f
 }
 
-// Explain says what err, from [Start], comes from, and what to do.
-func Explain(err error, attach Attach) Finding {
-	if f := Blocking(Check(), attach); f != nil {
+// Explain returns the cause of an error of [Start], and what to do about it.
+func Explain(err error, attach Attach) Finding { return explain("/", err, attach) }
+
+// explain is Explain for a machine whose files are under root.
+func explain(root string, err error, attach Attach) Finding {
+	if f := Blocking(check(root), attach); f != nil {
 		return *f
 	}
-	perf := machine{root: "/"}.checkPerfEvents()
+	perf := machine{root}.checkPerfEvents()
 	f := Finding{State: Lacking, Detail: err.Error(), Blocks: []Attach{attach}}
 	switch {
 	case errors.Is(err, unix.EACCES) && perf.State != OK:

@@ -30,7 +30,7 @@ type hook struct {
 	without string
 	// needed reports whether some options need the hook; nil: all do.
 	needed func(o *Options) bool
-	// netOnly is for a function that only Options.Net needs; see startDefault.
+	// netOnly is for a function that only Options.Net needs; see startAny.
 	netOnly bool
 	// calls is for a program that has to see each call of a traced function; see
 	// Counts.Missed.

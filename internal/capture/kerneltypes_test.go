@@ -169,3 +169,22 @@ func FuzzSelectTypes(f *testing.F) {
 		}
 	})
 }
+
+// TestNeededNames has the names of the kernel's types that the programs use, without what
+// tells apart several versions of one.
+func TestNeededNames(t *testing.T) {
+	names, err := neededNames(loadSpec(t).Types)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"page_counter", "mem_cgroup", "mm_struct", "task_struct", "kernfs_node", "bpf_func_id"} {
+		if !names[name] {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	for _, name := range []string{"", "mm_struct___atomic", "kernfs_node___rcu"} {
+		if names[name] {
+			t.Errorf("%q is there", name)
+		}
+	}
+}
