@@ -33,4 +33,4 @@ package chargetrace
 
 // The generated files are committed, so that building needs no clang. The
 // version of clang is part of the output, hence pinned.
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -output-dir internal/capture -go-package capture -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event -type uncharge_event -type stack_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64 -output-dir internal/capture -go-package capture -type event_type -type cgroup_verdict -type stack_slots -type event -type level -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event -type uncharge_event -type stack_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror

@@ -95,7 +95,7 @@ enum outcome {
 	/* 3, a batch miss, is for the reader to tell: it takes the next event. */
 };
 
-enum {
+enum event_flag {
 	/* The return was not seen; the outcome is what the entry foretold. */
 	FLAG_PREDICTED = 1 << 0,
 	/* The charged cgroup is not that of the current task. */
@@ -111,6 +111,17 @@ enum {
 	FLAG_RETRY = 1 << 4,
 	/* Of a fork: it was before the trace. */
 	FLAG_EXISTING = 1 << 5,
+};
+
+/* The values of target_cgroups. */
+enum cgroup_verdict {
+	CGROUP_TARGET = 1,
+	CGROUP_ABOVE_TARGET = 2,
+};
+
+/* The slots of told. */
+enum stack_slots {
+	TOLD = 16384,
 };
 
 /* What the ring buffer carries; package event decodes it. */
@@ -205,7 +216,14 @@ const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));
 const struct uncharge_event *uncharge_event_type __attribute__((unused));
 const struct cgroup_event *cgroup_event_type __attribute__((unused));
-const struct stack_event *stack_event_type __attribute__((unused));
+const union {
+	enum event_type event_type;
+	enum kind kind;
+	enum outcome outcome;
+	enum event_flag flag;
+	enum cgroup_verdict verdict;
+	enum stack_slots slots;
+} *enum_types __attribute__((unused));
 
 /* What is known of a page counter. */
 struct known {
@@ -397,8 +415,6 @@ struct {
  * it has looked at, by their lowest bits. What shares a place with another is told
  * again.
  */
-#define TOLD 16384
-
 struct told {
 	__u32 stack;
 	__u32 layout;
@@ -414,11 +430,6 @@ struct {
 struct cgroup_key {
 	__u64 cgroup;
 	__u64 hierarchy;
-};
-
-enum {
-	CGROUP_TARGET = 1,
-	CGROUP_ABOVE_TARGET = 2,
 };
 
 struct {

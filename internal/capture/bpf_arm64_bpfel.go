@@ -48,39 +48,23 @@ type bpfCgroupKey struct {
 	Hierarchy uint64
 }
 
+type bpfCgroupVerdict uint32
+
+const (
+	bpfCgroupVerdictCGROUP_TARGET       bpfCgroupVerdict = 1
+	bpfCgroupVerdictCGROUP_ABOVE_TARGET bpfCgroupVerdict = 2
+)
+
 type bpfChargeEvent struct {
-	_ structs.HostLayout
-	E struct {
-		_         structs.HostLayout
-		Type      uint32
-		Cpu       uint32
-		BootNs    uint64
-		Tgid      uint32
-		Tid       uint32
-		Comm      [16]int8
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Outcome   uint8
-		Flags     uint16
-	}
-	Counter   uint64
-	Stack     uint64
-	Requested uint64
-	Usage     int64
-	Max       uint64
-	Limiting  struct {
-		_      structs.HostLayout
-		Cgroup uint64
-		Usage  int64
-		Max    uint64
-	}
-	High struct {
-		_      structs.HostLayout
-		Cgroup uint64
-		Usage  int64
-		Max    uint64
-	}
+	_           structs.HostLayout
+	E           bpfEvent
+	Counter     uint64
+	Stack       uint64
+	Requested   uint64
+	Usage       int64
+	Max         uint64
+	Limiting    bpfLevel
+	High        bpfLevel
 	Failed      uint64
 	Lost        uint64
 	KernelStack uint32
@@ -137,42 +121,53 @@ type bpfCounters struct {
 	_       [24]byte
 }
 
+type bpfEvent struct {
+	_         structs.HostLayout
+	Type      uint32
+	Cpu       uint32
+	BootNs    uint64
+	Tgid      uint32
+	Tid       uint32
+	Comm      [16]int8
+	Cgroup    uint64
+	Hierarchy uint32
+	Kind      uint8
+	Outcome   uint8
+	Flags     uint16
+}
+
+type bpfEventType uint32
+
+const (
+	bpfEventTypeEVENT_CHARGE        bpfEventType = 1
+	bpfEventTypeEVENT_LOST          bpfEventType = 2
+	bpfEventTypeEVENT_RECLAIM_BEGIN bpfEventType = 3
+	bpfEventTypeEVENT_RECLAIM_END   bpfEventType = 4
+	bpfEventTypeEVENT_OOM_KILL      bpfEventType = 5
+	bpfEventTypeEVENT_CGROUP        bpfEventType = 6
+	bpfEventTypeEVENT_FORK          bpfEventType = 7
+	bpfEventTypeEVENT_UNCHARGE      bpfEventType = 9
+	bpfEventTypeEVENT_FORCED_CHARGE bpfEventType = 10
+	bpfEventTypeEVENT_STACK         bpfEventType = 12
+)
+
 type bpfForkEvent struct {
-	_ structs.HostLayout
-	E struct {
-		_         structs.HostLayout
-		Type      uint32
-		Cpu       uint32
-		BootNs    uint64
-		Tgid      uint32
-		Tid       uint32
-		Comm      [16]int8
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Outcome   uint8
-		Flags     uint16
-	}
+	_         structs.HostLayout
+	E         bpfEvent
 	ChildTgid uint32
 	Pad       uint32
 }
 
+type bpfLevel struct {
+	_      structs.HostLayout
+	Cgroup uint64
+	Usage  int64
+	Max    uint64
+}
+
 type bpfOomKillEvent struct {
-	_ structs.HostLayout
-	E struct {
-		_         structs.HostLayout
-		Type      uint32
-		Cpu       uint32
-		BootNs    uint64
-		Tgid      uint32
-		Tid       uint32
-		Comm      [16]int8
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Outcome   uint8
-		Flags     uint16
-	}
+	_          structs.HostLayout
+	E          bpfEvent
 	VictimTgid uint32
 	Pad        uint32
 	VictimComm [16]int8
@@ -189,21 +184,8 @@ type bpfReclaim struct {
 }
 
 type bpfReclaimEvent struct {
-	_ structs.HostLayout
-	E struct {
-		_         structs.HostLayout
-		Type      uint32
-		Cpu       uint32
-		BootNs    uint64
-		Tgid      uint32
-		Tid       uint32
-		Comm      [16]int8
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Outcome   uint8
-		Flags     uint16
-	}
+	_     structs.HostLayout
+	E     bpfEvent
 	Freed uint64
 	Ns    uint64
 }
@@ -217,6 +199,12 @@ type bpfStackEvent struct {
 	Address [64]uint64
 }
 
+type bpfStackSlots uint32
+
+const (
+	bpfStackSlotsTOLD bpfStackSlots = 16384
+)
+
 type bpfTold struct {
 	_      structs.HostLayout
 	Stack  uint32
@@ -224,21 +212,8 @@ type bpfTold struct {
 }
 
 type bpfUnchargeEvent struct {
-	_ structs.HostLayout
-	E struct {
-		_         structs.HostLayout
-		Type      uint32
-		Cpu       uint32
-		BootNs    uint64
-		Tgid      uint32
-		Tid       uint32
-		Comm      [16]int8
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Outcome   uint8
-		Flags     uint16
-	}
+	_       structs.HostLayout
+	E       bpfEvent
 	Counter uint64
 	Pages   uint64
 	Usage   int64
@@ -286,6 +261,7 @@ const (
 	bpfVarCommEnd             = "comm_end"
 	bpfVarCommLoops           = "comm_loops"
 	bpfVarCommStart           = "comm_start"
+	bpfVarEnumTypes           = "enum_types"
 	bpfVarFilterCgroups       = "filter_cgroups"
 	bpfVarFilterComms         = "filter_comms"
 	bpfVarFilterTargets       = "filter_targets"
@@ -298,7 +274,6 @@ const (
 	bpfVarPageSize            = "page_size"
 	bpfVarReaderIdle          = "reader_idle"
 	bpfVarReclaimEventType    = "reclaim_event_type"
-	bpfVarStackEventType      = "stack_event_type"
 	bpfVarTakeKernelStacks    = "take_kernel_stacks"
 	bpfVarTakeUserStacks      = "take_user_stacks"
 	bpfVarTargetKinds         = "target_kinds"
@@ -402,6 +377,7 @@ type bpfVariableSpecs struct {
 	CommEnd           *ebpf.VariableSpec `ebpf:"comm_end"`
 	CommLoops         *ebpf.VariableSpec `ebpf:"comm_loops"`
 	CommStart         *ebpf.VariableSpec `ebpf:"comm_start"`
+	EnumTypes         *ebpf.VariableSpec `ebpf:"enum_types"`
 	FilterCgroups     *ebpf.VariableSpec `ebpf:"filter_cgroups"`
 	FilterComms       *ebpf.VariableSpec `ebpf:"filter_comms"`
 	FilterTargets     *ebpf.VariableSpec `ebpf:"filter_targets"`
@@ -414,7 +390,6 @@ type bpfVariableSpecs struct {
 	PageSize          *ebpf.VariableSpec `ebpf:"page_size"`
 	ReaderIdle        *ebpf.VariableSpec `ebpf:"reader_idle"`
 	ReclaimEventType  *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
-	StackEventType    *ebpf.VariableSpec `ebpf:"stack_event_type"`
 	TakeKernelStacks  *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
 	TakeUserStacks    *ebpf.VariableSpec `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.VariableSpec `ebpf:"target_kinds"`
@@ -490,6 +465,7 @@ type bpfVariables struct {
 	CommEnd           *ebpf.Variable `ebpf:"comm_end"`
 	CommLoops         *ebpf.Variable `ebpf:"comm_loops"`
 	CommStart         *ebpf.Variable `ebpf:"comm_start"`
+	EnumTypes         *ebpf.Variable `ebpf:"enum_types"`
 	FilterCgroups     *ebpf.Variable `ebpf:"filter_cgroups"`
 	FilterComms       *ebpf.Variable `ebpf:"filter_comms"`
 	FilterTargets     *ebpf.Variable `ebpf:"filter_targets"`
@@ -502,7 +478,6 @@ type bpfVariables struct {
 	PageSize          *ebpf.Variable `ebpf:"page_size"`
 	ReaderIdle        *ebpf.Variable `ebpf:"reader_idle"`
 	ReclaimEventType  *ebpf.Variable `ebpf:"reclaim_event_type"`
-	StackEventType    *ebpf.Variable `ebpf:"stack_event_type"`
 	TakeKernelStacks  *ebpf.Variable `ebpf:"take_kernel_stacks"`
 	TakeUserStacks    *ebpf.Variable `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.Variable `ebpf:"target_kinds"`

@@ -14,67 +14,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
-	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 )
-
-// TestEventLayout holds package event's idea of the events against the BPF
-// object's.
-func TestEventLayout(t *testing.T) {
-	var charge bpfChargeEvent
-	charge.E.Type, charge.E.Cpu, charge.E.BootNs, charge.E.Tgid, charge.E.Tid = 1, 2, 3, 4, 5
-	charge.E.Comm = [16]int8{'c', 'o', 'm', 'm'}
-	charge.E.Cgroup, charge.E.Hierarchy, charge.E.Kind, charge.E.Outcome, charge.E.Flags = 6, 7, 8, 2, 9
-	common := event.Event{
-		CPU: 2, BootNanos: 3, PID: 4, TID: 5, Comm: [16]byte{'c', 'o', 'm', 'm'},
-		Cgroup: event.CgroupID{ID: 6, Hierarchy: 7}, Kind: event.Dmem, Outcome: event.Failed, Flags: 9,
-	}
-	want := common
-	charge.Counter, charge.Stack, charge.Requested, charge.Usage, charge.Max = 10, 11, 12, -13, 14
-	charge.Limiting.Cgroup, charge.Limiting.Usage, charge.Limiting.Max = 15, -16, 17
-	charge.High.Cgroup, charge.High.Usage, charge.High.Max = 18, -19, 20
-	charge.Failed, charge.Lost = 21, 22
-	charge.KernelStack, charge.UserStack = 23, 24
-	want.Type = event.Charge
-	want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = 10, 11, 12, -13, 14
-	want.Limiting, want.High = event.Level{CgroupID: 15, UsagePages: -16, MaxPages: 17}, event.Level{CgroupID: 18, UsagePages: -19, MaxPages: 20}
-	want.FailedAt, want.LostEvents = 21, 22
-	want.KernelStack, want.UserStack = 23, 24
-	checkLayout(t, &charge, want)
-
-	reclaim := bpfReclaimEvent{E: charge.E, Freed: 10, Ns: 11}
-	reclaim.E.Type = 4
-	want = common
-	want.Type, want.FreedPages, want.DurationNanos = event.ReclaimEnd, 10, 11
-	checkLayout(t, &reclaim, want)
-
-	kill := bpfOomKillEvent{E: charge.E, VictimTgid: 10, VictimComm: [16]int8{'v'}, Anon: 11, File: 12, Shmem: 13, Swap: 14}
-	kill.E.Type = 5
-	want = common
-	want.Type = event.OOMKill
-	want.Victim = event.Victim{PID: 10, Comm: [16]byte{'v'}, AnonPages: 11, FilePages: 12, ShmemPages: 13, SwapPages: 14}
-	checkLayout(t, &kill, want)
-
-	uncharge := bpfUnchargeEvent{E: charge.E, Counter: 10, Pages: 11, Usage: -12}
-	uncharge.E.Type = 9
-	want = common
-	want.Type, want.Counter, want.RequestedPages, want.UsagePages = event.Uncharge, 10, 11, -12
-	checkLayout(t, &uncharge, want)
-
-	name := bpfCgroupEvent{Type: 6, Hierarchy: 1, Cgroup: 2, Parent: 3, Name: [256]int8{'n', 0, 'x'}}
-	checkLayout(t, &name, event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2, Hierarchy: 1}, ParentID: 3, Name: "n"})
-}
-
-func checkLayout[T any](t *testing.T, raw *T, want event.Event) {
-	t.Helper()
-	var got event.Event
-	if err := got.Decode(structBytes(raw)); err != nil {
-		t.Fatal(err)
-	}
-	if got != want {
-		t.Errorf("got %+v\nwant %+v", got, want)
-	}
-}
 
 func TestRoundBuffer(t *testing.T) {
 	page := os.Getpagesize()

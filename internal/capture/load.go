@@ -78,7 +78,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 	spec.Maps[bpfMapCounters].MaxEntries = uint32(possibleCPUs)
 	spec.Maps[bpfMapCalls].MaxEntries = uint32(possibleCPUs)
 	if o.KernelStacks || o.UserStacks {
-		spec.Maps[bpfMapTold].MaxEntries = toldStacks
+		spec.Maps[bpfMapTold].MaxEntries = uint32(toldStacks)
 		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
 	}
 
@@ -141,25 +141,19 @@ func filterProcesses(spec *ebpf.CollectionSpec, o *Options, values map[string]an
 	}
 }
 
-// The values of target_cgroups: CGROUP_TARGET and CGROUP_ABOVE_TARGET of the program.
-const (
-	cgroupTarget      = 1
-	cgroupAboveTarget = 2
-)
-
 func filterCgroups(spec *ebpf.CollectionSpec, o *Options, values map[string]any) {
 	if len(o.Cgroups) == 0 {
 		return
 	}
 	values[bpfVarFilterCgroups] = true
-	add := func(ids []event.CgroupID, value uint8) {
+	add := func(ids []event.CgroupID, verdict bpfCgroupVerdict) {
 		for _, id := range ids {
-			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, value)
+			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(verdict))
 		}
 	}
 	// A target above another target is a target: the last value counts.
-	add(o.AboveCgroups, cgroupAboveTarget)
-	add(o.Cgroups, cgroupTarget)
+	add(o.AboveCgroups, bpfCgroupVerdictCGROUP_ABOVE_TARGET)
+	add(o.Cgroups, bpfCgroupVerdictCGROUP_TARGET)
 }
 
 // addToSet adds an entry that a map has from the beginning.

@@ -7,19 +7,18 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/symbol"
 )
 
 const (
-	// eventStack, stackDepth and toldStacks are EVENT_STACK, STACK_DEPTH and TOLD of
-	// the BPF program.
-	eventStack = 12
-	stackDepth = 64
-	toldStacks = 1 << 14
-	// stackHeader is how many bytes come before the addresses of a struct stack_event.
-	stackHeader = 16
+	stackDepth = len(bpfStackEvent{}.Address)
+	// stackHeader is how many bytes come before the addresses of a stack's sample.
+	stackHeader = int(unsafe.Offsetof(bpfStackEvent{}.Address))
+	// toldStacks is how many stacks the program remembers to have sent.
+	toldStacks = int(bpfStackSlotsTOLD)
 	// maxNamed and maxNamedBytes bound the different stacks of a trace.
 	maxNamed      = 1 << 16
 	maxNamedBytes = 64 << 20
@@ -65,7 +64,7 @@ func newStacks(o *Options) (*stacks, error) {
 
 // isStack reports whether the program tells of a stack.
 func isStack(raw []byte) bool {
-	return len(raw) >= 4 && binary.NativeEndian.Uint32(raw) == eventStack
+	return len(raw) >= 4 && bpfEventType(binary.NativeEndian.Uint32(raw)) == bpfEventTypeEVENT_STACK
 }
 
 // learn takes what the program tells of a stack, and makes e the event that does so in
@@ -101,7 +100,7 @@ func (s *stacks) learn(e *event.Event, raw []byte) (told bool, err error) {
 		*e = event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
 		told = true
 	}
-	place := &s.told[id%toldStacks]
+	place := &s.told[id%uint32(toldStacks)]
 	place.id, place.number = id, number
 	return told, nil
 }
@@ -112,7 +111,7 @@ func (s *stacks) number(e *event.Event) {
 		if *stack == 0 {
 			continue
 		}
-		place := &s.told[*stack%toldStacks]
+		place := &s.told[*stack%uint32(toldStacks)]
 		if place.id != *stack || place.number == 0 {
 			s.missing++
 			*stack = 0

@@ -64,11 +64,14 @@ func (r *reader) takeInflight() error {
 
 // samples returns the stacks that a charge has, each as the ring buffer would carry it.
 func (s *bpfCallStacks) samples(e *event.Event) (samples [][]byte) {
+	add := func(stack *bpfStackEvent, frames uint64) {
+		samples = append(samples, structBytes(stack)[:stackHeader+8*int(min(frames, uint64(stackDepth)))])
+	}
 	if e.KernelStack != 0 {
-		samples = append(samples, structBytes(&s.Kernel)[:stackHeader+8*min(s.KernelFrames, stackDepth)])
+		add(&s.Kernel, s.KernelFrames)
 	}
 	if e.UserStack != 0 {
-		samples = append(samples, structBytes(&s.User)[:stackHeader+8*min(s.UserFrames, stackDepth)])
+		add(&s.User, s.UserFrames)
 	}
 	return samples
 }

@@ -1,0 +1,245 @@
+package capture
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math/bits"
+	"os"
+	"reflect"
+	"slices"
+	"testing"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"chargetrace/internal/event"
+)
+
+// What the BPF program and the packages event and capture have to agree on. The bpf
+// types and constants of bpf_*_bpfel.go are generated from the committed object; package
+// event, which imports no other, has its own.
+
+// TestEnums holds the constants of package event against the program's.
+func TestEnums(t *testing.T) {
+	types := loadSpec(t).Types
+	for name, want := range map[string]map[string]uint64{
+		"event_type": {
+			"EVENT_CHARGE": uint64(event.Charge), "EVENT_LOST": uint64(event.Lost),
+			"EVENT_RECLAIM_BEGIN": uint64(event.ReclaimBegin), "EVENT_RECLAIM_END": uint64(event.ReclaimEnd),
+			"EVENT_OOM_KILL": uint64(event.OOMKill), "EVENT_CGROUP": uint64(event.CgroupName), "EVENT_FORK": uint64(event.Fork),
+			"EVENT_UNCHARGE": uint64(event.Uncharge), "EVENT_FORCED_CHARGE": uint64(event.ForcedCharge),
+			"EVENT_STACK": uint64(bpfEventTypeEVENT_STACK), // becomes an event.Stack
+		},
+		"kind": {
+			"KIND_UNKNOWN": uint64(event.Unknown), "KIND_MEMORY": uint64(event.Memory), "KIND_MEMSW": uint64(event.Memsw),
+			"KIND_SWAP": uint64(event.Swap), "KIND_KMEM": uint64(event.Kmem), "KIND_TCPMEM": uint64(event.Tcpmem),
+			"KIND_HUGETLB": uint64(event.Hugetlb), "KIND_HUGETLB_RSVD": uint64(event.HugetlbRsvd), "KIND_DMEM": uint64(event.Dmem),
+		},
+		"outcome": {"OUTCOME_OK": uint64(event.OK), "OUTCOME_FAILED": uint64(event.Failed)},
+		"event_flag": {
+			"FLAG_PREDICTED": uint64(event.Predicted), "FLAG_REMOTE": uint64(event.Remote), "FLAG_KTHREAD": uint64(event.KernelThread),
+			"FLAG_WALK_CUT": uint64(event.WalkCut), "FLAG_RETRY": uint64(event.Retry), "FLAG_EXISTING": uint64(event.Existing),
+		},
+	} {
+		var enum *btf.Enum
+		if err := types.TypeByName(name, &enum); err != nil {
+			t.Fatal(err)
+		}
+		got := make(map[string]uint64)
+		for _, v := range enum.Values {
+			got[v.Name] = v.Value
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("enum %s\nin C  %v\nin Go %v", name, got, want)
+		}
+		if name == "kind" && len(want) != bits.OnesCount32(uint32(event.AllKinds)) {
+			t.Errorf("package event has kinds %b", event.AllKinds)
+		}
+	}
+	// The reader makes these: the program must not use their numbers.
+	for _, typ := range []event.Type{event.Stack, event.Usage} {
+		if err := new(event.Event).Decode(binary.NativeEndian.AppendUint32(nil, uint32(typ))); err == nil {
+			t.Errorf("type %d is decoded", typ)
+		}
+	}
+}
+
+// fill gives each field of a struct a value that no other field has, in each of its
+// bytes, so that a field read from another place or by another length differs.
+func fill(v reflect.Value, n *byte) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Type().Field(i); f.Name != "_" && f.Name != "Pad" {
+				fill(v.Field(i), n)
+			}
+		}
+	case reflect.Array: // a name
+		*n++
+		for i := range 3 {
+			v.Index(i).SetInt(int64(*n))
+		}
+	case reflect.Int64: // pages that are held, which can be negative
+		*n++
+		v.SetInt(-int64(*n) * 0x0101_0101_0101_0101)
+	default:
+		*n++
+		v.SetUint(0x0101_0101_0101_0101 * uint64(*n) & (1<<v.Type().Bits() - 1))
+	}
+}
+
+// filled returns a filled struct of a type of event, and what is common to all.
+func filled[T any](t *testing.T, typ event.Type) (raw *T, common event.Event) {
+	t.Helper()
+	raw = new(T)
+	n := byte(0)
+	fill(reflect.ValueOf(raw).Elem(), &n)
+	e := (*bpfEvent)(unsafe.Pointer(raw)) // its first field
+	e.Type, e.Kind, e.Outcome = uint32(typ), uint8(event.Dmem), uint8(event.Failed)
+	return raw, event.Event{
+		Type: typ, CPU: e.Cpu, BootNanos: e.BootNs, PID: e.Tgid, TID: e.Tid, Comm: event.Comm(name(e.Comm[:])),
+		Cgroup: event.CgroupID{ID: e.Cgroup, Hierarchy: e.Hierarchy}, Kind: event.Dmem, Outcome: event.Failed, Flags: event.Flags(e.Flags),
+	}
+}
+
+// name returns a char array of the program.
+func name(c []int8) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(&c[0])), len(c)) }
+
+func level(l bpfLevel) event.Level {
+	return event.Level{CgroupID: l.Cgroup, UsagePages: l.Usage, MaxPages: l.Max}
+}
+
+// TestEventLayout decodes each struct that the ring buffer carries, as the program lays it
+// out, and encodes it again.
+func TestEventLayout(t *testing.T) {
+	for _, typ := range []event.Type{event.Charge, event.Lost} {
+		c, want := filled[bpfChargeEvent](t, typ)
+		want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = c.Counter, c.Stack, c.Requested, c.Usage, c.Max
+		want.Limiting, want.High = level(c.Limiting), level(c.High)
+		want.FailedAt, want.LostEvents, want.KernelStack, want.UserStack = c.Failed, c.Lost, c.KernelStack, c.UserStack
+		checkLayout(t, c, want)
+	}
+	for _, typ := range []event.Type{event.ReclaimBegin, event.ReclaimEnd} {
+		r, want := filled[bpfReclaimEvent](t, typ)
+		want.FreedPages, want.DurationNanos = r.Freed, r.Ns
+		checkLayout(t, r, want)
+	}
+	k, want := filled[bpfOomKillEvent](t, event.OOMKill)
+	want.Victim = event.Victim{
+		PID: k.VictimTgid, Comm: event.Comm(name(k.VictimComm[:])),
+		AnonPages: k.Anon, FilePages: k.File, ShmemPages: k.Shmem, SwapPages: k.Swap,
+	}
+	checkLayout(t, k, want)
+
+	f, want := filled[bpfForkEvent](t, event.Fork)
+	want.ChildPID = f.ChildTgid
+	checkLayout(t, f, want)
+
+	for _, typ := range []event.Type{event.Uncharge, event.ForcedCharge} {
+		u, want := filled[bpfUnchargeEvent](t, typ)
+		want.Counter, want.RequestedPages, want.UsagePages = u.Counter, u.Pages, u.Usage
+		checkLayout(t, u, want)
+	}
+
+	var g bpfCgroupEvent
+	n := byte(0)
+	fill(reflect.ValueOf(&g).Elem(), &n)
+	g.Type = uint32(event.CgroupName)
+	checkLayout(t, &g, event.Event{
+		Type: event.CgroupName, Cgroup: event.CgroupID{ID: g.Cgroup, Hierarchy: g.Hierarchy}, ParentID: g.Parent, Name: string(name(g.Name[:3])),
+	})
+}
+
+func checkLayout[T any](t *testing.T, raw *T, want event.Event) {
+	t.Helper()
+	var got event.Event
+	if err := got.Decode(structBytes(raw)); err != nil {
+		t.Fatalf("type %d: %v", want.Type, err)
+	}
+	if got != want {
+		t.Errorf("type %d: got %+v\nwant %+v", want.Type, got, want)
+	}
+	if encoded := want.AppendEncoded(nil); !bytes.Equal(encoded, structBytes(raw)) {
+		t.Errorf("type %d: encoded %x\nwant    %x", want.Type, encoded, structBytes(raw))
+	}
+}
+
+// TestStackLayout learns a stack that is laid out as the program does it.
+func TestStackLayout(t *testing.T) {
+	raw := bpfStackEvent{Type: 12, Id: 5, Tgid: 7, Layout: 8}
+	raw.Address[0], raw.Address[1] = 0x10, 0x11
+	sample := structBytes(&raw)[:unsafe.Offsetof(raw.Address)+2*unsafe.Sizeof(raw.Address[0])]
+	if !isStack(sample) {
+		t.Error("is no stack")
+	}
+	namer := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), patience: 1 << 40}
+	namer.answers <- answer{frames: "f;g"}
+	s := &stacks{named: make(map[string]uint32), programs: namer}
+	var e event.Event
+	if ok, err := s.learn(&e, sample); !ok || err != nil || e != (event.Event{Type: event.Stack, StackNumber: 1, Frames: "f;g"}) {
+		t.Errorf("%v, %v: %+v", ok, err, e)
+	}
+	if q := <-namer.questions; q.of.PID != 7 || q.of.Layout != 8 || !slices.Equal(q.addresses, []uint64{0x10, 0x11}) {
+		t.Errorf("asks for %+v", q)
+	}
+	charge := event.Event{KernelStack: 5}
+	if s.number(&charge); charge.KernelStack != 1 {
+		t.Errorf("number %d", charge.KernelStack)
+	}
+}
+
+// TestArchitectures holds that both objects share the same types with Go.
+func TestArchitectures(t *testing.T) {
+	layouts := func(file string) map[string]string {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
+		if err != nil {
+			t.Fatal(err)
+		}
+		shared := make(map[string]string)
+		for _, name := range []string{
+			"charge_event", "reclaim_event", "oom_kill_event", "fork_event", "uncharge_event", "cgroup_event", "stack_event",
+			"event", "level", "counters", "calls", "call_stacks", "cgroup_key",
+			"event_type", "kind", "outcome", "event_flag", "cgroup_verdict", "stack_slots",
+		} {
+			types, err := spec.Types.AnyTypesByName(name) // a map can have the name too
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for _, typ := range types {
+				shared[name] += layout(typ)
+			}
+			if shared[name] == "" {
+				t.Errorf("%s is neither struct nor enum", name)
+			}
+		}
+		return shared
+	}
+	amd64, arm64 := layouts("bpf_x86_bpfel.o"), layouts("bpf_arm64_bpfel.o")
+	for name, want := range amd64 {
+		if got := arm64[name]; got != want {
+			t.Errorf("%s on arm64\n%s\non amd64\n%s", name, got, want)
+		}
+	}
+}
+
+// layout describes a struct's fields, or an enum's values.
+func layout(t btf.Type) (s string) {
+	switch t := t.(type) {
+	case *btf.Struct:
+		s = fmt.Sprintln(t.Size, "bytes")
+		for _, m := range t.Members {
+			size, _ := btf.Sizeof(m.Type)
+			s += fmt.Sprintln(m.Name, m.Offset, m.BitfieldSize, size)
+		}
+	case *btf.Enum:
+		s = fmt.Sprintln(t.Size, t.Values)
+	}
+	return s
+}
