@@ -1,0 +1,360 @@
+package capture
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf/ringbuf"
+	"github.com/klauspost/compress/zstd"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/symbol"
+	"chargetrace/internal/trace"
+)
+
+// rawTrace is all that a reader got from the kernel in one trace: enough to read it again
+// without the kernel. In a file, NAME.raw, it is compressed with zstd: a line of JSON, then
+// the samples, each with its length before it (a uvarint). They have the byte order and
+// the layout of the machine, which all supported machines share.
+type rawTrace struct {
+	Header stream.Header
+	// EndBootNanos is the time at the end, the time of the last losses.
+	EndBootNanos uint64
+	// Counters are those of each possible CPU.
+	Counters   []rawCounters
+	Unfollowed uint64
+	Missed     uint64
+	// Inflight are the calls in flight.
+	Inflight []rawCall
+
+	// Samples are the records of the ring buffer.
+	Samples [][]byte `json:"-"`
+}
+
+type rawCounters struct{ Delivered, Filtered, Lost, LostOthers, LostStacks uint64 }
+
+// rawCall is a call in flight: on which CPU, its slots in calls and in call_stacks, and
+// what is there.
+type rawCall struct {
+	CPU, Slot    int
+	StackPointer uint64
+	Charge       []byte
+	StacksSlot   uint32
+	Stacks       []byte `json:",omitempty"` // a struct call_stacks
+}
+
+func writeRaw(w io.Writer, raw *rawTrace) error {
+	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(raw)
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	for _, sample := range raw.Samples {
+		b = binary.AppendUvarint(b, uint64(len(sample)))
+		b = append(b, sample...)
+	}
+	_, err = z.Write(b)
+	return errors.Join(err, z.Close())
+}
+
+func readRaw(r io.Reader) (*rawTrace, error) {
+	z, err := zstd.NewReader(r)
+	if err != nil {
+		return nil, err
+	}
+	defer z.Close()
+	b := bufio.NewReader(z)
+	line, err := b.ReadBytes('\n')
+	if err != nil {
+		return nil, err
+	}
+	raw := new(rawTrace)
+	if err := json.Unmarshal(line, raw); err != nil {
+		return nil, err
+	}
+	for {
+		size, err := binary.ReadUvarint(b)
+		if err == io.EOF {
+			return raw, nil
+		}
+		if err != nil || size > 1<<16 {
+			return nil, fmt.Errorf("sample %d of %d bytes: %w", len(raw.Samples), size, err)
+		}
+		sample := make([]byte, size)
+		if _, err := io.ReadFull(b, sample); err != nil {
+			return nil, fmt.Errorf("sample %d: %w", len(raw.Samples), err)
+		}
+		raw.Samples = append(raw.Samples, sample)
+	}
+}
+
+// rawRecorder stands between a reader and the kernel, and keeps what passes.
+type rawRecorder struct {
+	ring
+	kernel
+	raw rawTrace
+}
+
+// recordRaw makes a reader keep what it gets. It is called before the first Read. Stacks
+// stay addresses: what names them is not part of the samples.
+func recordRaw(r *reader, h stream.Header) *rawRecorder {
+	rec := &rawRecorder{ring: r.ring, kernel: r.kernel, raw: rawTrace{Header: h, Counters: make([]rawCounters, len(r.lost))}}
+	r.ring, r.kernel = rec, rec
+	boot := r.clock.boot
+	r.clock.boot = func() uint64 {
+		rec.raw.EndBootNanos = boot()
+		return rec.raw.EndBootNanos
+	}
+	if r.stacks != nil {
+		if r.stacks.programs != nil {
+			r.stacks.programs.close()
+		}
+		r.stacks = &stacks{named: make(map[string]uint32)}
+	}
+	return rec
+}
+
+func (r *rawRecorder) ReadInto(rec *ringbuf.Record) error {
+	err := r.ring.ReadInto(rec)
+	if err == nil {
+		r.raw.Samples = append(r.raw.Samples, bytes.Clone(rec.RawSample))
+	}
+	return err
+}
+
+func (r *rawRecorder) readCounters(cpu int, n *bpfCounters) error {
+	err := r.kernel.readCounters(cpu, n)
+	r.raw.Counters[cpu] = rawCounters{n.Delivered, n.Filtered, n.Lost, n.LostOthers, n.LostStacks}
+	return err
+}
+
+func (r *rawRecorder) readCalls(cpu int, c *bpfCalls) error {
+	err := r.kernel.readCalls(cpu, c)
+	for slot := range c.Call {
+		if call := &c.Call[slot]; call.Stack != 0 {
+			r.raw.Inflight = append(r.raw.Inflight, rawCall{
+				CPU: cpu, Slot: slot, StackPointer: call.Stack, Charge: bytes.Clone(structBytes(&call.Event)), StacksSlot: call.Stacks,
+			})
+		}
+	}
+	return err
+}
+
+func (r *rawRecorder) readCallStacks(slot uint32, s *bpfCallStacks) error {
+	err := r.kernel.readCallStacks(slot, s)
+	for i := range r.raw.Inflight {
+		if call := &r.raw.Inflight[i]; call.StacksSlot == slot {
+			call.Stacks = bytes.Clone(structBytes(s))
+		}
+	}
+	return err
+}
+
+func (r *rawRecorder) readUnfollowed() (n uint64, err error) {
+	n, err = r.kernel.readUnfollowed()
+	r.raw.Unfollowed = n
+	return n, err
+}
+
+func (r *rawRecorder) missed() uint64 {
+	r.raw.Missed = r.kernel.missed()
+	return r.raw.Missed
+}
+
+// recordTrace reads a trace to its end, and writes both what the reader got, as NAME.raw
+// has it, and what it made of that, as NAME.ctrace has it.
+//
+// For the committed ones it runs in a virtual machine: Start a Tracer t, let another
+// goroutine run the workload and then call t.Stop, and here
+// recordTrace(t.reader, t.Header(), raw, recording).
+func recordTrace(r *reader, h stream.Header, raw, recording io.Writer) error {
+	rec := recordRaw(r, h)
+	if err := copyTrace(recording, h, r); err != nil {
+		return err
+	}
+	return writeRaw(raw, &rec.raw)
+}
+
+// copyTrace makes a recording of what a reader reads.
+func copyTrace(recording io.Writer, h stream.Header, r *reader) error {
+	w, err := trace.NewWriter(recording, trace.Meta{
+		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
+		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks, Net: h.Net,
+	}, func() (trace.Totals, error) {
+		c, err := r.Counts()
+		return trace.Totals{
+			Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers,
+			Missed: c.Missed, Unstacked: c.Unstacked, Unnamed: c.Unnamed,
+		}, err
+	})
+	if err != nil {
+		return err
+	}
+	batch := make([]event.Event, 256)
+	for {
+		n, err := r.Read(batch)
+		if err == io.EOF {
+			return w.Close()
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.Write(batch[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// play returns a reader of a trace. Its clock stands still until the trace ends, so that
+// each failed batch charge waits as long as the trace lasts.
+func (raw *rawTrace) play(t *testing.T) *reader {
+	t.Helper()
+	m := newMachine(t, len(raw.Counters))
+	for _, sample := range raw.Samples {
+		m.script = append(m.script, step{raw: sample})
+	}
+	for cpu, n := range raw.Counters {
+		m.counters[cpu] = bpfCounters{Delivered: n.Delivered, Filtered: n.Filtered, Lost: n.Lost, LostOthers: n.LostOthers, LostStacks: n.LostStacks}
+	}
+	for _, in := range raw.Inflight {
+		call := &m.calls[in.CPU].Call[in.Slot]
+		call.Stack, call.Stacks = in.StackPointer, in.StacksSlot
+		var s bpfCallStacks
+		if copy(structBytes(&call.Event), in.Charge) != event.ChargeSize || copy(structBytes(&s), in.Stacks) != len(in.Stacks) {
+			t.Fatalf("a call of %d bytes, with %d of stacks", len(in.Charge), len(in.Stacks))
+		}
+		m.callStacks[in.StacksSlot] = s
+	}
+	m.unfollowed, m.misses = raw.Unfollowed, raw.Missed
+	r := m.reader()
+	m.script[len(m.script)-1].before = func() {
+		m.nanos = raw.EndBootNanos
+		r.Stop()
+	}
+	if raw.Header.KernelStacks || raw.Header.UserStacks {
+		r.stacks = &stacks{named: make(map[string]uint32)}
+	}
+	return r
+}
+
+// recorded returns the events of a recording, the names apart, and the totals.
+func recorded(t *testing.T, recording io.Reader) (events []event.Event, names map[event.Event]bool, totals trace.Totals) {
+	t.Helper()
+	r, err := trace.NewReader(recording, trace.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names = make(map[event.Event]bool)
+	batch := make([]event.Event, 256)
+	for {
+		n, err := r.Read(batch)
+		for _, e := range batch[:n] {
+			if e.Type.IsName() { // where they are depends on when blocks were written
+				names[e] = true
+			} else {
+				events = append(events, e)
+			}
+		}
+		if err == io.EOF {
+			return events, names, *r.Totals()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkRaw reads the samples of a trace again: that makes the recording that was made of
+// them then, event for event.
+func checkRaw(t *testing.T, file, recording io.Reader) {
+	t.Helper()
+	raw, err := readRaw(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var played bytes.Buffer
+	if err := copyTrace(&played, raw.Header, raw.play(t)); err != nil {
+		t.Fatal(err)
+	}
+	got, gotNames, gotTotals := recorded(t, &played)
+	want, wantNames, wantTotals := recorded(t, recording)
+	for i := range min(len(got), len(want)) {
+		if got[i] != want[i] {
+			t.Fatalf("event %d: %s\nwant %s", i, describe([][]event.Event{got[i : i+1]}), describe([][]event.Event{want[i : i+1]}))
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d events, want %d", len(got), len(want))
+	}
+	if !maps.Equal(gotNames, wantNames) {
+		t.Errorf("names %v\nwant %v", gotNames, wantNames)
+	}
+	if gotTotals != wantTotals {
+		t.Errorf("totals %+v\nwant %+v", gotTotals, wantTotals)
+	}
+}
+
+// TestRaw records a trace with all that one can have, and reads its samples again.
+func TestRaw(t *testing.T) {
+	stacked := with(failed(at(4, 1, 8)), func(e *event.Event) { e.KernelStack = 5 })
+	m := newMachine(t, 2,
+		sample(event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}, ParentID: 0, Name: ""}),
+		sample(with(failed(at(1, 0, 7)), func(e *event.Event) { e.Cgroup.ID = 1 })), timeout, later(at(2, 0, 7)),
+		sample(losing(at(3, 0, 7), 2)),
+		step{raw: rawStack(5, symbol.Process{}, 0x10, 0x20)}, sample(stacked), sample(event.Event{Type: event.ReclaimBegin, BootNanos: 5, TID: 8}),
+		timeout, timeout, timeout,
+	)
+	m.counters = []bpfCounters{{Delivered: 3, Filtered: 4, Lost: 3, LostOthers: 1}, {Delivered: 1, Lost: 1, LostStacks: 9}}
+	m.unfollowed, m.misses = 1, 2
+	for slot, e := range map[int]event.Event{2: at(6, 1, 9), 3: with(at(7, 1, 10), func(e *event.Event) { e.KernelStack = 6 })} {
+		call := &m.calls[1].Call[slot]
+		call.Stack, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(slot)
+	}
+	var s bpfCallStacks
+	s.KernelFrames = uint64(len(rawStack(6, symbol.Process{}, 0x30))-stackHeader) / 8
+	copy(structBytes(&s.Kernel), rawStack(6, symbol.Process{}, 0x30))
+	m.callStacks[3] = s
+
+	r := m.reader()
+	r.stacks = &stacks{named: make(map[string]uint32), functions: functions{}}
+	var file, recording bytes.Buffer
+	h := stream.Header{PageSize: 4096, StartBootNanos: 1, BootWallNanos: 2, KernelStacks: true}
+	if err := recordTrace(r, h, &file, &recording); err != nil {
+		t.Fatal(err)
+	}
+	checkRaw(t, bytes.NewReader(file.Bytes()), bytes.NewReader(recording.Bytes()))
+
+	// The recording has what the script had.
+	events, names, totals := recorded(t, &recording)
+	var outcomes []string
+	for _, e := range events {
+		if e.Type == event.Charge {
+			outcomes = append(outcomes, e.Outcome.String())
+		}
+	}
+	if want := "miss ok ok failed ok ok"; strings.Join(outcomes, " ") != want || len(events) != 9 || len(names) != 3 {
+		t.Errorf("%q, want %s; %d events, %d names", outcomes, want, len(events), len(names))
+	}
+	if totals.Seen != 14 || totals.Lost != 4 || totals.Filtered != 4 || totals.Missed != 2 {
+		t.Errorf("%+v", totals)
+	}
+
+	// A file that is cut off is no trace.
+	whole := file.Bytes()
+	if _, err := readRaw(bytes.NewReader(whole[:len(whole)-10])); err == nil {
+		t.Error("read a file that is cut off")
+	}
+}
