@@ -2,13 +2,16 @@ package capture
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"maps"
 	"math/bits"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -21,6 +24,31 @@ import (
 // What the BPF program and the packages event and capture have to agree on. The bpf
 // types and constants of bpf_*_bpfel.go are generated from the committed object; package
 // event, which imports no other, has its own.
+
+// TestGenerated holds that the object was made of the sources as they are: else it says
+// nothing about them. "make generate" makes it.
+func TestGenerated(t *testing.T) {
+	const sources = "../../bpf"
+	files, err := os.ReadDir(sources) // sorted by name
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.New()
+	for _, f := range files {
+		content, err := os.ReadFile(filepath.Join(sources, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum.Write(content)
+	}
+	want, err := os.ReadFile("bpf_sources.sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("%x", sum.Sum(nil)); got != strings.Fields(string(want))[0] {
+		t.Errorf("bpf/ has changed since the objects were made: make generate")
+	}
+}
 
 // TestEnums holds the constants of package event against the program's.
 func TestEnums(t *testing.T) {
