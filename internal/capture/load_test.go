@@ -54,7 +54,6 @@ func configured(t *testing.T, o Options, possibleCPUs int) settings {
 // TestConfigure holds what each option changes, and that it changes nothing else.
 func TestConfigure(t *testing.T) {
 	const cpus = 4
-	self := uint32(os.Getpid())
 	page := os.Getpagesize()
 	comms, err := glob.Compile("alloc*")
 	if err != nil {
@@ -130,8 +129,11 @@ func TestConfigure(t *testing.T) {
 			}
 		})
 	}
+}
 
-	// The defaults, beside those of the object.
+// TestConfigureDefaults holds what is set without options.
+func TestConfigureDefaults(t *testing.T) {
+	const cpus = 4
 	var got struct {
 		Tracer, Wakeup, Page, Target, Kinds uint32
 		Limited, Forks, Kernel, User        bool
@@ -151,7 +153,7 @@ func TestConfigure(t *testing.T) {
 		}
 	}
 	want := got
-	want.Tracer, want.Wakeup, want.Page, want.Target, want.Kinds = self, DefaultBufferBytes/4/176/cpus, uint32(page), 0, ^uint32(0)
+	want.Tracer, want.Wakeup, want.Page, want.Target, want.Kinds = uint32(os.Getpid()), DefaultBufferBytes/4/176/cpus, uint32(os.Getpagesize()), 0, ^uint32(0)
 	want.Limited, want.Forks, want.Kernel, want.User, want.MinPages = false, false, false, false, 0
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)

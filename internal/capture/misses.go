@@ -2,16 +2,16 @@ package capture
 
 import "chargetrace/internal/event"
 
-// resolveMisses tells batch misses from failures in a batch of events, and returns how
-// many of its first events are final. The others are to come again, with what
-// follows.
+// resolveMisses marks the failed batch charges that were retried smaller as batch misses.
+// It returns the number of leading events that are final: the next one waits for the next
+// event of its thread.
 //
-// The kernel asks for a batch of pages where it needs fewer. If that fails it looks
-// whether an interrupt has left what it needs on this CPU, and if not, asks for
-// just that, from the same place; only then does it reclaim (try_charge_memcg in
-// mm/memcontrol.c). So the thread's next event tells what a failure was.
+// The kernel charges a batch of pages where it needs fewer. If that fails it looks whether
+// an interrupt has left enough in this CPU's stock, and if not, charges what it needs from
+// the same place; only then does it reclaim (try_charge_memcg in mm/memcontrol.c). So the
+// thread's next event shows which failures count.
 func resolveMisses(batch []event.Event) (final int) {
-	var open []int // those that are not final
+	var open []int // failures that wait for the next event of their thread
 	for i := range batch {
 		e := &batch[i]
 		for j := 0; j < len(open); j++ {
@@ -21,7 +21,7 @@ func resolveMisses(batch []event.Event) (final int) {
 			}
 			switch e.Type {
 			case event.Charge:
-				// Another place: an interrupt's charge, say.
+				// From another place, such as an interrupt.
 				if e.StackPointer != failed.StackPointer {
 					continue
 				}
@@ -46,8 +46,8 @@ func resolveMisses(batch []event.Event) (final int) {
 	return len(batch)
 }
 
-// mayBeBatchMiss reports whether the kernel may have asked for more than was
-// needed. A batch is of 64 pages, before 6.1 of 32 (MEMCG_CHARGE_BATCH).
+// mayBeBatchMiss reports whether a charge failed that may have been of more pages than
+// needed. A batch has 64 pages, before 6.1 32 (MEMCG_CHARGE_BATCH).
 func mayBeBatchMiss(e *event.Event) bool {
 	return e.Type == event.Charge && e.Outcome == event.Failed && (e.RequestedPages == 64 || e.RequestedPages == 32) &&
 		e.Flags&event.Retry == 0 && (e.Kind == event.Memory || e.Kind == event.Memsw)
