@@ -9,32 +9,58 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// suites are the Debian suites that have each kernel.
+// Kernel names one of Debian's kernels.
+type Kernel struct {
+	Release string // such as 6.12
+	Arch    string // a GOARCH
+	// Flavor is "rt" for PREEMPT_RT and "16k" for pages of 16 KiB. The others are
+	// Debian's kernels for clouds, which are small.
+	Flavor string
+}
+
+func (k Kernel) String() string {
+	if k.Flavor != "" {
+		return k.Release + "-" + k.Flavor + "-" + k.Arch
+	}
+	return k.Release + "-" + k.Arch
+}
+
+// packageSuffix is how the names of the kernel's packages end.
+func (k Kernel) packageSuffix() string {
+	switch k.Flavor {
+	case "16k":
+		return k.Arch + "-16k"
+	case "":
+		return "cloud-" + k.Arch
+	}
+	return k.Flavor + "-" + k.Arch
+}
+
+// suites are the Debian suites that have each release.
 var suites = map[string]string{
 	"5.10": "bullseye",
 	"6.1":  "bookworm",
 	"6.12": "trixie",
 	"7.2":  "forky",
+	"7.3":  "trixie-backports",
 }
 
-// FetchKernel returns the path of Debian's kernel of a release, such as 6.12,
-// for a GOARCH. It is kept in the cache; where it is not there yet, the newest
-// comes from Debian's packages.
-func FetchKernel(ctx context.Context, release, arch string) (string, error) {
-	suite, ok := suites[release]
+// FetchKernel returns the path of the image of a kernel. It is kept in the cache;
+// where it is not there yet, the newest comes from Debian's packages.
+func FetchKernel(ctx context.Context, k Kernel) (string, error) {
+	suite, ok := suites[k.Release]
 	if !ok {
-		return "", fmt.Errorf("no Debian suite is known to have Linux %s", release)
+		return "", fmt.Errorf("no Debian suite is known to have Linux %s", k.Release)
 	}
-	dir, err := cached("linux-"+release+"-"+arch, func(dir string) error {
-		return fetchKernel(ctx, dir, suite, release, arch)
-	})
+	dir, err := cached("linux-"+k.String(), func(dir string) error { return fetchKernel(ctx, dir, suite, k) })
 	if err != nil {
-		return "", fmt.Errorf("fetch Linux %s for %s: %w", release, arch, err)
+		return "", fmt.Errorf("fetch Linux %s: %w", k, err)
 	}
 	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"} {
 		if images, _ := filepath.Glob(filepath.Join(dir, pattern)); len(images) == 1 {
@@ -44,15 +70,15 @@ func FetchKernel(ctx context.Context, release, arch string) (string, error) {
 	return "", fmt.Errorf("no kernel image in %s", dir)
 }
 
-func fetchKernel(ctx context.Context, dir, suite, release, arch string) error {
-	a, err := newAPT(ctx, suite, arch)
+func fetchKernel(ctx context.Context, dir, suite string, k Kernel) error {
+	a, err := newAPT(ctx, suite, k.Arch)
 	if err != nil {
 		return err
 	}
 	defer a.close()
 	// From 7 on the image is in linux-binary-..., and linux-image-... has none.
 	for _, kind := range []string{"binary", "image"} {
-		pattern := fmt.Sprintf(`^linux-%s-%s\.[^ ]*-cloud-%s$`, kind, regexp.QuoteMeta(release), arch)
+		pattern := fmt.Sprintf(`^linux-%s-%s\.[^ ]*-%s$`, kind, regexp.QuoteMeta(k.Release), k.packageSuffix())
 		found, err := a.output(ctx, "apt-cache", "search", "--names-only", pattern)
 		if err != nil {
 			return err
@@ -72,6 +98,35 @@ func fetchKernel(ctx context.Context, dir, suite, release, arch string) error {
 		return a.extract(ctx, dir, "download", newest)
 	}
 	return fmt.Errorf("none in Debian %s", suite)
+}
+
+// qemuSuite is the Debian suite whose QEMU runs the machines: with its 10.0 Linux
+// 5.10 and 6.1 boot with two CPUs and -icount, with 7.2 they hang.
+const qemuSuite = "trixie"
+
+// fetchQEMU returns the beginning of a command line that runs an emulator. It and
+// all its libraries come from [qemuSuite], whatever this machine's own release.
+func fetchQEMU(ctx context.Context, emulator string) ([]string, error) {
+	dir, err := cached("qemu-"+qemuSuite, func(dir string) error {
+		a, err := newAPT(ctx, qemuSuite, runtime.GOARCH)
+		if err != nil {
+			return err
+		}
+		defer a.close()
+		return a.extract(ctx, dir, "install", "--download-only", "--yes", "--no-install-recommends", "qemu-system-x86", "qemu-system-arm")
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetch QEMU: %w", err)
+	}
+	loaders, _ := filepath.Glob(filepath.Join(dir, "usr/lib/*/ld-linux-*.so.*"))
+	if len(loaders) != 1 {
+		return nil, fmt.Errorf("want one dynamic loader in %s, found %q", dir, loaders)
+	}
+	args := []string{loaders[0], "--library-path", filepath.Dir(loaders[0]), filepath.Join(dir, "usr/bin", emulator)}
+	for _, firmware := range []string{"qemu", "seabios"} {
+		args = append(args, "-L", filepath.Join(dir, "usr/share", firmware))
+	}
+	return args, nil
 }
 
 // FetchTree returns a directory with the contents of Debian packages and of all

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +24,7 @@ func Init() {
 	if os.Getpid() != 1 && os.Getenv(InitVariable) == "" {
 		return
 	}
-	if _, err := os.Stat(argvFile); err != nil {
+	if _, err := os.Stat(markFile); err != nil {
 		return
 	}
 	if err := guest(); err != nil {
@@ -37,8 +36,12 @@ func Init() {
 	select {}
 }
 
-// InitVariable is an environment variable; see [Init].
-const InitVariable = "VM_INIT"
+const (
+	// InitVariable is an environment variable; see [Init].
+	InitVariable = "VM_INIT"
+	// GuestVariable is set in the environment of a machine's command.
+	GuestVariable = "VM_GUEST"
+)
 
 func guest() error {
 	var mountErr error
@@ -59,7 +62,7 @@ func guest() error {
 	if mountErr != nil {
 		fmt.Fprintf(stderr, "init: %v\n", mountErr)
 	}
-	status, err := runCommand(frames.stream(frameStdout), stderr)
+	status, err := runCommand(port, frames.stream(frameStdout), stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "init: %v\n", err)
 	}
@@ -70,14 +73,14 @@ func guest() error {
 	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
 }
 
-// runCommand runs the machine's command and returns its exit status.
-func runCommand(stdout, stderr io.Writer) (int, error) {
-	content, err := os.ReadFile(argvFile)
-	if err != nil {
-		return 127, err
+// runCommand reads the machine's command, runs it and returns its exit status.
+func runCommand(port io.Reader, stdout, stderr io.Writer) (int, error) {
+	var c command
+	if err := json.NewDecoder(port).Decode(&c); err != nil {
+		return 127, fmt.Errorf("read the command: %w", err)
 	}
-	var argv []string
-	if err := json.Unmarshal(content, &argv); err != nil {
+	argv := c.Argv
+	if err := waitToStart(c.StartSeconds); err != nil {
 		return 127, err
 	}
 	if len(argv) == 0 {
@@ -86,9 +89,10 @@ func runCommand(stdout, stderr io.Writer) (int, error) {
 	// The command is looked up in this PATH too.
 	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/root")
+	os.Setenv(GuestVariable, "1")
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	err = cmd.Run()
+	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return 127, err
@@ -97,6 +101,23 @@ func runCommand(stdout, stderr io.Writer) (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
+}
+
+// waitToStart waits until the time since boot is a multiple of so many seconds.
+func waitToStart(seconds int64) error {
+	if seconds == 0 {
+		return nil
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return err
+	}
+	start := unix.NsecToTimespec((int64(now.Sec)/seconds + 1) * seconds * 1e9)
+	for {
+		if err := unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &start, nil); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // mountAll mounts the file systems that a Linux system has.
@@ -147,45 +168,16 @@ func openPort() (*os.File, error) {
 		if err != nil || !pciAddress.MatchString(target) {
 			continue
 		}
-		port, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(device)), os.O_WRONLY|unix.O_NOCTTY, 0)
+		port, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(device)), os.O_RDWR|unix.O_NOCTTY, 0)
 		if err != nil {
 			return nil, err
 		}
 		raw := unix.Termios{Cflag: unix.B115200 | unix.CS8 | unix.CLOCAL | unix.CREAD}
+		raw.Cc[unix.VMIN] = 1
 		if err := unix.IoctlSetTermios(int(port.Fd()), unix.TCSETS, &raw); err != nil {
 			return nil, errors.Join(err, port.Close())
 		}
 		return port, nil
 	}
 	return nil, errors.New("no serial port is a PCI device")
-}
-
-// frameWriter sends frames, for one caller at a time.
-type frameWriter struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (f *frameWriter) write(kind byte, payload []byte) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	frame := append(make([]byte, 0, frameHeader+len(payload)), kind)
-	frame = binary.LittleEndian.AppendUint32(frame, uint32(len(payload)))
-	_, err := f.w.Write(append(frame, payload...))
-	return err
-}
-
-// stream returns a Writer that sends what is written as frames of that kind.
-func (f *frameWriter) stream(kind byte) io.Writer { return frameStream{f, kind} }
-
-type frameStream struct {
-	frames *frameWriter
-	kind   byte
-}
-
-func (s frameStream) Write(p []byte) (int, error) {
-	if err := s.frames.write(s.kind, p); err != nil {
-		return 0, err
-	}
-	return len(p), nil
 }

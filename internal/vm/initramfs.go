@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -14,12 +13,12 @@ import (
 	"github.com/cavaliergopher/cpio"
 )
 
-// argvFile is where the guest finds the command that it is to run.
-const argvFile = "/argv.json"
+// markFile is in every guest: a process 1 without it is no guest's.
+const markFile = "/vm"
 
 // writeInitramfs writes the guest's files as a cpio archive, which the kernel
 // unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
-func (m *Machine) writeInitramfs(name string, argv []string) (err error) {
+func (m *Machine) writeInitramfs(name string) (err error) {
 	file, err := os.Create(name)
 	if err != nil {
 		return err
@@ -28,14 +27,10 @@ func (m *Machine) writeInitramfs(name string, argv []string) (err error) {
 	buf := bufio.NewWriterSize(file, 1<<20)
 	a := &archive{w: cpio.NewWriter(buf), dirs: map[string]bool{"/": true}}
 
-	argvJSON, err := json.Marshal(argv)
-	if err != nil {
-		return err
-	}
 	if err := a.add("/init", m.Init); err != nil {
 		return err
 	}
-	if err := a.addBytes(argvFile, argvJSON); err != nil {
+	if err := a.addBytes(markFile, nil); err != nil {
 		return err
 	}
 	paths := make([]string, 0, len(m.Files))

@@ -1,32 +1,22 @@
 // Package vm boots a Linux kernel in QEMU and runs a command in it: for the
 // tests, which need kernels that this machine does not run, and for the
-// demonstration. No privilege is needed, and no KVM, which is used where it
-// works.
+// demonstration. It needs no privilege and no KVM. Kernels, packages and QEMU
+// itself come from Debian, into a cache: see [FetchKernel].
 //
 // The guest is a kernel and an initramfs, no more. Its first process is a
 // static executable that calls [Init] before anything else: usually the very
 // program that boots the guest.
 //
-// It knows nothing of chargetrace.
+// Package vm knows nothing of chargetrace.
 package vm
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"strconv"
-	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,11 +36,13 @@ type Machine struct {
 	CPUs int
 	// MemoryMiB is 1024 where it is 0.
 	MemoryMiB int
-	// DiskMiB is the size of an empty disk, /dev/nvme0n1; 0 is none.
+	// DiskMiB is the size of an empty disk, /dev/nvme0n1; 0 is none. A machine
+	// with a disk has no [Snapshot]: QEMU cannot save the state of its NVMe device.
 	DiskMiB int
 	// CountInstructions makes the guest's clocks count instructions, one a
-	// nanosecond, so that a time measured in it is a cost that is the same in
-	// every run (QEMU's -icount). It allows one CPU, and no KVM.
+	// nanosecond, and skip idle time (QEMU's -icount shift=0,sleep=off). What
+	// happens in the guest then does not depend on how busy the host is, and a CPU
+	// time is a cost. It excludes KVM.
 	CountInstructions bool
 	// KernelArgs are added to the kernel's command line.
 	KernelArgs []string
@@ -68,79 +60,54 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	initramfs := filepath.Join(dir, "initramfs")
-	if err := m.writeInitramfs(initramfs, argv); err != nil {
-		return 0, fmt.Errorf("write the initramfs: %w", err)
+	args, err := m.bootArgs(ctx, dir)
+	if err != nil {
+		return 0, err
 	}
-
-	disk := ""
-	if m.DiskMiB > 0 {
-		disk = filepath.Join(dir, "disk")
-		if err := createDisk(disk, int64(m.DiskMiB)<<20); err != nil {
-			return 0, err
-		}
+	q, err := m.start(ctx, args, nil)
+	if err != nil {
+		return 0, err
 	}
-	for boots := 1; ; boots++ {
-		status, err := m.boot(ctx, initramfs, disk, stdout, stderr)
-		if !errors.Is(err, errHung) || boots == maxBoots {
-			return status, err
-		}
-		fmt.Fprintf(stderr, "%v\nbooted again\n", err)
+	defer q.kill()
+	if err := q.waitBooted(); err != nil {
+		return 0, err
 	}
+	if err := q.send(m.command(argv)); err != nil {
+		return 0, err
+	}
+	return q.wait(stdout, stderr)
 }
 
-// A kernel was seen to hang while it booted, one of some hundreds, with its CPUs busy.
-// Others are up within 40 s on a busy machine.
-const (
-	bootPatience = 5 * time.Minute
-	maxBoots     = 2
-)
+// command is what the machine is sent to run a command.
+func (m *Machine) command(argv []string) command {
+	c := command{Argv: argv}
+	if m.CountInstructions {
+		c.StartSeconds = startSeconds
+	}
+	return c
+}
 
-// afterFunc is that of package time, but in tests.
-var afterFunc = time.AfterFunc
-
-var errHung = errors.New("the kernel hangs while it boots")
-
-// boot boots the machine and returns the status of its command.
-func (m *Machine) boot(ctx context.Context, initramfs, disk string, stdout, stderr io.Writer) (int, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	hung := afterFunc(bootPatience, func() { cancel(errHung) })
-	defer hung.Stop()
-
-	fromGuest, toHost, err := os.Pipe()
+// bootArgs writes to dir the files that the machine boots from, and returns
+// QEMU's arguments for them.
+func (m *Machine) bootArgs(ctx context.Context, dir string) ([]string, error) {
+	initramfs := filepath.Join(dir, "initramfs")
+	if err := m.writeInitramfs(initramfs); err != nil {
+		return nil, fmt.Errorf("write the initramfs: %w", err)
+	}
+	args, err := m.args(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer fromGuest.Close()
-	console := &tail{}
-	qemu, err := m.qemu(ctx, initramfs, disk)
-	if err != nil {
-		toHost.Close()
-		return 0, err
+	args = append(args, "-kernel", m.Kernel, "-initrd", initramfs, "-append", m.commandLine())
+	if m.DiskMiB > 0 {
+		disk := filepath.Join(dir, "disk")
+		if err := createDisk(disk, int64(m.DiskMiB)<<20); err != nil {
+			return nil, err
+		}
+		// The kernels have its driver built in.
+		args = append(args, "-drive", "file="+disk+",if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=disk")
 	}
-	qemu.Stdout = console
-	if m.Console != nil {
-		qemu.Stdout = io.MultiWriter(console, m.Console)
-	}
-	qemu.Stderr = console
-	qemu.ExtraFiles = []*os.File{toHost}
-	err = qemu.Start()
-	toHost.Close()
-	if err != nil {
-		return 0, err
-	}
-	status, readErr := readFrames(fromGuest, stdout, stderr, func() { hung.Stop() })
-	waitErr := qemu.Wait()
-	switch {
-	case ctx.Err() != nil:
-		err = context.Cause(ctx)
-	case readErr != nil:
-		err = errors.Join(readErr, waitErr)
-	default:
-		return status, nil
-	}
-	return 0, fmt.Errorf("%s: %w; the kernel's last words:\n%s", filepath.Base(m.Kernel), err, console)
+	return args, nil
 }
 
 // createDisk makes a file of that size that takes no space.
@@ -152,143 +119,82 @@ func createDisk(path string, size int64) error {
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// qemu returns the command that runs the machine. An empty disk is none.
-func (m *Machine) qemu(ctx context.Context, initramfs, disk string) (*exec.Cmd, error) {
-	var name, console string
-	var args []string
-	var emulated string // the CPU, where it is emulated
-	switch m.Arch {
-	case "amd64":
-		name, console = "qemu-system-x86_64", "ttyS0"
-		args = []string{"-machine", "q35", "-cpu", "max"}
-		emulated = "max,-erms" // with which a page is cleared and copied byte by byte
-	case "arm64":
-		name, console = "qemu-system-aarch64", "ttyAMA0"
-		args = []string{"-machine", "virt", "-cpu", "max"}
-		emulated = "max,pauth-impdef=on" // the default authentication of pointers is slow
-	default:
-		return nil, fmt.Errorf("no machine for %q: want amd64 or arm64", m.Arch)
-	}
-	switch {
-	case m.CountInstructions:
-		args = append(args, "-accel", "tcg", "-icount", "shift=0,sleep=off")
-	case m.Arch == runtime.GOARCH && kvmBoots(ctx, m.Kernel, name, args):
-		args = append(args, "-accel", "kvm")
-	default:
-		// All CPUs in one thread. In a thread each, QEMU 7.2 was seen to run code
-		// as it was before another CPU had changed it, and the kernel changes its
-		// code with every probe: it died of a breakpoint that was gone.
-		args = append(args, "-accel", "tcg,thread=single", "-cpu", emulated)
-	}
-	kernelArgs := append([]string{"console=" + console, "panic=-1", "quiet"}, m.KernelArgs...)
-	args = append(args,
-		"-smp", strconv.Itoa(max(1, m.CPUs)),
-		"-m", fmt.Sprintf("%dM", cmp.Or(m.MemoryMiB, 1024)),
-		"-nodefaults", "-nographic", "-no-reboot",
-		"-serial", "stdio",
-		// What the command prints and its exit status come on a port of their
-		// own: the kernel prints on the first.
-		"-chardev", "file,id=frames,path=/dev/fd/3",
-		"-device", "pci-serial,chardev=frames",
-		"-kernel", m.Kernel,
-		"-initrd", initramfs,
-		"-append", strings.Join(kernelArgs, " "),
-	)
-	if disk != "" {
-		// The kernels have its driver built in.
-		args = append(args, "-drive", "file="+disk+",if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=disk")
-	}
-	return exec.CommandContext(ctx, name, args...), nil
+// Snapshot is a machine that has booted and waits for its command. Each
+// [Snapshot.Run] goes on from there, in a machine of its own: what one command
+// does to the machine no other sees.
+type Snapshot struct {
+	machine Machine
+	ram     *os.File // in memory, as it was when the machine had booted
+	state   string   // the file with the state of its devices
 }
 
-// kvmPatience is enough for a kernel that KVM runs to find no root file system:
-// it takes 2 s.
-const kvmPatience = 15 * time.Second
-
-var kvm struct {
-	sync.Mutex
-	tried, boots bool
-}
-
-// kvmBoots reports whether KVM runs a kernel: it boots one, once, without an
-// initramfs, for it to panic and so to end. Inside some virtual machines there
-// is a /dev/kvm with which none boots.
-func kvmBoots(ctx context.Context, kernel, qemu string, args []string) bool {
-	kvm.Lock()
-	defer kvm.Unlock()
-	if !kvm.tried && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil {
-		ctx, cancel := context.WithTimeout(ctx, kvmPatience)
-		defer cancel()
-		args = append(slices.Clip(args), "-accel", "kvm", "-nodefaults", "-nographic", "-no-reboot", "-kernel", kernel, "-append", "panic=-1")
-		kvm.boots = exec.CommandContext(ctx, qemu, args...).Run() == nil
+// Snapshot boots the machine and keeps it as it is then: its RAM in memory, the state
+// of its devices in a directory.
+func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err error) {
+	if m.DiskMiB > 0 {
+		return nil, errors.New("a machine with a disk has no snapshot")
 	}
-	kvm.tried = true
-	return kvm.boots
-}
-
-// What a frame on the second serial port holds.
-const (
-	frameStdout = 1
-	frameStderr = 2
-	frameExit   = 3 // the exit status as 4 bytes
-	frameBooted = 4 // nothing; the first
-)
-
-// A frame is its kind, the length of its payload as 4 bytes, little-endian, and
-// the payload.
-const frameHeader = 5
-
-// readFrames passes on that the guest has booted and what it prints, until its exit
-// status comes.
-func readFrames(r io.Reader, stdout, stderr io.Writer, booted func()) (status int, err error) {
-	for {
-		var header [frameHeader]byte
-		if _, err := io.ReadFull(r, header[:]); err != nil {
-			if err == io.EOF {
-				err = errors.New("the machine stopped before the command did")
-			}
-			return 0, err
-		}
-		size := int64(binary.LittleEndian.Uint32(header[1:]))
-		switch header[0] {
-		case frameBooted:
-			booted()
-		case frameStdout:
-			_, err = io.CopyN(stdout, r, size)
-		case frameStderr:
-			_, err = io.CopyN(stderr, r, size)
-		case frameExit:
-			var payload [4]byte
-			if _, err := io.ReadFull(r, payload[:]); err != nil {
-				return 0, err
-			}
-			return int(binary.LittleEndian.Uint32(payload[:])), nil
-		default:
-			return 0, fmt.Errorf("frame of unknown kind %d", header[0])
-		}
+	args, err := m.bootArgs(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(filepath.Join(dir, "initramfs"))
+	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make the machine's RAM: %w", err)
+	}
+	s := &Snapshot{machine: *m, ram: os.NewFile(uintptr(fd), "ram"), state: filepath.Join(dir, "state")}
+	defer func() {
 		if err != nil {
-			return 0, err
+			s.Close()
 		}
+	}()
+	q, err := m.start(ctx, append(args, m.ramArgs("on")...), s.ram)
+	if err != nil {
+		return nil, err
+	}
+	defer q.kill()
+	if err := q.waitBooted(); err != nil {
+		return nil, err
+	}
+	if err := q.save(s.state); err != nil {
+		return nil, fmt.Errorf("save the machine: %w", err)
+	}
+	return s, nil
+}
+
+// Close frees the snapshot.
+func (s *Snapshot) Close() error { return errors.Join(s.ram.Close(), os.RemoveAll(s.state)) }
+
+// ramArgs make a file that QEMU inherits the guest's RAM. Where it is shared, the guest
+// writes to the file; where it is not, to pages of its own.
+func (m *Machine) ramArgs(share string) []string {
+	return []string{
+		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/dev/fd/%d,share=%s", m.memoryMiB(), ramFD, share),
+		"-machine", "memory-backend=ram",
 	}
 }
 
-// tail is a Writer that keeps the end of what is written.
-type tail struct{ buf []byte }
-
-const tailBytes = 4 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if len(t.buf) > 2*tailBytes {
-		t.buf = append(t.buf[:0], t.buf[len(t.buf)-tailBytes:]...)
+// Run runs a command in the machine, as [Machine.Run] does.
+func (s *Snapshot) Run(ctx context.Context, stdout, stderr io.Writer, argv ...string) (int, error) {
+	args, err := s.machine.args(ctx)
+	if err != nil {
+		return 0, err
 	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	b := t.buf
-	if len(b) > tailBytes {
-		b = b[len(b)-tailBytes:]
+	q, err := s.machine.start(ctx, append(append(args, s.machine.ramArgs("off")...), "-incoming", "defer"), s.ram)
+	if err != nil {
+		return 0, err
 	}
-	return string(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")))
+	defer q.kill()
+	if err := q.load(s.state); err != nil {
+		return 0, fmt.Errorf("load the machine: %w", err)
+	}
+	// To the port's new state, which load has set.
+	if err := q.send(s.machine.command(argv)); err != nil {
+		return 0, err
+	}
+	if err := q.execute("cont", nil); err != nil {
+		return 0, err
+	}
+	return q.wait(stdout, stderr)
 }

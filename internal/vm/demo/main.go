@@ -75,7 +75,7 @@ func demo(kernel string) error {
 			return here(dir, self)
 		}
 		fmt.Fprintf(os.Stderr, "Not on this machine's kernel: %s.\nBooting Linux %s in QEMU.\n", obstacle, release)
-		if kernel, err = vm.FetchKernel(ctx, release, runtime.GOARCH); err != nil {
+		if kernel, err = vm.FetchKernel(ctx, vm.Kernel{Release: release, Arch: runtime.GOARCH}); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,335 @@
+package vm
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// architecture is how QEMU emulates one.
+type architecture struct {
+	emulator, machine, cpu, console string
+}
+
+var architectures = map[string]architecture{
+	// With erms and fsrm the kernel clears and copies a page by one instruction a
+	// byte, and 5.10 and 6.1 hang while they bring up a second CPU.
+	"amd64": {"qemu-system-x86_64", "q35", "max,-erms,-fsrm", "ttyS0"},
+	// The architecture's own authentication of pointers is slow to emulate.
+	"arm64": {"qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"},
+}
+
+func (m *Machine) memoryMiB() int { return cmp.Or(m.MemoryMiB, 1024) }
+
+func (m *Machine) commandLine() string {
+	args := []string{"console=" + architectures[m.Arch].console, "panic=-1", "quiet"}
+	if m.CountInstructions {
+		// The kernel distrusts a clock that skips idle time.
+		args = append(args, "tsc=reliable")
+	}
+	return strings.Join(append(args, m.KernelArgs...), " ")
+}
+
+// The file descriptors that QEMU inherits.
+const (
+	frameFD   = 3 // what the guest sends
+	commandFD = 4 // the command that it gets
+	monitorFD = 5 // QEMU's own protocol, QMP
+	ramFD     = 6 // the RAM, where a file is that
+)
+
+// args returns QEMU's command line without what the machine boots from.
+func (m *Machine) args(ctx context.Context) ([]string, error) {
+	arch, ok := architectures[m.Arch]
+	if !ok {
+		return nil, fmt.Errorf("no machine for %q: want amd64 or arm64", m.Arch)
+	}
+	args, err := fetchQEMU(ctx, arch.emulator)
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, "-machine", arch.machine)
+	switch {
+	case m.CountInstructions:
+		args = append(args, "-cpu", arch.cpu,
+			// All CPUs take turns in one thread, each for a number of instructions.
+			"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
+			// No other clock and no chance moves what happens when.
+			"-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1")
+	case m.Arch == runtime.GOARCH && kvmBoots(ctx, m.Kernel, args):
+		args = append(args, "-cpu", "max", "-accel", "kvm")
+	default:
+		args = append(args, "-cpu", arch.cpu, "-accel", "tcg,thread=single")
+	}
+	return append(args,
+		"-smp", strconv.Itoa(max(1, m.CPUs)),
+		"-m", fmt.Sprintf("%dM", m.memoryMiB()),
+		"-nodefaults", "-nographic", "-no-reboot",
+		"-serial", "stdio",
+		// The command and what it prints go through a port of their own: the kernel
+		// prints on the first.
+		"-chardev", fmt.Sprintf("file,id=frames,path=/dev/fd/%d,input-path=/dev/fd/%d", frameFD, commandFD),
+		"-device", "pci-serial,chardev=frames",
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD),
+		"-mon", "chardev=monitor,mode=control",
+	), nil
+}
+
+// kvmPatience is enough for a kernel that KVM runs to find no root file system:
+// it takes 2 s.
+const kvmPatience = 15 * time.Second
+
+var kvm struct {
+	sync.Mutex
+	tried, boots bool
+}
+
+// kvmBoots reports whether KVM runs a kernel: it boots one, once, without an
+// initramfs, for it to panic and so to end. Inside some virtual machines there
+// is a /dev/kvm with which none boots.
+func kvmBoots(ctx context.Context, kernel string, qemu []string) bool {
+	kvm.Lock()
+	defer kvm.Unlock()
+	if !kvm.tried && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil {
+		ctx, cancel := context.WithTimeout(ctx, kvmPatience)
+		defer cancel()
+		args := append(slices.Clip(qemu[1:]), "-cpu", "max", "-accel", "kvm", "-nodefaults", "-nographic", "-no-reboot", "-kernel", kernel, "-append", "panic=-1")
+		kvm.boots = exec.CommandContext(ctx, qemu[0], args...).Run() == nil
+	}
+	kvm.tried = true
+	return kvm.boots
+}
+
+// qemu is a running QEMU.
+type qemu struct {
+	kernel  string
+	ctx     context.Context
+	cmd     *exec.Cmd
+	console tail     // what the kernel and QEMU print
+	frames  *os.File // from the guest
+	command *os.File // to the guest
+	monitor *json.Decoder
+	net.Conn
+}
+
+// start starts QEMU. ram is nil for a machine without a snapshot.
+func (m *Machine) start(ctx context.Context, args []string, ram *os.File) (_ *qemu, err error) {
+	q := &qemu{kernel: filepath.Base(m.Kernel), ctx: ctx}
+	frames, fromGuest, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer fromGuest.Close()
+	toGuest, command, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer toGuest.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	mine, theirs := os.NewFile(uintptr(pair[0]), "monitor"), os.NewFile(uintptr(pair[1]), "monitor")
+	defer mine.Close()
+	defer theirs.Close()
+	if q.Conn, err = net.FileConn(mine); err != nil {
+		return nil, err
+	}
+	q.frames, q.command, q.monitor = frames, command, json.NewDecoder(q.Conn)
+
+	q.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
+	q.cmd.Stdout = &q.console
+	if m.Console != nil {
+		q.cmd.Stdout = io.MultiWriter(&q.console, m.Console)
+	}
+	q.cmd.Stderr = q.cmd.Stdout
+	q.cmd.ExtraFiles = []*os.File{frameFD - 3: fromGuest, commandFD - 3: toGuest, monitorFD - 3: theirs, ramFD - 3: ram}
+	// Not to outlive a test that is cut off.
+	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if err := q.cmd.Start(); err != nil {
+		q.close()
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *qemu) close() {
+	q.frames.Close()
+	q.command.Close()
+	q.Conn.Close()
+}
+
+// kill ends QEMU, if it still runs.
+func (q *qemu) kill() {
+	if q.cmd.ProcessState == nil {
+		q.cmd.Process.Kill()
+		q.cmd.Wait()
+	}
+	q.close()
+}
+
+// fail returns an error with the last lines of the console. The machine is gone
+// then.
+func (q *qemu) fail(err error) error {
+	q.cmd.Process.Kill()
+	waitErr := q.cmd.Wait()
+	if cause := context.Cause(q.ctx); cause != nil {
+		err = cause
+	} else if !strings.Contains(fmt.Sprint(waitErr), "signal: killed") {
+		err = errors.Join(err, waitErr)
+	}
+	return fmt.Errorf("%s: %w; the kernel's last words:\n%s", q.kernel, err, &q.console)
+}
+
+// waitBooted waits until the guest waits for its command.
+func (q *qemu) waitBooted() error {
+	kind, _, err := readFrame(q.frames)
+	if err == nil && kind != frameBooted {
+		err = fmt.Errorf("frame of kind %d before the guest has booted", kind)
+	}
+	if err != nil {
+		return q.fail(err)
+	}
+	return nil
+}
+
+// send sends the guest its command.
+func (q *qemu) send(c command) error {
+	line, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	_, err = q.command.Write(append(line, '\n'))
+	return err
+}
+
+// wait passes on what the command prints, and returns its exit status.
+func (q *qemu) wait(stdout, stderr io.Writer) (int, error) {
+	status, err := readFrames(q.frames, stdout, stderr)
+	if err != nil {
+		return 0, q.fail(err)
+	}
+	return status, nil
+}
+
+// save stops the machine and writes the state of its devices to a file. Its RAM is
+// in a file already, which QEMU then leaves out (x-ignore-shared).
+func (q *qemu) save(file string) error {
+	if err := q.negotiate(); err != nil {
+		return err
+	}
+	if err := q.execute("stop", nil); err != nil {
+		return err
+	}
+	return q.migrate("migrate", file)
+}
+
+// load loads what save has written into a machine that was started for that. It
+// stands still.
+func (q *qemu) load(file string) error {
+	if err := q.negotiate(); err != nil {
+		return err
+	}
+	return q.migrate("migrate-incoming", file)
+}
+
+// negotiate opens the conversation with QEMU's monitor.
+func (q *qemu) negotiate() error {
+	if err := q.execute("qmp_capabilities", nil); err != nil {
+		return err
+	}
+	ignoreShared := map[string]any{"capability": "x-ignore-shared", "state": true}
+	return q.execute("migrate-set-capabilities", map[string]any{"capabilities": []any{ignoreShared}})
+}
+
+// migrate saves the machine to a file or loads it, and waits until that is done.
+func (q *qemu) migrate(command, file string) error {
+	if err := q.execute(command, map[string]any{"uri": "file:" + file}); err != nil {
+		return err
+	}
+	for {
+		var info struct {
+			Status    string
+			ErrorDesc string `json:"error-desc"`
+		}
+		if err := q.query("query-migrate", nil, &info); err != nil {
+			return err
+		}
+		switch info.Status {
+		case "completed":
+			return nil
+		case "failed", "cancelled":
+			return fmt.Errorf("%s %s: %s", command, info.Status, info.ErrorDesc)
+		}
+		time.Sleep(time.Millisecond) // QEMU has no command that waits
+	}
+}
+
+// execute runs a command of the monitor.
+func (q *qemu) execute(command string, arguments any) error {
+	return q.query(command, arguments, new(any))
+}
+
+// query runs a command of the monitor and decodes what it returns.
+func (q *qemu) query(command string, arguments, result any) error {
+	request := map[string]any{"execute": command}
+	if arguments != nil {
+		request["arguments"] = arguments
+	}
+	if err := json.NewEncoder(q.Conn).Encode(request); err != nil {
+		return q.fail(err)
+	}
+	for {
+		var reply struct {
+			Return json.RawMessage
+			Error  *struct{ Desc string }
+		}
+		if err := q.monitor.Decode(&reply); err != nil {
+			return q.fail(err)
+		}
+		switch {
+		case reply.Error != nil:
+			return fmt.Errorf("%s: %s", command, reply.Error.Desc)
+		case reply.Return != nil: // no greeting and no event
+			return json.Unmarshal(reply.Return, result)
+		}
+	}
+}
+
+// tail is a Writer that keeps the end of what is written.
+type tail struct{ buf []byte }
+
+const tailBytes = 4 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.buf = append(t.buf, p...)
+	if len(t.buf) > 2*tailBytes {
+		t.buf = append(t.buf[:0], t.buf[len(t.buf)-tailBytes:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	b := t.buf
+	if len(b) > tailBytes {
+		b = b[len(b)-tailBytes:]
+	}
+	return string(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")))
+}
