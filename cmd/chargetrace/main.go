@@ -237,6 +237,7 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		leaveScreen(leave, cancel)
 	})
 
+	defer capture.Prioritize()()
 	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.liveAim())
 	if err != nil {
 		return cfg.writeError(err)

@@ -170,6 +170,7 @@ func newNamer() *namer {
 	// To read a program of 100 MB takes a tenth of a second.
 	n := &namer{questions: make(chan question), answers: make(chan answer, 1), patience: 2 * time.Second}
 	go func() {
+		defer Prioritize()() // the reader waits for it, and a process may be gone soon
 		r := symbol.NewResolver()
 		for q := range n.questions {
 			var frames []byte
