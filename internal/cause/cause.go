@@ -111,6 +111,9 @@ var inlined = map[string]caller{
 	"__handle_mm_fault": {Anon, PageTable},
 	"handle_mm_fault":   {Anon, PageTable},
 	"copy_process":      {KernelStack, KernelStack}, // dup_task_struct
+	// pte_alloc_one, on arm64: the page table for when the huge page is split.
+	"do_huge_pmd_anonymous_page":   {HugePage, PageTable},
+	"__do_huge_pmd_anonymous_page": {HugePage, PageTable},
 }
 
 type caller struct{ charged, allocated Cause }

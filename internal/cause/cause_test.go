@@ -27,6 +27,8 @@ func TestOf(t *testing.T) {
 		kernel + "__alloc_pages+0x4;something_new+0x5" + fault + ";filemap_read+0x1":                                                               Other,
 		kernel + "__alloc_pages_noprof+0x198;alloc_pages_mpol_noprof+0x98;alloc_pages_noprof+0x50;__do_fault+0xa8;do_fault+0xb8" + fault:           PageTable, // 6.12 on arm64
 		kernel + "__alloc_pages_noprof+0x198;alloc_pages_mpol_noprof+0x98;alloc_pages_noprof+0x50;do_fault+0xb8" + fault:                           PageTable,
+		kernel + "__alloc_pages_noprof+0x198;alloc_pages_noprof+0x50;do_huge_pmd_anonymous_page+0x11c" + fault:                                     PageTable, // 6.12 on arm64
+		memcg + "do_huge_pmd_anonymous_page+0xf8" + fault:                                                                                          HugePage,
 		kernel + "__alloc_pages+0x198;copy_process+0x5":                                                                                            KernelStack,
 		kernel + "copy_process+0x5;kernel_clone+0x6":                                                                                               KernelStack, // 5.10
 		kernel + "memcg_charge_kernel_stack.part.0+0x1;copy_process+0x5":                                                                           KernelStack,
