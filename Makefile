@@ -1,7 +1,7 @@
-# CLANG is part of the generated files: gen.go names it too, and vm_test.go.
+# CLANG is part of the generated files: gen.go names it too, and
+# internal/guest/machine.go.
 CLANG = 19
 
-QEMU = qemu-system-x86 qemu-system-arm
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 PREFIX = /usr/local
 export CGO_ENABLED = 0
@@ -24,18 +24,22 @@ man: chargetrace
 
 # The article's experiment: here, or in a virtual machine where this kernel
 # cannot be traced, or one with the image KERNEL.
-demo: tools-vm
+demo:
 	go run ./internal/vm/demo $(if $(KERNEL),-kernel $(KERNEL))
 
-# On every kernel; test-short boots none.
-test: tools-vm tools-bpf test-short
-	go test -count=1 -timeout 80m -run '^TestKernels' -v ./cmd/chargetrace
+# On every kernel. What failed is printed last. test-short boots no kernel.
+test: tools-bpf test-short
+	go test -count=1 -timeout 80m -run '^TestRecord$$' ./internal/capture
+	go test -count=1 -timeout 80m ./internal/guest
+
+# The tests of the host run under the race detector, which needs a C compiler.
+HOST = $$(go list ./... | grep -v /internal/guest)
 
 # A number of inputs and no time: where that ends while a worker is busy, the
 # fuzzing fails of it ("context deadline exceeded").
 FUZZ = -fuzztime 20000x -fuzzminimizetime 1x
 test-short: tools-shells tools-browser
-	go test -skip '^TestKernels' ./...
+	CGO_ENABLED=1 go test -race -skip '^TestRecord$$' $(HOST)
 	go test -run '^$$' -fuzz FuzzSelectTypes $(FUZZ) ./internal/capture
 	go test -run '^$$' -fuzz FuzzDecode $(FUZZ) ./internal/event
 	go test -run '^$$' -fuzz FuzzAppendPrintable $(FUZZ) ./internal/event
@@ -48,13 +52,15 @@ test-short: tools-shells tools-browser
 	go test -run '^$$' -fuzz FuzzName $(FUZZ) ./internal/symbol
 
 # Instructions for each charge, in a virtual machine, and Go's benchmarks.
-bench: tools-vm tools-bpf
-	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./cmd/chargetrace
-	go test -run '^$$' -bench . ./internal/event ./internal/symbol ./internal/table ./internal/summary ./internal/trace
+bench: tools-bpf
+	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./internal/guest
+	go test -run '^$$' -bench . ./cmd/chargetrace ./internal/event ./internal/symbol ./internal/table ./internal/summary ./internal/trace
 
-# The recordings that the tests play, which are committed: one of each kernel.
-recordings: tools-vm tools-bpf
-	UPDATE_RECORDINGS=1 GUEST_RUN='^TestRecording$$' go test -count=1 -timeout 40m -run '^TestKernels$$' ./cmd/chargetrace
+# The recordings that the tests of the host play, which are committed: one of each
+# kernel, and one with the raw samples of the ring buffer.
+recordings: tools-bpf
+	UPDATE_RECORDINGS=1 go test -count=1 -timeout 40m -run '^TestRecording$$' ./internal/guest
+	UPDATE_RECORDINGS=1 go test -count=1 -timeout 40m -run '^TestRecord$$' ./internal/capture
 
 # The picture of a report in the README.
 screenshot: tools-browser
@@ -68,14 +74,8 @@ generate: tools-bpf
 check: generate
 	test -z "$$(gofmt -l .)"
 	go vet ./...
-	go vet -tags guest ./cmd/chargetrace
 	go tool staticcheck ./...
-	go tool staticcheck -tags guest ./cmd/chargetrace
 	git diff --exit-code -- 'internal/capture/bpf_*'
-
-tools-vm:
-	@{ command -v qemu-system-x86_64 && command -v qemu-system-aarch64 ; } >/dev/null || \
-	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends $(QEMU) ; }
 
 # What the scripts of -completion are for.
 tools-shells:
@@ -92,4 +92,4 @@ tools-bpf:
 	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends clang-$(CLANG) llvm-$(CLANG) lld-$(CLANG) libbpf-dev ; }
 
 FORCE:
-.PHONY: FORCE install man demo test test-short bench recordings screenshot generate check tools-vm tools-shells tools-browser tools-bpf
+.PHONY: FORCE install man demo test test-short bench recordings screenshot generate check tools-shells tools-browser tools-bpf

@@ -28,7 +28,8 @@
 // package glob has patterns for names of threads in a form for both. Package help
 // makes the man page and the completions of shells from what -h prints.
 //
-// Package vm boots real kernels in QEMU, for the tests and the demonstration.
+// Package vm boots real kernels in QEMU, for the demonstration and for package guest,
+// whose tests run on them.
 package chargetrace
 
 // The generated files are committed, so that building needs no clang. The

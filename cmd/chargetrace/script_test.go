@@ -1,9 +1,6 @@
-//go:build !guest
-
 package main
 
 import (
-	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,16 +9,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(tests{m}, map[string]func(){"chargetrace": main})
-}
-
-type tests struct{ *testing.M }
-
-// Run runs the tests, and prints again what failed in a guest.
-func (t tests) Run() int {
-	status := t.M.Run()
-	io.WriteString(os.Stdout, guestFailures.String())
-	return status
+	testscript.Main(m, map[string]func(){"chargetrace": main})
 }
 
 func TestScripts(t *testing.T) {

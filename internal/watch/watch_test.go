@@ -122,28 +122,32 @@ q quit  ? help  enter open  / filter  s sort: fullness  p pause  u units  r reve
 	}
 }
 
-// TestTimeToLimit has a process charge at a steady rate.
+// TestTimeToLimit has a process charge two batches a second, then four: the rate at which
+// the cgroup fills is that of the last five ticks.
 func TestTimeToLimit(t *testing.T) {
 	s := newState(header)
 	s.add(names)
-	const total = 20 // seconds to the limit
-	for i := range total {
-		for j := range 2 {
-			at := uint64(i)*second + uint64(j)*second/2
-			usage := int64(2560 * (2*i + j) / (2 * total))
-			e := charge(at, web, 10, usage, usage)
-			e.RequestedPages = 64
-			s.add([]event.Event{e})
+	var usage int64
+	for i, tc := range []struct {
+		batches   int64 // in this second
+		fillRate  float64
+		fullAfter float64 // seconds
+	}{
+		{2, math.NaN(), -1e-9}, {2, 128, 18}, {2, 128, 17}, {2, 128, 16}, {2, 128, 15}, {2, 128, 14}, {2, 128, 13},
+		{4, 153.6, 1408 / 153.6}, {4, 179.2, 1152 / 179.2}, {4, 204.8, 896 / 204.8}, {4, 230.4, 640 / 230.4}, {4, 256, 1.5}, {4, 256, 0.5},
+		{2, 230.4, 0}, {0, 179.2, 0},
+	} {
+		for j := range tc.batches {
+			at := uint64(i)*second + uint64(j)*second/uint64(tc.batches)
+			s.add([]event.Event{charge(at, web, 10, usage, usage)})
+			usage += 64
 		}
 		s.tick(header.StartBootNanos + uint64(i+1)*second)
-		left := float64(total - i - 1)
 		r := s.row(event.CgroupID{ID: web})
-		if i+1 >= total/2 && left > 0 && math.Abs(r.toLimit.Seconds()-left) > 0.2*left {
-			t.Errorf("after %d s the limit is %v away, not %v s", i+1, r.toLimit, left)
+		want := time.Duration(tc.fullAfter * float64(time.Second))
+		if r.toLimit != want || r.fillRate != tc.fillRate && !(math.IsNaN(r.fillRate) && math.IsNaN(tc.fillRate)) {
+			t.Errorf("after %d s it fills at %v pages a second, full in %v; want %v, %v", i+1, r.fillRate, r.toLimit, tc.fillRate, want)
 		}
-	}
-	if r := s.row(event.CgroupID{ID: web}); r.toLimit != 0 {
-		t.Errorf("at the limit it is %v away", r.toLimit)
 	}
 }
 

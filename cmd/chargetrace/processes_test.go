@@ -1,0 +1,33 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestThread passes a thread of this process as a process.
+func TestThread(t *testing.T) {
+	tid := make(chan int)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		runtime.LockOSThread()
+		tid <- unix.Gettid()
+		<-done
+	}()
+	thread := <-tid
+	if thread == os.Getpid() { // the first thread; then this test runs on another
+		runtime.LockOSThread()
+		thread = unix.Gettid()
+	}
+	_, err := openProcesses([]int{thread})
+	var hinted *hintedError
+	if !errors.As(err, &hinted) || err.Error() != fmt.Sprintf("%d is not a process, but a thread of process %d", thread, os.Getpid()) {
+		t.Errorf("%v", err)
+	}
+}

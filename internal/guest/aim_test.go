@@ -1,0 +1,74 @@
+package guest
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestAims traces the same processes with each aim, and all processes into a
+// recording. A live trace and the recording played with its aim have the same events.
+func TestAims(t *testing.T) {
+	if !Enter(t, Exact.On(Ends...)) {
+		return
+	}
+	parent := newCgroup(t)
+	parent.write(t, "cgroup.subtree_control", "+memory")
+	a, b := parent.child(t, "a"), parent.child(t, "b")
+	c := parent.child(t, strings.Repeat("c", 64)) // as runc names a container's
+	a.write(t, "memory.max", "10M")
+	small := startWorkload(t, a, "named 12 aims-small")
+	large := startWorkload(t, b, "named 3 aims-large")
+	inContainer := startWorkload(t, c, "touch 2")
+	shell := startShell(t, b, `i=0; while [ $i -lt 5 ]; do (`+busybox+` true); i=$((i+1)); done`)
+
+	file := filepath.Join(t.TempDir(), "all.ctrace")
+	all := chargetrace(t, "-o", file)
+	in := "-cgroup=" + parent.path()
+	type live struct {
+		args []string
+		*tracer
+	}
+	var traces []live
+	for _, args := range [][]string{
+		{"-cgroup", string(a), "-cgroup", b.path()}, // one with the mount point
+		{"-pid", small.pid() + "," + large.pid()},
+		{"-pid", shell.pid(), "-pid", large.pid(), "-f"},
+		{"-comm", "aims-smal?", "-comm", "[b]usybox"},
+		{"-container", "cccccc"},
+		{"-pid", small.pid() + "," + shell.pid(), "-comm", "aims-*", in, "-limited"},
+		{in, "-counter", "swap"},
+		{in, "-counter", "memory", "-min-pages", "2"},
+		{in, "-min-pages", "2", "-limited"},
+	} {
+		traces = append(traces, live{args, trace(t, args...)})
+	}
+	// One after the other: a process that preempts another can take its cgroup's stock
+	// from the CPU, and when it does so is not the same in every run.
+	small.begin(t)
+	small.waitKilled(t)
+	for _, p := range []*process{large, inContainer, shell} {
+		p.run(t)
+	}
+	all.stop(t)
+	all.whole(t)
+	for _, live := range traces {
+		t.Run(strings.Join(live.args, " "), func(t *testing.T) {
+			live.stop(t)
+			charges := live.charges(t)
+			if none := slices.Contains(live.args, "swap"); none != (len(charges) == 0) {
+				t.Errorf("%d charges", len(charges))
+			}
+			if shown := live.counted(t).shown; shown != uint64(len(charges)) {
+				t.Errorf("%d charges, shown %d", len(charges), shown)
+			}
+			played := play(t, file, live.args...)
+			if !slices.Contains(live.args, "-f") { // a trace without it has no forks
+				played = slices.DeleteFunc(played, func(e event) bool { return e.Type == "fork" })
+			}
+			sameEvents(t, live.events(t), played)
+			t.Logf("%d charges", len(charges))
+		})
+	}
+}

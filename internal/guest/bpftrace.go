@@ -1,0 +1,118 @@
+package guest
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// tableRow is a row of the table, or of the bpftrace script that it matches.
+type tableRow struct {
+	time, pid                 int64
+	comm                      string
+	requested, current, limit int64
+	mark                      string // what follows the columns
+}
+
+// noLimit is what the script prints where there is no limit: PAGE_COUNTER_MAX.
+var noLimit = int64(1<<63-1) / pageSize
+
+// asScript is a row without what the script lacks.
+func (r tableRow) asScript() tableRow {
+	r.time, r.mark = 0, ""
+	return r
+}
+
+const tableHeader = "TIME     PID    COMM             REQUESTED  CURRENT    LIMIT     "
+
+// parseTable returns the rows of a table whose names have no spaces, and the other
+// lines.
+func parseTable(t testing.TB, text string) (rows []tableRow, others []string) {
+	t.Helper()
+	_, table, ok := strings.Cut(text, tableHeader+"\n") // after what bpftrace warns of
+	if !ok {
+		t.Fatalf("no header: %q", text)
+	}
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 6 {
+			others = append(others, strings.TrimSpace(line))
+			continue
+		}
+		var r tableRow
+		var err error
+		for i, n := range map[int]*int64{0: &r.time, 1: &r.pid, 3: &r.requested, 4: &r.current, 5: &r.limit} {
+			if f[i] == "max" {
+				*n = noLimit
+			} else if *n, err = strconv.ParseInt(f[i], 10, 64); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			others = append(others, strings.TrimSpace(line))
+			continue
+		}
+		r.comm, r.mark = f[2], strings.Join(f[6:], " ")
+		rows = append(rows, r)
+	}
+	return rows, others
+}
+
+// table waits for the end of a tracer, which must have lost and missed nothing, and
+// returns the rows of its table and the other lines.
+func (tr *tracer) table(t testing.TB) (rows []tableRow, others []string) {
+	t.Helper()
+	tr.whole(t)
+	rows, others = parseTable(t, tr.output(t))
+	if c := tr.counted(t); c.shown != uint64(len(rows)) {
+		t.Errorf("%d rows, but %+v", len(rows), c)
+	}
+	return rows, others
+}
+
+// startBpftrace starts the bpftrace script and waits until it traces.
+func startBpftrace(t testing.TB) *tracer {
+	t.Helper()
+	tr := startTracer(t, "", "/usr/bin/bpftrace", "-B", "line", "/try-charge-counter.bt")
+	// It prints the header before it attaches. It traces when it prints a charge.
+	g := newCgroup(t)
+	for deadline := time.Now().Add(patience); ; {
+		p := startWorkload(t, g, "touch 1")
+		p.run(t)
+		if strings.Contains(tr.output(t), " "+p.pid()+" ") {
+			return tr
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("bpftrace does not trace: %s%s", tr.output(t), tr.stderr)
+		}
+	}
+}
+
+// scriptRows returns the rows of a process that has exited, when the script has printed
+// them all.
+func scriptRows(t testing.TB, script *tracer, pid int64) (rows []tableRow) {
+	t.Helper()
+	// Its rows come before those of a later process.
+	later := startWorkload(t, newCgroup(t), "touch 1")
+	later.run(t)
+	row := " " + later.pid() + " "
+	waitForWrite(t, script.stdout.Name(), func() bool { return strings.Contains(script.output(t), row) })
+	text := script.output(t)
+	all, _ := parseTable(t, text[:strings.LastIndexByte(text, '\n')+1]) // the last line may not be whole
+	for _, r := range all {
+		if r.pid == pid {
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// sysctl writes to a file of /proc/sys.
+func sysctl(t testing.TB, name, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/"+name, []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+}

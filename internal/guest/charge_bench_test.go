@@ -1,0 +1,233 @@
+package guest
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// BenchmarkCharge measures what tracing costs. An instruction is a nanosecond.
+//
+// The cost of a charge has two parts. One is added to the charge itself: the probe
+// and the BPF program. It is measured on a workload that charges all the time, because
+// it would be small beside the clearing of 64 pages. The other is the CPU time of the
+// tracer, measured while a process touches memory, as most that charge do. Each is the
+// difference between a long workload and a short one, without what happens once.
+func BenchmarkCharge(b *testing.B) {
+	if !EnterBenchmark(b, Exact.On(One...).WithBpftrace()) {
+		return
+	}
+	untraced := medianStorm(b, nil, 5)
+	b.Run("untraced", func(b *testing.B) {
+		b.ReportMetric(0, "ns/op")
+		touch := slope(b, nil, "churn %d", 10, 50)
+		b.ReportMetric(untraced, "insns/storm-charge")
+		b.ReportMetric(touch.workload/touch.charges, "insns/touch-charge")
+	})
+	for _, mode := range []struct {
+		name  string
+		start startFunc
+	}{
+		{"table", traceWorkload()},
+		{"table-fentry", traceWorkload("-attach", "fentry")},
+		{"stack", traceWorkload("-stack")},
+		{"stack-ustack", traceWorkload("-stack", "-ustack")},
+		{"net", traceWorkload("-net")},
+		{"wide", traceWorkload("-wide")},
+		{"record", func(b *testing.B, pid string) *tracer {
+			return chargetrace(b, "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))
+		}},
+		{"bpftrace", func(b *testing.B, _ string) *tracer { return startBpftrace(b) }},
+	} {
+		b.Run(mode.name, func(b *testing.B) { benchmarkTracer(b, mode.start, untraced) })
+	}
+	me := strconv.Itoa(os.Getpid())
+	for _, filter := range []struct {
+		name string
+		args []string
+	}{
+		{"filtered", []string{"-pid", me}},
+		{"filtered-pids", []string{"-pid", "1," + me}},
+		{"filtered-fentry", []string{"-attach", "fentry", "-pid", me}},
+		{"filtered-follow", []string{"-f", "-pid", startWorkload(b, newCgroup(b), "touch 1").pid()}},
+		{"filtered-comm", []string{"-comm", "nobody"}},
+		{"filtered-cgroup", []string{"-cgroup", newCgroup(b).path()}},
+		{"filtered-counter", []string{"-counter", "swap"}},
+		{"filtered-min-pages", []string{"-min-pages", "1000000"}},
+		{"filtered-limited", []string{"-limited", "-min-pages", "1000000"}},
+		{"filtered-pids-fentry", []string{"-attach", "fentry", "-pid", "1," + me}},
+		{"filtered-comm-fentry", []string{"-attach", "fentry", "-comm", "nobody"}},
+		{"filtered-cgroup-fentry", []string{"-attach", "fentry", "-cgroup", newCgroup(b).path()}},
+		{"filtered-counter-fentry", []string{"-attach", "fentry", "-counter", "swap"}},
+		{"filtered-min-pages-fentry", []string{"-attach", "fentry", "-min-pages", "1000000"}},
+	} {
+		b.Run(filter.name, func(b *testing.B) {
+			b.ReportMetric(0, "ns/op")
+			start := func(b *testing.B, _ string) *tracer { return chargetrace(b, filter.args...) }
+			b.ReportMetric(medianStorm(b, start, 5)-untraced, "kernel-insns/charge")
+		})
+	}
+}
+
+// startFunc starts a tracer; pid is that of the workload.
+type startFunc func(b *testing.B, pid string) *tracer
+
+// traceWorkload starts chargetrace for the workload.
+func traceWorkload(args ...string) startFunc {
+	return func(b *testing.B, pid string) *tracer {
+		return chargetrace(b, append(args, "-pid", pid)...)
+	}
+}
+
+func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
+	b.ReportMetric(0, "ns/op")
+	repeats := 3
+	if strings.HasSuffix(b.Name(), "/bpftrace") { // takes long to start
+		repeats = 1
+	}
+	inKernel := medianStorm(b, start, repeats) - untraced
+	var touches []cost
+	for range repeats { // garbage is collected in some
+		touches = append(touches, slope(b, start, "churn %d", 10, 50))
+	}
+	slices.SortFunc(touches, func(a, b cost) int { return cmp.Compare(a.tracer, b.tracer) })
+	touch := touches[len(touches)/2]
+	inTracer := touch.tracer / touch.charges
+	b.ReportMetric(inKernel, "kernel-insns/charge")
+	b.ReportMetric(inTracer, "tracer-insns/charge")
+	b.ReportMetric(inKernel+inTracer, "insns/charge")
+	b.ReportMetric(float64(touch.ready)/float64(time.Millisecond), "ready-ms")
+	b.ReportMetric(touch.peakMiB, "peak-MiB")
+	if touch.recordedBytes > 0 {
+		b.ReportMetric(touch.recordedBytes/touch.charges, "recorded-bytes/charge")
+	}
+}
+
+// medianStorm returns the CPU time of a charge in a storm, of the processes that charge.
+func medianStorm(b *testing.B, start startFunc, repeats int) float64 {
+	b.Helper()
+	var storms []float64
+	for range repeats {
+		storm := slope(b, start, "storm %d", 2000, 22000)
+		storms = append(storms, storm.workload/storm.charges)
+	}
+	slices.Sort(storms)
+	return storms[len(storms)/2]
+}
+
+// cost is what a workload took.
+type cost struct {
+	charges float64
+	// workload and tracer are their CPU times in nanoseconds.
+	workload, tracer float64
+	ready            time.Duration
+	peakMiB          float64
+	// recordedBytes is the size of the recording, if there is one.
+	recordedBytes float64
+}
+
+// slope returns the difference between a long workload and a short one.
+func slope(b *testing.B, start startFunc, format string, short, long int) cost {
+	b.Helper()
+	a, c := measure(b, start, fmt.Sprintf(format, short)), measure(b, start, fmt.Sprintf(format, long))
+	c.charges -= a.charges
+	c.workload -= a.workload
+	c.tracer -= a.tracer
+	c.recordedBytes -= a.recordedBytes
+	return c
+}
+
+// measure runs a workload under a tracer, or under none.
+func measure(b *testing.B, start startFunc, work string) (c cost) {
+	b.Helper()
+	g := newCgroup(b)
+	p := startWorkload(b, g, work)
+	if _, err := fmt.Sscanf(work, "storm %f", &c.charges); err == nil {
+		// Each page is charged alone, after its batch has failed.
+		g.leaveRoom(b, 0)
+		c.charges *= 2
+	} else if _, err := fmt.Sscanf(work, "churn %f", &c.charges); err == nil {
+		c.charges *= float64((8 << 20) / pageSize / 64)
+	}
+	var tr *tracer
+	if start != nil {
+		begin := time.Now()
+		tr = start(b, p.pid())
+		c.ready = time.Since(begin)
+		c.tracer = -quietCPUNanos(b, tr.Process.Pid)
+	}
+	p.begin(b)
+	if _, err := fmt.Sscan(p.says(b), &c.workload); err != nil {
+		b.Fatal(err)
+	}
+	if tr != nil {
+		c.peakMiB = peakMiB(b, tr)
+		c.tracer += quietCPUNanos(b, tr.Process.Pid)
+		tr.Process.Signal(unix.SIGINT)
+		tr.end(b)
+		if i := slices.Index(tr.Args, "-o"); i >= 0 {
+			c.recordedBytes = fileBytes(b, tr.Args[i+1])
+		}
+	}
+	p.wait(b)
+	return c
+}
+
+// quietCPUNanos returns the CPU time of a tracer that has caught up. It waits longer
+// than a tracer needs for that, on the machine's clock.
+func quietCPUNanos(b *testing.B, pid int) float64 {
+	b.Helper()
+	const interval = 200 * time.Millisecond
+	time.Sleep(2 * time.Second)
+	before := cpuNanosOf(b, pid)
+	time.Sleep(interval)
+	now := cpuNanosOf(b, pid)
+	if now-before > float64(interval)/100 {
+		b.Fatalf("the tracer is still at work: %.0f ns in %v", now-before, interval)
+	}
+	return now
+}
+
+// cpuNanosOf returns the CPU time of another process, in nanoseconds.
+func cpuNanosOf(b *testing.B, pid int) float64 {
+	b.Helper()
+	// clock_getcpuclockid(3)
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		b.Fatal(err)
+	}
+	return float64(ts.Nano())
+}
+
+// peakMiB returns the most memory that a running tracer has had resident.
+func peakMiB(b *testing.B, tr *tracer) float64 {
+	b.Helper()
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(tr.Process.Pid) + "/status")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(status, []byte("VmHWM:"))
+	kib, err := strconv.ParseFloat(string(bytes.Fields(rest)[0]), 64)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return kib / 1024
+}
+
+func fileBytes(b *testing.B, path string) float64 {
+	b.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return float64(info.Size())
+}

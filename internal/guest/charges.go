@@ -1,0 +1,21 @@
+package guest
+
+// okPages returns how many pages were charged.
+func okPages(charges []event) (pages int64) {
+	for _, e := range charges {
+		if e.Outcome == "ok" {
+			pages += e.RequestedPages
+		}
+	}
+	return pages
+}
+
+// withOutcome returns the charges that came out so.
+func withOutcome(charges []event, outcome string) (with []event) {
+	for _, e := range charges {
+		if e.Outcome == outcome {
+			with = append(with, e)
+		}
+	}
+	return with
+}

@@ -1,0 +1,36 @@
+package guest
+
+import (
+	"encoding/json"
+	"reflect"
+	"testing"
+	"time"
+)
+
+// play returns the events of a recording that args choose.
+func play(t testing.TB, file string, args ...string) []event {
+	t.Helper()
+	jsonl, _ := chargetraceOutput(t, append([]string{"-r", file, "-o", "-", "-format", "jsonl"}, args...)...)
+	return readEvents(t, []byte(jsonl))
+}
+
+// sameEvents compares the events of two sources, in their order: all fields but times,
+// which each source takes for itself.
+func sameEvents(t testing.TB, got, want []event) {
+	t.Helper()
+	for i := range min(len(got), len(want)) {
+		if g, w := withoutTimes(got[i]), withoutTimes(want[i]); !reflect.DeepEqual(g, w) {
+			gotJSON, _ := json.Marshal(g)
+			wantJSON, _ := json.Marshal(w)
+			t.Fatalf("event %d of %d is\n%s\nwant, of %d,\n%s", i, len(got), gotJSON, len(want), wantJSON)
+		}
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d events, want %d", len(got), len(want))
+	}
+}
+
+func withoutTimes(e event) event {
+	e.TimeNanos, e.WallTime, e.DurationNanos = 0, time.Time{}, 0
+	return e
+}

@@ -1,0 +1,265 @@
+// Package guest runs tests of the command in virtual machines, on real kernels.
+//
+// A test says at its beginning which machines it needs:
+//
+//	func TestFollow(t *testing.T) {
+//		if !guest.Enter(t, guest.Exact) {
+//			return
+//		}
+//		...
+//
+// On the host, Enter runs the test in those machines, each a subtest named after
+// its kernel, and returns false. In a machine it returns true and the test goes
+// on: as root, on a kernel that it may trace and spoil. No other test has that
+// machine: each begins from the same snapshot, taken when the machine had booted.
+//
+// The rest of the package is for tests in the machine: workloads, cgroups and
+// running tracers. It knows the command by its flags and outputs alone.
+package guest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"chargetrace/internal/vm"
+)
+
+// Kernels are the kernels that tests run on, if they don't name others.
+var Kernels = []vm.Kernel{
+	{Release: "5.10", Arch: "amd64"},
+	{Release: "6.1", Arch: "amd64"},
+	{Release: "6.12", Arch: "amd64"},
+	{Release: "7.2", Arch: "amd64"},
+	{Release: "6.12", Arch: "arm64"},
+}
+
+var (
+	// One is a single kernel, for tests of what no kernel does differently. Ends are the
+	// oldest and the newest, and Archs one of each architecture.
+	One   = Kernels[1:2]
+	Ends  = []vm.Kernel{Kernels[0], Kernels[3]}
+	Archs = []vm.Kernel{Kernels[1], Kernels[4]}
+	// V1 are Debian's kernels that have the memory controller of cgroup v1.
+	V1 = Kernels[:2]
+	// Short are kernels for a short suite: the experiment, -f, -net and -stack.
+	Short = []vm.Kernel{
+		{Release: "7.3", Arch: "amd64"},
+		{Release: "6.12", Arch: "amd64", Flavor: "rt"},
+		{Release: "6.12", Arch: "arm64", Flavor: "16k"},
+	}
+	// All are those and [Kernels].
+	All = slices.Concat(Kernels, Short)
+)
+
+// Machine says which machines a test needs. All count instructions, so that the
+// host's load changes nothing.
+type Machine struct {
+	// CPUs is how many processors they have, in one thread of the host.
+	CPUs int
+	// Kernels are [Kernels] where it is nil.
+	Kernels []vm.Kernel
+	// Bpftrace, Disk and Systemd add bpftrace, an empty disk at /dev/nvme0n1, and
+	// systemd as the first process.
+	Bpftrace, Disk, Systemd bool
+	// Kept, where it is not nil, gets the files that the test passes to [Keep].
+	Kept Kept
+}
+
+var (
+	// Exact is a machine with one processor. What happens in it is the same in every
+	// run: rows, totals, order.
+	Exact = Machine{CPUs: 1}
+	// SMP is a machine with two: tests assert what holds in any order.
+	SMP = Machine{CPUs: 2}
+)
+
+// On returns the machine with other kernels.
+func (m Machine) On(kernels ...vm.Kernel) Machine {
+	m.Kernels = kernels
+	return m
+}
+
+// WithBpftrace returns the machine with bpftrace.
+func (m Machine) WithBpftrace() Machine {
+	m.Bpftrace = true
+	return m
+}
+
+// WithDisk returns the machine with a disk.
+func (m Machine) WithDisk() Machine {
+	m.Disk = true
+	return m
+}
+
+// Main is the TestMain of a package whose tests call [Enter].
+func Main(m *testing.M) {
+	vm.Init()
+	if inside() {
+		begin()
+	}
+	status := m.Run()
+	writeFailures(os.Stdout, failures.list)
+	if scratch.dir != "" {
+		os.RemoveAll(scratch.dir)
+	}
+	os.Exit(status)
+}
+
+// inside reports whether this process is in a machine.
+func inside() bool { return os.Getenv(vm.GuestVariable) != "" }
+
+// Enter begins a test that needs a machine; see the package's comment.
+func Enter(t *testing.T, m Machine) bool {
+	t.Helper()
+	if inside() {
+		return true
+	}
+	t.Parallel()
+	kernels := m.Kernels
+	if kernels == nil {
+		kernels = Kernels
+	}
+	test := t.Name()
+	for _, k := range kernels {
+		t.Run(k.String(), func(t *testing.T) {
+			t.Parallel()
+			m.run(t, k, test)
+		})
+	}
+	return false
+}
+
+// timeout is far above what a test takes on a busy host, and on the machine's clock.
+const timeout = 10 * time.Minute
+
+// run runs a test in a machine.
+func (m Machine) run(t *testing.T, k vm.Kernel, test string) {
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	defer cancel()
+	var out bytes.Buffer
+	status, err := m.start(t, ctx, k, &out, "-test.v", "-test.run", "^"+regexp.QuoteMeta(test)+"$", "-test.timeout", timeout.String())
+	output, kept, keepErr := takeKept(out.String())
+	err = errors.Join(err, keepErr)
+	passed := strings.Contains(output, "\n--- PASS: "+test+" ")
+	if err != nil || status != 0 || !passed {
+		t.Errorf("exit status %d, %v\n%s", status, err, output)
+		failures.Lock()
+		defer failures.Unlock()
+		failures.list = append(failures.list, failure{t.Name(), fmt.Sprintf("%s\nexit status %d, %v", output, status, err)})
+		return
+	}
+	t.Log(output)
+	if m.Kept != nil {
+		for name, content := range kept {
+			m.Kept(t, k, name, content)
+		}
+	}
+}
+
+// failure is a test that failed in a machine.
+type failure struct{ test, output string }
+
+var failures struct {
+	sync.Mutex
+	list []failure
+}
+
+// writeFailures writes how to run each test that failed, and the lines that say why, in
+// 60 lines at most.
+func writeFailures(w io.Writer, list []failure) {
+	const maxLines = 60
+	if len(list) > maxLines/4 {
+		fmt.Fprintf(w, "%d tests failed in machines; the first:\n", len(list))
+		list = list[:maxLines/4]
+	}
+	for _, f := range list {
+		fmt.Fprintf(w, "go test %s -run '^%s$'\n", testedPackage(), strings.ReplaceAll(f.test, "/", "$/^"))
+		for _, line := range excerpt(f.output, maxLines/len(list)-2) {
+			fmt.Fprintf(w, "    %s\n", line)
+		}
+	}
+}
+
+// testedPackage returns the package of this test binary, as go test in the top directory
+// of the source takes it. go test runs the binary in the package's directory.
+func testedPackage() string {
+	root, err := moduleRoot()
+	if err != nil {
+		return "."
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "."
+	}
+	dir, err = filepath.Rel(root, dir)
+	if err != nil {
+		return "."
+	}
+	return "./" + dir
+}
+
+// excerpt returns the first and the last lines of a test's output, less the rows that
+// it logged.
+func excerpt(output string, maxLines int) []string {
+	lines := strings.Split(strings.TrimSpace(output), "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, ": row: ") })
+	for i, line := range lines {
+		const maxBytes = 300
+		lines[i] = line[:min(maxBytes, len(line))]
+	}
+	if len(lines) <= maxLines {
+		return lines
+	}
+	from := len(lines) - maxLines/2
+	return append(append(lines[:maxLines-maxLines/2-1:maxLines], "..."), lines[from:]...)
+}
+
+// scratch is a directory of the host for binaries and snapshots.
+var scratch struct {
+	sync.Mutex
+	dir string
+	// made are functions that make something once, by what that is.
+	made map[string]func() (any, error)
+}
+
+// once returns what make returned when it was first called for a name. Others wait
+// meanwhile, but not those for other names.
+func once[T any](name string, make func(dir string) (T, error)) (T, error) {
+	scratch.Lock()
+	if scratch.dir == "" {
+		dir, err := os.MkdirTemp("", "guest-")
+		if err != nil {
+			panic(err)
+		}
+		scratch.dir, scratch.made = dir, map[string]func() (any, error){}
+	}
+	f, ok := scratch.made[name]
+	if !ok {
+		f = sync.OnceValues(func() (any, error) {
+			dir := filepath.Join(scratch.dir, name)
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				return nil, err
+			}
+			return make(dir)
+		})
+		scratch.made[name] = f
+	}
+	scratch.Unlock()
+	v, err := f()
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	return v.(T), nil
+}

@@ -1,0 +1,14 @@
+package guest
+
+import (
+	"os"
+	"testing"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(goVariable) != "" {
+		goWorkload()
+		return
+	}
+	Main(m)
+}

@@ -1,0 +1,150 @@
+package guest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestCgroupAim traces a cgroup, to which a child is added, beside a sibling, until it
+// is removed.
+func TestCgroupAim(t *testing.T) {
+	if !Enter(t, Exact.On(Ends...)) {
+		return
+	}
+	g, sibling := newCgroup(t), newCgroup(t)
+	g.write(t, "cgroup.subtree_control", "+memory")
+	cgroupAim(t, g, sibling, "memory.current")
+}
+
+// TestCgroupAimV1 does the same in cgroup v1.
+func TestCgroupAimV1(t *testing.T) {
+	if !Enter(t, Exact.On(V1...)) {
+		return
+	}
+	mountV1(t)
+	cgroupAim(t, newCgroupV1(t), newCgroupV1(t), "memory.usage_in_bytes")
+}
+
+func cgroupAim(t *testing.T, g, sibling cgroup, usageFile string) {
+	byPath := trace(t, "-cgroup", g.path())
+	byDir := trace(t, "-cgroup", string(g))
+	later := g.child(t, "later")
+	other := startWorkload(t, rootCgroup, "touch 2")
+	p := startWorkload(t, rootCgroup, "touch 2")
+	sibling.write(t, "cgroup.procs", other.pid())
+	later.write(t, "cgroup.procs", p.pid())
+	other.begin(t)
+	other.done(t)
+	p.begin(t)
+	p.done(t)
+	held := later.number(t, usageFile, "") / pageSize
+	other.wait(t)
+	p.wait(t)
+	later.remove(t)
+	g.remove(t)
+
+	charges := byPath.charges(t) // it ends by itself
+	sameEvents(t, byDir.charges(t), charges)
+	pages := int64(0)
+	for _, e := range ofKind(charges, "memory") {
+		switch {
+		case e.PID == p.Process.Pid && e.Cgroup == later.path() && e.Outcome == "ok":
+			pages += e.RequestedPages
+		case e.Cgroup != g.path() || !e.has("remote"): // memory for the cgroups themselves
+			t.Errorf("charge %v", e)
+		}
+	}
+	if pages != held {
+		t.Errorf("%d pages, but %s holds %d", pages, later.path(), held)
+	}
+	for _, tr := range []*tracer{byPath, byDir} {
+		if want := fmt.Sprintf("chargetrace: %s was removed\n", g); !strings.Contains(tr.stderr.String(), want) {
+			t.Errorf("no %q in %s", want, tr.stderr)
+		}
+	}
+	mustFail(t, exec.Command(command, "-cgroup", g.path()), 1, "there is no cgroup "+g.path(), "hint: ")
+}
+
+// TestContainer traces a container of runc's with a limit, by the beginning of its id,
+// until it runs out of memory.
+func TestContainer(t *testing.T) {
+	if !Enter(t, Exact.On(Ends...)) {
+		return
+	}
+	id := strings.Repeat("0123456789abcdef", 4)
+	const maxPages = 5120
+	runc, output := startContainer(t, id, maxPages*pageSize)
+	mustFail(t, exec.Command(command, "-container", "fedcba"), 1, "there is no container fedcba", "hint: there are container:"+id[:12])
+	tr := trace(t, "-container", id[:6])
+	runc.begin(t)
+	runc.Wait()
+	if status := runc.ProcessState.ExitCode(); status != 128+int(unix.SIGKILL) {
+		t.Errorf("runc: exit status %d\n%s", status, output)
+	}
+	charges := tr.charges(t) // it ends with the container
+	highest := int64(0)
+	for _, e := range charges {
+		if e.Cgroup != "/"+id || e.Container == nil || e.Container.ID != id || e.MaxPages == nil || *e.MaxPages != maxPages {
+			t.Errorf("%v: container %+v", e, e.Container)
+		}
+		switch e.Outcome {
+		case "ok":
+			highest = max(highest, e.UsagePages+e.RequestedPages)
+		case "failed":
+			if e.UsagePages != maxPages || e.FailedAt != "/"+id {
+				t.Errorf("%v", e)
+			}
+		}
+	}
+	if highest != maxPages {
+		t.Errorf("the container reached %d pages, want %d", highest, maxPages)
+	}
+	if kills := ofType(tr.events(t), "oom_kill"); len(kills) != 1 || kills[0].Container.ID != id || kills[0].Victim.Comm != "busybox" {
+		t.Errorf("kills %v", kills)
+	}
+	for _, want := range []string{"/" + id + " was removed\n", "container:" + id[:12], " ran out of memory"} {
+		if !strings.Contains(tr.stderr.String(), want) {
+			t.Errorf("no %q in %s", want, tr.stderr)
+		}
+	}
+}
+
+// startContainer starts a container of a shell that waits for begin, and then takes
+// memory without an end.
+func startContainer(t testing.TB, id string, limit int64) (runc *process, output *lineBuffer) {
+	t.Helper()
+	bundle := t.TempDir()
+	bin := filepath.Join(bundle, "rootfs", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bin, "busybox"), []byte(readFile(t, busybox)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	config := fmt.Sprintf(`{
+		"ociVersion": "1.0.2",
+		"process": {"user": {}, "cwd": "/", "args": ["/bin/busybox", "sh", "-c", "read line; x=; while :; do x=$x$x.; done"]},
+		"root": {"path": "rootfs"},
+		"mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+		"linux": {
+			"namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}],
+			"resources": {"memory": {"limit": %d}}
+		}
+	}`, limit)
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	rootCgroup.write(t, "cgroup.subtree_control", "+memory")
+	output = newLineBuffer("")
+	runc = &process{Cmd: exec.Command("/usr/sbin/runc", "--root", t.TempDir(), "run", "--no-pivot", "--bundle", bundle, id)}
+	runc.Stderr, runc.Stdout = output, output
+	runc.start(t, 0, rootCgroup)
+	waitForDir(t, filepath.Join(cgroupRoot, id)) // the container exists
+	return runc, output
+}

@@ -1,0 +1,180 @@
+package guest
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/google/pprof/profile"
+	"golang.org/x/sys/unix"
+)
+
+// profileRounds is how often a program of TestProfile touches three batches in one
+// function and one batch in another.
+const profileRounds = 10
+
+// TestProfile runs programs with two functions: one charges three times as many pages as
+// the other. The profiles show that, and who called whom.
+func TestProfile(t *testing.T) {
+	if !Enter(t, Exact.On(Archs...)) {
+		return
+	}
+	inGo := func(functions ...string) string {
+		const prefix = "chargetrace/internal/guest."
+		return prefix + strings.Join(functions, " [init];"+prefix) + " [init]"
+	}
+	for _, program := range []struct {
+		name       string
+		command    *exec.Cmd
+		three, one string
+	}{
+		{
+			"C", exec.Command(workloadPath, "profile", fmt.Sprint(profileRounds)),
+			workloadChain("_start", "start", "main", "profile", "fill", "fill_three", "touch"),
+			workloadChain("_start", "start", "main", "profile", "fill", "fill_one", "touch"),
+		},
+		{"Go", goProgram(), inGo("goWorkload", "fillThree", "fillPages", "touchPage"), inGo("goWorkload", "fillOne", "fillPages", "touchPage")},
+	} {
+		t.Run(program.name, func(t *testing.T) {
+			g := newCgroup(t)
+			p := startReady(t, 0, g, program.command)
+			start := func(stacks ...string) (tr *tracer, dir string) {
+				dir = t.TempDir()
+				return chargetrace(t, append(stacks, "-pid", p.pid(), "-o", filepath.Join(dir, "x.pb.gz"), "-o", filepath.Join(dir, "x.folded"))...), dir
+			}
+			user, userDir := start("-ustack")
+			both, bothDir := start("-ustack", "-stack")
+			p.run(t)
+			user.whole(t)
+			both.whole(t)
+			checkProfile(t, userDir, program.three, program.one)
+			checkProfile(t, bothDir, program.three, program.one)
+		})
+	}
+}
+
+// checkProfile holds that a .pb.gz and a .folded have the same stacks, and how many
+// pages are charged in two chains of functions.
+func checkProfile(t *testing.T, dir, three, one string) {
+	t.Helper()
+	folded := make(map[string]int64)
+	for line := range strings.Lines(readFile(t, filepath.Join(dir, "x.folded"))) {
+		i := strings.LastIndexByte(line, ' ')
+		var pages int64
+		if _, err := fmt.Sscan(line[i:], &pages); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		folded[line[:i]] += pages
+	}
+	f, err := os.Open(filepath.Join(dir, "x.pb.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p, err := profile.Parse(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := slices.IndexFunc(p.SampleType, func(v *profile.ValueType) bool { return v.Type == "pages" })
+	sampled := make(map[string]int64)
+	for _, s := range p.Sample {
+		names := slices.Clone(s.Label["comm"])
+		for _, l := range slices.Backward(s.Location) {
+			names = append(names, l.Line[0].Function.Name)
+		}
+		sampled[strings.Join(names, ";")] += s.Value[value]
+	}
+	if !maps.Equal(sampled, folded) {
+		t.Errorf("in the .pb.gz\n%v\nin the .folded\n%v", sampled, folded)
+	}
+	const pages = profileRounds * 64 // of a batch in each round
+	for chain, want := range map[string]int64{three: 3 * pages, one: pages, "": 4 * pages} {
+		var got int64
+		for stack, pages := range folded {
+			if strings.Contains(stack+";", chain+";") {
+				got += pages
+			}
+		}
+		if got != want {
+			t.Errorf("%d pages in %q, want %d: %v", got, chain, want, folded)
+		}
+	}
+}
+
+// goVariable is set in the environment of a goWorkload.
+const goVariable = "GO_WORKLOAD"
+
+func goProgram() *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe")
+	// The signals of asynchronous preemption would be charged.
+	cmd.Env = append(os.Environ(), goVariable+"=1", "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
+	return cmd
+}
+
+// goWorkload is the work profile of workload.c as a Go program, with the same protocol
+// but for the CPU time. Between "ready" and the end, the runtime allocates nothing and
+// runs nothing else: raw system calls keep the only P.
+func goWorkload() {
+	debug.SetGCPercent(-1)
+	runtime.LockOSThread()
+	const batch = 64 << 12
+	memory, err := unix.Mmap(-1, 0, profileRounds*4*batch, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		panic(err)
+	}
+	var line [1]byte
+	call := func(number uintptr, fd int, b []byte) int {
+		n, _, errno := syscall.RawSyscall(number, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+		if errno != 0 {
+			panic(errno)
+		}
+		return int(n)
+	}
+	// Once for the page tables, which MADV_DONTNEED leaves in place below 2 MiB.
+	for b := memory; len(b) > 0; b = b[4*batch:] {
+		fillThree(b[:3*batch])
+		fillOne(b[3*batch : 4*batch])
+		if err := unix.Madvise(b[:4*batch], unix.MADV_DONTNEED); err != nil {
+			panic(err)
+		}
+	}
+	call(unix.SYS_WRITE, 1, []byte("ready\n"))
+	call(unix.SYS_READ, 0, line[:])
+	for b := memory; len(b) > 0; b = b[4*batch:] {
+		fillThree(b[:3*batch])
+		fillOne(b[3*batch : 4*batch])
+	}
+	call(unix.SYS_READ, 0, line[:]) // to the end
+}
+
+//go:noinline
+func fillThree(b []byte) { fillPages(b) }
+
+//go:noinline
+func fillOne(b []byte) { fillPages(b) }
+
+//go:noinline
+func fillPages(b []byte) {
+	for ; len(b) > 0; b = b[min(os.Getpagesize(), len(b)):] {
+		touchPage(b)
+	}
+}
+
+// touchPage has variables, so that it has a frame: the walk of frame pointers leaves
+// out the caller of a function without one.
+//
+//go:noinline
+func touchPage(b []byte) {
+	var frame [8]byte
+	frame[len(b)%len(frame)] = 1
+	b[0] = frame[len(b)%len(frame)]
+}

@@ -1,0 +1,97 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestRemote floods sockets of another cgroup: who sends makes the charge, and
+// the cgroup pays that the socket was made in, even after it was removed.
+func TestRemote(t *testing.T) {
+	if !Enter(t, Exact) {
+		return
+	}
+	loopbackUp(t)
+	t.Run("there", func(t *testing.T) { floodSockets(t, false) })
+	t.Run("removed", func(t *testing.T) { floodSockets(t, true) })
+}
+
+// floodSockets sends to sockets of a cgroup. One above it counts what it is charged,
+// after it was removed too.
+func floodSockets(t *testing.T, removed bool) {
+	const sockets = 16
+	top := newTop(t)
+	payer := top.child(t, "payer")
+	listener := startWorkload(t, payer, fmt.Sprintf("listen %d", sockets))
+	own := newCgroup(t)
+	sender := startWorkload(t, own, fmt.Sprintf("send %d", sockets))
+	tr := trace(t, "-pid", sender.pid())
+	if removed {
+		rootCgroup.write(t, "cgroup.procs", listener.pid())
+		if err := os.Remove(string(payer)); err != nil {
+			t.Fatal(err)
+		}
+		waitForFrees(t) // and for its stock to be given back (mem_cgroup_css_offline)
+	}
+	usage := top.usagePages(t)
+	sender.begin(t)
+	sender.done(t)
+	rise := top.usagePages(t) - usage
+	sender.wait(t)
+	charges := tr.charges(t)
+	for _, e := range charges {
+		if e.Kind != "memory" || e.Outcome != "ok" || e.Cgroup != payer.path() || !e.has("remote") {
+			t.Errorf("charge %+v", e)
+		}
+	}
+	if okPages(charges) != rise || rise == 0 {
+		t.Errorf("%d pages were charged, but memory.current rose by %d", okPages(charges), rise)
+	}
+}
+
+// TestRemovedAndHostile traces a cgroup that is made and removed meanwhile, and
+// whose name holds an escape sequence of terminals and invalid UTF-8.
+func TestRemovedAndHostile(t *testing.T) {
+	if !Enter(t, Exact) {
+		return
+	}
+	tr := trace(t)
+	parent := newTop(t)
+	// The kernel itself refuses a newline.
+	if err := os.Mkdir(filepath.Join(string(parent), "a\nb"), 0o755); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("a newline in the name of a cgroup: %v", err)
+	}
+	g := parent.child(t, "\x1b[31mx\xff")
+	p := startWorkload(t, g, "touch 1")
+	p.begin(t)
+	p.done(t)
+	usage := g.usagePages(t)
+	p.wait(t)
+	if err := os.Remove(string(g)); err != nil {
+		t.Fatal(err)
+	}
+	tr.stop(t)
+	want := parent.path() + `/\x1b[31mx\xff`
+	var last event
+	for _, e := range tr.charges(t) {
+		if e.PID != p.Process.Pid {
+			continue
+		}
+		if e.Cgroup != want || e.Kind != "memory" || e.Outcome != "ok" {
+			t.Errorf("charge %+v", e)
+		}
+		last = e
+	}
+	if got := last.UsagePages + last.RequestedPages; got != usage {
+		t.Errorf("after the last charge, %v, memory.current was %d", last, usage)
+	}
+	if text := tr.stderr.String(); !strings.Contains(text, "\n"+want+" ") || strings.ContainsRune(text, '\x1b') {
+		t.Errorf("the summary is %q", text)
+	}
+}

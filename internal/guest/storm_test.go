@@ -1,0 +1,278 @@
+package guest
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chargetrace/internal/vm"
+)
+
+// TestStormLosesNothing has four processes fail charges as fast as they can: at its
+// default size the buffer is never full.
+func TestStormLosesNothing(t *testing.T) {
+	if Enter(t, SMP) {
+		stormLosesNothing(t)
+	}
+}
+
+func TestStormLosesNothing4CPUs(t *testing.T) {
+	if Enter(t, Machine{CPUs: 4, Kernels: Kernels[1:4]}) {
+		stormLosesNothing(t)
+	}
+}
+
+func stormLosesNothing(t *testing.T) {
+	const n = 5000
+	storm, pids := startStorm(t, n)
+	tr := chargetrace(t, "-pid", pids)
+	begin := time.Now()
+	for _, p := range storm {
+		p.begin(t)
+	}
+	for _, p := range storm {
+		p.wait(t)
+	}
+	t.Logf("%s: the storm took %v", kernelRelease(t), time.Since(begin))
+	tr.table(t) // lost and missed nothing, and shows all
+	c := tr.counted(t)
+	if c.shown < uint64(len(storm)*2*n) { // each page, and a batch before it
+		t.Errorf("%+v: no storm", c)
+	}
+}
+
+// TestTerminatedInStorm stops tracers in the middle of a storm.
+func TestTerminatedInStorm(t *testing.T) {
+	if Enter(t, SMP.On(Ends...)) {
+		terminatedInStorm(t, "kprobe")
+	}
+}
+
+func TestTerminatedInStormFentry(t *testing.T) {
+	if Enter(t, SMP.On(Ends...)) {
+		terminatedInStorm(t, "fentry")
+	}
+}
+
+func terminatedInStorm(t *testing.T, attach string) {
+	storm, pids := startStorm(t, 1_000_000)
+	tr := chargetrace(t, "-pid", pids, "-attach", attach)
+	for _, p := range storm {
+		p.begin(t)
+	}
+	// Two batches of rows: it is in full swing.
+	waitForWrite(t, tr.stdout.Name(), func() bool {
+		info, err := tr.stdout.Stat()
+		return err == nil && info.Size() > 64<<10
+	})
+	tr.stop(t)
+	// The summary's sum holds that the tracer showed what the kernel delivered.
+	c := tr.counted(t)
+	rows, _ := parseTable(t, tr.output(t))
+	if c.shown != uint64(len(rows)) || c.lost != 0 {
+		t.Errorf("%d rows, %+v", len(rows), c)
+	}
+	checkMissed(t, c, attach)
+}
+
+// checkMissed holds that the kernel missed no call, or few: a preemptible kernel skips
+// a fentry program while another task on that CPU is in the middle of it.
+func checkMissed(t *testing.T, c counted, attach string) {
+	t.Helper()
+	bound := uint64(0)
+	if attach == "fentry" {
+		bound = c.seen / 10
+	}
+	if c.missed > bound {
+		t.Errorf("the kernel missed %d calls, want %d at most: %+v", c.missed, bound, c)
+	}
+}
+
+// TestSmallestBuffer stops a tracer with a buffer of one page in a storm. What it
+// shows and what it lost are all charges, which a tracer with the usual buffer counts.
+func TestSmallestBuffer(t *testing.T) {
+	if !Enter(t, Exact.On(Ends...)) {
+		return
+	}
+	storm, pids := startStorm(t, 500)
+	all := chargetrace(t, "-pid", pids)
+	tr := chargetrace(t, "-pid", pids, "-buffer", "1")
+	if err := tr.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range storm {
+		p.run(t)
+	}
+	if err := tr.Process.Signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c := tr.counted(t)
+	rows, others := parseTable(t, tr.output(t))
+	var lost uint64
+	for _, line := range others {
+		var n uint64
+		if _, err := fmt.Sscanf(line, "--- %d events lost ---", &n); err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		lost += n
+	}
+	if c.lost == 0 || c.lost != lost || c.shown != uint64(len(rows)) || c.missed != 0 {
+		t.Errorf("%d rows and %d lost in the table, %+v", len(rows), lost, c)
+	}
+	whole, _ := all.table(t)
+	if c.seen != uint64(len(whole)) {
+		t.Errorf("%+v, but there were %d charges: %s", c, len(whole), tr.stderr)
+	}
+	if want := fmt.Sprintf("warning: %d events were lost", c.lost); !strings.Contains(tr.stderr.String(), want) {
+		t.Errorf("no %q in %s", want, tr.stderr)
+	}
+}
+
+// preemptible are kernels that preempt themselves (CONFIG_PREEMPT_LAZY,
+// CONFIG_PREEMPT_RT): a task can be preempted, and moved to another CPU, in the
+// middle of a charge.
+var preemptible = []vm.Kernel{Kernels[3], Short[1]}
+
+// TestMigration moves a process that charges from one CPU to the other all the time,
+// until so many charges have returned on another CPU than they began on.
+func TestMigration(t *testing.T) {
+	if !Enter(t, SMP.On(preemptible...).WithBpftrace()) {
+		return
+	}
+	// Counts the calls that move, beside the tracer.
+	const script = `
+BEGIN { printf("ready\n") }
+kprobe:page_counter_try_charge /comm == "workload"/ { @cpu[tid] = cpu + 1 }
+kretprobe:page_counter_try_charge /@cpu[tid]/ { if (@cpu[tid] != cpu + 1) { printf("moved %d\n", tid) } delete(@cpu[tid]) }`
+	counter := startTracer(t, "", "/usr/bin/bpftrace", "-B", "line", "-e", script)
+	waitForWrite(t, counter.stdout.Name(), func() bool { return strings.Contains(counter.output(t), "ready") })
+
+	g := newCgroup(t)
+	p := startWorkload(t, g, "storm 1000000")
+	g.leaveRoom(t, 0)
+	p.spare(t)
+	tr := trace(t, "-pid", p.pid())
+	p.begin(t)
+	moved := func() int { return strings.Count(counter.output(t), "moved "+p.pid()+"\n") }
+	for moves := 0; moved() < 3; moves++ {
+		var cpu unix.CPUSet
+		cpu.Set(moves % 2)
+		if err := unix.SchedSetaffinity(p.Process.Pid, &cpu); err != nil {
+			t.Fatal(err)
+		}
+		if moves > 1_000_000 {
+			t.Fatalf("%d moves moved no call: %s%s", moves, counter.output(t), counter.stderr)
+		}
+	}
+	p.Process.Kill()
+	p.waitKilled(t)
+	charges := tr.charges(t) // all were seen to return
+	last := int64(0)
+	for _, e := range charges {
+		if e.TimeNanos < last || e.has("predicted") {
+			t.Errorf("after %d ns: %v", last, e)
+		}
+		last = e.TimeNanos
+	}
+	t.Logf("%d of %d charges moved", moved(), len(charges))
+}
+
+// TestPreempted has processes charge under tracers enough to make a charge last about as
+// long as a process runs at a time: many charges are in flight at once, on one CPU. Of
+// more than ten the kernel would not see the return (kretprobe's maxactive).
+func TestPreempted(t *testing.T) {
+	if !Enter(t, Exact.On(preemptible...)) {
+		return
+	}
+	const n = 9
+	g := newCgroup(t)
+	var processes []*process
+	for range n {
+		processes = append(processes, startWorkload(t, g, "touch 4"))
+	}
+	var tracers []*tracer
+	for range 8 {
+		tracers = append(tracers, trace(t, "-cgroup", string(g)))
+	}
+	for _, p := range processes {
+		p.begin(t)
+	}
+	// None gives back what it has charged before all have.
+	for _, p := range processes {
+		p.done(t)
+	}
+	for _, p := range processes {
+		p.wait(t)
+	}
+	var first int
+	for i, tr := range tracers {
+		tr.stop(t)
+		charges := tr.charges(t)
+		if i == 0 {
+			first = len(charges)
+		}
+		if want := n * int(4<<20/pageSize/64); len(charges) != first || len(charges) < want {
+			t.Errorf("tracer %d has %d charges, the first %d, want %d at least", i, len(charges), first, want)
+		}
+	}
+}
+
+// TestLive begins to charge when the tracer sleeps until it is woken: it prints the
+// charges, fewer than fill a quarter of its buffer, while the process lives.
+func TestLive(t *testing.T) {
+	if !Enter(t, Exact.On(Ends...)) {
+		return
+	}
+	p := startWorkload(t, newCgroup(t), "touch 8")
+	tr := chargetrace(t, "-pid", p.pid())
+	waitAsleep(t, tr)
+	p.begin(t)
+	p.done(t)
+	rows := int(8 << 20 / pageSize / 64)
+	waitForWrite(t, tr.stdout.Name(), func() bool { return strings.Count(tr.output(t), "\n") >= rows })
+	p.wait(t)
+	tr.table(t)
+}
+
+// waitAsleep waits until the tracer waits for the ring buffer without a timeout.
+func waitAsleep(t *testing.T, tr *tracer) {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", tr.Process.Pid)
+	asleep := func() bool {
+		threads, err := os.ReadDir(proc + "task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, thread := range threads {
+			// The number and the arguments: epoll_wait(fd, events, n, timeout).
+			call, _ := os.ReadFile(proc + "task/" + thread.Name() + "/syscall")
+			f := strings.Fields(string(call))
+			if len(f) < 6 || !strings.HasSuffix(f[4], "ffffffff") {
+				continue
+			}
+			fd, _ := strconv.ParseUint(f[1], 0, 64)
+			watched, _ := os.ReadFile(fmt.Sprintf("%sfdinfo/%d", proc, fd))
+			for line := range strings.Lines(string(watched)) {
+				var target int
+				if _, err := fmt.Sscanf(line, "tfd: %d", &target); err != nil {
+					continue
+				}
+				// The tracer has closed the ring buffer itself: the poller keeps it.
+				if !exists(fmt.Sprintf("%sfdinfo/%d", proc, target)) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	for i := 0; !asleep(); i++ {
+		if i == 10_000 {
+			t.Fatalf("the tracer does not sleep: %s", tr.stderr)
+		}
+	}
+}

@@ -1,0 +1,15 @@
+package guest
+
+import (
+	"os/exec"
+	"testing"
+)
+
+// swapOn swaps to the machine's disk (see [Machine.WithDisk]).
+func swapOn(t testing.TB) {
+	t.Helper()
+	out, err := exec.Command(busybox, "sh", "-c", "mkswap /dev/nvme0n1 && swapon /dev/nvme0n1").CombinedOutput()
+	if err != nil {
+		t.Fatalf("swap: %v: %s", err, out)
+	}
+}

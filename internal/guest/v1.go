@@ -1,0 +1,41 @@
+package guest
+
+import (
+	"os"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// v1Root is where mountV1 mounts the memory controller of cgroup v1.
+const v1Root = "/run/cgroup-v1"
+
+// mountV1 mounts the memory controller of cgroup v1 at [v1Root]. The kernel refuses
+// that while the controller has cgroups in cgroup v2: call it before [newCgroup].
+func mountV1(t testing.TB) {
+	t.Helper()
+	if err := os.Mkdir(v1Root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("memory", v1Root, "cgroup", 0, "memory"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newCgroupV1 makes a cgroup below [v1Root] that counts the memory of its children
+// too, and removes it after the test.
+func newCgroupV1(t testing.TB) cgroup {
+	t.Helper()
+	g := makeCgroup(t, v1Root)
+	g.write(t, "memory.use_hierarchy", "1") // 0 until Linux 5.10
+	return g
+}
+
+// startWorkloadV1 is startWorkload for a cgroup of v1. Until the work begins, the
+// process charges the root cgroup, which counts nothing.
+func startWorkloadV1(t testing.TB, g cgroup, work string) *process {
+	t.Helper()
+	p := startWorkload(t, rootCgroup, work)
+	g.write(t, "cgroup.procs", p.pid())
+	return p
+}

@@ -1,0 +1,56 @@
+package guest
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestCgroupV1 fills cgroups of v1 up to their limits for memory, and for memory
+// and swap together.
+func TestCgroupV1(t *testing.T) {
+	if !Enter(t, Exact.On(V1...)) {
+		return
+	}
+	mountV1(t)
+	for _, kind := range []string{"memory", "memsw"} {
+		t.Run(kind, func(t *testing.T) { fillV1(t, kind) })
+	}
+}
+
+func fillV1(t *testing.T, kind string) {
+	a := newCgroupV1(t)
+	a.write(t, "memory.limit_in_bytes", "10M")
+	failcnt := "memory.failcnt"
+	if kind == "memsw" {
+		a.write(t, "memory.memsw.limit_in_bytes", "10M")
+		failcnt = "memory.memsw.failcnt"
+	}
+	b := a.child(t, "b")
+	p := startWorkloadV1(t, b, "touch 20")
+	tr := trace(t, "-pid", p.pid())
+	p.begin(t)
+	p.waitKilled(t)
+
+	charges := tr.charges(t)
+	for _, e := range charges {
+		if e.Cgroup != b.path() || e.has("remote") {
+			t.Errorf("charge %+v", e)
+		}
+		// The kernel counts the misses of batches too.
+		if e.Outcome != "ok" && (e.Kind != kind || e.FailedAt != a.path() || e.Limiting.Cgroup != a.path() || e.Limiting.MaxPages != 2560) {
+			t.Errorf("a failure that is not at the limit of %s: %+v", a.path(), e)
+		}
+	}
+	failed := len(charges) - len(withOutcome(charges, "ok"))
+	if want := a.number(t, failcnt, ""); int64(failed) != want || len(withOutcome(charges, "failed")) == 0 {
+		t.Errorf("%d charges failed, but %s says %d", failed, failcnt, want)
+	}
+	// Each charge to memory comes after one to memory and swap (try_charge).
+	memory, memsw := ofKind(charges, "memory"), withOutcome(ofKind(charges, "memsw"), "ok")
+	if len(memory) != len(memsw) || okPages(memory) == 0 {
+		t.Errorf("%d charges to memory, %d to memory and swap", len(memory), len(memsw))
+	}
+	if !strings.Contains(tr.stderr.String(), " "+a.path()+" ran out of memory: ") {
+		t.Errorf("no OOM kill in the summary: %s", tr.stderr)
+	}
+}

@@ -1,0 +1,92 @@
+package guest
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a test waits for something, on the machine's clock, before it
+// fails.
+const patience = 3 * time.Minute
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// waitForDir waits until there is a directory.
+func waitForDir(t testing.TB, dir string) {
+	t.Helper()
+	waitForWrite(t, filepath.Dir(dir), func() bool { return exists(dir) })
+}
+
+// waitForWrite waits until a condition holds that a write to a file makes true: it
+// looks after each write, and after each change of a directory. inotify(7) reports
+// the kernel's own writes to the files of cgroups too.
+func waitForWrite(t testing.TB, path string, holds func() bool) {
+	t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_DELETE|unix.IN_DELETE_SELF); err != nil {
+		t.Fatalf("watch %s: %v", path, err)
+	}
+	deadline := time.Now().Add(patience)
+	for !holds() {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(deadline).Milliseconds())))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n == 0 {
+			t.Fatalf("waited in vain for %s: %v", path, err)
+		}
+		var events [4096]byte
+		if _, err := unix.Read(fd, events[:]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// waitForRCU waits until the callbacks have run that RCU had put off on each CPU
+// (call_rcu). A CPU runs them in order, and a removed cgroup is dying until one of its
+// own has run (percpu_ref_kill in cgroup_destroy_locked). membarrier(2) waits for
+// nothing where there is one CPU.
+func waitForRCU(t testing.TB) {
+	t.Helper()
+	for cpu := range runtime.NumCPU() {
+		parent := makeCgroup(t, cgroupRoot)
+		onCPU(t, cpu, func() { parent.child(t, "removed").remove(t) })
+		for deadline := time.Now().Add(patience); parent.number(t, "cgroup.stat", "nr_dying_descendants") > 0; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("waited in vain for RCU")
+			}
+		}
+		parent.remove(t)
+	}
+}
+
+// onCPU calls a function on one CPU.
+func onCPU(t testing.TB, cpu int, f func()) {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	f()
+	if err := unix.SchedSetaffinity(0, &all); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,217 @@
+package guest
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// watchLimit is the limit of watched cgroups, in pages of 4 KiB: 20 MiB.
+const watchLimit = 5120
+
+// TestWatch has a process fill its cgroup at a steady rate, to the end, on the screen of
+// a terminal. The screen must show what a recording of the same trace holds. How it
+// computes the time to the limit is for TestTimeToLimit, on the host.
+func TestWatch(t *testing.T) {
+	if !Enter(t, Exact.On(One...)) {
+		return
+	}
+	prepareTerminals(t)
+	for _, size := range [][2]int{{80, 24}, {200, 50}} {
+		t.Run(fmt.Sprintf("%dx%d", size[0], size[1]), func(t *testing.T) {
+			g := newCgroup(t)
+			g.write(t, "memory.max", "20M")
+			p := startWorkload(t, g, "steady 25 100")
+			file := filepath.Join(t.TempDir(), "x.jsonl")
+			x := startTmux(t, size[0], size[1], command, "-watch", "-units", "pages", "-cgroup", g.path(), "-o", file)
+			// Right after a tick, so that no batch is charged at one.
+			x.until(t, `^chargetrace  1\.\d+ s .*\n\n  nothing is charged yet`)
+			p.begin(t)
+			seen, screen := watchUntil(t, x, "OOM kill of workload")
+			p.waitKilled(t)
+
+			x.press(t, "?")
+			x.until(t, "any key goes back")
+			x.press(t, "Enter") // Escape and q would be Alt-q
+			x.until(t, "q quit  . help")
+			x.press(t, "q")
+			after := x.ended(t, 0)
+			for _, want := range []string{"── limits hit and kills ", "\nchargetrace: seen ", "\nOOM kills:\n"} {
+				if !strings.Contains(after, want) {
+					t.Errorf("afterwards there is no %q:\n%s", want, after)
+				}
+			}
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			events := readEvents(t, content)
+			hit := checkWatchLog(t, g, p, screen, events)
+			checkMoments(t, seen, hit, ofType(events, "charge"))
+		})
+	}
+}
+
+// checkWatchLog holds that the log on the screen has the limit that was hit and the kill.
+// It returns when the limit was hit.
+func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []event) (hit int64) {
+	t.Helper()
+	i := slices.IndexFunc(events, func(e event) bool { return e.Outcome == "failed" || e.atLimit() })
+	kills := ofType(events, "oom_kill")
+	if i < 0 || len(kills) != 1 {
+		t.Fatalf("no charge at the limit, or %d kills", len(kills))
+	}
+	v := kills[0].Victim
+	for _, want := range []string{
+		fmt.Sprintf("%.3f s  %s: memory limit of %d reached by workload (%s), ", float64(events[i].TimeNanos)/1e9, g.path(), watchLimit, p.pid()),
+		fmt.Sprintf("%.3f s  OOM kill of workload (%s), which held %d: %s ran out, ", float64(kills[0].TimeNanos)/1e9, p.pid(), v.AnonPages+v.FilePages+v.ShmemPages, g.path()),
+	} {
+		if !strings.Contains(screen, want) {
+			t.Errorf("no %q on the screen\n%s", want, screen)
+		}
+	}
+	return events[i].TimeNanos
+}
+
+// moment is what the screen shows of a cgroup at a tick.
+type moment struct {
+	millis     int64 // since the trace began
+	used, room int64 // pages
+	bar, width int   // of the bar: what is filled, and all
+}
+
+// watchUntil waits until the screen shows a text. It returns that screen, and what was
+// shown at each tick.
+func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen string) {
+	t.Helper()
+	title := regexp.MustCompile(`^chargetrace  (\d+)\.(\d+) s `)
+	bar := regexp.MustCompile(`(?m)^> \S+ +([█▒░]+) `)
+	detail := regexp.MustCompile(`(?m)^(\d+) of ` + strconv.Itoa(watchLimit) + ` in use, room for (\d+)`)
+	waitForWrite(t, x.output, func() bool {
+		screen = x.screen(t)
+		at, row, use := title.FindStringSubmatch(screen), bar.FindStringSubmatch(screen), detail.FindStringSubmatch(screen)
+		if at != nil && row != nil && use != nil {
+			m := moment{bar: strings.Count(row[1], "█"), width: utf8.RuneCountInString(row[1])}
+			m.millis, _ = strconv.ParseInt(at[1]+at[2], 10, 64)
+			m.used, _ = strconv.ParseInt(use[1], 10, 64)
+			m.room, _ = strconv.ParseInt(use[2], 10, 64)
+			if len(seen) > 0 && seen[len(seen)-1].millis == m.millis { // it was half written then
+				seen = seen[:len(seen)-1]
+			}
+			seen = append(seen, m)
+		}
+		return strings.Contains(screen, text)
+	})
+	return seen, screen
+}
+
+// checkMoments holds that the screen showed what the cgroup held at each tick, from the
+// second tick until the limit was hit.
+func checkMoments(t testing.TB, seen []moment, hit int64, charges []event) {
+	t.Helper()
+	seen = slices.DeleteFunc(seen, func(m moment) bool { return m.millis*1e6 > hit })
+	if want := int(hit/1e9) - 1; len(seen) != want {
+		t.Errorf("%d moments, want %d", len(seen), want)
+	}
+	for i, m := range seen {
+		var used int64
+		for _, e := range charges {
+			if e.Outcome == "ok" && e.TimeNanos <= m.millis*1e6 {
+				used = e.UsagePages + e.RequestedPages
+			}
+		}
+		bar := int(math.Floor(float64(used) / watchLimit * float64(m.width)))
+		if m.millis/1000 != int64(i+2) || m.used != used || m.room != watchLimit-used || m.bar != bar {
+			t.Errorf("moment %d is %+v, in use were %d pages", i, m, used)
+		}
+	}
+}
+
+// TestWatchLines has no terminal, so that chargetrace prints lines. They must show that
+// memory is given back, which only the files of the cgroup hold.
+func TestWatchLines(t *testing.T) {
+	if !Enter(t, Exact.On(Ends...)) {
+		return
+	}
+	g := newCgroup(t)
+	g.write(t, "memory.max", "20M")
+	watchLines(t, g, startWorkload(t, g, "release 8"), "memory.current")
+}
+
+func TestWatchLinesV1(t *testing.T) {
+	if !Enter(t, Exact.On(V1...)) {
+		return
+	}
+	mountV1(t)
+	g := newCgroupV1(t)
+	g.write(t, "memory.limit_in_bytes", "20M")
+	watchLines(t, g, startWorkloadV1(t, g, "release 8"), "memory.usage_in_bytes")
+}
+
+func watchLines(t *testing.T, g cgroup, p *process, usageFile string) {
+	tr := chargetrace(t, "-watch", "-pid", p.pid(), "-units", "pages")
+	line := regexp.MustCompile(`(?m)^\d+ s +\d+ +0 +(\d+) +(\d+) +` + strconv.Itoa(watchLimit) + ` +(\d+) .* /` + regexp.QuoteMeta(filepath.Base(string(g))) + "$")
+	// shown waits for a line that shows what the cgroup holds.
+	shown := func() (used int64) {
+		t.Helper()
+		waitForWrite(t, tr.stdout.Name(), func() bool {
+			used = g.number(t, usageFile, "") / pageSize
+			lines := line.FindAllStringSubmatch(tr.output(t), -1)
+			return len(lines) > 0 && slices.Equal(lines[len(lines)-1][1:], []string{fmt.Sprint(used), fmt.Sprint(used), fmt.Sprint(watchLimit - used)})
+		})
+		return used
+	}
+	p.begin(t)
+	if got := p.says(t); got != "touched" {
+		t.Fatalf("it says %q", got)
+	}
+	if used := shown(); used < 2048 {
+		t.Errorf("it holds 8 MiB, and is charged %d pages", used)
+	}
+	p.begin(t)
+	p.done(t)
+	// The program, page tables, and what the CPU has in stock: less than two batches.
+	if used := shown(); used >= 128 {
+		t.Errorf("it has given back 8 MiB, and is charged %d pages", used)
+	}
+	p.wait(t)
+	tr.whole(t)
+}
+
+// TestWatchCommand runs a command beside the screen, which shows what it is charged for.
+// What the command prints comes when the screen is left.
+func TestWatchCommand(t *testing.T) {
+	if !Enter(t, Exact.On(One...)) {
+		return
+	}
+	prepareTerminals(t)
+	file := filepath.Join(t.TempDir(), "x.jsonl")
+	x := startTmux(t, 80, 24, command, "-watch", "-stack", "-memory", "10M", "-o", file, "--", `/bin/sh -c "echo said; exec workload -now touch 20"`)
+	after := x.ended(t, 137)
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var anon, all int64
+	for _, e := range ofType(readEvents(t, content), "charge") {
+		if e.Outcome == "ok" {
+			all += e.RequestedPages
+			if e.Cause == "anon" {
+				anon += e.RequestedPages
+			}
+		}
+	}
+	want := regexp.MustCompile(fmt.Sprintf(`(?s)\nfor: anon %.0f%%.*limits hit and kills.*OOM kill of workload \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `,
+		100*float64(anon)/float64(all)))
+	if !want.MatchString(after) {
+		t.Errorf("no %q\n%s", want, after)
+	}
+	checkRemoved(t, cgroupRoot)
+}
