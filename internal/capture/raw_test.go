@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -42,8 +44,8 @@ type rawTrace struct {
 
 type rawCounters struct{ Delivered, Filtered, Lost, LostOthers, LostStacks uint64 }
 
-// rawCall is a call in flight: on which CPU, its slots in calls and in call_stacks, and
-// what is there.
+// rawCall is a call in flight: its CPU, its slots in calls and in call_stacks, and their
+// contents.
 type rawCall struct {
 	CPU, Slot    int
 	StackPointer uint64
@@ -105,13 +107,14 @@ func readRaw(r io.Reader) (*rawTrace, error) {
 type rawRecorder struct {
 	ring
 	kernel
-	raw rawTrace
+	reader *reader
+	raw    rawTrace
 }
 
-// recordRaw makes a reader keep what it gets. It is called before the first Read. Stacks
-// stay addresses: what names them is not part of the samples.
+// recordRaw makes a reader keep the samples it gets. Call it before the first Read and
+// before Stop. Stacks stay addresses: the samples lack the files that name them.
 func recordRaw(r *reader, h stream.Header) *rawRecorder {
-	rec := &rawRecorder{ring: r.ring, kernel: r.kernel, raw: rawTrace{Header: h, Counters: make([]rawCounters, len(r.lost))}}
+	rec := &rawRecorder{ring: r.ring, kernel: r.kernel, reader: r, raw: rawTrace{Header: h, Counters: make([]rawCounters, len(r.lost))}}
 	r.ring, r.kernel = rec, rec
 	boot := r.clock.boot
 	r.clock.boot = func() uint64 {
@@ -174,18 +177,13 @@ func (r *rawRecorder) missed() uint64 {
 	return r.raw.Missed
 }
 
-// recordTrace reads a trace to its end, and writes both what the reader got, as NAME.raw
-// has it, and what it made of that, as NAME.ctrace has it.
-//
-// For the committed ones it runs in a virtual machine: Start a Tracer t, let another
-// goroutine run the workload and then call t.Stop, and here
-// recordTrace(t.reader, t.Header(), raw, recording).
-func recordTrace(r *reader, h stream.Header, raw, recording io.Writer) error {
-	rec := recordRaw(r, h)
-	if err := copyTrace(recording, h, r); err != nil {
+// record reads the trace to its end. It writes the samples the reader got, in the format
+// of NAME.raw, and the events it made of them, in the format of NAME.ctrace.
+func (r *rawRecorder) record(raw, recording io.Writer) error {
+	if err := copyTrace(recording, r.raw.Header, r.reader); err != nil {
 		return err
 	}
-	return writeRaw(raw, &rec.raw)
+	return writeRaw(raw, &r.raw)
 }
 
 // copyTrace makes a recording of what a reader reads.
@@ -332,7 +330,7 @@ func TestRaw(t *testing.T) {
 	r.stacks = &stacks{named: make(map[string]uint32), functions: functions{}}
 	var file, recording bytes.Buffer
 	h := stream.Header{PageSize: 4096, StartBootNanos: 1, BootWallNanos: 2, KernelStacks: true}
-	if err := recordTrace(r, h, &file, &recording); err != nil {
+	if err := recordRaw(r, h).record(&file, &recording); err != nil {
 		t.Fatal(err)
 	}
 	checkRaw(t, bytes.NewReader(file.Bytes()), bytes.NewReader(recording.Bytes()))
@@ -356,5 +354,33 @@ func TestRaw(t *testing.T) {
 	whole := file.Bytes()
 	if _, err := readRaw(bytes.NewReader(whole[:len(whole)-10])); err == nil {
 		t.Error("read a file that is cut off")
+	}
+}
+
+// TestRawKernels reads the samples that TestRecord took on each kernel, and compares the
+// events with the recording of the same trace.
+func TestRawKernels(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.raw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Fatal("testdata has no *.raw: run make recordings")
+	}
+	for _, name := range files {
+		kernel := strings.TrimSuffix(name, ".raw")
+		t.Run(filepath.Base(kernel), func(t *testing.T) {
+			raw, err := os.Open(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer raw.Close()
+			recording, err := os.Open(kernel + ".ctrace")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer recording.Close()
+			checkRaw(t, raw, recording)
+		})
 	}
 }

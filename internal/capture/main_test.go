@@ -1,0 +1,9 @@
+package capture
+
+import (
+	"testing"
+
+	"chargetrace/internal/guest"
+)
+
+func TestMain(m *testing.M) { guest.Main(m) }
