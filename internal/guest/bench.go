@@ -30,7 +30,7 @@ func EnterBenchmark(b *testing.B, m Machine) bool {
 	ctx, cancel := context.WithTimeout(b.Context(), benchmarkTimeout)
 	defer cancel()
 	var out bytes.Buffer
-	status, err := m.start(b, ctx, m.Kernels[0], &out, "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", "1x", "-test.timeout", benchmarkTimeout.String())
+	status, err := m.start(ctx, m.Kernels[0], &out, "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", "1x", "-test.timeout", benchmarkTimeout.String())
 	if err != nil || status != 0 {
 		b.Fatalf("exit status %d, %v\n%s", status, err, &out)
 	}

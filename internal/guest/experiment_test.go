@@ -73,7 +73,7 @@ func TestSameRows(t *testing.T) {
 	var rows [2]string
 	for i := range rows {
 		var out bytes.Buffer
-		status, err := Exact.WithBpftrace().start(t, t.Context(), One[0], &out, "-test.v", "-test.run", "^TestAllocationToOOM$")
+		status, err := Exact.WithBpftrace().start(t.Context(), One[0], &out, "-test.v", "-test.run", "^TestAllocationToOOM$")
 		if err != nil || status != 0 {
 			t.Fatalf("exit status %d, %v\n%s", status, err, &out)
 		}

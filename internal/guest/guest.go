@@ -148,7 +148,7 @@ func (m Machine) run(t *testing.T, k vm.Kernel, test string) {
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	var out bytes.Buffer
-	status, err := m.start(t, ctx, k, &out, "-test.v", "-test.run", "^"+regexp.QuoteMeta(test)+"$", "-test.timeout", timeout.String())
+	status, err := m.start(ctx, k, &out, "-test.v", "-test.run", "^"+regexp.QuoteMeta(test)+"$", "-test.timeout", timeout.String())
 	output, kept, keepErr := takeKept(out.String())
 	err = errors.Join(err, keepErr)
 	passed := strings.Contains(output, "\n--- PASS: "+test+" ")

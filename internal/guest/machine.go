@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"testing"
 
 	"chargetrace/internal/vm"
 )
@@ -22,13 +21,12 @@ const (
 )
 
 // start runs the tests of this package that args choose, in a machine.
-func (m Machine) start(t testing.TB, ctx context.Context, k vm.Kernel, out io.Writer, args ...string) (int, error) {
-	t.Helper()
+func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...string) (int, error) {
 	argv := append([]string{"/init"}, args...)
 	if m.Disk || m.Systemd { // no snapshot
 		machine, err := m.machine(ctx, k)
 		if err != nil {
-			t.Fatal(err)
+			return 0, err
 		}
 		return machine.Run(ctx, out, out, argv...)
 	}
@@ -43,7 +41,7 @@ func (m Machine) start(t testing.TB, ctx context.Context, k vm.Kernel, out io.Wr
 		return machine.Snapshot(ctx, dir)
 	})
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
 	return snapshot.Run(ctx, out, out, argv...)
 }
