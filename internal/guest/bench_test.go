@@ -55,21 +55,21 @@ func BenchmarkWatch(b *testing.B) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	screen := newLineBuffer("nothing is charged yet")
-	go io.Copy(screen, host)
-	select {
-	case <-screen.found:
-	case <-time.After(patience):
-		b.Fatalf("no screen: %q", screen)
+	empty, full := newLineBuffer("nothing is charged yet"), newLineBuffer("100 cgroups")
+	go io.Copy(io.MultiWriter(empty, full), host)
+	shown := func(screen *lineBuffer) {
+		select {
+		case <-screen.found:
+		case <-time.After(patience):
+			b.Fatalf("no %q on the screen: %q", screen.text, screen)
+		}
 	}
+	shown(empty)
 	for _, g := range groups {
 		startWorkload(b, g, "touch 1").run(b)
 	}
 	resize(49) // so that all is written anew
-	time.Sleep(5 * time.Second)
-	if !strings.Contains(screen.String(), "100 cgroups") {
-		b.Fatalf("not 100 cgroups: %q", screen)
-	}
+	shown(full)
 	const elapsed = 20 * time.Second // of refreshes
 	before := cpuNanosOf(b, cmd.Process.Pid)
 	time.Sleep(elapsed)

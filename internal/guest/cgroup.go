@@ -31,6 +31,14 @@ func newCgroup(t testing.TB) cgroup {
 	return makeCgroup(t, cgroupRoot)
 }
 
+// newTop makes a cgroup whose children count their memory.
+func newTop(t testing.TB) cgroup {
+	t.Helper()
+	top := newCgroup(t)
+	top.write(t, "cgroup.subtree_control", "+memory")
+	return top
+}
+
 // makeCgroup makes a cgroup in a directory, and removes it after the test.
 func makeCgroup(t testing.TB, parent string) cgroup {
 	t.Helper()

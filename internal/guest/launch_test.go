@@ -3,7 +3,6 @@ package guest
 import (
 	"fmt"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -107,40 +106,17 @@ func launchBelow(t *testing.T, parent cgroup, status int, flags string, argv ...
 	name := filepath.Base(string(tr.group("")))
 	want := slices.DeleteFunc(all.charges(t), func(e event) bool { return filepath.Base(e.Cgroup) != name })
 	tr.end(t)
-	checkSame(t, tr.charges(t), want)
+	sameEvents(t, tr.charges(t), want)
 	checkRemoved(t, string(parent))
 	checkRemoved(t, string(parent)+"/self")
 	return tr, tr.events(t)
-}
-
-// checkSame holds that two tracers saw the same charges.
-func checkSame(t testing.TB, got, want []event) {
-	t.Helper()
-	if len(got) != len(want) {
-		t.Errorf("%d charges, want %d", len(got), len(want))
-	}
-	for i := range min(len(got), len(want)) {
-		g, w := got[i], want[i]
-		g.TimeNanos, g.WallTime = w.TimeNanos, w.WallTime
-		if !reflect.DeepEqual(g, w) {
-			t.Fatalf("charge %d is\n%+v, want\n%+v", i, g, w)
-		}
-	}
-}
-
-// newParent makes a cgroup that gives the memory controller to its children.
-func newParent(t testing.TB) cgroup {
-	t.Helper()
-	g := newCgroup(t)
-	g.write(t, "cgroup.subtree_control", "+memory")
-	return g
 }
 
 func TestLaunchOOM(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
 	}
-	parent := newParent(t)
+	parent := newTop(t)
 	failures := launchOOM(t, parent)
 	if got := parent.number(t, "memory.events", "max"); got != failures {
 		t.Errorf("%d charges failed, the kernel counts %d", failures, got)
@@ -199,7 +175,7 @@ func TestLaunchForks(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
 	}
-	_, events := launchBelow(t, newParent(t), 0, "-memory 50M", workloadPath, "-now", "fork", "2")
+	_, events := launchBelow(t, newTop(t), 0, "-memory 50M", workloadPath, "-now", "fork", "2")
 	forks := ofType(events, "fork")
 	if len(forks) != 2 || forks[0].PID != events[0].PID || forks[1].PID != events[0].PID {
 		t.Fatalf("forks: %+v", forks)

@@ -25,14 +25,6 @@ var (
 	hierarchyV1 = hierarchy{newCgroupV1, "memory.usage_in_bytes", "memory.limit_in_bytes", startWorkloadV1}
 )
 
-// newTop makes a cgroup whose children count their memory.
-func newTop(t testing.TB) cgroup {
-	t.Helper()
-	top := newCgroup(t)
-	top.write(t, "cgroup.subtree_control", "+memory")
-	return top
-}
-
 // TestNet fills and frees cgroups in one that has nothing of its own, and makes and
 // removes some meanwhile. The net growth of each is the rise of its memory.current.
 func TestNet(t *testing.T) {
