@@ -27,10 +27,11 @@ man: chargetrace
 demo:
 	go run ./internal/vm/demo $(if $(KERNEL),-kernel $(KERNEL))
 
-# On every kernel. What failed is printed last. test-short boots no kernel.
+# On every kernel. What failed is printed last. test-short boots no kernel. ROWS is a
+# directory for the rows of the traces in machines of one CPU.
 test: tools-bpf test-short
 	go test -count=1 -timeout 80m -run '^TestRecord$$' ./internal/capture
-	go test -count=1 -timeout 80m ./internal/guest
+	go test -count=1 -timeout 80m ./internal/guest $(if $(ROWS),-rows $(ROWS))
 
 # The tests of the host run under the race detector, which needs a C compiler.
 HOST = $$(go list ./... | grep -v /internal/guest)

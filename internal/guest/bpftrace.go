@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -23,6 +24,11 @@ var noLimit = int64(1<<63-1) / pageSize
 func (r tableRow) asScript() tableRow {
 	r.time, r.mark = 0, ""
 	return r
+}
+
+// String is what two runs of a test in a machine of one CPU have in common.
+func (r tableRow) String() string {
+	return fmt.Sprintf("%s %d %d %d %s", r.comm, r.requested, r.current, r.limit, r.mark)
 }
 
 const tableHeader = "TIME     PID    COMM             REQUESTED  CURRENT    LIMIT     "
@@ -69,6 +75,7 @@ func (tr *tracer) table(t testing.TB) (rows []tableRow, others []string) {
 	if c := tr.counted(t); c.shown != uint64(len(rows)) {
 		t.Errorf("%d rows, but %+v", len(rows), c)
 	}
+	logRows(t, rows)
 	return rows, others
 }
 

@@ -23,7 +23,7 @@ import (
 // tracer, measured while a process touches memory, as most that charge do. Each is the
 // difference between a long workload and a short one, without what happens once.
 func BenchmarkCharge(b *testing.B) {
-	if !EnterBenchmark(b, Exact.On(One...).WithBpftrace()) {
+	if !EnterBenchmark(b, Exact.On(One...)) {
 		return
 	}
 	untraced := medianStorm(b, nil, 5)

@@ -12,7 +12,7 @@ import (
 // allocates until it is killed. The rows of kprobes and of fentry are those of the
 // bpftrace script, and the failures those that the kernel counts.
 func TestAllocationToOOM(t *testing.T) {
-	if !Enter(t, Exact.WithBpftrace().On(All...)) {
+	if !Enter(t, Exact.On(All...)) {
 		return
 	}
 	script := startBpftrace(t)
@@ -39,7 +39,6 @@ func TestAllocationToOOM(t *testing.T) {
 	var failed int64
 	charges := all.charges(t)
 	for i, e := range charges {
-		t.Logf("row: %v", e)
 		r := rows[min(i, len(rows)-1)]
 		if e.RequestedPages != r.requested || e.UsagePages != r.current {
 			t.Errorf("row %d is %v, as an event %v", i, r, e)
@@ -73,15 +72,11 @@ func TestSameRows(t *testing.T) {
 	var rows [2]string
 	for i := range rows {
 		var out bytes.Buffer
-		status, err := Exact.WithBpftrace().start(t.Context(), One[0], &out, "-test.v", "-test.run", "^TestAllocationToOOM$")
+		status, err := Exact.start(t.Context(), One[0], &out, "-test.v", "-test.run", "^TestAllocationToOOM$")
 		if err != nil || status != 0 {
 			t.Fatalf("exit status %d, %v\n%s", status, err, &out)
 		}
-		for line := range strings.Lines(out.String()) {
-			if _, row, ok := strings.Cut(line, ": row: "); ok {
-				rows[i] += row
-			}
-		}
+		rows[i] = rowsOf(out.String())
 	}
 	if rows[0] != rows[1] || strings.Count(rows[0], "\n") < 40 {
 		t.Errorf("first\n%s\nthen\n%s", rows[0], rows[1])

@@ -21,6 +21,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -69,9 +70,9 @@ type Machine struct {
 	CPUs int
 	// Kernels are [Kernels] where it is nil.
 	Kernels []vm.Kernel
-	// Bpftrace, Disk and Systemd add bpftrace, an empty disk at /dev/nvme0n1, and
-	// systemd as the first process.
-	Bpftrace, Disk, Systemd bool
+	// Disk and Systemd add an empty disk at /dev/nvme0n1, and systemd as the first
+	// process. Such a machine boots for each test, and has no bpftrace.
+	Disk, Systemd bool
 	// Kept, where it is not nil, gets the files that the test passes to [Keep].
 	Kept Kept
 }
@@ -87,12 +88,6 @@ var (
 // On returns the machine with other kernels.
 func (m Machine) On(kernels ...vm.Kernel) Machine {
 	m.Kernels = kernels
-	return m
-}
-
-// WithBpftrace returns the machine with bpftrace.
-func (m Machine) WithBpftrace() Machine {
-	m.Bpftrace = true
 	return m
 }
 
@@ -160,11 +155,32 @@ func (m Machine) run(t *testing.T, k vm.Kernel, test string) {
 		return
 	}
 	t.Log(output)
+	if m.CPUs == 1 && *rowsDir != "" {
+		file := filepath.Join(*rowsDir, strings.ReplaceAll(t.Name(), "/", "-"))
+		if err := os.WriteFile(file, []byte(rowsOf(output)), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
 	if m.Kept != nil {
 		for name, content := range kept {
 			m.Kept(t, k, name, content)
 		}
 	}
+}
+
+// rowsDir is where to the tests of one CPU write the rows of their traces, each to a file
+// of its own. Two runs write the same rows.
+var rowsDir = flag.String("rows", "", "write the rows of traces to files in this directory")
+
+// rowsOf returns the rows that a test logged.
+func rowsOf(output string) string {
+	var b strings.Builder
+	for line := range strings.Lines(output) {
+		if _, row, ok := strings.Cut(line, ": row: "); ok {
+			b.WriteString(row)
+		}
+	}
+	return b.String()
 }
 
 // failure is a test that failed in a machine.

@@ -30,7 +30,7 @@ func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...
 		}
 		return machine.Run(ctx, out, out, argv...)
 	}
-	snapshot, err := once(fmt.Sprintf("%s-%dcpu-bpftrace=%t", k, m.CPUs, m.Bpftrace), func(dir string) (*vm.Snapshot, error) {
+	snapshot, err := once(fmt.Sprintf("%s-%dcpu", k, m.CPUs), func(dir string) (*vm.Snapshot, error) {
 		// Not the context of the first test that needs it.
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
@@ -54,11 +54,11 @@ func (m Machine) machine(ctx context.Context, k vm.Kernel) (*vm.Machine, error) 
 		return nil, err
 	}
 	suite, packages := bpftraceSuite, []string{"busybox-static", "libc-bin", "ncurses-base", "runc", "tmux", "trace-cmd"}
-	if m.Bpftrace {
-		packages = append(packages, "bpftrace")
-	}
-	if m.Systemd {
+	switch {
+	case m.Systemd:
 		suite, packages = "trixie", []string{"systemd", "busybox-static"}
+	case !m.Disk:
+		packages = append(packages, "bpftrace")
 	}
 	tree, err := vm.FetchTree(ctx, suite, k.Arch, packages...)
 	if err != nil {
@@ -120,7 +120,7 @@ func build(ctx context.Context, dir, arch string) error {
 	target := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[arch] + "-linux-gnu"
 	for _, args := range [][]string{
 		{"go", "build", "-trimpath", "-o", filepath.Join(dir, "chargetrace"), "chargetrace/cmd/chargetrace"},
-		{"go", "test", "-c", "-o", filepath.Join(dir, "guest"), "."},
+		{"go", "test", "-c", "-trimpath", "-o", filepath.Join(dir, "guest"), "."},
 		{"clang-" + clangVersion, "--target=" + target, "-fuse-ld=lld", "-nostdlib", "-static", "-O2", "-Wall", "-Werror", "-fno-builtin",
 			"-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-Wl,-z,max-page-size=65536",
 			"-o", filepath.Join(dir, "workload"), filepath.Join(root, "internal/guest/testdata/workload.c")},

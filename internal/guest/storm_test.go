@@ -143,7 +143,7 @@ var preemptible = []vm.Kernel{Kernels[3], Short[1]}
 // TestMigration moves a process that charges from one CPU to the other all the time,
 // until so many charges have returned on another CPU than they began on.
 func TestMigration(t *testing.T) {
-	if !Enter(t, SMP.On(preemptible...).WithBpftrace()) {
+	if !Enter(t, SMP.On(preemptible...)) {
 		return
 	}
 	// Counts the calls that move, beside the tracer.

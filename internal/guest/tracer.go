@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,7 @@ type tracer struct {
 	stdout *os.File
 	stderr *lineBuffer
 	jsonl  string // the file of events, of trace
+	logged bool   // its rows
 }
 
 // startTracer starts a command and waits until it has printed ready on stderr; it
@@ -304,7 +306,22 @@ func (tr *tracer) events(t testing.TB) []event {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return readEvents(t, content)
+	events := readEvents(t, content)
+	if !tr.logged {
+		tr.logged = true
+		logRows(t, events)
+	}
+	return events
+}
+
+// logRows logs what a trace in a machine of one CPU has told: -rows writes it to a file.
+func logRows[T fmt.Stringer](t testing.TB, rows []T) {
+	if runtime.NumCPU() > 1 {
+		return
+	}
+	for _, row := range rows {
+		t.Logf("row: %v", row)
+	}
 }
 
 // charges waits for the end of a tracer that trace started, and returns its charges.

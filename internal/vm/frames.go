@@ -8,24 +8,11 @@ import (
 	"sync"
 )
 
-// command is what the guest gets, as JSON.
-type command struct {
-	Argv []string
-	// StartSeconds, where it is not 0, has the command start when the time since boot is a
-	// multiple of it: where the clock counts instructions, always at the same moment.
-	StartSeconds int64
-}
-
-// startSeconds is more than the guest takes to settle: afterwards it is idle. A clock
-// that skips idle time takes no time for it.
-const startSeconds = 60
-
 // The kinds of frames that the guest sends.
 const (
 	frameStdout = 1
 	frameStderr = 2
 	frameExit   = 3 // the exit status as 4 bytes
-	frameBooted = 4 // nothing; the first
 )
 
 // A frame is its kind, the length of its payload as 4 bytes, little-endian, and

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -55,14 +54,11 @@ func guest() error {
 	}
 	defer port.Close()
 	frames := &frameWriter{w: port}
-	if err := frames.write(frameBooted, nil); err != nil {
-		return err
-	}
 	stderr := frames.stream(frameStderr)
 	if mountErr != nil {
 		fmt.Fprintf(stderr, "init: %v\n", mountErr)
 	}
-	status, err := runCommand(port, frames.stream(frameStdout), stderr)
+	status, err := runCommand(frames.stream(frameStdout), stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "init: %v\n", err)
 	}
@@ -74,14 +70,16 @@ func guest() error {
 }
 
 // runCommand reads the machine's command, runs it and returns its exit status.
-func runCommand(port io.Reader, stdout, stderr io.Writer) (int, error) {
-	var c command
-	if err := json.NewDecoder(port).Decode(&c); err != nil {
+func runCommand(stdout, stderr io.Writer) (int, error) {
+	c, err := readMailbox()
+	if err != nil {
 		return 127, fmt.Errorf("read the command: %w", err)
 	}
 	argv := c.Argv
-	if err := waitToStart(c.StartSeconds); err != nil {
-		return 127, err
+	if c.Settle {
+		if err := settle(); err != nil {
+			return 127, err
+		}
 	}
 	if len(argv) == 0 {
 		return 127, errors.New("no command to run")
@@ -92,7 +90,7 @@ func runCommand(port io.Reader, stdout, stderr io.Writer) (int, error) {
 	os.Setenv(GuestVariable, "1")
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
-	err := cmd.Run()
+	err = cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return 127, err
@@ -101,23 +99,6 @@ func runCommand(port io.Reader, stdout, stderr io.Writer) (int, error) {
 		return 128 + int(ws.Signal()), nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
-}
-
-// waitToStart waits until the time since boot is a multiple of so many seconds.
-func waitToStart(seconds int64) error {
-	if seconds == 0 {
-		return nil
-	}
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return err
-	}
-	start := unix.NsecToTimespec((int64(now.Sec)/seconds + 1) * seconds * 1e9)
-	for {
-		if err := unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &start, nil); err != unix.EINTR {
-			return err
-		}
-	}
 }
 
 // mountAll mounts the file systems that a Linux system has.
@@ -172,8 +153,7 @@ func openPort() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		raw := unix.Termios{Cflag: unix.B115200 | unix.CS8 | unix.CLOCAL | unix.CREAD}
-		raw.Cc[unix.VMIN] = 1
+		raw := unix.Termios{Cflag: unix.B115200 | unix.CS8 | unix.CLOCAL}
 		if err := unix.IoctlSetTermios(int(port.Fd()), unix.TCSETS, &raw); err != nil {
 			return nil, errors.Join(err, port.Close())
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type architecture struct {
 var architectures = map[string]architecture{
 	// With erms and fsrm the kernel clears and copies a page by one instruction a
 	// byte, and 5.10 and 6.1 hang while they bring up a second CPU.
-	"amd64": {"qemu-system-x86_64", "q35", "max,-erms,-fsrm", "ttyS0"},
+	"amd64": {"qemu-system-x86_64", "q35,hpet=off", "max,-erms,-fsrm", "ttyS0"},
 	// The architecture's own authentication of pointers is slow to emulate.
 	"arm64": {"qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"},
 }
@@ -50,7 +51,7 @@ func (m *Machine) commandLine() string {
 // The file descriptors that QEMU inherits.
 const (
 	frameFD   = 3 // what the guest sends
-	commandFD = 4 // the command that it gets
+	mailboxFD = 4 // the command that it gets; see mailbox.go
 	monitorFD = 5 // QEMU's own protocol, QMP
 	ramFD     = 6 // the RAM, where a file is that
 )
@@ -83,10 +84,14 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 		"-m", fmt.Sprintf("%dM", m.memoryMiB()),
 		"-nodefaults", "-nographic", "-no-reboot",
 		"-serial", "stdio",
-		// The command and what it prints go through a port of their own: the kernel
-		// prints on the first.
-		"-chardev", fmt.Sprintf("file,id=frames,path=/dev/fd/%d,input-path=/dev/fd/%d", frameFD, commandFD),
+		// What the command prints goes through a port of its own: the kernel prints on
+		// the first.
+		"-chardev", fmt.Sprintf("file,id=frames,path=/dev/fd/%d", frameFD),
 		"-device", "pci-serial,chardev=frames",
+		"-object", fmt.Sprintf("memory-backend-file,id=mailbox,size=%d,mem-path=/dev/fd/%d,share=off", mailboxBytes, mailboxFD),
+		"-device", "ivshmem-plain,memdev=mailbox,master=on",
+		// How the guest stops itself.
+		"-device", "pvpanic-pci", "-action", "panic=pause",
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD),
 		"-mon", "chardev=monitor,mode=control",
 	), nil
@@ -124,24 +129,23 @@ type qemu struct {
 	cmd     *exec.Cmd
 	console tail     // what the kernel and QEMU print
 	frames  *os.File // from the guest
-	command *os.File // to the guest
 	monitor *json.Decoder
 	net.Conn
 }
 
-// start starts QEMU. ram is nil for a machine without a snapshot.
-func (m *Machine) start(ctx context.Context, args []string, ram *os.File) (_ *qemu, err error) {
+// start starts QEMU. A guest whose mailbox is empty stops when it has booted. ram is nil
+// for a machine without a snapshot.
+func (m *Machine) start(ctx context.Context, args []string, ram, mailbox *os.File) (_ *qemu, err error) {
 	q := &qemu{kernel: filepath.Base(m.Kernel), ctx: ctx}
 	frames, fromGuest, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer fromGuest.Close()
-	toGuest, command, err := os.Pipe()
-	if err != nil {
-		return nil, err
+	// Where QEMU cannot write, it tries again at a time that chance decides.
+	if _, err := unix.FcntlInt(fromGuest.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+		return nil, fmt.Errorf("enlarge a pipe: %w", err)
 	}
-	defer toGuest.Close()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -152,7 +156,7 @@ func (m *Machine) start(ctx context.Context, args []string, ram *os.File) (_ *qe
 	if q.Conn, err = net.FileConn(mine); err != nil {
 		return nil, err
 	}
-	q.frames, q.command, q.monitor = frames, command, json.NewDecoder(q.Conn)
+	q.frames, q.monitor = frames, json.NewDecoder(q.Conn)
 
 	q.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	q.cmd.Stdout = &q.console
@@ -160,7 +164,7 @@ func (m *Machine) start(ctx context.Context, args []string, ram *os.File) (_ *qe
 		q.cmd.Stdout = io.MultiWriter(&q.console, m.Console)
 	}
 	q.cmd.Stderr = q.cmd.Stdout
-	q.cmd.ExtraFiles = []*os.File{frameFD - 3: fromGuest, commandFD - 3: toGuest, monitorFD - 3: theirs, ramFD - 3: ram}
+	q.cmd.ExtraFiles = []*os.File{frameFD - 3: fromGuest, mailboxFD - 3: mailbox, monitorFD - 3: theirs, ramFD - 3: ram}
 	// Not to outlive a test that is cut off.
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := q.cmd.Start(); err != nil {
@@ -172,7 +176,6 @@ func (m *Machine) start(ctx context.Context, args []string, ram *os.File) (_ *qe
 
 func (q *qemu) close() {
 	q.frames.Close()
-	q.command.Close()
 	q.Conn.Close()
 }
 
@@ -198,28 +201,6 @@ func (q *qemu) fail(err error) error {
 	return fmt.Errorf("%s: %w; the kernel's last words:\n%s", q.kernel, err, &q.console)
 }
 
-// waitBooted waits until the guest waits for its command.
-func (q *qemu) waitBooted() error {
-	kind, _, err := readFrame(q.frames)
-	if err == nil && kind != frameBooted {
-		err = fmt.Errorf("frame of kind %d before the guest has booted", kind)
-	}
-	if err != nil {
-		return q.fail(err)
-	}
-	return nil
-}
-
-// send sends the guest its command.
-func (q *qemu) send(c command) error {
-	line, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	_, err = q.command.Write(append(line, '\n'))
-	return err
-}
-
 // wait passes on what the command prints, and returns its exit status.
 func (q *qemu) wait(stdout, stderr io.Writer) (int, error) {
 	status, err := readFrames(q.frames, stdout, stderr)
@@ -229,16 +210,51 @@ func (q *qemu) wait(stdout, stderr io.Writer) (int, error) {
 	return status, nil
 }
 
-// save stops the machine and writes the state of its devices to a file. Its RAM is
-// in a file already, which QEMU then leaves out (x-ignore-shared).
+// save waits until the guest stops itself, and writes the state of the machine's devices
+// to a file. Its RAM is in a file already, which QEMU then leaves out (x-ignore-shared).
 func (q *qemu) save(file string) error {
 	if err := q.negotiate(); err != nil {
 		return err
 	}
-	if err := q.execute("stop", nil); err != nil {
+	for event := ""; event != "STOP"; {
+		var message struct{ Event string }
+		if err := q.monitor.Decode(&message); err != nil {
+			readFrames(q.frames, &q.console, &q.console) // what the guest says of it
+			return q.fail(err)
+		}
+		event = message.Event
+	}
+	if err := q.migrate("migrate", file); err != nil {
 		return err
 	}
-	return q.migrate("migrate", file)
+	state, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	if err := alignClock(state); err != nil {
+		return err
+	}
+	return os.WriteFile(file, state, 0o600)
+}
+
+// alignClock sets the clock of a saved machine to the next full second. Between the
+// guest's stop and QEMU's notice of it the clock may skip to the next timer: QEMU takes a
+// processor that has stopped for an idle one (icount_start_warp_timer). Now it does not
+// matter whether it did.
+func alignClock(state []byte) error {
+	// The clock is how many instructions were executed, after a time that was skipped
+	// (icount_vmstate_timers).
+	header := []byte("\x05\x0ctimer/icount\x00\x00\x00\x01")
+	before, fields, found := bytes.Cut(state, header)
+	if !found || bytes.Contains(fields, header) || len(fields) < 16 {
+		return errors.New("the state of the machine has no clock that counts instructions")
+	}
+	fields = state[len(before)+len(header):]
+	skipped, executed := binary.BigEndian.Uint64(fields), binary.BigEndian.Uint64(fields[8:])
+	const second = 1e9
+	clock := (skipped + executed + second - 1) / second * second
+	binary.BigEndian.PutUint64(fields, clock-executed)
+	return nil
 }
 
 // load loads what save has written into a machine that was started for that. It

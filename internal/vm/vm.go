@@ -64,27 +64,25 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 	if err != nil {
 		return 0, err
 	}
-	q, err := m.start(ctx, args, nil)
+	mailbox, err := newMailbox()
+	if err != nil {
+		return 0, err
+	}
+	defer mailbox.Close()
+	if err := writeMailbox(mailbox, m.command(argv)); err != nil {
+		return 0, err
+	}
+	q, err := m.start(ctx, args, nil, mailbox)
 	if err != nil {
 		return 0, err
 	}
 	defer q.kill()
-	if err := q.waitBooted(); err != nil {
-		return 0, err
-	}
-	if err := q.send(m.command(argv)); err != nil {
-		return 0, err
-	}
 	return q.wait(stdout, stderr)
 }
 
-// command is what the machine is sent to run a command.
-func (m *Machine) command(argv []string) command {
-	c := command{Argv: argv}
-	if m.CountInstructions {
-		c.StartSeconds = startSeconds
-	}
-	return c
+// command returns what the machine is told to run.
+func (m *Machine) command(argv []string) *command {
+	return &command{Argv: argv, Settle: m.CountInstructions}
 }
 
 // bootArgs writes to dir the files that the machine boots from, and returns
@@ -129,10 +127,10 @@ type Snapshot struct {
 }
 
 // Snapshot boots the machine and keeps it as it is then: its RAM in memory, the state
-// of its devices in a directory.
+// of its devices in a directory. It must count instructions.
 func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err error) {
-	if m.DiskMiB > 0 {
-		return nil, errors.New("a machine with a disk has no snapshot")
+	if m.DiskMiB > 0 || !m.CountInstructions {
+		return nil, errors.New("only a machine that counts instructions and has no disk has a snapshot")
 	}
 	args, err := m.bootArgs(ctx, dir)
 	if err != nil {
@@ -149,14 +147,16 @@ func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err er
 			s.Close()
 		}
 	}()
-	q, err := m.start(ctx, append(args, m.ramArgs("on")...), s.ram)
+	mailbox, err := newMailbox()
+	if err != nil {
+		return nil, err
+	}
+	defer mailbox.Close()
+	q, err := m.start(ctx, append(args, m.ramArgs("on")...), s.ram, mailbox)
 	if err != nil {
 		return nil, err
 	}
 	defer q.kill()
-	if err := q.waitBooted(); err != nil {
-		return nil, err
-	}
 	if err := q.save(s.state); err != nil {
 		return nil, fmt.Errorf("save the machine: %w", err)
 	}
@@ -181,7 +181,12 @@ func (s *Snapshot) Run(ctx context.Context, stdout, stderr io.Writer, argv ...st
 	if err != nil {
 		return 0, err
 	}
-	q, err := s.machine.start(ctx, append(append(args, s.machine.ramArgs("off")...), "-incoming", "defer"), s.ram)
+	mailbox, err := newMailbox()
+	if err != nil {
+		return 0, err
+	}
+	defer mailbox.Close()
+	q, err := s.machine.start(ctx, append(append(args, s.machine.ramArgs("off")...), "-incoming", "defer"), s.ram, mailbox)
 	if err != nil {
 		return 0, err
 	}
@@ -189,8 +194,8 @@ func (s *Snapshot) Run(ctx context.Context, stdout, stderr io.Writer, argv ...st
 	if err := q.load(s.state); err != nil {
 		return 0, fmt.Errorf("load the machine: %w", err)
 	}
-	// To the port's new state, which load has set.
-	if err := q.send(s.machine.command(argv)); err != nil {
+	// Until now it is empty, as it was when the machine was saved.
+	if err := writeMailbox(mailbox, s.machine.command(argv)); err != nil {
 		return 0, err
 	}
 	if err := q.execute("cont", nil); err != nil {

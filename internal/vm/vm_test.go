@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"os"
 	"path/filepath"
@@ -44,6 +45,28 @@ func TestFrames(t *testing.T) {
 	}
 	if _, err := readFrames(strings.NewReader("\x09\x00\x00\x00\x00"), io.Discard, io.Discard); err == nil {
 		t.Error("a frame of unknown kind is accepted")
+	}
+}
+
+// TestAlignClock has a clock that skipped to the next timer and one that did not.
+func TestAlignClock(t *testing.T) {
+	state := func(skipped, executed uint64) []byte {
+		s := append([]byte("QEVM\x05\x05timer"), "\x05\x0ctimer/icount\x00\x00\x00\x01"...)
+		s = binary.BigEndian.AppendUint64(s, skipped)
+		s = binary.BigEndian.AppendUint64(s, executed)
+		return append(s, 0x7e)
+	}
+	for _, skipped := range []uint64{0, 1_782_828, 800_000_000} {
+		got := state(skipped, 2_200_000_000)
+		if err := alignClock(got); err != nil || !bytes.Equal(got, state(800_000_000, 2_200_000_000)) {
+			t.Errorf("%d skipped: %q, %v", skipped, got, err)
+		}
+	}
+	whole := state(1, 2)
+	for _, bad := range [][]byte{nil, whole[:len(whole)-2], append(state(1, 2), whole...)} {
+		if err := alignClock(bad); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
 	}
 }
 
