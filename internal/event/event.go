@@ -259,7 +259,7 @@ func upToNUL(b []byte) []byte {
 }
 
 // The lengths in bytes of the encoded events of each Type: the structs in
-// bpf/chargetrace.bpf.c.
+// bpf/events.h.
 const (
 	commonSize     = 56
 	levelSize      = 24

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Names of cgroups, sent before the first event that has the cgroup.
+ */
+#ifndef CHARGETRACE_CGROUP_NAMES_H
+#define CHARGETRACE_CGROUP_NAMES_H
+
+#include "memcg.h"
+
+/*
+ * name_one tells the reader the name of a cgroup, once, and returns its parent, 0 at
+ * the root, or 1 where the buffer is full. Not static, and with numbers for arguments:
+ * so the verifier looks at it once, and not again for each call.
+ */
+__noinline __u64 name_one(__u64 kn, __u64 hierarchy)
+{
+	struct kernfs_node *node = (void *)kn, *parent = parent_of(node);
+	struct cgroup_key key = {.hierarchy = hierarchy};
+	struct cgroup_event *e;
+	__u8 yes = 1;
+
+	key.cgroup = BPF_CORE_READ(node, id);
+	if (bpf_map_lookup_elem(&named, &key))
+		return (__u64)parent;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e)
+		return 1;
+	e->type = EVENT_CGROUP;
+	e->hierarchy = hierarchy;
+	e->cgroup = key.cgroup;
+	/* What cannot be read is 0, as is the id of the root's parent. */
+	e->parent = BPF_CORE_READ(parent, id);
+	bpf_probe_read_kernel_str(e->name, sizeof(e->name), BPF_CORE_READ(node, name));
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	bpf_map_update_elem(&named, &key, &yes, BPF_ANY);
+	return (__u64)parent;
+}
+
+/*
+ * name tells the reader the name of a cgroup and of its ancestors. They are read from
+ * the kernel's own tree, where a cgroup that was removed, but still pays, has kept its
+ * place. The cgroup itself comes last: that it is named says that its ancestors are.
+ */
+__noinline int name(__u64 css, __u64 hierarchy)
+{
+	__u64 first = (__u64)BPF_CORE_READ((struct cgroup_subsys_state *)css, cgroup, kn);
+	__u64 kn = (__u64)parent_of((void *)first);
+
+	if (!first)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MAX_DEPTH && kn; i++) {
+		kn = name_one(kn, hierarchy);
+		if (kn == 1)
+			return 1; /* again with the next event */
+	}
+	return name_one(first, hierarchy) == 1;
+}
+
+/* ensure_named tells the reader the name of a css's cgroup, if it does not know it. */
+static __always_inline bool ensure_named(struct cgroup_subsys_state *css, __u64 cgroup, __u64 hierarchy)
+{
+	struct cgroup_key key = {cgroup, hierarchy};
+
+	return !cgroup || bpf_map_lookup_elem(&named, &key) || name((__u64)css, hierarchy) == 0;
+}
+
+#endif

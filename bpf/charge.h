@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The entry and the return of page_counter_try_charge.
+ */
+#ifndef CHARGETRACE_CHARGE_H
+#define CHARGETRACE_CHARGE_H
+
+#include "counters.h"
+#include "inflight.h"
+#include "levels.h"
+#include "retries.h"
+
+static __always_inline __u32 task_flags(void)
+{
+	struct task_struct *task;
+
+	if (TASK_BTF)
+		return bpf_get_current_task_btf()->flags;
+	task = (void *)bpf_get_current_task();
+	return BPF_CORE_READ(task, flags);
+}
+
+/* note notes what is asked, and returns false where nobody wants to know. */
+static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+				 unsigned long nr_pages, __u64 fail, __u64 stack)
+{
+	struct known *k = know(n, (__u64)counter, place_of((__u64)counter));
+	struct cgroup_subsys_state *css;
+	struct charge_event *e;
+	struct calls *cs;
+	struct call *c;
+	__u32 cpu;
+	bool retry;
+
+	if (!k->aimed) {
+		n->unaimed = k->counter;
+		n->unaimed_serial_nr = k->serial_nr;
+		return false;
+	}
+	retry = (only_limited || min_pages) && retried(n, stack, nr_pages);
+	if (min_pages && !retry && is_small(nr_pages, k->kind))
+		return false;
+	cpu = bpf_get_smp_processor_id();
+	cs = bpf_map_lookup_elem(&calls, &cpu);
+	if (!cs)
+		return false;
+	if (moved)
+		moved_from(cpu, stack); /* what is left of a call whose return was missed */
+	c = free_call(n, cs, cpu, stack);
+	c->fail = fail;
+	e = &c->event;
+	e->e.type = EVENT_CHARGE;
+	e->e.cpu = cpu;
+	e->e.tgid = pid_tgid >> 32;
+	e->e.tid = (__u32)pid_tgid;
+	current_comm((__u64 *)e->e.comm);
+	e->e.cgroup = k->cgroup;
+	e->e.hierarchy = k->hierarchy;
+	e->e.kind = k->kind;
+	e->e.flags = retry ? FLAG_RETRY : 0;
+	e->counter = (__u64)counter;
+	e->stack = stack;
+	e->requested = nr_pages;
+	css = (void *)k->css;
+	if (css && !k->named)
+		k->named = ensure_named(css, k->cgroup, k->hierarchy);
+	if (css && css != memory_css() && is_remote(css, e->e.kind))
+		e->e.flags |= FLAG_REMOTE;
+	if (task_flags() & PF_KTHREAD)
+		e->e.flags |= FLAG_KTHREAD;
+
+	walk(e, counter);
+	e->e.outcome = e->failed ? OUTCOME_FAILED : OUTCOME_OK;
+	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, e->limiting.cgroup) : 0;
+	/* The others' is not set, and 0. */
+	if (e->e.kind != KIND_MEMORY && e->e.kind != KIND_SWAP)
+		e->high.max = ~0ULL;
+	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
+	e->failed = level_id(n, e, e->failed);
+	/* What only_limited leaves out at the return needs none. */
+	if (take_kernel_stacks || take_user_stacks)
+		take_stacks(n, ctx, c,
+			    !only_limited || retry || e->e.outcome == OUTCOME_FAILED ||
+				    e->limiting.usage >= (__s64)e->limiting.max);
+	return true;
+}
+
+/*
+ * is_unaimed tells whether a counter is the one that was last found not to be
+ * aimed at on this CPU. Mostly it is again, and of the current task's cgroup:
+ * where the kernel lets a program read the task, that can be told without a call.
+ */
+static __always_inline bool is_unaimed(struct counters *n, __u64 counter)
+{
+	return n->unaimed == counter && TASK_BTF && memory_css()->serial_nr == n->unaimed_serial_nr;
+}
+
+/*
+ * enter returns the counters of this CPU, or NULL where nobody wants to know of a
+ * call, as far as that can be told at little cost.
+ */
+static __always_inline struct counters *enter(__u64 pid_tgid, __u64 counter, unsigned long nr_pages, __u64 stack)
+{
+	__u32 tgid = pid_tgid >> 32;
+	struct counters *n;
+
+	if (tgid == tracer_tgid)
+		return NULL;
+	n = counters_of(bpf_get_smp_processor_id());
+	if (!n)
+		return NULL;
+	if ((nr_pages < min_pages && !may_have_failed(n, stack)) || !is_aimed(n, tgid) || is_unaimed(n, counter)) {
+		__sync_fetch_and_add(&n->filtered, 1);
+		return NULL;
+	}
+	return n;
+}
+
+static __always_inline int on_entry(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
+				    unsigned long nr_pages, __u64 fail, __u64 stack)
+{
+	bool noted;
+
+	__sync_fetch_and_add(&n->running, 1);
+	noted = note(ctx, n, pid_tgid, counter, nr_pages, fail, stack);
+	__sync_fetch_and_sub(&n->running, 1);
+	if (!noted)
+		__sync_fetch_and_add(&n->filtered, 1);
+	return 0;
+}
+
+static __always_inline int on_return(bool charged, __u64 stack)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+	struct counters *n = counters_of(cpu), *noted;
+	__u64 pid_tgid;
+	struct charge_event *e;
+	struct call *c;
+	__u64 level = 0;
+
+	if (!n || (!n->under_way && !moved))
+		return 0;
+	pid_tgid = bpf_get_current_pid_tgid();
+	if (target_tgid && pid_tgid >> 32 != target_tgid)
+		return 0;
+	if (moved)
+		cpu = moved_from(cpu, stack);
+	noted = counters_of(cpu);
+	c = call_from(n, cpu, stack);
+	/* Where a return was missed, the stack may be another thread's by now. */
+	if (!noted || !c || c->event.e.tid != (__u32)pid_tgid)
+		return 0;
+	e = &c->event;
+	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
+	e->failed = 0;
+	if (!charged) {
+		bpf_probe_read_kernel(&level, sizeof(level), (void *)c->fail);
+		__sync_fetch_and_add(&n->running, 1);
+		e->failed = level_id(n, e, level);
+		__sync_fetch_and_sub(&n->running, 1);
+		if ((only_limited || min_pages) && e->requested > 1)
+			keep_failure(n, stack, e->requested);
+	}
+	send_charge(noted, c); /* it has the number of that CPU */
+	c->stack = 0;
+	__sync_fetch_and_sub(&noted->under_way, 1);
+	return 0;
+}
+
+#endif

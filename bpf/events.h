@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * What the ring buffer carries. Package event decodes it: bpf2go generates the
+ * layouts and the enums from the types that stand here.
+ */
+#ifndef CHARGETRACE_EVENTS_H
+#define CHARGETRACE_EVENTS_H
+
+#include "kernel.h"
+
+enum event_type {
+	EVENT_CHARGE = 1,
+	EVENT_LOST = 2, /* made by the reader */
+	EVENT_RECLAIM_BEGIN = 3,
+	EVENT_RECLAIM_END = 4,
+	EVENT_OOM_KILL = 5,
+	EVENT_CGROUP = 6,
+	EVENT_FORK = 7,
+	EVENT_UNCHARGE = 9,
+	EVENT_FORCED_CHARGE = 10,
+	EVENT_STACK = 12, /* the reader makes others of it, of type 8 */
+};
+
+/* What a page counter counts. */
+enum kind {
+	KIND_UNKNOWN,
+	KIND_MEMORY,
+	KIND_MEMSW,
+	KIND_SWAP,
+	KIND_KMEM,
+	KIND_TCPMEM,
+	KIND_HUGETLB,
+	KIND_HUGETLB_RSVD,
+	KIND_DMEM, /* counts bytes, not pages */
+};
+
+enum outcome {
+	OUTCOME_OK = 1,
+	OUTCOME_FAILED = 2,
+	/* 3, a batch miss, is for the reader to tell: it takes the next event. */
+};
+
+enum event_flag {
+	/* The return was not seen; the outcome is what the entry foretold. */
+	FLAG_PREDICTED = 1 << 0,
+	/* The charged cgroup is not that of the current task. */
+	FLAG_REMOTE = 1 << 1,
+	FLAG_KTHREAD = 1 << 2,
+	/* There are more levels than were looked at. */
+	FLAG_WALK_CUT = 1 << 3,
+	/*
+	 * Follows a failed batch, where only_limited or min_pages leave charges
+	 * out; of use to tell what became of that, whether or not it is itself
+	 * asked for.
+	 */
+	FLAG_RETRY = 1 << 4,
+	/* Of a fork: it was before the trace. */
+	FLAG_EXISTING = 1 << 5,
+};
+
+/* The values of target_cgroups. */
+enum cgroup_verdict {
+	CGROUP_TARGET = 1,
+	CGROUP_ABOVE_TARGET = 2,
+};
+
+/* The slots of told. */
+enum stack_slots {
+	TOLD = 16384,
+};
+
+/* What the ring buffer carries; package event decodes it. */
+struct event {
+	__u32 type; /* enum event_type */
+	__u32 cpu;
+	__u64 boot_ns; /* CLOCK_BOOTTIME */
+	__u32 tgid;
+	__u32 tid;
+	char comm[16];
+	__u64 cgroup;	 /* id, unique in its hierarchy; 0 for none */
+	__u32 hierarchy; /* 0 is cgroup v2 */
+	__u8 kind;	 /* enum kind */
+	__u8 outcome;	 /* enum outcome */
+	__u16 flags;
+};
+
+/* A level of the tree. */
+struct level {
+	__u64 cgroup; /* id; 0 for none */
+	__s64 usage;  /* pages, before this charge */
+	__u64 max;    /* pages */
+};
+
+struct charge_event {
+	struct event e;
+	__u64 counter; /* address of the page_counter: its identity, no more */
+	__u64 stack;   /* stack pointer: with tid, it tells one call from another */
+	__u64 requested;
+	__s64 usage;
+	__u64 max;
+	struct level limiting; /* the one with the least room */
+	struct level high;     /* likewise under memory.high; max is that */
+	__u64 failed;	       /* id of the cgroup whose limit made it fail */
+	__u64 lost;	       /* events lost on this CPU since the trace began */
+	__u32 kernel_stack;    /* id of a stack_event; 0 for none */
+	__u32 user_stack;
+};
+
+struct reclaim_event {
+	struct event e;
+	__u64 freed; /* pages; at the end */
+	__u64 ns;    /* how long it took; at the end */
+};
+
+struct oom_kill_event {
+	struct event e; /* of the task that ran out; cgroup 0 is the machine */
+	__u32 victim_tgid;
+	__u32 pad;
+	char victim_comm[16];
+	__u64 anon, file, shmem, swap; /* pages that the victim held */
+};
+
+struct fork_event {
+	struct event e; /* of the parent; without a cgroup */
+	__u32 child_tgid;
+	__u32 pad;
+};
+
+/* Of a call that gives pages back, or that charges them whatever the limit. */
+struct uncharge_event {
+	struct event e;
+	__u64 counter; /* as in struct charge_event */
+	__u64 pages;
+	__s64 usage; /* pages, before */
+};
+
+/* How many addresses of a stack are taken. */
+#define STACK_DEPTH 64
+
+/* Travels before the first charge that has the stack, with as many addresses as it has. */
+struct stack_event {
+	__u32 type;
+	__u32 id; /* a hash of what follows */
+	__u32 tgid; /* 0 for a kernel stack */
+	__u32 layout; /* likewise; see layout_of_current */
+	__u64 address[STACK_DEPTH]; /* the innermost first */
+};
+
+/* Travels before the first event that has its cgroup. */
+struct cgroup_event {
+	__u32 type;
+	__u32 hierarchy;
+	__u64 cgroup;
+	__u64 parent; /* id; 0 for none */
+	char name[256];
+};
+
+/* Puts the types that no map holds into BTF, where bpf2go finds them. */
+const struct reclaim_event *reclaim_event_type __attribute__((unused));
+const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
+const struct fork_event *fork_event_type __attribute__((unused));
+const struct uncharge_event *uncharge_event_type __attribute__((unused));
+const struct cgroup_event *cgroup_event_type __attribute__((unused));
+const union {
+	enum event_type event_type;
+	enum kind kind;
+	enum outcome outcome;
+	enum event_flag flag;
+	enum cgroup_verdict verdict;
+	enum stack_slots slots;
+} *enum_types __attribute__((unused));
+
+#endif

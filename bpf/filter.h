@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Filters by process, name of the thread, cgroup and size.
+ */
+#ifndef CHARGETRACE_FILTER_H
+#define CHARGETRACE_FILTER_H
+
+#include "config.h"
+#include "memcg.h"
+
+/* sign returns -1 for a negative number, 0 for others. */
+#define sign(x) ({					\
+	__s64 __sign = (x);				\
+	asm volatile("%0 s>>= 63" : "+r"(__sign));	\
+	__sign;						\
+})
+
+/* pick replaces a number by another where mask is -1. */
+#define pick(x, y, mask) ((x) ^= ((x) ^ (__u64)(y)) & (mask))
+
+/*
+ * comm_matches runs a name through an automaton (package glob): each bit is a
+ * state, and all are moved at once. Without branches, as walk.
+ */
+static __always_inline bool comm_matches(const char *comm)
+{
+	__u64 states = comm_start;
+	__s64 within = -1; /* 0 from the NUL on: before 5.17 an older name may follow */
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 16; i++) {
+		__u8 c = comm[i];
+		__u64 next = (states & comm_accepts[c]) << 1 | (states & comm_loops);
+
+		within &= sign(-(__s64)c);
+		pick(states, next, within);
+	}
+	return states & comm_end;
+}
+
+static __always_inline bool aimed_at(__u32 tgid, const char *comm)
+{
+	if (target_tgid && tgid != target_tgid)
+		return false;
+	if (filter_targets && !bpf_map_lookup_elem(&targets, &tgid))
+		return false;
+	return !filter_comms || comm_matches(comm);
+}
+
+static __always_inline bool aimed_at_current(__u32 tgid)
+{
+	char comm[16] = {};
+
+	if (filter_comms)
+		bpf_get_current_comm(comm, sizeof(comm));
+	return aimed_at(tgid, comm);
+}
+
+/* current_comm reads the current task's name, without a call where the kernel can. */
+static __always_inline void current_comm(__u64 comm[2])
+{
+	const __u64 *name;
+
+	if (!TASK_BTF) {
+		bpf_get_current_comm(comm, 16);
+		return;
+	}
+	name = (void *)bpf_get_current_task_btf()->comm;
+	comm[0] = name[0];
+	comm[1] = name[1];
+}
+
+static __always_inline bool is_comm_aimed(struct counters *n)
+{
+	__u64 comm[2] = {};
+
+	current_comm(comm);
+	/* Where it is empty, none may have been looked at. */
+	if (comm[0] != n->comm[0] || comm[1] != n->comm[1] || !comm[0]) {
+		n->comm_aimed = comm_matches((char *)comm);
+		n->comm[0] = comm[0];
+		n->comm[1] = comm[1];
+	}
+	return n->comm_aimed;
+}
+
+/*
+ * is_aimed tells whether the current task is aimed at. Mostly it is the same as
+ * at the last call on this CPU.
+ */
+static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
+{
+	__u64 version;
+
+	if (target_tgid && tgid != target_tgid)
+		return false;
+	if (filter_targets) {
+		version = targets_version; /* of before it is looked up */
+		if (n->tgid != tgid || n->targets_version != version) {
+			n->tgid_aimed = bpf_map_lookup_elem(&targets, &tgid);
+			n->tgid = tgid;
+			n->targets_version = version;
+		}
+		if (!n->tgid_aimed)
+			return false;
+	}
+	return !filter_comms || is_comm_aimed(n);
+}
+
+/*
+ * target_of returns what a cgroup is to the aim at cgroups: CGROUP_TARGET where it
+ * is one or below one, CGROUP_ABOVE_TARGET where one is below it, else 0.
+ */
+static __always_inline int target_of(struct cgroup_subsys_state *css, __u64 hierarchy)
+{
+	struct kernfs_node *kn = BPF_CORE_READ(css, cgroup, kn);
+	int target = 0;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MAX_DEPTH && kn; i++) {
+		struct cgroup_key key = {.hierarchy = hierarchy};
+		__u8 *found;
+
+		key.cgroup = BPF_CORE_READ(kn, id);
+		found = bpf_map_lookup_elem(&target_cgroups, &key);
+		if (found && *found == CGROUP_TARGET)
+			return CGROUP_TARGET;
+		if (found && i == 0)
+			target = CGROUP_ABOVE_TARGET;
+		kn = parent_of(kn);
+	}
+	return target;
+}
+
+/* is_small tells whether a charge is of less than min_pages. */
+static __always_inline bool is_small(unsigned long requested, __u8 kind)
+{
+	return requested < (kind == KIND_DMEM ? min_pages * page_size : min_pages);
+}
+
+#endif

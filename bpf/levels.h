@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The walk over the levels of the tree: which has the least room.
+ */
+#ifndef CHARGETRACE_LEVELS_H
+#define CHARGETRACE_LEVELS_H
+
+#include "filter.h"
+
+/* What is next to each other in struct page_counter. */
+struct limits {
+	__u64 high;
+	__u64 max;
+	__u64 parent;
+};
+
+static __always_inline void read_limits(struct limits *l, struct page_counter *counter)
+{
+	if (bpf_core_field_offset(struct page_counter, max) == bpf_core_field_offset(struct page_counter, high) + 8 &&
+	    bpf_core_field_offset(struct page_counter, parent) == bpf_core_field_offset(struct page_counter, high) + 16) {
+		bpf_probe_read_kernel(l, sizeof(*l), (void *)counter + bpf_core_field_offset(struct page_counter, high));
+		return;
+	}
+	l->high = BPF_CORE_READ(counter, high);
+	l->max = BPF_CORE_READ(counter, max);
+	l->parent = (__u64)BPF_CORE_READ(counter, parent);
+}
+
+/*
+ * walk looks at each level. Where the id of a level's cgroup belongs, it leaves
+ * the address of the level's counter, or 0 for none. It has no branches but the
+ * end of the loop and one: the verifier would follow every way through all the levels.
+ */
+static __always_inline void walk(struct charge_event *e, struct page_counter *counter)
+{
+	__s64 least = 1LL << 62, least_high = least, not_full = -1, mask;
+
+	e->limiting.cgroup = e->high.cgroup = e->failed = 0;
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MAX_LEVELS; i++) {
+		struct limits l;
+		__s64 usage = 0;
+
+		read_limits(&l, counter);
+		/* A level without a limit has room, whatever it holds. */
+		if (i == 0 || l.max < UNLIMITED || l.high < UNLIMITED)
+			usage = BPF_CORE_READ(counter, usage.counter);
+		if (i == 0) {
+			e->usage = usage;
+			e->max = l.max;
+		}
+		mask = sign((__s64)l.max - usage - least);
+		pick(least, (__s64)l.max - usage, mask);
+		pick(e->limiting.cgroup, counter, mask);
+		pick(e->limiting.usage, usage, mask);
+		pick(e->limiting.max, l.max, mask);
+
+		mask = sign((__s64)l.high - usage - least_high);
+		pick(least_high, (__s64)l.high - usage, mask);
+		pick(e->high.cgroup, counter, mask);
+		pick(e->high.usage, usage, mask);
+		pick(e->high.max, l.high, mask);
+
+		mask = sign((__s64)l.max - usage - (__s64)e->requested) & not_full;
+		pick(e->failed, counter, mask);
+		not_full &= ~mask;
+
+		counter = (void *)l.parent;
+		if (!counter)
+			return;
+	}
+	e->e.flags |= FLAG_WALK_CUT;
+}
+
+#endif

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Reclaim and OOM kills.
+ */
+#ifndef CHARGETRACE_OOM_RECLAIM_H
+#define CHARGETRACE_OOM_RECLAIM_H
+
+#include "cgroup_names.h"
+#include "filter.h"
+#include "send.h"
+
+/*
+ * about fills in which cgroup an event of a mem_cgroup is about, and returns
+ * whether that concerns the cgroups that are aimed at. What happens above them
+ * does, and to the machine as a whole.
+ */
+static __always_inline bool about(struct cgroup_key *key, struct mem_cgroup *memcg)
+{
+	struct cgroup_subsys_state *css = (void *)memcg + bpf_core_field_offset(struct mem_cgroup, css);
+
+	if (!memory_root)
+		learn_roots();
+	if (!memcg)
+		return true;
+	key->hierarchy = memory_hierarchy;
+	key->cgroup = cgroup_id(css);
+	if (filter_cgroups && !target_of(css, key->hierarchy))
+		return false;
+	ensure_named(css, key->cgroup, key->hierarchy);
+	return true;
+}
+
+static __always_inline int on_reclaim_begin(struct mem_cgroup *memcg)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct reclaim_event e = {};
+	struct reclaim r = {};
+
+	if ((__u32)(pid_tgid >> 32) == tracer_tgid || !aimed_at_current(pid_tgid >> 32) || !about(&r.key, memcg))
+		return 0;
+	fill(&e.e, EVENT_RECLAIM_BEGIN, pid_tgid);
+	e.e.cgroup = r.key.cgroup;
+	e.e.hierarchy = r.key.hierarchy;
+	r.begin_ns = e.e.boot_ns;
+	bpf_map_update_elem(&reclaims, &pid_tgid, &r, BPF_ANY);
+	send(&e, sizeof(e));
+	return 0;
+}
+
+/* Which cgroup ran out is known here, and each victim in what it calls. */
+static __always_inline int on_oom(struct oom_control *oc)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct cgroup_key key = {};
+
+	if (about(&key, BPF_CORE_READ(oc, memcg)))
+		bpf_map_update_elem(&ooms, &pid_tgid, &key, BPF_ANY);
+	else
+		bpf_map_delete_elem(&ooms, &pid_tgid);
+	return 0;
+}
+
+/*
+ * held reads how many pages an mm has of a kind. A macro, for CO-RE knows the
+ * size of the kernel's array elements where the index is a constant.
+ */
+#define held(mm, index) ({							\
+	__s64 __n;								\
+	if (bpf_core_type_exists(struct mm_rss_stat))				\
+		__n = BPF_CORE_READ((struct mm_struct___atomic *)(mm),		\
+				    rss_stat.count[index].counter);		\
+	else									\
+		__n = BPF_CORE_READ(mm, rss_stat[index].count);			\
+	__n < 0 ? 0 : __n; /* what CPUs have gathered is missing */		\
+})
+
+static __always_inline int on_oom_kill(struct task_struct *victim)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct oom_kill_event e = {};
+	struct cgroup_key *key;
+	struct mm_struct *mm;
+
+	e.victim_tgid = BPF_CORE_READ(victim, tgid);
+	BPF_CORE_READ_STR_INTO(&e.victim_comm, victim, comm);
+	if (!aimed_at_current(pid_tgid >> 32) && !aimed_at(e.victim_tgid, e.victim_comm))
+		return 0;
+	key = bpf_map_lookup_elem(&ooms, &pid_tgid);
+	if (filter_cgroups && !key)
+		return 0;
+	fill(&e.e, EVENT_OOM_KILL, pid_tgid);
+	if (key) {
+		e.e.cgroup = key->cgroup;
+		e.e.hierarchy = key->hierarchy;
+	}
+	mm = BPF_CORE_READ(victim, mm);
+	if (mm) {
+		e.anon = held(mm, MM_ANONPAGES);
+		e.file = held(mm, MM_FILEPAGES);
+		e.shmem = held(mm, MM_SHMEMPAGES);
+		e.swap = held(mm, MM_SWAPENTS);
+	}
+	send(&e, sizeof(e));
+	return 0;
+}
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Processes: forks, and those that were there before the trace.
+ */
+#ifndef CHARGETRACE_PROCESS_H
+#define CHARGETRACE_PROCESS_H
+
+#include "memcg.h"
+#include "send.h"
+
+/* tell_fork tells the reader that a process was forked. */
+static __always_inline void tell_fork(struct fork_event *e, struct task_struct *parent, __u32 child_tgid)
+{
+	e->e.type = EVENT_FORK;
+	e->e.cpu = bpf_get_smp_processor_id();
+	e->e.boot_ns = bpf_ktime_get_boot_ns();
+	e->e.tgid = BPF_CORE_READ(parent, tgid);
+	e->e.tid = BPF_CORE_READ(parent, pid);
+	BPF_CORE_READ_STR_INTO(&e->e.comm, parent, comm);
+	e->child_tgid = child_tgid;
+	send(e, sizeof(*e));
+}
+
+/*
+ * is_wanted tells whether a process is one of those to begin with, by its number
+ * in the pid namespace at that level, which is the tracer's.
+ */
+static __always_inline bool is_wanted(struct task_struct *process, __u32 level)
+{
+	struct pid *pid = BPF_CORE_READ(process, signal, pids[PIDTYPE_TGID]);
+	__u32 nr = 0;
+
+	/* Its parents may be outside that namespace. */
+	if (BPF_CORE_READ(pid, level) < level)
+		return false;
+	bpf_core_read(&nr, sizeof(nr), (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+					       level * bpf_core_type_size(struct upid) +
+					       bpf_core_field_offset(struct upid, nr));
+	return bpf_map_lookup_elem(&wanted, &nr);
+}
+
+#endif

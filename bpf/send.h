@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * How events get into the ring buffer, and when the reader is woken for them.
+ */
+#ifndef CHARGETRACE_SEND_H
+#define CHARGETRACE_SEND_H
+
+#include "config.h"
+#include "state.h"
+
+/*
+ * wakeup returns the flags to send an event with. To wake the reader costs more
+ * than the event. As long as there are events it looks into the buffer every
+ * few milliseconds by itself, and is woken before that only where the buffer
+ * would fill up: counting per CPU needs no look at the buffer, which all CPUs
+ * share.
+ */
+static __always_inline __u64 wakeup(struct counters *n)
+{
+	if (++n->unwoken < wakeup_events && !reader_idle)
+		return BPF_RB_NO_WAKEUP;
+	n->unwoken = 0;
+	reader_idle = false;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
+static __always_inline void fill(struct event *e, __u32 type, __u64 pid_tgid)
+{
+	e->type = type;
+	e->cpu = bpf_get_smp_processor_id();
+	e->boot_ns = bpf_ktime_get_boot_ns();
+	e->tgid = pid_tgid >> 32;
+	e->tid = (__u32)pid_tgid;
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+}
+
+static __always_inline void send(void *e, __u64 size)
+{
+	struct counters *n = counters_of(bpf_get_smp_processor_id());
+
+	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n)))
+		__sync_fetch_and_add(&n->lost_others, 1);
+}
+
+#endif

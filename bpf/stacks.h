@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * Stacks of charges: taken at the entry, sent before the charge.
+ */
+#ifndef CHARGETRACE_STACKS_H
+#define CHARGETRACE_STACKS_H
+
+#include "config.h"
+#include "memcg.h"
+#include "send.h"
+
+/*
+ * layout_of_current returns what tells one program in the memory of a process from another,
+ * or 0 for none: where it lies, and its stack, which is placed at random. What is
+ * forked has the same until it executes another program. The reader finds the same
+ * in /proc/PID/stat (symbol.LayoutOf). In the middle of an exec there is none.
+ */
+static __always_inline __u32 layout_of_current(void)
+{
+	__u64 start_code, end_code, start_stack, layout;
+
+	if (TASK_BTF) {
+		/* What cannot be read is 0. */
+		struct mm_struct *mm = bpf_get_current_task_btf()->mm;
+
+		start_code = mm->start_code;
+		end_code = mm->end_code;
+		start_stack = mm->start_stack;
+	} else {
+		struct task_struct *task = (void *)bpf_get_current_task();
+		struct mm_struct *mm = BPF_CORE_READ(task, mm);
+
+		start_code = BPF_CORE_READ(mm, start_code);
+		end_code = BPF_CORE_READ(mm, end_code);
+		start_stack = BPF_CORE_READ(mm, start_stack);
+	}
+	if (!start_code)
+		return 0;
+	layout = start_code + end_code * 3 + start_stack * 5;
+	return layout * 0x9e3779b97f4a7c15ULL >> 32 ?: 1;
+}
+
+/*
+ * take_stack takes the current stack, of which the rest is filled in, and returns how
+ * many addresses it has.
+ */
+static __always_inline __u64 take_stack(struct counters *n, void *ctx, struct stack_event *stack, __u64 flags)
+{
+	long size = bpf_get_stack(ctx, stack->address, sizeof(stack->address), flags);
+	__u64 hash = (__u64)stack->tgid << 32 | stack->layout, frames, i;
+
+	if (size <= 0 || size > (long)sizeof(stack->address)) {
+		__sync_fetch_and_add(&n->lost_stacks, 1);
+		return 0;
+	}
+	frames = size / sizeof(__u64);
+#pragma clang loop unroll(disable)
+	for (i = 0; i < STACK_DEPTH; i++) {
+		if (i >= frames)
+			break;
+		hash = (hash + stack->address[i]) * 0x9e3779b97f4a7c15ULL;
+	}
+	stack->id = hash >> 32 ?: 1;
+	stack->type = EVENT_STACK;
+	return frames;
+}
+
+/* take_stacks adds the stacks to a call, if they are asked for. */
+static __always_inline void take_stacks(struct counters *n, void *ctx, struct call *c, bool wanted)
+{
+	struct charge_event *e = &c->event;
+	struct call_stacks *s;
+
+	e->kernel_stack = e->user_stack = 0;
+	if (!wanted)
+		return;
+	s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
+	if (!s)
+		return;
+	if (take_kernel_stacks) {
+		s->kernel_frames = take_stack(n, ctx, &s->kernel, 0);
+		e->kernel_stack = s->kernel_frames ? s->kernel.id : 0;
+	}
+	if (take_user_stacks) {
+		s->user.tgid = e->e.tgid;
+		s->user.layout = layout_of_current();
+		if (!s->user.layout)
+			return;
+		s->user_frames = take_stack(n, ctx, &s->user, BPF_F_USER_STACK);
+		e->user_stack = s->user_frames ? s->user.id : 0;
+	}
+}
+
+/* tell_stack sends a stack that the reader does not know. */
+static __always_inline void tell_stack(struct counters *n, struct stack_event *stack, __u64 frames)
+{
+	__u32 of_stack = stack->id & (TOLD - 1), of_layout = stack->layout & (TOLD - 1);
+	struct told *known = bpf_map_lookup_elem(&told, &of_stack);
+	__u64 flags = BPF_RB_NO_WAKEUP, size = __builtin_offsetof(struct stack_event, address) + frames * sizeof(__u64);
+
+	if (!known || known->stack == stack->id)
+		return;
+	if (stack->layout) {
+		struct told *seen = bpf_map_lookup_elem(&told, &of_layout);
+
+		/* The program may be short-lived: it is to be looked at now. */
+		if (seen && seen->layout != stack->layout) {
+			seen->layout = stack->layout;
+			flags = BPF_RB_FORCE_WAKEUP;
+		}
+	}
+	/* As it is passed on: the verifier knows no other. */
+	asm volatile("" : "+r"(size));
+	/* The reader counts the charges that come without. */
+	if (size <= sizeof(*stack) && !bpf_ringbuf_output(&events, stack, size, flags)) {
+		known->stack = stack->id;
+		n->unwoken += 2; /* it is as long as two events */
+	}
+}
+
+/* tell_stacks tells the reader of the stacks of a call. */
+static __always_inline void tell_stacks(struct counters *n, struct call *c)
+{
+	struct call_stacks *s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
+
+	if (!s)
+		return;
+	if (take_kernel_stacks && c->event.kernel_stack)
+		tell_stack(n, &s->kernel, s->kernel_frames);
+	if (take_user_stacks && c->event.user_stack)
+		tell_stack(n, &s->user, s->user_frames);
+}
+
+#endif
