@@ -213,7 +213,7 @@ func checkReplay(t *testing.T, tr *netTracer) {
 		t.Errorf("live summary\n%s\nplayed\n%s", liveSummary, got)
 	}
 	attached := map[string]string{"auto": "kprobe and fentry", "kprobe": "kprobe", "fentry": "fentry"}[tr.attach]
-	page, _ := chargetraceOutput(t, "-r", tr.record, "-o", "-", "-format", "html")
+	page, _ := chargetraceOutput(t, "-r", tr.record, "-to", "0s", "-o", "-", "-format", "html")
 	if !strings.Contains(page, "<dt>Attached with</dt><dd>"+attached+"</dd>") {
 		t.Errorf("the report does not say %s", attached)
 	}
