@@ -8,11 +8,11 @@
 #include "memcg.h"
 
 /*
- * name_one tells the reader the name of a cgroup, once, and returns its parent, 0 at
+ * emit_cgroup tells the reader the name of a cgroup, once, and returns its parent, 0 at
  * the root, or 1 where the buffer is full. Not static, and with numbers for arguments:
  * so the verifier looks at it once, and not again for each call.
  */
-__noinline __u64 name_one(__u64 kn, __u64 hierarchy)
+__noinline __u64 emit_cgroup(__u64 kn, __u64 hierarchy)
 {
 	struct kernfs_node *node = (void *)kn, *parent = parent_of(node);
 	struct cgroup_key key = {.hierarchy = hierarchy};
@@ -20,7 +20,7 @@ __noinline __u64 name_one(__u64 kn, __u64 hierarchy)
 	__u8 yes = 1;
 
 	key.cgroup = BPF_CORE_READ(node, id);
-	if (bpf_map_lookup_elem(&named, &key))
+	if (bpf_map_lookup_elem(&sent_cgroups, &key))
 		return (__u64)parent;
 	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e)
@@ -32,7 +32,7 @@ __noinline __u64 name_one(__u64 kn, __u64 hierarchy)
 	e->parent = BPF_CORE_READ(parent, id);
 	bpf_probe_read_kernel_str(e->name, sizeof(e->name), BPF_CORE_READ(node, name));
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
-	bpf_map_update_elem(&named, &key, &yes, BPF_ANY);
+	bpf_map_update_elem(&sent_cgroups, &key, &yes, BPF_ANY);
 	return (__u64)parent;
 }
 
@@ -41,7 +41,7 @@ __noinline __u64 name_one(__u64 kn, __u64 hierarchy)
  * the kernel's own tree, where a cgroup that was removed, but still pays, has kept its
  * place. The cgroup itself comes last: that it is named says that its ancestors are.
  */
-__noinline int name(__u64 css, __u64 hierarchy)
+__noinline int emit_path(__u64 css, __u64 hierarchy)
 {
 	__u64 first = (__u64)BPF_CORE_READ((struct cgroup_subsys_state *)css, cgroup, kn);
 	__u64 kn = (__u64)parent_of((void *)first);
@@ -50,19 +50,19 @@ __noinline int name(__u64 css, __u64 hierarchy)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_DEPTH && kn; i++) {
-		kn = name_one(kn, hierarchy);
+		kn = emit_cgroup(kn, hierarchy);
 		if (kn == 1)
 			return 1; /* again with the next event */
 	}
-	return name_one(first, hierarchy) == 1;
+	return emit_cgroup(first, hierarchy) == 1;
 }
 
-/* ensure_named tells the reader the name of a css's cgroup, if it does not know it. */
-static __always_inline bool ensure_named(struct cgroup_subsys_state *css, __u64 cgroup, __u64 hierarchy)
+/* ensure_emitted tells the reader the name of a css's cgroup, if it does not know it. */
+static __always_inline bool ensure_emitted(struct cgroup_subsys_state *css, __u64 cgroup, __u64 hierarchy)
 {
 	struct cgroup_key key = {cgroup, hierarchy};
 
-	return !cgroup || bpf_map_lookup_elem(&named, &key) || name((__u64)css, hierarchy) == 0;
+	return !cgroup || bpf_map_lookup_elem(&sent_cgroups, &key) || emit_path((__u64)css, hierarchy) == 0;
 }
 
 #endif

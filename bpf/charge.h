@@ -21,10 +21,10 @@ static __always_inline __u32 task_flags(void)
 }
 
 /* note notes what is asked, and returns false where nobody wants to know. */
-static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
-				 unsigned long nr_pages, __u64 fail, __u64 stack)
+static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
+				 unsigned long nr_pages, __u64 fail, __u64 sp)
 {
-	struct known *k = know(n, (__u64)counter, place_of((__u64)counter));
+	struct counter_info *k = lookup_counter(n, (__u64)counter, slot_of((__u64)counter));
 	struct cgroup_subsys_state *css;
 	struct charge_event *e;
 	struct calls *cs;
@@ -32,21 +32,21 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 	__u32 cpu;
 	bool retry;
 
-	if (!k->aimed) {
-		n->unaimed = k->counter;
-		n->unaimed_serial_nr = k->serial_nr;
+	if (!k->matched) {
+		n->unmatched = k->counter;
+		n->unmatched_serial_nr = k->serial_nr;
 		return false;
 	}
-	retry = (only_limited || min_pages) && retried(n, stack, nr_pages);
+	retry = (only_limited || min_pages) && retried(n, sp, nr_pages);
 	if (min_pages && !retry && is_small(nr_pages, k->kind))
 		return false;
 	cpu = bpf_get_smp_processor_id();
 	cs = bpf_map_lookup_elem(&calls, &cpu);
 	if (!cs)
 		return false;
-	if (moved)
-		moved_from(cpu, stack); /* what is left of a call whose return was missed */
-	c = free_call(n, cs, cpu, stack);
+	if (migrated)
+		migrated_from(cpu, sp); /* what is left of a call whose return was missed */
+	c = free_call(n, cs, cpu, sp);
 	c->fail = fail;
 	e = &c->event;
 	e->e.type = EVENT_CHARGE;
@@ -59,11 +59,11 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 	e->e.kind = k->kind;
 	e->e.flags = retry ? FLAG_RETRY : 0;
 	e->counter = (__u64)counter;
-	e->stack = stack;
+	e->sp = sp;
 	e->requested = nr_pages;
 	css = (void *)k->css;
 	if (css && !k->named)
-		k->named = ensure_named(css, k->cgroup, k->hierarchy);
+		k->named = ensure_emitted(css, k->cgroup, k->hierarchy);
 	if (css && css != memory_css() && is_remote(css, e->e.kind))
 		e->e.flags |= FLAG_REMOTE;
 	if (task_flags() & PF_KTHREAD)
@@ -86,67 +86,67 @@ static __always_inline bool note(void *ctx, struct counters *n, __u64 pid_tgid, 
 }
 
 /*
- * is_unaimed tells whether a counter is the one that was last found not to be
+ * is_unmatched tells whether a counter is the one that was last found not to be
  * aimed at on this CPU. Mostly it is again, and of the current task's cgroup:
  * where the kernel lets a program read the task, that can be told without a call.
  */
-static __always_inline bool is_unaimed(struct counters *n, __u64 counter)
+static __always_inline bool is_unmatched(struct cpu_state *n, __u64 counter)
 {
-	return n->unaimed == counter && TASK_BTF && memory_css()->serial_nr == n->unaimed_serial_nr;
+	return n->unmatched == counter && TASK_BTF && memory_css()->serial_nr == n->unmatched_serial_nr;
 }
 
 /*
  * enter returns the counters of this CPU, or NULL where nobody wants to know of a
  * call, as far as that can be told at little cost.
  */
-static __always_inline struct counters *enter(__u64 pid_tgid, __u64 counter, unsigned long nr_pages, __u64 stack)
+static __always_inline struct cpu_state *prefilter(__u64 pid_tgid, __u64 counter, unsigned long nr_pages, __u64 sp)
 {
 	__u32 tgid = pid_tgid >> 32;
-	struct counters *n;
+	struct cpu_state *n;
 
 	if (tgid == tracer_tgid)
 		return NULL;
-	n = counters_of(bpf_get_smp_processor_id());
+	n = cpu_state_of(bpf_get_smp_processor_id());
 	if (!n)
 		return NULL;
-	if ((nr_pages < min_pages && !may_have_failed(n, stack)) || !is_aimed(n, tgid) || is_unaimed(n, counter)) {
+	if ((nr_pages < min_pages && !may_have_failed(n, sp)) || !matches_task(n, tgid) || is_unmatched(n, counter)) {
 		__sync_fetch_and_add(&n->filtered, 1);
 		return NULL;
 	}
 	return n;
 }
 
-static __always_inline int on_entry(void *ctx, struct counters *n, __u64 pid_tgid, struct page_counter *counter,
-				    unsigned long nr_pages, __u64 fail, __u64 stack)
+static __always_inline int on_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
+				    unsigned long nr_pages, __u64 fail, __u64 sp)
 {
 	bool noted;
 
 	__sync_fetch_and_add(&n->running, 1);
-	noted = note(ctx, n, pid_tgid, counter, nr_pages, fail, stack);
+	noted = record_entry(ctx, n, pid_tgid, counter, nr_pages, fail, sp);
 	__sync_fetch_and_sub(&n->running, 1);
 	if (!noted)
 		__sync_fetch_and_add(&n->filtered, 1);
 	return 0;
 }
 
-static __always_inline int on_return(bool charged, __u64 stack)
+static __always_inline int on_return(bool charged, __u64 sp)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct counters *n = counters_of(cpu), *noted;
+	struct cpu_state *n = cpu_state_of(cpu), *noted;
 	__u64 pid_tgid;
 	struct charge_event *e;
 	struct call *c;
 	__u64 level = 0;
 
-	if (!n || (!n->under_way && !moved))
+	if (!n || (!n->inflight && !migrated))
 		return 0;
 	pid_tgid = bpf_get_current_pid_tgid();
 	if (target_tgid && pid_tgid >> 32 != target_tgid)
 		return 0;
-	if (moved)
-		cpu = moved_from(cpu, stack);
-	noted = counters_of(cpu);
-	c = call_from(n, cpu, stack);
+	if (migrated)
+		cpu = migrated_from(cpu, sp);
+	noted = cpu_state_of(cpu);
+	c = call_from(n, cpu, sp);
 	/* Where a return was missed, the stack may be another thread's by now. */
 	if (!noted || !c || c->event.e.tid != (__u32)pid_tgid)
 		return 0;
@@ -159,11 +159,11 @@ static __always_inline int on_return(bool charged, __u64 stack)
 		e->failed = level_id(n, e, level);
 		__sync_fetch_and_sub(&n->running, 1);
 		if ((only_limited || min_pages) && e->requested > 1)
-			keep_failure(n, stack, e->requested);
+			keep_failure(n, sp, e->requested);
 	}
 	send_charge(noted, c); /* it has the number of that CPU */
-	c->stack = 0;
-	__sync_fetch_and_sub(&noted->under_way, 1);
+	c->sp = 0;
+	__sync_fetch_and_sub(&noted->inflight, 1);
 	return 0;
 }
 

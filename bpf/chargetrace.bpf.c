@@ -21,10 +21,10 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("kprobe/page_counter_try_charge")
 int BPF_KPROBE(kprobe_try_charge, struct page_counter *counter, unsigned long nr_pages, __u64 fail)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid(), stack = PT_REGS_SP(ctx);
-	struct counters *n = enter(pid_tgid, (__u64)counter, nr_pages, stack);
+	__u64 pid_tgid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx);
+	struct cpu_state *n = prefilter(pid_tgid, (__u64)counter, nr_pages, sp);
 
-	return n ? on_entry(ctx, n, pid_tgid, counter, nr_pages, fail, stack) : 0;
+	return n ? on_entry(ctx, n, pid_tgid, counter, nr_pages, fail, sp) : 0;
 }
 
 SEC("kretprobe/page_counter_try_charge")
@@ -50,7 +50,7 @@ SEC("fentry/page_counter_try_charge")
 int fentry_try_charge(__u64 *ctx)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct counters *n = enter(pid_tgid, ctx[0], ctx[1], (__u64)ctx);
+	struct cpu_state *n = prefilter(pid_tgid, ctx[0], ctx[1], (__u64)ctx);
 	__u64 args[3] = {};
 
 	if (!n)
@@ -68,7 +68,7 @@ int fexit_try_charge(__u64 *ctx)
 SEC("kprobe/page_counter_uncharge")
 int BPF_KPROBE(kprobe_uncharge, struct page_counter *counter, unsigned long nr_pages)
 {
-	return on_unasked(EVENT_UNCHARGE, counter, nr_pages);
+	return on_usage_change(EVENT_UNCHARGE, counter, nr_pages);
 }
 
 SEC("fentry/page_counter_uncharge")
@@ -77,13 +77,13 @@ int fentry_uncharge(__u64 *ctx)
 	__u64 args[2] = {};
 
 	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_unasked(EVENT_UNCHARGE, (void *)args[0], args[1]);
+	return on_usage_change(EVENT_UNCHARGE, (void *)args[0], args[1]);
 }
 
 SEC("kprobe/page_counter_charge")
 int BPF_KPROBE(kprobe_forced_charge, struct page_counter *counter, unsigned long nr_pages)
 {
-	return on_unasked(EVENT_FORCED_CHARGE, counter, nr_pages);
+	return on_usage_change(EVENT_FORCED_CHARGE, counter, nr_pages);
 }
 
 SEC("fentry/page_counter_charge")
@@ -92,7 +92,7 @@ int fentry_forced_charge(__u64 *ctx)
 	__u64 args[2] = {};
 
 	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_unasked(EVENT_FORCED_CHARGE, (void *)args[0], args[1]);
+	return on_usage_change(EVENT_FORCED_CHARGE, (void *)args[0], args[1]);
 }
 
 SEC("kprobe/try_to_free_mem_cgroup_pages")
@@ -178,8 +178,8 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		}
 		targets_changed();
 	}
-	if (tell_forks && parent_tgid != tracer_tgid)
-		tell_fork(&e, parent, tgid);
+	if (send_forks && parent_tgid != tracer_tgid)
+		send_fork(&e, parent, tgid);
 	return 0;
 }
 
@@ -187,7 +187,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 SEC("raw_tp/sched_migrate_task")
 int BPF_PROG(task_migrates, struct task_struct *task)
 {
-	struct counters *n;
+	struct cpu_state *n;
 	struct calls *cs;
 	__u32 cpu, tid;
 	__u64 i;
@@ -198,8 +198,8 @@ int BPF_PROG(task_migrates, struct task_struct *task)
 		cpu = BPF_CORE_READ((struct task_struct___has_cpu *)task, cpu);
 	else /* there is one CPU */
 		return 0;
-	n = counters_of(cpu);
-	if (!n || !n->under_way)
+	n = cpu_state_of(cpu);
+	if (!n || !n->inflight)
 		return 0;
 	cs = bpf_map_lookup_elem(&calls, &cpu);
 	if (!cs)
@@ -207,11 +207,11 @@ int BPF_PROG(task_migrates, struct task_struct *task)
 	tid = BPF_CORE_READ(task, pid);
 #pragma clang loop unroll(disable)
 	for (i = 0; i < CALLS; i++) {
-		__u64 stack = cs->call[i].stack;
+		__u64 sp = cs->call[i].sp;
 
 		/* Where it has been moved before, it is noted where it began. */
-		if (stack && cs->call[i].event.e.tid == tid && !bpf_map_update_elem(&moved_calls, &stack, &cpu, BPF_NOEXIST))
-			__sync_fetch_and_add(&moved, 1);
+		if (sp && cs->call[i].event.e.tid == tid && !bpf_map_update_elem(&migrated_calls, &sp, &cpu, BPF_NOEXIST))
+			__sync_fetch_and_add(&migrated, 1);
 	}
 	return 0;
 }
@@ -258,7 +258,7 @@ int find_processes(struct bpf_iter__task *ctx)
 
 #pragma clang loop unroll(disable)
 		for (i = 0; i < MAX_DEPTH; i++) {
-			if (is_wanted(process, level))
+			if (is_initial(process, level))
 				break;
 			parent = BPF_CORE_READ(process, real_parent);
 			if (!follow || parent == process)
@@ -277,9 +277,9 @@ int find_processes(struct bpf_iter__task *ctx)
 			return 0;
 		}
 	}
-	if (tell_forks) {
+	if (send_forks) {
 		e.e.flags = FLAG_EXISTING;
-		tell_fork(&e, BPF_CORE_READ(task, real_parent), tgid);
+		send_fork(&e, BPF_CORE_READ(task, real_parent), tgid);
 	}
 	return 0;
 }

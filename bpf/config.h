@@ -20,7 +20,7 @@ const volatile bool filter_targets;
 /* What a target forks becomes one. */
 const volatile bool follow;
 /* Tell the reader of forks. */
-const volatile bool tell_forks;
+const volatile bool send_forks;
 /* Trace threads only whose names match; see comm_matches. */
 const volatile bool filter_comms;
 const volatile __u64 comm_start;

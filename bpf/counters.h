@@ -8,8 +8,8 @@
 #include "filter.h"
 #include "cgroup_names.h"
 
-/* find_out finds out about a counter. */
-static __always_inline void find_out(struct known *k, __u64 counter)
+/* resolve_counter finds out about a counter. */
+static __always_inline void resolve_counter(struct counter_info *k, __u64 counter)
 {
 	struct page_counter *last = (void *)counter, *parent;
 	struct cgroup_subsys_state *css;
@@ -35,22 +35,22 @@ static __always_inline void find_out(struct known *k, __u64 counter)
 	if (k->kind == KIND_DMEM)
 		k->hierarchy = dmem_hierarchy;
 	k->named = false;
-	k->aimed = target_kinds >> (k->kind & 31) & 1;
-	if (filter_cgroups && k->aimed)
-		k->aimed = css && target_of(css, k->hierarchy) == CGROUP_TARGET;
+	k->matched = target_kinds >> (k->kind & 31) & 1;
+	if (filter_cgroups && k->matched)
+		k->matched = css && target_of(css, k->hierarchy) == CGROUP_TARGET;
 }
 
 /*
  * learn finds out about a counter, and leaves that in a place of this CPU's.
  * Not static, as name.
  */
-__noinline int learn(__u64 counter, __u64 place)
+__noinline int cache_counter(__u64 counter, __u64 slot)
 {
-	struct counters *n = counters_of(bpf_get_smp_processor_id());
+	struct cpu_state *n = cpu_state_of(bpf_get_smp_processor_id());
 
-	if (!n || place >= KNOWN_PLACES)
+	if (!n || slot >= KNOWN_SLOTS)
 		return 1;
-	find_out(&n->known[place], counter);
+	resolve_counter(&n->known[slot], counter);
 	return 0;
 }
 
@@ -58,7 +58,7 @@ __noinline int learn(__u64 counter, __u64 place)
  * is_known tells whether what is known of a counter is true of it still. Mostly it is of
  * the current task's cgroup, which can be read without a call.
  */
-static __always_inline bool is_known(const struct known *k, __u64 counter)
+static __always_inline bool is_known(const struct counter_info *k, __u64 counter)
 {
 	struct cgroup_subsys_state *css = (void *)k->css, *current;
 
@@ -73,39 +73,39 @@ static __always_inline bool is_known(const struct known *k, __u64 counter)
 }
 
 /* know returns what is known of a counter; it is valid until the next such call. */
-static __always_inline struct known *know(struct counters *n, __u64 counter, __u64 place)
+static __always_inline struct counter_info *lookup_counter(struct cpu_state *n, __u64 counter, __u64 slot)
 {
-	struct known *k;
+	struct counter_info *k;
 
 	if (n->running > 1)
-		place = KNOWN_INTERRUPT;
-	k = &n->known[place];
+		slot = KNOWN_INTERRUPT;
+	k = &n->known[slot];
 	if (!is_known(k, counter))
-		learn(counter, place);
+		cache_counter(counter, slot);
 	return k;
 }
 
-/* place_of returns the place for a counter that is charged. */
-static __always_inline __u64 place_of(__u64 counter)
+/* slot_of returns the place for a counter that is charged. */
+static __always_inline __u64 slot_of(__u64 counter)
 {
 	return (counter >> 6) * 0x9e3779b97f4a7c15ULL >> 60;
 }
 
 /* level_id returns the id of a level's cgroup. */
-static __always_inline __u64 level_id(struct counters *n, struct charge_event *e, __u64 level)
+static __always_inline __u64 level_id(struct cpu_state *n, struct charge_event *e, __u64 level)
 {
 	if (!level)
 		return 0;
 	if (level == e->counter)
 		return e->e.cgroup;
-	return know(n, level, KNOWN_LIMITING)->cgroup;
+	return lookup_counter(n, level, KNOWN_LIMITING)->cgroup;
 }
 
 /*
  * keep leaves what is known of a counter in a place of this CPU's, unless it is in
  * the middle of that: what preempted it, or it preempts, does not wait.
  */
-static __always_inline void keep(struct counters *n, struct known *kept, struct known k)
+static __always_inline void keep(struct cpu_state *n, struct counter_info *kept, struct counter_info k)
 {
 	__u64 counter = k.counter;
 

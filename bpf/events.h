@@ -66,7 +66,7 @@ enum cgroup_verdict {
 
 /* The slots of told. */
 enum stack_slots {
-	TOLD = 16384,
+	SENT_STACKS = 16384,
 };
 
 /* What the ring buffer carries; package event decodes it. */
@@ -94,7 +94,7 @@ struct level {
 struct charge_event {
 	struct event e;
 	__u64 counter; /* address of the page_counter: its identity, no more */
-	__u64 stack;   /* stack pointer: with tid, it tells one call from another */
+	__u64 sp;      /* stack pointer: with tid, it tells one call from another */
 	__u64 requested;
 	__s64 usage;
 	__u64 max;

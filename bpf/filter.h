@@ -16,7 +16,7 @@
 })
 
 /* pick replaces a number by another where mask is -1. */
-#define pick(x, y, mask) ((x) ^= ((x) ^ (__u64)(y)) & (mask))
+#define select(x, y, mask) ((x) ^= ((x) ^ (__u64)(y)) & (mask))
 
 /*
  * comm_matches runs a name through an automaton (package glob): each bit is a
@@ -33,12 +33,12 @@ static __always_inline bool comm_matches(const char *comm)
 		__u64 next = (states & comm_accepts[c]) << 1 | (states & comm_loops);
 
 		within &= sign(-(__s64)c);
-		pick(states, next, within);
+		select(states, next, within);
 	}
 	return states & comm_end;
 }
 
-static __always_inline bool aimed_at(__u32 tgid, const char *comm)
+static __always_inline bool matches(__u32 tgid, const char *comm)
 {
 	if (target_tgid && tgid != target_tgid)
 		return false;
@@ -47,13 +47,13 @@ static __always_inline bool aimed_at(__u32 tgid, const char *comm)
 	return !filter_comms || comm_matches(comm);
 }
 
-static __always_inline bool aimed_at_current(__u32 tgid)
+static __always_inline bool matches_current(__u32 tgid)
 {
 	char comm[16] = {};
 
 	if (filter_comms)
 		bpf_get_current_comm(comm, sizeof(comm));
-	return aimed_at(tgid, comm);
+	return matches(tgid, comm);
 }
 
 /* current_comm reads the current task's name, without a call where the kernel can. */
@@ -70,25 +70,25 @@ static __always_inline void current_comm(__u64 comm[2])
 	comm[1] = name[1];
 }
 
-static __always_inline bool is_comm_aimed(struct counters *n)
+static __always_inline bool matches_comm(struct cpu_state *n)
 {
 	__u64 comm[2] = {};
 
 	current_comm(comm);
 	/* Where it is empty, none may have been looked at. */
 	if (comm[0] != n->comm[0] || comm[1] != n->comm[1] || !comm[0]) {
-		n->comm_aimed = comm_matches((char *)comm);
+		n->comm_matched = comm_matches((char *)comm);
 		n->comm[0] = comm[0];
 		n->comm[1] = comm[1];
 	}
-	return n->comm_aimed;
+	return n->comm_matched;
 }
 
 /*
- * is_aimed tells whether the current task is aimed at. Mostly it is the same as
+ * matches_task tells whether the current task is aimed at. Mostly it is the same as
  * at the last call on this CPU.
  */
-static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
+static __always_inline bool matches_task(struct cpu_state *n, __u32 tgid)
 {
 	__u64 version;
 
@@ -97,14 +97,14 @@ static __always_inline bool is_aimed(struct counters *n, __u32 tgid)
 	if (filter_targets) {
 		version = targets_version; /* of before it is looked up */
 		if (n->tgid != tgid || n->targets_version != version) {
-			n->tgid_aimed = bpf_map_lookup_elem(&targets, &tgid);
+			n->tgid_matched = bpf_map_lookup_elem(&targets, &tgid);
 			n->tgid = tgid;
 			n->targets_version = version;
 		}
-		if (!n->tgid_aimed)
+		if (!n->tgid_matched)
 			return false;
 	}
-	return !filter_comms || is_comm_aimed(n);
+	return !filter_comms || matches_comm(n);
 }
 
 /*

@@ -8,7 +8,7 @@
 #include "stacks.h"
 
 /* send_charge sends a charge whose outcome is known. */
-static __always_inline void send_charge(struct counters *n, struct call *c)
+static __always_inline void send_charge(struct cpu_state *n, struct call *c)
 {
 	struct charge_event *e = &c->event, *sent;
 
@@ -18,7 +18,7 @@ static __always_inline void send_charge(struct counters *n, struct call *c)
 		return;
 	}
 	if (take_kernel_stacks || take_user_stacks)
-		tell_stacks(n, c);
+		send_stacks(n, c);
 	/*
 	 * Lost events are told of by the CPU that lost them. The counters are
 	 * this CPU's own, yet atomic: before 5.12 nothing keeps an interrupt that
@@ -41,25 +41,25 @@ static __always_inline void send_charge(struct counters *n, struct call *c)
  * from the memory of a map, so that the verifier takes it for any: it would look at
  * what follows once for each.
  */
-static __always_inline struct call *call_at(struct counters *n, struct calls *cs, __u64 i)
+static __always_inline struct call *call_at(struct cpu_state *n, struct calls *cs, __u64 i)
 {
 	i += *(volatile __u64 *)&n->zero;
 	return &cs->call[i & (CALLS - 1)];
 }
 
 /*
- * moved_from returns the CPU on which the call from a place is noted, of which
+ * migrated_from returns the CPU on which the call from a place is noted, of which
  * task_migrates knows that it returns on another.
  */
-static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
+static __always_inline __u32 migrated_from(__u32 cpu, __u64 sp)
 {
-	__u32 *from = bpf_map_lookup_elem(&moved_calls, &stack);
+	__u32 *from = bpf_map_lookup_elem(&migrated_calls, &sp);
 
 	if (!from)
 		return cpu;
 	cpu = *from;
-	if (!bpf_map_delete_elem(&moved_calls, &stack))
-		__sync_fetch_and_sub(&moved, 1);
+	if (!bpf_map_delete_elem(&migrated_calls, &sp))
+		__sync_fetch_and_sub(&migrated, 1);
 	return cpu;
 }
 
@@ -69,7 +69,7 @@ static __always_inline __u32 moved_from(__u32 cpu, __u64 stack)
  * not returned in time, or the last: as long as there are others, it may just
  * have been preempted for long.
  */
-static __always_inline struct call *free_call(struct counters *n, struct calls *cs, __u32 cpu, __u64 stack)
+static __always_inline struct call *free_call(struct cpu_state *n, struct calls *cs, __u32 cpu, __u64 sp)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
 	struct call *c;
@@ -78,7 +78,7 @@ static __always_inline struct call *free_call(struct counters *n, struct calls *
 #pragma clang loop unroll(disable)
 	for (i = 0; i < CALLS; i++) {
 		c = &cs->call[i];
-		if (!c->stack || c->stack == stack)
+		if (!c->sp || c->sp == sp)
 			break;
 	}
 	if (i == CALLS) {
@@ -88,24 +88,24 @@ static __always_inline struct call *free_call(struct counters *n, struct calls *
 				break;
 	}
 	c = call_at(n, cs, i);
-	if (c->stack) {
+	if (c->sp) {
 		c->event.e.flags |= FLAG_PREDICTED;
 		send_charge(n, c);
-		if (moved && c->stack != stack)
-			moved_from(cpu, c->stack);
+		if (migrated && c->sp != sp)
+			migrated_from(cpu, c->sp);
 	} else {
 		/* Atomic, for another call may be preempted while it does this. */
-		__sync_fetch_and_add(&n->under_way, 1);
+		__sync_fetch_and_add(&n->inflight, 1);
 	}
 	if (take_kernel_stacks || take_user_stacks)
 		c->stacks = cpu * CALLS + i;
 	c->event.e.boot_ns = now;
-	c->stack = stack;
+	c->sp = sp;
 	return c;
 }
 
 /* call_from returns the call from a place that is noted on a CPU. */
-static __always_inline struct call *call_from(struct counters *n, __u32 cpu, __u64 stack)
+static __always_inline struct call *call_from(struct cpu_state *n, __u32 cpu, __u64 sp)
 {
 	struct calls *cs;
 	__u64 i;
@@ -115,7 +115,7 @@ static __always_inline struct call *call_from(struct counters *n, __u32 cpu, __u
 		return NULL;
 #pragma clang loop unroll(disable)
 	for (i = 0; i < CALLS; i++)
-		if (cs->call[i].stack == stack)
+		if (cs->call[i].sp == sp)
 			return call_at(n, cs, i);
 	return NULL;
 }

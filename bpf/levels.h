@@ -50,19 +50,19 @@ static __always_inline void walk(struct charge_event *e, struct page_counter *co
 			e->max = l.max;
 		}
 		mask = sign((__s64)l.max - usage - least);
-		pick(least, (__s64)l.max - usage, mask);
-		pick(e->limiting.cgroup, counter, mask);
-		pick(e->limiting.usage, usage, mask);
-		pick(e->limiting.max, l.max, mask);
+		select(least, (__s64)l.max - usage, mask);
+		select(e->limiting.cgroup, counter, mask);
+		select(e->limiting.usage, usage, mask);
+		select(e->limiting.max, l.max, mask);
 
 		mask = sign((__s64)l.high - usage - least_high);
-		pick(least_high, (__s64)l.high - usage, mask);
-		pick(e->high.cgroup, counter, mask);
-		pick(e->high.usage, usage, mask);
-		pick(e->high.max, l.high, mask);
+		select(least_high, (__s64)l.high - usage, mask);
+		select(e->high.cgroup, counter, mask);
+		select(e->high.usage, usage, mask);
+		select(e->high.max, l.high, mask);
 
 		mask = sign((__s64)l.max - usage - (__s64)e->requested) & not_full;
-		pick(e->failed, counter, mask);
+		select(e->failed, counter, mask);
 		not_full &= ~mask;
 
 		counter = (void *)l.parent;

@@ -14,7 +14,7 @@
  * whether that concerns the cgroups that are aimed at. What happens above them
  * does, and to the machine as a whole.
  */
-static __always_inline bool about(struct cgroup_key *key, struct mem_cgroup *memcg)
+static __always_inline bool resolve_memcg(struct cgroup_key *key, struct mem_cgroup *memcg)
 {
 	struct cgroup_subsys_state *css = (void *)memcg + bpf_core_field_offset(struct mem_cgroup, css);
 
@@ -26,7 +26,7 @@ static __always_inline bool about(struct cgroup_key *key, struct mem_cgroup *mem
 	key->cgroup = cgroup_id(css);
 	if (filter_cgroups && !target_of(css, key->hierarchy))
 		return false;
-	ensure_named(css, key->cgroup, key->hierarchy);
+	ensure_emitted(css, key->cgroup, key->hierarchy);
 	return true;
 }
 
@@ -36,7 +36,7 @@ static __always_inline int on_reclaim_begin(struct mem_cgroup *memcg)
 	struct reclaim_event e = {};
 	struct reclaim r = {};
 
-	if ((__u32)(pid_tgid >> 32) == tracer_tgid || !aimed_at_current(pid_tgid >> 32) || !about(&r.key, memcg))
+	if ((__u32)(pid_tgid >> 32) == tracer_tgid || !matches_current(pid_tgid >> 32) || !resolve_memcg(&r.key, memcg))
 		return 0;
 	fill(&e.e, EVENT_RECLAIM_BEGIN, pid_tgid);
 	e.e.cgroup = r.key.cgroup;
@@ -53,7 +53,7 @@ static __always_inline int on_oom(struct oom_control *oc)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct cgroup_key key = {};
 
-	if (about(&key, BPF_CORE_READ(oc, memcg)))
+	if (resolve_memcg(&key, BPF_CORE_READ(oc, memcg)))
 		bpf_map_update_elem(&ooms, &pid_tgid, &key, BPF_ANY);
 	else
 		bpf_map_delete_elem(&ooms, &pid_tgid);
@@ -64,7 +64,7 @@ static __always_inline int on_oom(struct oom_control *oc)
  * held reads how many pages an mm has of a kind. A macro, for CO-RE knows the
  * size of the kernel's array elements where the index is a constant.
  */
-#define held(mm, index) ({							\
+#define mm_rss(mm, index) ({							\
 	__s64 __n;								\
 	if (bpf_core_type_exists(struct mm_rss_stat))				\
 		__n = BPF_CORE_READ((struct mm_struct___atomic *)(mm),		\
@@ -83,7 +83,7 @@ static __always_inline int on_oom_kill(struct task_struct *victim)
 
 	e.victim_tgid = BPF_CORE_READ(victim, tgid);
 	BPF_CORE_READ_STR_INTO(&e.victim_comm, victim, comm);
-	if (!aimed_at_current(pid_tgid >> 32) && !aimed_at(e.victim_tgid, e.victim_comm))
+	if (!matches_current(pid_tgid >> 32) && !matches(e.victim_tgid, e.victim_comm))
 		return 0;
 	key = bpf_map_lookup_elem(&ooms, &pid_tgid);
 	if (filter_cgroups && !key)
@@ -95,10 +95,10 @@ static __always_inline int on_oom_kill(struct task_struct *victim)
 	}
 	mm = BPF_CORE_READ(victim, mm);
 	if (mm) {
-		e.anon = held(mm, MM_ANONPAGES);
-		e.file = held(mm, MM_FILEPAGES);
-		e.shmem = held(mm, MM_SHMEMPAGES);
-		e.swap = held(mm, MM_SWAPENTS);
+		e.anon = mm_rss(mm, MM_ANONPAGES);
+		e.file = mm_rss(mm, MM_FILEPAGES);
+		e.shmem = mm_rss(mm, MM_SHMEMPAGES);
+		e.swap = mm_rss(mm, MM_SWAPENTS);
 	}
 	send(&e, sizeof(e));
 	return 0;

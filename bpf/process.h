@@ -8,8 +8,8 @@
 #include "memcg.h"
 #include "send.h"
 
-/* tell_fork tells the reader that a process was forked. */
-static __always_inline void tell_fork(struct fork_event *e, struct task_struct *parent, __u32 child_tgid)
+/* send_fork tells the reader that a process was forked. */
+static __always_inline void send_fork(struct fork_event *e, struct task_struct *parent, __u32 child_tgid)
 {
 	e->e.type = EVENT_FORK;
 	e->e.cpu = bpf_get_smp_processor_id();
@@ -22,10 +22,10 @@ static __always_inline void tell_fork(struct fork_event *e, struct task_struct *
 }
 
 /*
- * is_wanted tells whether a process is one of those to begin with, by its number
+ * is_initial tells whether a process is one of those to begin with, by its number
  * in the pid namespace at that level, which is the tracer's.
  */
-static __always_inline bool is_wanted(struct task_struct *process, __u32 level)
+static __always_inline bool is_initial(struct task_struct *process, __u32 level)
 {
 	struct pid *pid = BPF_CORE_READ(process, signal, pids[PIDTYPE_TGID]);
 	__u32 nr = 0;
@@ -36,7 +36,7 @@ static __always_inline bool is_wanted(struct task_struct *process, __u32 level)
 	bpf_core_read(&nr, sizeof(nr), (void *)pid + bpf_core_field_offset(struct pid, numbers) +
 					       level * bpf_core_type_size(struct upid) +
 					       bpf_core_field_offset(struct upid, nr));
-	return bpf_map_lookup_elem(&wanted, &nr);
+	return bpf_map_lookup_elem(&initial_pids, &nr);
 }
 
 #endif

@@ -13,30 +13,30 @@
  * arithmetic: it takes for one what was read from the memory of a map. An
  * interrupt in between may leave another.
  */
-static __always_inline __u64 number_of(struct counters *n, __u64 pointer)
+static __always_inline __u64 number_of(struct cpu_state *n, __u64 pointer)
 {
 	*(volatile __u64 *)&n->number = pointer;
 	return *(volatile __u64 *)&n->number;
 }
 
 /* failure_count returns how many failures are kept of calls from a place or the like. */
-static __always_inline __u64 *failure_count(__u64 stack)
+static __always_inline __u64 *failure_count(__u64 sp)
 {
-	__u32 i = stack * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
+	__u32 i = sp * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
 
 	return bpf_map_lookup_elem(&failure_counts, &i);
 }
 
-static __always_inline bool may_have_failed(struct counters *n, __u64 stack)
+static __always_inline bool may_have_failed(struct cpu_state *n, __u64 sp)
 {
-	__u64 *count = failure_count(number_of(n, stack));
+	__u64 *count = failure_count(number_of(n, sp));
 
 	return count && *count;
 }
 
-static __always_inline void keep_failure(struct counters *n, __u64 stack, __u64 pages)
+static __always_inline void keep_failure(struct cpu_state *n, __u64 sp, __u64 pages)
 {
-	__u64 key = number_of(n, stack), *count = failure_count(key);
+	__u64 key = number_of(n, sp), *count = failure_count(key);
 
 	/* There was none: the call has looked for it. */
 	if (count && !bpf_map_update_elem(&failures, &key, &pages, BPF_ANY))
@@ -47,9 +47,9 @@ static __always_inline void keep_failure(struct counters *n, __u64 stack, __u64 
  * retried tells whether a charge follows one from the same place that failed to
  * charge more.
  */
-static __always_inline bool retried(struct counters *n, __u64 stack, unsigned long requested)
+static __always_inline bool retried(struct cpu_state *n, __u64 sp, unsigned long requested)
 {
-	__u64 key = number_of(n, stack), *count = failure_count(key), *failed;
+	__u64 key = number_of(n, sp), *count = failure_count(key), *failed;
 	bool retry;
 
 	if (!count || !*count)

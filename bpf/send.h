@@ -15,7 +15,7 @@
  * would fill up: counting per CPU needs no look at the buffer, which all CPUs
  * share.
  */
-static __always_inline __u64 wakeup(struct counters *n)
+static __always_inline __u64 wakeup(struct cpu_state *n)
 {
 	if (++n->unwoken < wakeup_events && !reader_idle)
 		return BPF_RB_NO_WAKEUP;
@@ -36,7 +36,7 @@ static __always_inline void fill(struct event *e, __u32 type, __u64 pid_tgid)
 
 static __always_inline void send(void *e, __u64 size)
 {
-	struct counters *n = counters_of(bpf_get_smp_processor_id());
+	struct cpu_state *n = cpu_state_of(bpf_get_smp_processor_id());
 
 	if (n && bpf_ringbuf_output(&events, e, size, wakeup(n)))
 		__sync_fetch_and_add(&n->lost_others, 1);

@@ -44,7 +44,7 @@ static __always_inline __u32 layout_of_current(void)
  * take_stack takes the current stack, of which the rest is filled in, and returns how
  * many addresses it has.
  */
-static __always_inline __u64 take_stack(struct counters *n, void *ctx, struct stack_event *stack, __u64 flags)
+static __always_inline __u64 take_stack(struct cpu_state *n, void *ctx, struct stack_event *stack, __u64 flags)
 {
 	long size = bpf_get_stack(ctx, stack->address, sizeof(stack->address), flags);
 	__u64 hash = (__u64)stack->tgid << 32 | stack->layout, frames, i;
@@ -66,7 +66,7 @@ static __always_inline __u64 take_stack(struct counters *n, void *ctx, struct st
 }
 
 /* take_stacks adds the stacks to a call, if they are asked for. */
-static __always_inline void take_stacks(struct counters *n, void *ctx, struct call *c, bool wanted)
+static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct call *c, bool wanted)
 {
 	struct charge_event *e = &c->event;
 	struct call_stacks *s;
@@ -91,17 +91,17 @@ static __always_inline void take_stacks(struct counters *n, void *ctx, struct ca
 	}
 }
 
-/* tell_stack sends a stack that the reader does not know. */
-static __always_inline void tell_stack(struct counters *n, struct stack_event *stack, __u64 frames)
+/* send_stack sends a stack that the reader does not know. */
+static __always_inline void send_stack(struct cpu_state *n, struct stack_event *stack, __u64 frames)
 {
-	__u32 of_stack = stack->id & (TOLD - 1), of_layout = stack->layout & (TOLD - 1);
-	struct told *known = bpf_map_lookup_elem(&told, &of_stack);
+	__u32 of_stack = stack->id & (SENT_STACKS - 1), of_layout = stack->layout & (SENT_STACKS - 1);
+	struct sent_stack *known = bpf_map_lookup_elem(&sent_stacks, &of_stack);
 	__u64 flags = BPF_RB_NO_WAKEUP, size = __builtin_offsetof(struct stack_event, address) + frames * sizeof(__u64);
 
 	if (!known || known->stack == stack->id)
 		return;
 	if (stack->layout) {
-		struct told *seen = bpf_map_lookup_elem(&told, &of_layout);
+		struct sent_stack *seen = bpf_map_lookup_elem(&sent_stacks, &of_layout);
 
 		/* The program may be short-lived: it is to be looked at now. */
 		if (seen && seen->layout != stack->layout) {
@@ -118,17 +118,17 @@ static __always_inline void tell_stack(struct counters *n, struct stack_event *s
 	}
 }
 
-/* tell_stacks tells the reader of the stacks of a call. */
-static __always_inline void tell_stacks(struct counters *n, struct call *c)
+/* send_stacks tells the reader of the stacks of a call. */
+static __always_inline void send_stacks(struct cpu_state *n, struct call *c)
 {
 	struct call_stacks *s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
 
 	if (!s)
 		return;
 	if (take_kernel_stacks && c->event.kernel_stack)
-		tell_stack(n, &s->kernel, s->kernel_frames);
+		send_stack(n, &s->kernel, s->kernel_frames);
 	if (take_user_stacks && c->event.user_stack)
-		tell_stack(n, &s->user, s->user_frames);
+		send_stack(n, &s->user, s->user_frames);
 }
 
 #endif

@@ -15,7 +15,7 @@
 volatile bool reader_idle;
 
 /* What is known of a page counter. */
-struct known {
+struct counter_info {
 	__u64 counter; /* address */
 	__u64 css;
 	__u64 serial_nr; /* another css in the same place has another */
@@ -23,7 +23,7 @@ struct known {
 	__u64 cgroup;	 /* id */
 	__u32 hierarchy;
 	__u8 kind;
-	bool aimed; /* its charges are to be traced */
+	bool matched; /* its charges are to be traced */
 	bool named; /* the reader knows its cgroup's name */
 	__u8 pad;
 };
@@ -33,11 +33,11 @@ enum {
 	KNOWN_COUNTERS = 16,
 	KNOWN_LIMITING = KNOWN_COUNTERS, /* the last limiting level */
 	KNOWN_INTERRUPT, /* a program that interrupted another on this CPU */
-	KNOWN_PLACES,
+	KNOWN_SLOTS,
 };
 
 /* What became of the charges that one CPU has seen, and what it knows. */
-struct counters {
+struct cpu_state {
 	__u64 delivered; /* events in the ring buffer */
 	__u64 filtered;
 	__u64 lost;
@@ -45,7 +45,7 @@ struct counters {
 	__u64 lost_stacks;     /* charges sent without their stack */
 	__u64 unwoken;	       /* events, or as much, since this CPU last woke the reader */
 	__u64 running;	       /* programs on this CPU, one interrupting the other */
-	__u64 under_way;       /* calls that are noted and have not returned */
+	__u64 inflight;       /* calls that are noted and have not returned */
 	__u64 zero;	       /* see call_at */
 	__u64 number;	       /* see number_of */
 	/* The last name that was looked at, and whether it matches. */
@@ -53,14 +53,14 @@ struct counters {
 	/* The last thread group that was looked up in targets, and when. */
 	__u64 targets_version;
 	__u32 tgid;
-	bool tgid_aimed;
-	bool comm_aimed;
+	bool tgid_matched;
+	bool comm_matched;
 	/* The last counter that was found not to be aimed at, and its css. */
-	__u64 unaimed;
-	__u64 unaimed_serial_nr;
-	struct known known[KNOWN_PLACES];
-	/* See on_unasked. */
-	struct known unasked[KNOWN_COUNTERS];
+	__u64 unmatched;
+	__u64 unmatched_serial_nr;
+	struct counter_info known[KNOWN_SLOTS];
+	/* See on_usage_change. */
+	struct counter_info unasked[KNOWN_COUNTERS];
 	__u64 keeping;
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
@@ -78,12 +78,12 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1); /* the loader sets the number of possible CPUs */
 	__type(key, __u32);
-	__type(value, struct counters);
-} counters SEC(".maps");
+	__type(value, struct cpu_state);
+} cpu_states SEC(".maps");
 
-static __always_inline struct counters *counters_of(__u32 cpu)
+static __always_inline struct cpu_state *cpu_state_of(__u32 cpu)
 {
-	return bpf_map_lookup_elem(&counters, &cpu);
+	return bpf_map_lookup_elem(&cpu_states, &cpu);
 }
 
 /*
@@ -111,7 +111,7 @@ struct {
 	__uint(max_entries, 1); /* the loader sets the real size */
 	__type(key, __u32);
 	__type(value, __u8);
-} wanted SEC(".maps");
+} initial_pids SEC(".maps");
 
 /* How many of those were found, and how many forks found no place in targets. */
 volatile __u32 found;
@@ -123,7 +123,7 @@ volatile __u64 unfollowed;
  * charges on top of a charge has the same.
  */
 struct call {
-	__u64 stack; /* 0 for none */
+	__u64 sp; /* 0 for none */
 	__u64 fail;  /* the function's argument: struct page_counter ** */
 	struct charge_event event;
 	__u32 stacks; /* its place in call_stacks */
@@ -133,7 +133,7 @@ struct call {
  * On each CPU there is a call for each level of interrupts, and where the kernel
  * is preemptible, for each that is preempted: a dozen at once, where a dozen tracers
  * make each call last as long as a task runs at a time. One that returns on another
- * CPU is found through moved_calls: that is rare, and a place that all CPUs share
+ * CPU is found through migrated_calls: that is rare, and a place that all CPUs share
  * costs more than all the rest.
  */
 #define CALLS 16
@@ -164,7 +164,7 @@ struct {
 
 /*
  * A kernel that preempts itself can move a task to another CPU in the middle of a
- * charge. moved_calls says on which CPU such a call is noted, by its stack
+ * charge. migrated_calls says on which CPU such a call is noted, by its stack
  * pointer; moved is how many there are.
  */
 struct {
@@ -172,9 +172,9 @@ struct {
 	__uint(max_entries, 1024);
 	__type(key, __u64);
 	__type(value, __u32);
-} moved_calls SEC(".maps");
+} migrated_calls SEC(".maps");
 
-static volatile __u64 moved;
+static volatile __u64 migrated;
 
 /* How long a call can take at most, if it was not missed to return. */
 #define MAX_CALL_NS 100000000
@@ -209,17 +209,17 @@ struct {
  * it has looked at, by their lowest bits. What shares a place with another is told
  * again.
  */
-struct told {
+struct sent_stack {
 	__u32 stack;
 	__u32 layout;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader makes it TOLD if need be */
+	__uint(max_entries, 1); /* the loader makes it SENT_STACKS if need be */
 	__type(key, __u32);
-	__type(value, struct told);
-} told SEC(".maps");
+	__type(value, struct sent_stack);
+} sent_stacks SEC(".maps");
 
 struct cgroup_key {
 	__u64 cgroup;
@@ -239,7 +239,7 @@ struct {
 	__uint(max_entries, 8192);
 	__type(key, struct cgroup_key);
 	__type(value, __u8);
-} named SEC(".maps");
+} sent_cgroups SEC(".maps");
 
 struct reclaim {
 	__u64 begin_ns;

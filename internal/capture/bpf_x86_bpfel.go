@@ -25,7 +25,7 @@ type bpfCalls struct {
 	_    structs.HostLayout
 	Call [16]struct {
 		_      structs.HostLayout
-		Stack  uint64
+		Sp     uint64
 		Fail   uint64
 		Event  bpfChargeEvent
 		Stacks uint32
@@ -59,7 +59,7 @@ type bpfChargeEvent struct {
 	_           structs.HostLayout
 	E           bpfEvent
 	Counter     uint64
-	Stack       uint64
+	Sp          uint64
 	Requested   uint64
 	Usage       int64
 	Max         uint64
@@ -71,27 +71,27 @@ type bpfChargeEvent struct {
 	UserStack   uint32
 }
 
-type bpfCounters struct {
-	_               structs.HostLayout
-	Delivered       uint64
-	Filtered        uint64
-	Lost            uint64
-	LostOthers      uint64
-	LostStacks      uint64
-	Unwoken         uint64
-	Running         uint64
-	UnderWay        uint64
-	Zero            uint64
-	Number          uint64
-	Comm            [2]uint64
-	TargetsVersion  uint64
-	Tgid            uint32
-	TgidAimed       bool
-	CommAimed       bool
-	_               [2]byte
-	Unaimed         uint64
-	UnaimedSerialNr uint64
-	Known           [18]struct {
+type bpfCpuState struct {
+	_                 structs.HostLayout
+	Delivered         uint64
+	Filtered          uint64
+	Lost              uint64
+	LostOthers        uint64
+	LostStacks        uint64
+	Unwoken           uint64
+	Running           uint64
+	Inflight          uint64
+	Zero              uint64
+	Number            uint64
+	Comm              [2]uint64
+	TargetsVersion    uint64
+	Tgid              uint32
+	TgidMatched       bool
+	CommMatched       bool
+	_                 [2]byte
+	Unmatched         uint64
+	UnmatchedSerialNr uint64
+	Known             [18]struct {
 		_         structs.HostLayout
 		Counter   uint64
 		Css       uint64
@@ -100,7 +100,7 @@ type bpfCounters struct {
 		Cgroup    uint64
 		Hierarchy uint32
 		Kind      uint8
-		Aimed     bool
+		Matched   bool
 		Named     bool
 		Pad       uint8
 	}
@@ -113,7 +113,7 @@ type bpfCounters struct {
 		Cgroup    uint64
 		Hierarchy uint32
 		Kind      uint8
-		Aimed     bool
+		Matched   bool
 		Named     bool
 		Pad       uint8
 	}
@@ -190,6 +190,12 @@ type bpfReclaimEvent struct {
 	Ns    uint64
 }
 
+type bpfSentStack struct {
+	_      structs.HostLayout
+	Stack  uint32
+	Layout uint32
+}
+
 type bpfStackEvent struct {
 	_       structs.HostLayout
 	Type    uint32
@@ -202,14 +208,8 @@ type bpfStackEvent struct {
 type bpfStackSlots uint32
 
 const (
-	bpfStackSlotsTOLD bpfStackSlots = 16384
+	bpfStackSlotsSENT_STACKS bpfStackSlots = 16384
 )
-
-type bpfTold struct {
-	_      structs.HostLayout
-	Stack  uint32
-	Layout uint32
-}
 
 type bpfUnchargeEvent struct {
 	_       structs.HostLayout
@@ -225,18 +225,18 @@ type bpfUnchargeEvent struct {
 const (
 	bpfMapCallStacks          = "call_stacks"
 	bpfMapCalls               = "calls"
-	bpfMapCounters            = "counters"
+	bpfMapCpuStates           = "cpu_states"
 	bpfMapEvents              = "events"
 	bpfMapFailureCounts       = "failure_counts"
 	bpfMapFailures            = "failures"
-	bpfMapMovedCalls          = "moved_calls"
-	bpfMapNamed               = "named"
+	bpfMapInitialPids         = "initial_pids"
+	bpfMapMigratedCalls       = "migrated_calls"
 	bpfMapOoms                = "ooms"
 	bpfMapReclaims            = "reclaims"
+	bpfMapSentCgroups         = "sent_cgroups"
+	bpfMapSentStacks          = "sent_stacks"
 	bpfMapTargetCgroups       = "target_cgroups"
 	bpfMapTargets             = "targets"
-	bpfMapTold                = "told"
-	bpfMapWanted              = "wanted"
 	bpfProgFentryForcedCharge = "fentry_forced_charge"
 	bpfProgFentryOom          = "fentry_oom"
 	bpfProgFentryOomKill      = "fentry_oom_kill"
@@ -274,11 +274,11 @@ const (
 	bpfVarPageSize            = "page_size"
 	bpfVarReaderIdle          = "reader_idle"
 	bpfVarReclaimEventType    = "reclaim_event_type"
+	bpfVarSendForks           = "send_forks"
 	bpfVarTakeKernelStacks    = "take_kernel_stacks"
 	bpfVarTakeUserStacks      = "take_user_stacks"
 	bpfVarTargetKinds         = "target_kinds"
 	bpfVarTargetTgid          = "target_tgid"
-	bpfVarTellForks           = "tell_forks"
 	bpfVarTracerTgid          = "tracer_tgid"
 	bpfVarUnchargeEventType   = "uncharge_event_type"
 	bpfVarUnfollowed          = "unfollowed"
@@ -354,18 +354,18 @@ type bpfProgramSpecs struct {
 type bpfMapSpecs struct {
 	CallStacks    *ebpf.MapSpec `ebpf:"call_stacks"`
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	CpuStates     *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
-	MovedCalls    *ebpf.MapSpec `ebpf:"moved_calls"`
-	Named         *ebpf.MapSpec `ebpf:"named"`
+	InitialPids   *ebpf.MapSpec `ebpf:"initial_pids"`
+	MigratedCalls *ebpf.MapSpec `ebpf:"migrated_calls"`
 	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
 	Reclaims      *ebpf.MapSpec `ebpf:"reclaims"`
+	SentCgroups   *ebpf.MapSpec `ebpf:"sent_cgroups"`
+	SentStacks    *ebpf.MapSpec `ebpf:"sent_stacks"`
 	TargetCgroups *ebpf.MapSpec `ebpf:"target_cgroups"`
 	Targets       *ebpf.MapSpec `ebpf:"targets"`
-	Told          *ebpf.MapSpec `ebpf:"told"`
-	Wanted        *ebpf.MapSpec `ebpf:"wanted"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -390,11 +390,11 @@ type bpfVariableSpecs struct {
 	PageSize          *ebpf.VariableSpec `ebpf:"page_size"`
 	ReaderIdle        *ebpf.VariableSpec `ebpf:"reader_idle"`
 	ReclaimEventType  *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
+	SendForks         *ebpf.VariableSpec `ebpf:"send_forks"`
 	TakeKernelStacks  *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
 	TakeUserStacks    *ebpf.VariableSpec `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.VariableSpec `ebpf:"target_kinds"`
 	TargetTgid        *ebpf.VariableSpec `ebpf:"target_tgid"`
-	TellForks         *ebpf.VariableSpec `ebpf:"tell_forks"`
 	TracerTgid        *ebpf.VariableSpec `ebpf:"tracer_tgid"`
 	UnchargeEventType *ebpf.VariableSpec `ebpf:"uncharge_event_type"`
 	Unfollowed        *ebpf.VariableSpec `ebpf:"unfollowed"`
@@ -423,36 +423,36 @@ func (o *bpfObjects) Close() error {
 type bpfMaps struct {
 	CallStacks    *ebpf.Map `ebpf:"call_stacks"`
 	Calls         *ebpf.Map `ebpf:"calls"`
-	Counters      *ebpf.Map `ebpf:"counters"`
+	CpuStates     *ebpf.Map `ebpf:"cpu_states"`
 	Events        *ebpf.Map `ebpf:"events"`
 	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
 	Failures      *ebpf.Map `ebpf:"failures"`
-	MovedCalls    *ebpf.Map `ebpf:"moved_calls"`
-	Named         *ebpf.Map `ebpf:"named"`
+	InitialPids   *ebpf.Map `ebpf:"initial_pids"`
+	MigratedCalls *ebpf.Map `ebpf:"migrated_calls"`
 	Ooms          *ebpf.Map `ebpf:"ooms"`
 	Reclaims      *ebpf.Map `ebpf:"reclaims"`
+	SentCgroups   *ebpf.Map `ebpf:"sent_cgroups"`
+	SentStacks    *ebpf.Map `ebpf:"sent_stacks"`
 	TargetCgroups *ebpf.Map `ebpf:"target_cgroups"`
 	Targets       *ebpf.Map `ebpf:"targets"`
-	Told          *ebpf.Map `ebpf:"told"`
-	Wanted        *ebpf.Map `ebpf:"wanted"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.CallStacks,
 		m.Calls,
-		m.Counters,
+		m.CpuStates,
 		m.Events,
 		m.FailureCounts,
 		m.Failures,
-		m.MovedCalls,
-		m.Named,
+		m.InitialPids,
+		m.MigratedCalls,
 		m.Ooms,
 		m.Reclaims,
+		m.SentCgroups,
+		m.SentStacks,
 		m.TargetCgroups,
 		m.Targets,
-		m.Told,
-		m.Wanted,
 	)
 }
 
@@ -478,11 +478,11 @@ type bpfVariables struct {
 	PageSize          *ebpf.Variable `ebpf:"page_size"`
 	ReaderIdle        *ebpf.Variable `ebpf:"reader_idle"`
 	ReclaimEventType  *ebpf.Variable `ebpf:"reclaim_event_type"`
+	SendForks         *ebpf.Variable `ebpf:"send_forks"`
 	TakeKernelStacks  *ebpf.Variable `ebpf:"take_kernel_stacks"`
 	TakeUserStacks    *ebpf.Variable `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.Variable `ebpf:"target_kinds"`
 	TargetTgid        *ebpf.Variable `ebpf:"target_tgid"`
-	TellForks         *ebpf.Variable `ebpf:"tell_forks"`
 	TracerTgid        *ebpf.Variable `ebpf:"tracer_tgid"`
 	UnchargeEventType *ebpf.Variable `ebpf:"uncharge_event_type"`
 	Unfollowed        *ebpf.Variable `ebpf:"unfollowed"`

@@ -32,7 +32,7 @@ type Counts struct {
 func (r *reader) Counts() (Counts, error) {
 	c := Counts{Missed: r.kernel.missed(), Seen: uint64(len(r.inflight))}
 	for cpu := range r.lost {
-		var n bpfCounters
+		var n bpfCpuState
 		if err := r.kernel.readCounters(cpu, &n); err != nil {
 			return Counts{}, fmt.Errorf("read the counters: %w", err)
 		}

@@ -27,7 +27,7 @@ type fakeMachine struct {
 	flushOnce sync.Once
 	flushed   chan struct{}
 
-	counters   []bpfCounters
+	counters   []bpfCpuState
 	calls      []bpfCalls
 	callStacks map[uint32]bpfCallStacks
 	unfollowed uint64
@@ -60,7 +60,7 @@ func later(e event.Event) step {
 func newMachine(t *testing.T, cpus int, script ...step) *fakeMachine {
 	return &fakeMachine{
 		t: t, script: script, flushed: make(chan struct{}), errs: make(map[string]error),
-		counters: make([]bpfCounters, cpus), calls: make([]bpfCalls, cpus), callStacks: make(map[uint32]bpfCallStacks),
+		counters: make([]bpfCpuState, cpus), calls: make([]bpfCalls, cpus), callStacks: make(map[uint32]bpfCallStacks),
 	}
 }
 
@@ -130,7 +130,7 @@ func (m *fakeMachine) setReaderIdle() error { return m.note("idle") }
 func (m *fakeMachine) detach() error        { return m.note("detach") }
 func (m *fakeMachine) missed() uint64       { return m.misses }
 
-func (m *fakeMachine) readCounters(cpu int, n *bpfCounters) error {
+func (m *fakeMachine) readCounters(cpu int, n *bpfCpuState) error {
 	*n = m.counters[cpu]
 	return m.errs["counters"]
 }

@@ -15,7 +15,7 @@ import (
 // kernel is the reader's view of the loaded programs, beside the ring buffer: a
 // [*programs], or a test's fake.
 type kernel interface {
-	readCounters(cpu int, n *bpfCounters) error
+	readCounters(cpu int, n *bpfCpuState) error
 	// readCalls reads the calls of the function that began on a CPU and have not
 	// returned.
 	readCalls(cpu int, c *bpfCalls) error
@@ -66,7 +66,7 @@ func newPrograms(coll *ebpf.Collection) (*programs, error) {
 	}
 	return &programs{
 		ring:       ring,
-		counters:   coll.DetachMap(bpfMapCounters),
+		counters:   coll.DetachMap(bpfMapCpuStates),
 		calls:      coll.DetachMap(bpfMapCalls),
 		callStacks: coll.DetachMap(bpfMapCallStacks),
 		targets:    coll.DetachMap(bpfMapTargets),
@@ -163,7 +163,7 @@ func (p *programs) missed() uint64 {
 	return n
 }
 
-func (p *programs) readCounters(cpu int, n *bpfCounters) error {
+func (p *programs) readCounters(cpu int, n *bpfCpuState) error {
 	return p.counters.Lookup(uint32(cpu), n)
 }
 

@@ -75,10 +75,10 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 	}
 	bufferBytes = RoundBuffer(bufferBytes)
 	spec.Maps[bpfMapEvents].MaxEntries = uint32(bufferBytes)
-	spec.Maps[bpfMapCounters].MaxEntries = uint32(possibleCPUs)
+	spec.Maps[bpfMapCpuStates].MaxEntries = uint32(possibleCPUs)
 	spec.Maps[bpfMapCalls].MaxEntries = uint32(possibleCPUs)
 	if o.KernelStacks || o.UserStacks {
-		spec.Maps[bpfMapTold].MaxEntries = uint32(toldStacks)
+		spec.Maps[bpfMapSentStacks].MaxEntries = uint32(sentStacks)
 		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
 	}
 
@@ -92,7 +92,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 		bpfVarPageSize:         uint32(os.Getpagesize()),
 		bpfVarOnlyLimited:      o.OnlyLimited,
 		bpfVarMinPages:         o.MinPages,
-		bpfVarTellForks:        o.Forks,
+		bpfVarSendForks:        o.Forks,
 		bpfVarTakeKernelStacks: o.KernelStacks,
 		bpfVarTakeUserStacks:   o.UserStacks,
 	}
@@ -133,7 +133,7 @@ func filterProcesses(spec *ebpf.CollectionSpec, o *Options, values map[string]an
 	values[bpfVarFilterTargets] = true
 	values[bpfVarFollow] = o.Follow
 	for _, pid := range o.PIDs {
-		addToSet(spec.Maps[bpfMapWanted], uint32(pid), uint8(1))
+		addToSet(spec.Maps[bpfMapInitialPids], uint32(pid), uint8(1))
 	}
 	spec.Maps[bpfMapTargets].MaxEntries = uint32(len(o.PIDs))
 	if o.Follow {

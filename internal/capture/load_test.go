@@ -81,13 +81,13 @@ func TestConfigure(t *testing.T) {
 		{name: "only limited", options: Options{OnlyLimited: true}, variables: map[string]any{bpfVarOnlyLimited: true}},
 		{name: "min pages", options: Options{MinPages: 1 << 40}, variables: map[string]any{bpfVarMinPages: uint64(1 << 40)}},
 		{name: "net", options: Options{Net: true}, variables: map[string]any{bpfVarTracerTgid: ^uint32(0)}},
-		{name: "forks", options: Options{Forks: true}, variables: map[string]any{bpfVarTellForks: true}},
+		{name: "forks", options: Options{Forks: true}, variables: map[string]any{bpfVarSendForks: true}},
 		{name: "processes", options: Options{PIDs: []int{7, 8, 9}}, variables: map[string]any{bpfVarFilterTargets: true},
-			sizes:    map[string]uint32{bpfMapWanted: 3, bpfMapTargets: 3},
-			contents: map[string][]ebpf.MapKV{bpfMapWanted: {pid(7), pid(8), pid(9)}}},
+			sizes:    map[string]uint32{bpfMapInitialPids: 3, bpfMapTargets: 3},
+			contents: map[string][]ebpf.MapKV{bpfMapInitialPids: {pid(7), pid(8), pid(9)}}},
 		{name: "follow one", options: Options{PIDs: []int{7}, Follow: true}, variables: map[string]any{bpfVarFilterTargets: true, bpfVarFollow: true},
 			sizes:    map[string]uint32{bpfMapTargets: 1 << 14},
-			contents: map[string][]ebpf.MapKV{bpfMapWanted: {pid(7)}}},
+			contents: map[string][]ebpf.MapKV{bpfMapInitialPids: {pid(7)}}},
 		{name: "names", options: Options{Comms: comms}, variables: map[string]any{
 			bpfVarFilterComms: true, bpfVarCommStart: comms.Start, bpfVarCommEnd: comms.End,
 			bpfVarCommLoops: comms.Loops, bpfVarCommAccepts: comms.Accepts,
@@ -99,9 +99,9 @@ func TestConfigure(t *testing.T) {
 			contents:  map[string][]ebpf.MapKV{bpfMapTargetCgroups: {kv(one, 2), kv(two, 2), kv(one, 1)}}},
 		{name: "ancestors of none", options: Options{AboveCgroups: []event.CgroupID{one}}},
 		{name: "kernel stacks", options: Options{KernelStacks: true}, variables: map[string]any{bpfVarTakeKernelStacks: true},
-			sizes: map[string]uint32{bpfMapTold: 16384, bpfMapCallStacks: cpus * 16}},
+			sizes: map[string]uint32{bpfMapSentStacks: 16384, bpfMapCallStacks: cpus * 16}},
 		{name: "user stacks", options: Options{UserStacks: true}, variables: map[string]any{bpfVarTakeUserStacks: true},
-			sizes: map[string]uint32{bpfMapTold: 16384, bpfMapCallStacks: cpus * 16}},
+			sizes: map[string]uint32{bpfMapSentStacks: 16384, bpfMapCallStacks: cpus * 16}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			want := configured(t, Options{}, cpus)
@@ -145,7 +145,7 @@ func TestConfigureDefaults(t *testing.T) {
 	}
 	for name, to := range map[string]any{
 		bpfVarTracerTgid: &got.Tracer, bpfVarWakeupEvents: &got.Wakeup, bpfVarPageSize: &got.Page, bpfVarTargetTgid: &got.Target,
-		bpfVarTargetKinds: &got.Kinds, bpfVarOnlyLimited: &got.Limited, bpfVarTellForks: &got.Forks,
+		bpfVarTargetKinds: &got.Kinds, bpfVarOnlyLimited: &got.Limited, bpfVarSendForks: &got.Forks,
 		bpfVarTakeKernelStacks: &got.Kernel, bpfVarTakeUserStacks: &got.User, bpfVarMinPages: &got.MinPages,
 	} {
 		if err := spec.Variables[name].Get(to); err != nil {
@@ -158,7 +158,7 @@ func TestConfigureDefaults(t *testing.T) {
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	for name, size := range map[string]uint32{bpfMapEvents: DefaultBufferBytes, bpfMapCounters: cpus, bpfMapCalls: cpus} {
+	for name, size := range map[string]uint32{bpfMapEvents: DefaultBufferBytes, bpfMapCpuStates: cpus, bpfMapCalls: cpus} {
 		if n := spec.Maps[name].MaxEntries; n != size {
 			t.Errorf("%s has %d entries, want %d", name, n, size)
 		}
@@ -180,8 +180,8 @@ func TestConfigureOne(t *testing.T) {
 	if err := spec.Variables[bpfVarFilterTargets].Get(&filter); err != nil {
 		t.Fatal(err)
 	}
-	if want := !inInitialPIDNamespace(); filter != want || (target == 4711) == want || (len(spec.Maps[bpfMapWanted].Contents) == 1) != want {
-		t.Errorf("target %d, filter %v, wanted %v", target, filter, spec.Maps[bpfMapWanted].Contents)
+	if want := !inInitialPIDNamespace(); filter != want || (target == 4711) == want || (len(spec.Maps[bpfMapInitialPids].Contents) == 1) != want {
+		t.Errorf("target %d, filter %v, wanted %v", target, filter, spec.Maps[bpfMapInitialPids].Contents)
 	}
 }
 

@@ -138,7 +138,7 @@ func (r *rawRecorder) ReadInto(rec *ringbuf.Record) error {
 	return err
 }
 
-func (r *rawRecorder) readCounters(cpu int, n *bpfCounters) error {
+func (r *rawRecorder) readCounters(cpu int, n *bpfCpuState) error {
 	err := r.kernel.readCounters(cpu, n)
 	r.raw.Counters[cpu] = rawCounters{n.Delivered, n.Filtered, n.Lost, n.LostOthers, n.LostStacks}
 	return err
@@ -147,9 +147,9 @@ func (r *rawRecorder) readCounters(cpu int, n *bpfCounters) error {
 func (r *rawRecorder) readCalls(cpu int, c *bpfCalls) error {
 	err := r.kernel.readCalls(cpu, c)
 	for slot := range c.Call {
-		if call := &c.Call[slot]; call.Stack != 0 {
+		if call := &c.Call[slot]; call.Sp != 0 {
 			r.raw.Inflight = append(r.raw.Inflight, rawCall{
-				CPU: cpu, Slot: slot, StackPointer: call.Stack, Charge: bytes.Clone(structBytes(&call.Event)), StacksSlot: call.Stacks,
+				CPU: cpu, Slot: slot, StackPointer: call.Sp, Charge: bytes.Clone(structBytes(&call.Event)), StacksSlot: call.Stacks,
 			})
 		}
 	}
@@ -225,11 +225,11 @@ func (raw *rawTrace) play(t *testing.T) *reader {
 		m.script = append(m.script, step{raw: sample})
 	}
 	for cpu, n := range raw.Counters {
-		m.counters[cpu] = bpfCounters{Delivered: n.Delivered, Filtered: n.Filtered, Lost: n.Lost, LostOthers: n.LostOthers, LostStacks: n.LostStacks}
+		m.counters[cpu] = bpfCpuState{Delivered: n.Delivered, Filtered: n.Filtered, Lost: n.Lost, LostOthers: n.LostOthers, LostStacks: n.LostStacks}
 	}
 	for _, in := range raw.Inflight {
 		call := &m.calls[in.CPU].Call[in.Slot]
-		call.Stack, call.Stacks = in.StackPointer, in.StacksSlot
+		call.Sp, call.Stacks = in.StackPointer, in.StacksSlot
 		var s bpfCallStacks
 		if copy(structBytes(&call.Event), in.Charge) != event.ChargeSize || copy(structBytes(&s), in.Stacks) != len(in.Stacks) {
 			t.Fatalf("a call of %d bytes, with %d of stacks", len(in.Charge), len(in.Stacks))
@@ -315,11 +315,11 @@ func TestRaw(t *testing.T) {
 		step{raw: rawStack(5, symbol.Process{}, 0x10, 0x20)}, sample(stacked), sample(event.Event{Type: event.ReclaimBegin, BootNanos: 5, TID: 8}),
 		timeout, timeout, timeout,
 	)
-	m.counters = []bpfCounters{{Delivered: 3, Filtered: 4, Lost: 3, LostOthers: 1}, {Delivered: 1, Lost: 1, LostStacks: 9}}
+	m.counters = []bpfCpuState{{Delivered: 3, Filtered: 4, Lost: 3, LostOthers: 1}, {Delivered: 1, Lost: 1, LostStacks: 9}}
 	m.unfollowed, m.misses = 1, 2
 	for slot, e := range map[int]event.Event{2: at(6, 1, 9), 3: with(at(7, 1, 10), func(e *event.Event) { e.KernelStack = 6 })} {
 		call := &m.calls[1].Call[slot]
-		call.Stack, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(slot)
+		call.Sp, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(slot)
 	}
 	var s bpfCallStacks
 	s.KernelFrames = uint64(len(rawStack(6, symbol.Process{}, 0x30))-stackHeader) / 8

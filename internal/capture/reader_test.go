@@ -21,13 +21,13 @@ func TestLoss(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		script   []step
-		counters []bpfCounters // at the end
+		counters []bpfCpuState // at the end
 		want     []event.Event
 	}{
 		{
 			name:     "none",
 			script:   []step{sample(at(1, 0, 7)), sample(at(2, 1, 8))},
-			counters: make([]bpfCounters, 2),
+			counters: make([]bpfCpuState, 2),
 			want:     []event.Event{at(1, 0, 7), at(2, 1, 8)},
 		},
 		{
@@ -35,7 +35,7 @@ func TestLoss(t *testing.T) {
 			script: []step{
 				sample(at(1, 0, 7)), sample(losing(at(2, 0, 7), 3)), sample(losing(at(3, 0, 7), 3)), sample(losing(at(4, 0, 7), 5)),
 			},
-			counters: []bpfCounters{{Lost: 5}, {}},
+			counters: []bpfCpuState{{Lost: 5}, {}},
 			want: []event.Event{
 				at(1, 0, 7), lost(at(2, 0, 7), 3), losing(at(2, 0, 7), 3), losing(at(3, 0, 7), 3),
 				lost(at(4, 0, 7), 2), losing(at(4, 0, 7), 5),
@@ -44,7 +44,7 @@ func TestLoss(t *testing.T) {
 		{
 			name:     "each CPU its own",
 			script:   []step{sample(losing(at(1, 1, 7), 3)), sample(losing(at(2, 0, 7), 2)), sample(losing(at(3, 1, 7), 4))},
-			counters: []bpfCounters{{Lost: 2}, {Lost: 4}},
+			counters: []bpfCpuState{{Lost: 2}, {Lost: 4}},
 			want: []event.Event{
 				lost(at(1, 1, 7), 3), losing(at(1, 1, 7), 3), lost(at(2, 0, 7), 2), losing(at(2, 0, 7), 2),
 				lost(at(3, 1, 7), 1), losing(at(3, 1, 7), 4),
@@ -53,7 +53,7 @@ func TestLoss(t *testing.T) {
 		{
 			name:     "at the end, where no charge followed",
 			script:   []step{sample(losing(at(1, 0, 7), 3)), timeout},
-			counters: []bpfCounters{{Lost: 4}, {Lost: 10}},
+			counters: []bpfCpuState{{Lost: 4}, {Lost: 10}},
 			want: []event.Event{
 				lost(at(1, 0, 7), 3), losing(at(1, 0, 7), 3),
 				{Type: event.Lost, BootNanos: uint64(readInterval), LostEvents: 11},
@@ -61,13 +61,13 @@ func TestLoss(t *testing.T) {
 		},
 		{
 			name:     "nothing else",
-			counters: []bpfCounters{{}, {Lost: 1}},
+			counters: []bpfCpuState{{}, {Lost: 1}},
 			want:     []event.Event{{Type: event.Lost, LostEvents: 1}},
 		},
 		{
 			name:     "before an event that is no charge",
 			script:   []step{sample(event.Event{Type: event.ReclaimBegin, TID: 7}), sample(losing(at(1, 0, 7), 1))},
-			counters: []bpfCounters{{Lost: 1}, {}},
+			counters: []bpfCpuState{{Lost: 1}, {}},
 			want:     []event.Event{{Type: event.ReclaimBegin, TID: 7}, lost(at(1, 0, 7), 1), losing(at(1, 0, 7), 1)},
 		},
 	} {
@@ -332,11 +332,11 @@ func TestInflight(t *testing.T) {
 	predicted := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags |= event.Predicted }) }
 	a, b, c := at(30, 0, 7), at(10, 0, 8), with(at(20, 1, 9), func(e *event.Event) { e.Flags = event.Remote; e.Outcome = event.Failed })
 	m := newMachine(t, 2, sample(at(25, 0, 6)))
-	m.counters[1] = bpfCounters{Delivered: 1, Filtered: 2, Lost: 4}
+	m.counters[1] = bpfCpuState{Delivered: 1, Filtered: 2, Lost: 4}
 	for i, e := range map[int]event.Event{0: a, len(m.calls[0].Call) - 1: b} {
-		m.calls[0].Call[i].Stack, m.calls[0].Call[i].Event = e.StackPointer, bpfCharge(t, e)
+		m.calls[0].Call[i].Sp, m.calls[0].Call[i].Event = e.StackPointer, bpfCharge(t, e)
 	}
-	m.calls[1].Call[3].Stack, m.calls[1].Call[3].Event = 9, bpfCharge(t, c)
+	m.calls[1].Call[3].Sp, m.calls[1].Call[3].Event = 9, bpfCharge(t, c)
 	m.calls[1].Call[4].Event = bpfCharge(t, at(5, 1, 5)) // a call that has returned
 	r := m.reader()
 	got := slices.Concat(readAll(t, r, 256)...)
@@ -367,7 +367,7 @@ func TestInflightStacks(t *testing.T) {
 	m := newMachine(t, 1, step{raw: rawStack(5, symbol.Process{}, 0x1001, 0x2002)}, sample(stacked(1, 5, 0)))
 	for i, e := range []event.Event{stacked(20, 5, 6), stacked(21, 8, 0), stacked(22, 0, 0)} {
 		call := &m.calls[0].Call[i]
-		call.Stack, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(40+i)
+		call.Sp, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(40+i)
 	}
 	var s bpfCallStacks
 	s.KernelFrames = fill(&s.Kernel, rawStack(5, symbol.Process{}, 0x1001, 0x2002))
@@ -391,7 +391,7 @@ func TestInflightStacks(t *testing.T) {
 
 	// Without the stacks the charges are not whole.
 	m = newMachine(t, 1)
-	m.calls[0].Call[0].Stack, m.calls[0].Call[0].Event = 1, bpfCharge(t, stacked(1, 5, 0))
+	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, stacked(1, 5, 0))
 	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the stacks of the calls in flight: no stacks in slot 0" {
 		t.Error(err)
 	}
@@ -399,12 +399,12 @@ func TestInflightStacks(t *testing.T) {
 
 func TestInflightFails(t *testing.T) {
 	m := newMachine(t, 1)
-	m.calls[0].Call[0].Stack = 1 // with an event of type 0
+	m.calls[0].Call[0].Sp = 1 // with an event of type 0
 	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: event of unknown type 0" {
 		t.Error(err)
 	}
 	m = newMachine(t, 1)
-	m.calls[0].Call[0].Stack, m.calls[0].Call[0].Event = 1, bpfCharge(t, with(at(1, 0, 7), func(e *event.Event) { e.KernelStack = 5 }))
+	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, with(at(1, 0, 7), func(e *event.Event) { e.KernelStack = 5 }))
 	m.callStacks[0] = bpfCallStacks{} // of no frames
 	r := m.reader()
 	r.stacks = &stacks{named: make(map[string]uint32)}
@@ -429,7 +429,7 @@ func TestReadStacks(t *testing.T) {
 		raw(70, 0xa), sample(charge(70, 0)), // sent again
 		sample(losing(charge(72, 71), 1)), // the sample of 72 was lost
 	)
-	m.counters[0] = bpfCounters{Lost: 1, LostStacks: 3}
+	m.counters[0] = bpfCpuState{Lost: 1, LostStacks: 3}
 	r := m.reader()
 	r.stacks = &stacks{named: make(map[string]uint32)}
 	compare(t, readAll(t, r, 256), [][]event.Event{{
@@ -451,7 +451,7 @@ func TestReadStacks(t *testing.T) {
 // TestCounts adds up what the programs counted, before the trace is at its end too.
 func TestCounts(t *testing.T) {
 	m := newMachine(t, 3)
-	m.counters = []bpfCounters{
+	m.counters = []bpfCpuState{
 		{Delivered: 1, Filtered: 10, Lost: 100, LostOthers: 1000, LostStacks: 10_000},
 		{Delivered: 2, Filtered: 20, Lost: 200, LostOthers: 2000, LostStacks: 20_000},
 		{Delivered: 3, Filtered: 30, Lost: 300, LostOthers: 3000, LostStacks: 30_000},

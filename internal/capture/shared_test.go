@@ -145,7 +145,7 @@ func level(l bpfLevel) event.Level {
 func TestEventLayout(t *testing.T) {
 	for _, typ := range []event.Type{event.Charge, event.Lost} {
 		c, want := filled[bpfChargeEvent](t, typ)
-		want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = c.Counter, c.Stack, c.Requested, c.Usage, c.Max
+		want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = c.Counter, c.Sp, c.Requested, c.Usage, c.Max
 		want.Limiting, want.High = level(c.Limiting), level(c.High)
 		want.FailedAt, want.LostEvents, want.KernelStack, want.UserStack = c.Failed, c.Lost, c.KernelStack, c.UserStack
 		checkLayout(t, c, want)
@@ -233,7 +233,7 @@ func TestArchitectures(t *testing.T) {
 		shared := make(map[string]string)
 		for _, name := range []string{
 			"charge_event", "reclaim_event", "oom_kill_event", "fork_event", "uncharge_event", "cgroup_event", "stack_event",
-			"event", "level", "counters", "calls", "call_stacks", "cgroup_key",
+			"event", "level", "cpu_state", "calls", "call_stacks", "cgroup_key",
 			"event_type", "kind", "outcome", "event_flag", "cgroup_verdict", "stack_slots",
 		} {
 			types, err := spec.Types.AnyTypesByName(name) // a map can have the name too

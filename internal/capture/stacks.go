@@ -17,8 +17,8 @@ const (
 	stackDepth = len(bpfStackEvent{}.Address)
 	// stackHeader is how many bytes come before the addresses of a stack's sample.
 	stackHeader = int(unsafe.Offsetof(bpfStackEvent{}.Address))
-	// toldStacks is how many stacks the program remembers to have sent.
-	toldStacks = int(bpfStackSlotsTOLD)
+	// sentStacks is how many stacks the program remembers to have sent.
+	sentStacks = int(bpfStackSlotsSENT_STACKS)
 	// maxNamed and maxNamedBytes bound the different stacks of a trace.
 	maxNamed      = 1 << 16
 	maxNamedBytes = 64 << 20
@@ -35,7 +35,7 @@ type stacks struct {
 	functions functions
 	programs  *namer // nil: user stacks stay addresses
 
-	told  [toldStacks]struct{ id, number uint32 }
+	told  [sentStacks]struct{ id, number uint32 }
 	named map[string]uint32 // numbers by frames
 	bytes int               // of all frames
 	// missing is how many stacks of charges were left out: there were too many, or
@@ -100,7 +100,7 @@ func (s *stacks) learn(e *event.Event, raw []byte) (told bool, err error) {
 		*e = event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
 		told = true
 	}
-	place := &s.told[id%uint32(toldStacks)]
+	place := &s.told[id%uint32(sentStacks)]
 	place.id, place.number = id, number
 	return told, nil
 }
@@ -111,7 +111,7 @@ func (s *stacks) number(e *event.Event) {
 		if *stack == 0 {
 			continue
 		}
-		place := &s.told[*stack%uint32(toldStacks)]
+		place := &s.told[*stack%uint32(sentStacks)]
 		if place.id != *stack || place.number == 0 {
 			s.missing++
 			*stack = 0

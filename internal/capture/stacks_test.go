@@ -45,7 +45,7 @@ func TestStacks(t *testing.T) {
 		{rawStack(6, user, 0x1001), 2, "0x1001"},     // whose names there is no way to
 		{rawStack(9, user, 0x1001), 0, ""},           // other ids, the same names
 		{rawStack(10, kernel, deep...), 3, strings.Repeat("outer+0x1;", stackDepth) + "[truncated]"},
-		{rawStack(uint32(toldStacks)+6, kernel, 0x3000_0000), 4, "0x30000000"}, // in the place of another
+		{rawStack(uint32(sentStacks)+6, kernel, 0x3000_0000), 4, "0x30000000"}, // in the place of another
 	} {
 		var e event.Event
 		told, err := s.learn(&e, tc.raw)
@@ -55,7 +55,7 @@ func TestStacks(t *testing.T) {
 		}
 	}
 	for _, tc := range []struct{ kernel, user, wantKernel, wantUser uint32 }{
-		{5, 9, 1, 2}, {10, 0, 3, 0}, {uint32(toldStacks) + 6, 0, 4, 0},
+		{5, 9, 1, 2}, {10, 0, 3, 0}, {uint32(sentStacks) + 6, 0, 4, 0},
 		{0, 6, 0, 0}, // is not told of any more
 		{4711, 9, 0, 2},
 	} {

@@ -40,7 +40,7 @@ func (r *reader) takeInflight() error {
 		}
 		for i := range calls.Call {
 			call := &calls.Call[i]
-			if call.Stack == 0 {
+			if call.Sp == 0 {
 				continue
 			}
 			var in inflightCall
