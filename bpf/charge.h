@@ -24,7 +24,7 @@ static __always_inline __u32 task_flags(void)
 static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
 				 unsigned long nr_pages, __u64 fail, __u64 sp)
 {
-	struct counter_info *k = lookup_counter(n, (__u64)counter, slot_of((__u64)counter));
+	struct counter_info info;
 	struct cgroup_subsys_state *css;
 	struct charge_event *e;
 	struct calls *cs;
@@ -32,13 +32,15 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 	__u32 cpu;
 	bool retry;
 
-	if (!k->matched) {
-		n->unmatched = k->counter;
-		n->unmatched_serial_nr = k->serial_nr;
+	lookup_counter(n, (__u64)counter, &info);
+	if (!info.matched) {
+		struct unmatched last = {info.counter, info.serial_nr};
+
+		cache_store(n, n->unmatched, last);
 		return false;
 	}
 	retry = (only_limited || min_pages) && retried(n, sp, nr_pages);
-	if (min_pages && !retry && is_small(nr_pages, k->kind))
+	if (min_pages && !retry && is_small(nr_pages, info.kind))
 		return false;
 	cpu = bpf_get_smp_processor_id();
 	cs = bpf_map_lookup_elem(&calls, &cpu);
@@ -48,22 +50,25 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 		migrated_from(cpu, sp); /* what is left of a call whose return was missed */
 	c = free_call(n, cs, cpu, sp);
 	c->fail = fail;
+	c->css_offset = info.css_offset;
 	e = &c->event;
 	e->e.type = EVENT_CHARGE;
 	e->e.cpu = cpu;
 	e->e.tgid = pid_tgid >> 32;
 	e->e.tid = (__u32)pid_tgid;
 	current_comm((__u64 *)e->e.comm);
-	e->e.cgroup = k->cgroup;
-	e->e.hierarchy = k->hierarchy;
-	e->e.kind = k->kind;
+	e->e.cgroup = info.cgroup;
+	e->e.hierarchy = info.hierarchy;
+	e->e.kind = info.kind;
 	e->e.flags = retry ? FLAG_RETRY : 0;
 	e->counter = (__u64)counter;
 	e->sp = sp;
 	e->requested = nr_pages;
-	css = (void *)k->css;
-	if (css && !k->named)
-		k->named = ensure_emitted(css, k->cgroup, k->hierarchy);
+	css = (void *)info.css;
+	if (css && !info.named && ensure_emitted(css, info.cgroup, info.hierarchy)) {
+		info.named = true;
+		cache_counter(n, &info);
+	}
 	if (css && css != memory_css() && is_remote(css, e->e.kind))
 		e->e.flags |= FLAG_REMOTE;
 	if (task_flags() & PF_KTHREAD)
@@ -71,12 +76,12 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 
 	walk(e, counter);
 	e->e.outcome = e->failed ? OUTCOME_FAILED : OUTCOME_OK;
-	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, e->limiting.cgroup) : 0;
+	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, info.css_offset, e->limiting.cgroup) : 0;
 	/* The others' is not set, and 0. */
 	if (e->e.kind != KIND_MEMORY && e->e.kind != KIND_SWAP)
 		e->high.max = ~0ULL;
-	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, e->high.cgroup) : 0;
-	e->failed = level_id(n, e, e->failed);
+	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, info.css_offset, e->high.cgroup) : 0;
+	e->failed = level_id(n, e, info.css_offset, e->failed);
 	/* What only_limited leaves out at the return needs none. */
 	if (take_kernel_stacks || take_user_stacks)
 		take_stacks(n, ctx, c,
@@ -92,7 +97,10 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
  */
 static __always_inline bool is_unmatched(struct cpu_state *n, __u64 counter)
 {
-	return n->unmatched == counter && TASK_BTF && memory_css()->serial_nr == n->unmatched_serial_nr;
+	struct unmatched last;
+
+	return TASK_BTF && cache_load(n, last, n->unmatched) && last.counter == counter &&
+	       memory_css()->serial_nr == last.serial_nr;
 }
 
 /*
@@ -119,12 +127,7 @@ static __always_inline struct cpu_state *prefilter(__u64 pid_tgid, __u64 counter
 static __always_inline int on_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
 				    unsigned long nr_pages, __u64 fail, __u64 sp)
 {
-	bool noted;
-
-	__sync_fetch_and_add(&n->running, 1);
-	noted = record_entry(ctx, n, pid_tgid, counter, nr_pages, fail, sp);
-	__sync_fetch_and_sub(&n->running, 1);
-	if (!noted)
+	if (!record_entry(ctx, n, pid_tgid, counter, nr_pages, fail, sp))
 		__sync_fetch_and_add(&n->filtered, 1);
 	return 0;
 }
@@ -155,9 +158,7 @@ static __always_inline int on_return(bool charged, __u64 sp)
 	e->failed = 0;
 	if (!charged) {
 		bpf_probe_read_kernel(&level, sizeof(level), (void *)c->fail);
-		__sync_fetch_and_add(&n->running, 1);
-		e->failed = level_id(n, e, level);
-		__sync_fetch_and_sub(&n->running, 1);
+		e->failed = level_id(n, e, c->css_offset, level);
 		if ((only_limited || min_pages) && e->requested > 1)
 			keep_failure(n, sp, e->requested);
 	}

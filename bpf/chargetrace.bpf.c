@@ -232,6 +232,18 @@ int BPF_PROG(process_free, struct task_struct *task)
 }
 
 /*
+ * Runs before the other programs are attached: what they read of the roots is complete
+ * and visible on all CPUs.
+ */
+SEC("iter/task")
+int learn_roots(struct bpf_iter__task *ctx)
+{
+	if (!memory_root)
+		find_roots();
+	return 0;
+}
+
+/*
  * Looks at the processes that there are. Those to begin with become targets, and
  * with follow what descends from them.
  */
@@ -253,7 +265,7 @@ int find_processes(struct bpf_iter__task *ctx)
 	if (filter_targets) {
 		/* The tracer runs this. */
 		struct task_struct *tracer = (void *)bpf_get_current_task();
-		__u32 level = BPF_CORE_READ(tracer, signal, pids[PIDTYPE_TGID], level);
+		__u32 level = BPF_CORE_READ(tgid_of(tracer), level);
 		int i;
 
 #pragma clang loop unroll(disable)

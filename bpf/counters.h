@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Each CPU keeps what it has found out about page counters.
+ * What a page counter counts and for which cgroup, resolved once and cached by CPU.
  */
 #ifndef CHARGETRACE_COUNTERS_H
 #define CHARGETRACE_COUNTERS_H
 
-#include "filter.h"
+#include "cache.h"
 #include "cgroup_names.h"
+#include "filter.h"
 
-/* resolve_counter finds out about a counter. */
-static __always_inline void resolve_counter(struct counter_info *k, __u64 counter)
+/* resolve_counter fills in a counter's kind, cgroup and filter verdict. */
+static __always_inline void resolve_counter(struct counter_info *info, __u64 counter)
 {
 	struct page_counter *last = (void *)counter, *parent;
 	struct cgroup_subsys_state *css;
 
-	if (!memory_root)
-		learn_roots();
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_DEPTH; i++) {
 		parent = BPF_CORE_READ(last, parent);
@@ -23,102 +22,87 @@ static __always_inline void resolve_counter(struct counter_info *k, __u64 counte
 			break;
 		last = parent;
 	}
-	k->counter = counter;
-	k->kind = classify(counter, (__u64)last, &k->css_offset);
-	css = css_of(counter, k->kind, k->css_offset);
-	k->css = (__u64)css;
-	k->serial_nr = css ? BPF_CORE_READ(css, serial_nr) : 0;
-	k->cgroup = cgroup_id(css);
-	k->hierarchy = memory_hierarchy;
-	if (k->kind == KIND_HUGETLB || k->kind == KIND_HUGETLB_RSVD)
-		k->hierarchy = hugetlb_hierarchy;
-	if (k->kind == KIND_DMEM)
-		k->hierarchy = dmem_hierarchy;
-	k->named = false;
-	k->matched = target_kinds >> (k->kind & 31) & 1;
-	if (filter_cgroups && k->matched)
-		k->matched = css && target_of(css, k->hierarchy) == CGROUP_TARGET;
+	info->counter = counter;
+	info->kind = classify(counter, (__u64)last, &info->css_offset);
+	css = css_of(counter, info->kind, info->css_offset);
+	info->css = (__u64)css;
+	info->serial_nr = css ? BPF_CORE_READ(css, serial_nr) : 0;
+	info->cgroup = cgroup_id(css);
+	info->hierarchy = memory_hierarchy;
+	if (info->kind == KIND_HUGETLB || info->kind == KIND_HUGETLB_RSVD)
+		info->hierarchy = hugetlb_hierarchy;
+	if (info->kind == KIND_DMEM)
+		info->hierarchy = dmem_hierarchy;
+	info->named = false;
+	info->matched = target_kinds >> (info->kind & 31) & 1;
+	if (filter_cgroups && info->matched)
+		info->matched = css && target_of(css, info->hierarchy) == CGROUP_TARGET;
 }
 
 /*
- * learn finds out about a counter, and leaves that in a place of this CPU's.
- * Not static, as name.
+ * has_serial_nr returns whether a css is the one with that serial number: another in its
+ * memory has another. Most are the current task's, which can be read without a helper.
  */
-__noinline int cache_counter(__u64 counter, __u64 slot)
+static __always_inline bool has_serial_nr(struct cgroup_subsys_state *css, __u64 serial_nr)
 {
-	struct cpu_state *n = cpu_state_of(bpf_get_smp_processor_id());
+	struct cgroup_subsys_state *current;
 
-	if (!n || slot >= KNOWN_SLOTS)
-		return 1;
-	resolve_counter(&n->known[slot], counter);
-	return 0;
-}
-
-/*
- * is_known tells whether what is known of a counter is true of it still. Mostly it is of
- * the current task's cgroup, which can be read without a call.
- */
-static __always_inline bool is_known(const struct counter_info *k, __u64 counter)
-{
-	struct cgroup_subsys_state *css = (void *)k->css, *current;
-
-	if (k->counter != counter || !css)
-		return false;
 	if (TASK_BTF) {
 		current = memory_css();
 		if (css == current)
-			return current->serial_nr == k->serial_nr;
+			return current->serial_nr == serial_nr;
 	}
-	return BPF_CORE_READ(css, serial_nr) == k->serial_nr;
+	return BPF_CORE_READ(css, serial_nr) == serial_nr;
 }
 
-/* know returns what is known of a counter; it is valid until the next such call. */
-static __always_inline struct counter_info *lookup_counter(struct cpu_state *n, __u64 counter, __u64 slot)
+/* slot_of returns the cache slot of a counter. */
+static __always_inline struct counter_info *slot_of(struct cpu_state *n, __u64 counter)
 {
-	struct counter_info *k;
-
-	if (n->running > 1)
-		slot = KNOWN_INTERRUPT;
-	k = &n->known[slot];
-	if (!is_known(k, counter))
-		cache_counter(counter, slot);
-	return k;
+	return &n->counters[(counter >> 6) * 0x9e3779b97f4a7c15ULL >> 60];
 }
 
-/* slot_of returns the place for a counter that is charged. */
-static __always_inline __u64 slot_of(__u64 counter)
+static __always_inline void cache_counter(struct cpu_state *n, const struct counter_info *info)
 {
-	return (counter >> 6) * 0x9e3779b97f4a7c15ULL >> 60;
+	struct counter_info *slot = slot_of(n, info->counter);
+
+	cache_store(n, *slot, *info);
 }
 
-/* level_id returns the id of a level's cgroup. */
-static __always_inline __u64 level_id(struct cpu_state *n, struct charge_event *e, __u64 level)
+/* lookup_counter copies what is cached of a counter, or resolves it. */
+static __always_inline void lookup_counter(struct cpu_state *n, __u64 counter, struct counter_info *info)
 {
-	if (!level)
-		return 0;
-	if (level == e->counter)
-		return e->e.cgroup;
-	return lookup_counter(n, level, KNOWN_LIMITING)->cgroup;
+	struct counter_info *slot = slot_of(n, counter);
+
+	if (cache_load(n, *info, *slot) && info->counter == counter && info->css &&
+	    has_serial_nr((void *)info->css, info->serial_nr))
+		return;
+	resolve_counter(info, counter);
+	cache_counter(n, info);
 }
 
 /*
- * keep leaves what is known of a counter in a place of this CPU's, unless it is in
- * the middle of that: what preempted it, or it preempts, does not wait.
+ * level_id returns the cgroup id of a level in the tree of a charged counter; see
+ * classify for css_offset.
  */
-static __always_inline void keep(struct cpu_state *n, struct counter_info *kept, struct counter_info k)
+static __always_inline __u64 level_id(struct cpu_state *n, const struct charge_event *e, __u64 css_offset, __u64 level)
 {
-	__u64 counter = k.counter;
+	struct cgroup_subsys_state *css;
+	struct level_info info;
+	__u64 serial_nr;
 
-	k.counter = 0;
-	__sync_fetch_and_add(&n->keeping, 1);
-	if (*(volatile __u64 *)&n->keeping == 1) {
-		kept->counter = 0;
-		barrier();
-		*kept = k;
-		barrier();
-		kept->counter = counter;
-	}
-	__sync_fetch_and_sub(&n->keeping, 1);
+	if (level == e->counter)
+		return e->e.cgroup;
+	css = css_of(level, e->e.kind, css_offset);
+	if (!css)
+		return 0;
+	serial_nr = BPF_CORE_READ(css, serial_nr);
+	if (cache_load(n, info, n->level) && info.counter == level && info.serial_nr == serial_nr)
+		return info.cgroup;
+	info.counter = level;
+	info.serial_nr = serial_nr;
+	info.cgroup = cgroup_id(css);
+	cache_store(n, n->level, info);
+	return info.cgroup;
 }
 
 #endif

@@ -5,6 +5,7 @@
 #ifndef CHARGETRACE_FILTER_H
 #define CHARGETRACE_FILTER_H
 
+#include "cache.h"
 #include "config.h"
 #include "memcg.h"
 
@@ -72,38 +73,41 @@ static __always_inline void current_comm(__u64 comm[2])
 
 static __always_inline bool matches_comm(struct cpu_state *n)
 {
+	struct comm_verdict v;
 	__u64 comm[2] = {};
 
 	current_comm(comm);
-	/* Where it is empty, none may have been looked at. */
-	if (comm[0] != n->comm[0] || comm[1] != n->comm[1] || !comm[0]) {
-		n->comm_matched = comm_matches((char *)comm);
-		n->comm[0] = comm[0];
-		n->comm[1] = comm[1];
-	}
-	return n->comm_matched;
+	/* Where it is empty, none may have been cached. */
+	if (cache_load(n, v, n->comm) && comm[0] && v.comm[0] == comm[0] && v.comm[1] == comm[1])
+		return v.matched;
+	v.matched = comm_matches((char *)comm);
+	v.comm[0] = comm[0];
+	v.comm[1] = comm[1];
+	cache_store(n, n->comm, v);
+	return v.matched;
 }
 
-/*
- * matches_task tells whether the current task is aimed at. Mostly it is the same as
- * at the last call on this CPU.
- */
+static __always_inline bool is_target(struct cpu_state *n, __u32 tgid)
+{
+	__u64 version = targets_version; /* of before the lookup */
+	struct tgid_verdict v;
+
+	if (cache_load(n, v, n->tgid) && v.tgid == tgid && v.targets_version == version)
+		return v.matched;
+	v.matched = !!bpf_map_lookup_elem(&targets, &tgid);
+	v.tgid = tgid;
+	v.targets_version = version;
+	cache_store(n, n->tgid, v);
+	return v.matched;
+}
+
+/* matches_task returns whether the current task passes the filters. */
 static __always_inline bool matches_task(struct cpu_state *n, __u32 tgid)
 {
-	__u64 version;
-
 	if (target_tgid && tgid != target_tgid)
 		return false;
-	if (filter_targets) {
-		version = targets_version; /* of before it is looked up */
-		if (n->tgid != tgid || n->targets_version != version) {
-			n->tgid_matched = bpf_map_lookup_elem(&targets, &tgid);
-			n->tgid = tgid;
-			n->targets_version = version;
-		}
-		if (!n->tgid_matched)
-			return false;
-	}
+	if (filter_targets && !is_target(n, tgid))
+		return false;
 	return !filter_comms || matches_comm(n);
 }
 

@@ -206,19 +206,15 @@ struct pid {
 	struct upid numbers[1]; /* one for each level of namespaces */
 };
 
-/* include/linux/pid_types.h; PIDTYPE_TGID is 1. */
+/* include/linux/pid_types.h. The value is the running kernel's: only the name is used. */
 enum pid_type {
-	PIDTYPE_PID,
-	PIDTYPE_TGID,
-	PIDTYPE_PGID,
-	PIDTYPE_SID,
-	PIDTYPE_MAX,
+	PIDTYPE_TGID = 1,
 };
 
 /* include/linux/sched/signal.h */
 struct signal_struct {
 	atomic_t live; /* threads that have not begun to exit */
-	struct pid *pids[PIDTYPE_MAX];
+	struct pid *pids[1]; /* one for each pid_type */
 };
 
 /* include/linux/sched.h */

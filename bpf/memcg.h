@@ -65,7 +65,7 @@ static __always_inline struct cgroup_subsys_state *root_css(int id, volatile __u
 	return css;
 }
 
-static __noinline int learn_roots(void)
+static __always_inline int find_roots(void)
 {
 	struct cgroup_subsys_state *css;
 

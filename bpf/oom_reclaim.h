@@ -18,8 +18,6 @@ static __always_inline bool resolve_memcg(struct cgroup_key *key, struct mem_cgr
 {
 	struct cgroup_subsys_state *css = (void *)memcg + bpf_core_field_offset(struct mem_cgroup, css);
 
-	if (!memory_root)
-		learn_roots();
 	if (!memcg)
 		return true;
 	key->hierarchy = memory_hierarchy;

@@ -21,13 +21,24 @@ static __always_inline void send_fork(struct fork_event *e, struct task_struct *
 	send(e, sizeof(*e));
 }
 
+/* tgid_of returns the struct pid of a process's thread group. */
+static __always_inline struct pid *tgid_of(struct task_struct *task)
+{
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	struct pid *pid = NULL;
+
+	bpf_core_read(&pid, sizeof(pid), (void *)signal + bpf_core_field_offset(struct signal_struct, pids) +
+						 bpf_core_enum_value(enum pid_type, PIDTYPE_TGID) * sizeof(pid));
+	return pid;
+}
+
 /*
  * is_initial tells whether a process is one of those to begin with, by its number
  * in the pid namespace at that level, which is the tracer's.
  */
 static __always_inline bool is_initial(struct task_struct *process, __u32 level)
 {
-	struct pid *pid = BPF_CORE_READ(process, signal, pids[PIDTYPE_TGID]);
+	struct pid *pid = tgid_of(process);
 	__u32 nr = 0;
 
 	/* Its parents may be outside that namespace. */

@@ -14,29 +14,49 @@
  */
 volatile bool reader_idle;
 
-/* What is known of a page counter. */
+/* What is cached of a page counter. */
 struct counter_info {
 	__u64 counter; /* address */
 	__u64 css;
-	__u64 serial_nr; /* another css in the same place has another */
+	__u64 serial_nr; /* another css in the same memory has another */
 	__u64 css_offset; /* of the counter from its css */
 	__u64 cgroup;	 /* id */
 	__u32 hierarchy;
 	__u8 kind;
-	bool matched; /* its charges are to be traced */
-	bool named; /* the reader knows its cgroup's name */
+	bool matched; /* the filters let its charges through */
+	bool named; /* the reader has its cgroup's path */
 	__u8 pad;
 };
 
-enum {
-	/* Places by the counter's address, and one each for: */
-	KNOWN_COUNTERS = 16,
-	KNOWN_LIMITING = KNOWN_COUNTERS, /* the last limiting level */
-	KNOWN_INTERRUPT, /* a program that interrupted another on this CPU */
-	KNOWN_SLOTS,
+/* What is cached of a level above a charged counter. */
+struct level_info {
+	__u64 counter; /* address */
+	__u64 serial_nr;
+	__u64 cgroup; /* id */
 };
 
-/* What became of the charges that one CPU has seen, and what it knows. */
+/* Whether a task's name matches. */
+struct comm_verdict {
+	__u64 comm[2];
+	__u64 matched;
+};
+
+/* Whether a thread group is in targets, as of a version of that map. */
+struct tgid_verdict {
+	__u64 targets_version;
+	__u32 tgid;
+	__u32 matched;
+};
+
+/* The last counter that did not match, and the serial number of its css. */
+struct unmatched {
+	__u64 counter; /* address */
+	__u64 serial_nr;
+};
+
+#define CACHED_COUNTERS 16
+
+/* What one CPU counts and caches. */
 struct cpu_state {
 	__u64 delivered; /* events in the ring buffer */
 	__u64 filtered;
@@ -44,24 +64,17 @@ struct cpu_state {
 	__u64 lost_others;     /* events that are no charges */
 	__u64 lost_stacks;     /* charges sent without their stack */
 	__u64 unwoken;	       /* events, or as much, since this CPU last woke the reader */
-	__u64 running;	       /* programs on this CPU, one interrupting the other */
-	__u64 inflight;       /* calls that are noted and have not returned */
+	__u64 inflight;	       /* charges that have not returned */
 	__u64 zero;	       /* see call_at */
 	__u64 number;	       /* see number_of */
-	/* The last name that was looked at, and whether it matches. */
-	__u64 comm[2];
-	/* The last thread group that was looked up in targets, and when. */
-	__u64 targets_version;
-	__u32 tgid;
-	bool tgid_matched;
-	bool comm_matched;
-	/* The last counter that was found not to be aimed at, and its css. */
-	__u64 unmatched;
-	__u64 unmatched_serial_nr;
-	struct counter_info known[KNOWN_SLOTS];
-	/* See on_usage_change. */
-	struct counter_info unasked[KNOWN_COUNTERS];
-	__u64 keeping;
+	/* The caches, and their guards: see cache.h. */
+	__u64 storing; /* programs in cache_store */
+	__u64 stores;  /* odd in the middle of one */
+	struct comm_verdict comm;
+	struct tgid_verdict tgid;
+	struct unmatched unmatched;
+	struct level_info level; /* the last */
+	struct counter_info counters[CACHED_COUNTERS];
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
 struct {
@@ -125,6 +138,7 @@ volatile __u64 unfollowed;
 struct call {
 	__u64 sp; /* 0 for none */
 	__u64 fail;  /* the function's argument: struct page_counter ** */
+	__u64 css_offset; /* of the counter from its css */
 	struct charge_event event;
 	__u32 stacks; /* its place in call_stacks */
 };

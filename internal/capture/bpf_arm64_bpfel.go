@@ -24,12 +24,13 @@ type bpfCallStacks struct {
 type bpfCalls struct {
 	_    structs.HostLayout
 	Call [16]struct {
-		_      structs.HostLayout
-		Sp     uint64
-		Fail   uint64
-		Event  bpfChargeEvent
-		Stacks uint32
-		_      [4]byte
+		_         structs.HostLayout
+		Sp        uint64
+		Fail      uint64
+		CssOffset uint64
+		Event     bpfChargeEvent
+		Stacks    uint32
+		_         [4]byte
 	}
 }
 
@@ -72,26 +73,41 @@ type bpfChargeEvent struct {
 }
 
 type bpfCpuState struct {
-	_                 structs.HostLayout
-	Delivered         uint64
-	Filtered          uint64
-	Lost              uint64
-	LostOthers        uint64
-	LostStacks        uint64
-	Unwoken           uint64
-	Running           uint64
-	Inflight          uint64
-	Zero              uint64
-	Number            uint64
-	Comm              [2]uint64
-	TargetsVersion    uint64
-	Tgid              uint32
-	TgidMatched       bool
-	CommMatched       bool
-	_                 [2]byte
-	Unmatched         uint64
-	UnmatchedSerialNr uint64
-	Known             [18]struct {
+	_          structs.HostLayout
+	Delivered  uint64
+	Filtered   uint64
+	Lost       uint64
+	LostOthers uint64
+	LostStacks uint64
+	Unwoken    uint64
+	Inflight   uint64
+	Zero       uint64
+	Number     uint64
+	Storing    uint64
+	Stores     uint64
+	Comm       struct {
+		_       structs.HostLayout
+		Comm    [2]uint64
+		Matched uint64
+	}
+	Tgid struct {
+		_              structs.HostLayout
+		TargetsVersion uint64
+		Tgid           uint32
+		Matched        uint32
+	}
+	Unmatched struct {
+		_        structs.HostLayout
+		Counter  uint64
+		SerialNr uint64
+	}
+	Level struct {
+		_        structs.HostLayout
+		Counter  uint64
+		SerialNr uint64
+		Cgroup   uint64
+	}
+	Counters [16]struct {
 		_         structs.HostLayout
 		Counter   uint64
 		Css       uint64
@@ -104,21 +120,7 @@ type bpfCpuState struct {
 		Named     bool
 		Pad       uint8
 	}
-	Unasked [16]struct {
-		_         structs.HostLayout
-		Counter   uint64
-		Css       uint64
-		SerialNr  uint64
-		CssOffset uint64
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Matched   bool
-		Named     bool
-		Pad       uint8
-	}
-	Keeping uint64
-	_       [24]byte
+	_ [24]byte
 }
 
 type bpfEvent struct {
@@ -252,6 +254,7 @@ const (
 	bpfProgKprobeTryCharge    = "kprobe_try_charge"
 	bpfProgKprobeUncharge     = "kprobe_uncharge"
 	bpfProgKretprobeTryCharge = "kretprobe_try_charge"
+	bpfProgLearnRoots         = "learn_roots"
 	bpfProgProcessFork        = "process_fork"
 	bpfProgProcessFree        = "process_free"
 	bpfProgReclaimEnd         = "reclaim_end"
@@ -342,6 +345,7 @@ type bpfProgramSpecs struct {
 	KprobeTryCharge    *ebpf.ProgramSpec `ebpf:"kprobe_try_charge"`
 	KprobeUncharge     *ebpf.ProgramSpec `ebpf:"kprobe_uncharge"`
 	KretprobeTryCharge *ebpf.ProgramSpec `ebpf:"kretprobe_try_charge"`
+	LearnRoots         *ebpf.ProgramSpec `ebpf:"learn_roots"`
 	ProcessFork        *ebpf.ProgramSpec `ebpf:"process_fork"`
 	ProcessFree        *ebpf.ProgramSpec `ebpf:"process_free"`
 	ReclaimEnd         *ebpf.ProgramSpec `ebpf:"reclaim_end"`
@@ -508,6 +512,7 @@ type bpfPrograms struct {
 	KprobeTryCharge    *ebpf.Program `ebpf:"kprobe_try_charge"`
 	KprobeUncharge     *ebpf.Program `ebpf:"kprobe_uncharge"`
 	KretprobeTryCharge *ebpf.Program `ebpf:"kretprobe_try_charge"`
+	LearnRoots         *ebpf.Program `ebpf:"learn_roots"`
 	ProcessFork        *ebpf.Program `ebpf:"process_fork"`
 	ProcessFree        *ebpf.Program `ebpf:"process_free"`
 	ReclaimEnd         *ebpf.Program `ebpf:"reclaim_end"`
@@ -531,6 +536,7 @@ func (p *bpfPrograms) Close() error {
 		p.KprobeTryCharge,
 		p.KprobeUncharge,
 		p.KretprobeTryCharge,
+		p.LearnRoots,
 		p.ProcessFork,
 		p.ProcessFree,
 		p.ReclaimEnd,

@@ -59,6 +59,7 @@ func TestHookOrder(t *testing.T) {
 		{bpfProgKprobeOomKill, bpfProgKprobeTryCharge},
 		{bpfProgProcessFork, bpfProgFindProcesses},
 		{bpfProgProcessFree, bpfProgFindProcesses},
+		{bpfProgLearnRoots, bpfProgKprobeOom}, // the next
 	} {
 		if a, b := index(tc.first), index(tc.then); a < 0 || b < 0 || a >= b {
 			t.Errorf("%s is number %d, %s %d", tc.first, a, tc.then, b)
@@ -76,7 +77,7 @@ func TestHookOrder(t *testing.T) {
 	if want := []string{bpfProgKprobeTryCharge, bpfProgKprobeForcedCharge, bpfProgKprobeUncharge}; !slices.Equal(calls, want) {
 		t.Errorf("calls begin at %q, want %q", calls, want)
 	}
-	if want := []string{bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge}; !slices.Equal(required, want) {
+	if want := []string{bpfProgLearnRoots, bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge}; !slices.Equal(required, want) {
 		t.Errorf("no trace without %q, want %q", required, want)
 	}
 }
@@ -84,8 +85,8 @@ func TestHookOrder(t *testing.T) {
 // TestSelectPrograms holds which programs are loaded.
 func TestSelectPrograms(t *testing.T) {
 	always := map[Attach][]string{
-		Kprobe: {bpfProgKprobeOom, bpfProgKprobeOomKill, bpfProgReclaimEnd, bpfProgKprobeReclaimBegin, bpfProgTaskMigrates, bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge},
-		Fentry: {bpfProgFentryOom, bpfProgFentryOomKill, bpfProgReclaimEnd, bpfProgFentryReclaimBegin, bpfProgTaskMigrates, bpfProgFexitTryCharge, bpfProgFentryTryCharge},
+		Kprobe: {bpfProgLearnRoots, bpfProgKprobeOom, bpfProgKprobeOomKill, bpfProgReclaimEnd, bpfProgKprobeReclaimBegin, bpfProgTaskMigrates, bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge},
+		Fentry: {bpfProgLearnRoots, bpfProgFentryOom, bpfProgFentryOomKill, bpfProgReclaimEnd, bpfProgFentryReclaimBegin, bpfProgTaskMigrates, bpfProgFexitTryCharge, bpfProgFentryTryCharge},
 	}
 	net := map[Attach][]string{
 		Kprobe: {bpfProgKprobeForcedCharge, bpfProgKprobeUncharge},
