@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Names of cgroups, sent before the first event that has the cgroup.
+ * Names of cgroups, sent before the first event of the cgroup.
  */
 #ifndef CHARGETRACE_CGROUP_NAMES_H
 #define CHARGETRACE_CGROUP_NAMES_H
@@ -8,9 +8,9 @@
 #include "memcg.h"
 
 /*
- * emit_cgroup tells the reader the name of a cgroup, once, and returns its parent, 0 at
- * the root, or 1 where the buffer is full. Not static, and with numbers for arguments:
- * so the verifier looks at it once, and not again for each call.
+ * emit_cgroup sends the name of a cgroup once. It returns the address of its parent, 0
+ * for the root, or 1 if the buffer is full. It is a global function, whose arguments
+ * must be numbers: the verifier checks it once, not at each call.
  */
 __noinline __u64 emit_cgroup(__u64 kn, __u64 hierarchy)
 {
@@ -28,7 +28,7 @@ __noinline __u64 emit_cgroup(__u64 kn, __u64 hierarchy)
 	e->type = EVENT_CGROUP;
 	e->hierarchy = hierarchy;
 	e->cgroup = key.cgroup;
-	/* What cannot be read is 0, as is the id of the root's parent. */
+	/* A failed read leaves 0, as for the root's parent. */
 	e->parent = BPF_CORE_READ(parent, id);
 	bpf_probe_read_kernel_str(e->name, sizeof(e->name), BPF_CORE_READ(node, name));
 	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
@@ -37,9 +37,9 @@ __noinline __u64 emit_cgroup(__u64 kn, __u64 hierarchy)
 }
 
 /*
- * name tells the reader the name of a cgroup and of its ancestors. They are read from
- * the kernel's own tree, where a cgroup that was removed, but still pays, has kept its
- * place. The cgroup itself comes last: that it is named says that its ancestors are.
+ * emit_path sends the names of a cgroup and its ancestors. They come from kernfs, where
+ * a removed cgroup that is still charged keeps its place. The cgroup comes last: if it
+ * is in sent_cgroups, so are its ancestors. It returns 1 if the buffer is full.
  */
 __noinline int emit_path(__u64 css, __u64 hierarchy)
 {
@@ -52,12 +52,12 @@ __noinline int emit_path(__u64 css, __u64 hierarchy)
 	for (int i = 0; i < MAX_DEPTH && kn; i++) {
 		kn = emit_cgroup(kn, hierarchy);
 		if (kn == 1)
-			return 1; /* again with the next event */
+			return 1; /* the next event tries again */
 	}
 	return emit_cgroup(first, hierarchy) == 1;
 }
 
-/* ensure_emitted tells the reader the name of a css's cgroup, if it does not know it. */
+/* ensure_emitted sends the path of a css's cgroup, unless it was sent. */
 static __always_inline bool ensure_emitted(struct cgroup_subsys_state *css, __u64 cgroup, __u64 hierarchy)
 {
 	struct cgroup_key key = {cgroup, hierarchy};

@@ -20,7 +20,7 @@ static __always_inline __u32 task_flags(void)
 	return BPF_CORE_READ(task, flags);
 }
 
-/* note notes what is asked, and returns false where nobody wants to know. */
+/* record_entry stores an in-flight charge. It returns false if a filter rejects it. */
 static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
 				 unsigned long nr_pages, __u64 fail, __u64 sp)
 {
@@ -47,7 +47,7 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 	if (!cs)
 		return false;
 	if (migrated)
-		migrated_from(cpu, sp); /* what is left of a call whose return was missed */
+		migrated_from(cpu, sp); /* left by a call whose return was missed */
 	c = free_call(n, cs, cpu, sp);
 	c->fail = fail;
 	c->css_offset = info.css_offset;
@@ -77,12 +77,12 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 	walk(e, counter);
 	e->e.outcome = e->failed ? OUTCOME_FAILED : OUTCOME_OK;
 	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, info.css_offset, e->limiting.cgroup) : 0;
-	/* The others' is not set, and 0. */
+	/* In other counters high is unset and 0. */
 	if (e->e.kind != KIND_MEMORY && e->e.kind != KIND_SWAP)
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, info.css_offset, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, info.css_offset, e->failed);
-	/* What only_limited leaves out at the return needs none. */
+	/* A charge that only_limited drops at the return needs none. */
 	if (take_kernel_stacks || take_user_stacks)
 		take_stacks(n, ctx, c,
 			    !only_limited || retry || e->e.outcome == OUTCOME_FAILED ||
@@ -91,9 +91,8 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 }
 
 /*
- * is_unmatched tells whether a counter is the one that was last found not to be
- * aimed at on this CPU. Mostly it is again, and of the current task's cgroup:
- * where the kernel lets a program read the task, that can be told without a call.
+ * is_unmatched returns whether a counter is the last one on this CPU that a filter
+ * rejected. It checks only the current task's cgroup, which needs no helper.
  */
 static __always_inline bool is_unmatched(struct cpu_state *n, __u64 counter)
 {
@@ -103,10 +102,7 @@ static __always_inline bool is_unmatched(struct cpu_state *n, __u64 counter)
 	       memory_css()->serial_nr == last.serial_nr;
 }
 
-/*
- * enter returns the counters of this CPU, or NULL where nobody wants to know of a
- * call, as far as that can be told at little cost.
- */
+/* prefilter runs the cheap checks. It returns this CPU's state, or NULL to drop the call. */
 static __always_inline struct cpu_state *prefilter(__u64 pid_tgid, __u64 counter, unsigned long nr_pages, __u64 sp)
 {
 	__u32 tgid = pid_tgid >> 32;
@@ -135,7 +131,7 @@ static __always_inline int on_entry(void *ctx, struct cpu_state *n, __u64 pid_tg
 static __always_inline int on_return(bool charged, __u64 sp)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct cpu_state *n = cpu_state_of(cpu), *noted;
+	struct cpu_state *n = cpu_state_of(cpu), *recorded;
 	__u64 pid_tgid;
 	struct charge_event *e;
 	struct call *c;
@@ -148,10 +144,10 @@ static __always_inline int on_return(bool charged, __u64 sp)
 		return 0;
 	if (migrated)
 		cpu = migrated_from(cpu, sp);
-	noted = cpu_state_of(cpu);
+	recorded = cpu_state_of(cpu);
 	c = call_from(n, cpu, sp);
-	/* Where a return was missed, the stack may be another thread's by now. */
-	if (!noted || !c || c->event.e.tid != (__u32)pid_tgid)
+	/* If a return was missed, another thread can have that sp by now. */
+	if (!recorded || !c || c->event.e.tid != (__u32)pid_tgid)
 		return 0;
 	e = &c->event;
 	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
@@ -162,9 +158,9 @@ static __always_inline int on_return(bool charged, __u64 sp)
 		if ((only_limited || min_pages) && e->requested > 1)
 			keep_failure(n, sp, e->requested);
 	}
-	send_charge(noted, c); /* it has the number of that CPU */
+	send_charge(recorded, c); /* the event has that CPU's number */
 	c->sp = 0;
-	__sync_fetch_and_sub(&noted->inflight, 1);
+	__sync_fetch_and_sub(&recorded->inflight, 1);
 	return 0;
 }
 

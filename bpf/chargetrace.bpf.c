@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
- * chargetrace.bpf.c: an event for each call of page_counter_try_charge, and for
- * the reclaim and the OOM kills that follow where it fails; and where a balance is
- * asked for, for each call that gives pages back or charges them unasked.
+ * chargetrace.bpf.c sends an event for each call of page_counter_try_charge, for each
+ * reclaim and OOM kill that follows a failed one, and with -net for each uncharge and
+ * each charge that ignores the limit.
  *
- * The kernel asks that function whether some pages still fit under the limits
- * of a cgroup and of all its ancestors. A probe at its entry notes the question:
- * who asks, whose counter it is, and which level has the least room. A probe at
- * its return adds the answer. The event is sent then.
+ * page_counter_try_charge charges pages to a cgroup and all its ancestors if they fit
+ * under every limit. The program at its entry records who charges, whose counter it is
+ * and which level has the least room. The program at its return adds the outcome and
+ * sends the event.
  */
 #include "charge.h"
 #include "oom_reclaim.h"
@@ -36,15 +36,15 @@ int BPF_KRETPROBE(kretprobe_try_charge)
 #else
 	const int popped = 0;
 #endif
-	/* Of a bool only the low byte is defined. */
+	/* Only the low byte of a bool is defined. */
 	return on_return((__u8)PT_REGS_RC(ctx), PT_REGS_SP(ctx) - popped);
 }
 
 /*
- * The context of a fentry and a fexit program is the stack frame of the
- * trampoline that calls both. To count with the pointers in it they are read as
- * plain numbers, for the verifier forbids arithmetic on pointers to kernel types,
- * and until 6.16 even to read one to a pointer.
+ * The context of a fentry and a fexit program is the same: the stack frame of the
+ * trampoline that calls both. The pointers in it are read as numbers, since the verifier
+ * forbids arithmetic on pointers to kernel types, and until 6.16 even reading a pointer
+ * to a pointer.
  */
 SEC("fentry/page_counter_try_charge")
 int fentry_try_charge(__u64 *ctx)
@@ -106,12 +106,12 @@ int fentry_reclaim_begin(__u64 *ctx)
 {
 	__u64 memcg = 0;
 
-	/* As a plain number, as in fentry_try_charge. */
+	/* As a number; see fentry_try_charge. */
 	bpf_probe_read_kernel(&memcg, sizeof(memcg), ctx);
 	return on_reclaim_begin((void *)memcg);
 }
 
-/* A tracepoint, and no probe at the return: those are few, and reclaim sleeps. */
+/* A tracepoint: kretprobes are limited in number, and reclaim sleeps. */
 SEC("raw_tp/mm_vmscan_memcg_reclaim_end")
 int BPF_PROG(reclaim_end, unsigned long nr_reclaimed)
 {
@@ -155,7 +155,7 @@ int BPF_PROG(fentry_oom_kill, struct task_struct *victim)
 	return on_oom_kill(victim);
 }
 
-/* Before the child runs. */
+/* Runs before the child does. */
 SEC("raw_tp/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -167,7 +167,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		return 0;
 	if (filter_targets) {
 		if (!follow || !bpf_map_lookup_elem(&targets, &parent_tgid)) {
-			/* What had that number is gone. */
+			/* The process that had that number is gone. */
 			if (!bpf_map_delete_elem(&targets, &tgid))
 				targets_changed();
 			return 0;
@@ -183,7 +183,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-/* task_migrates notes the call that a task is moved away from. */
+/* task_migrates remembers the CPU of a call whose task migrates. */
 SEC("raw_tp/sched_migrate_task")
 int BPF_PROG(task_migrates, struct task_struct *task)
 {
@@ -209,21 +209,21 @@ int BPF_PROG(task_migrates, struct task_struct *task)
 	for (i = 0; i < CALLS; i++) {
 		__u64 sp = cs->call[i].sp;
 
-		/* Where it has been moved before, it is noted where it began. */
+		/* BPF_NOEXIST: after a second migration the call is still on its first CPU. */
 		if (sp && cs->call[i].event.e.tid == tid && !bpf_map_update_elem(&migrated_calls, &sp, &cpu, BPF_NOEXIST))
 			__sync_fetch_and_add(&migrated, 1);
 	}
 	return 0;
 }
 
-/* A task is freed when it does not run any more. */
+/* Runs when a task that has exited is freed. */
 SEC("raw_tp/sched_process_free")
 int BPF_PROG(process_free, struct task_struct *task)
 {
 	__u32 tgid = BPF_CORE_READ(task, tgid);
 	__u64 *signal = bpf_map_lookup_elem(&targets, &tgid);
 
-	/* One thread of many, or what has the number now. */
+	/* Not for a thread of a living process, nor for a later process of that number. */
 	if (signal && *signal == (__u64)BPF_CORE_READ(task, signal) && BPF_CORE_READ(task, signal, live.counter) == 0) {
 		bpf_map_delete_elem(&targets, &tgid);
 		targets_changed();
@@ -232,8 +232,7 @@ int BPF_PROG(process_free, struct task_struct *task)
 }
 
 /*
- * Runs before the other programs are attached: what they read of the roots is complete
- * and visible on all CPUs.
+ * Runs before the other programs are attached, so that all CPUs see the roots complete.
  */
 SEC("iter/task")
 int learn_roots(struct bpf_iter__task *ctx)
@@ -243,10 +242,7 @@ int learn_roots(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-/*
- * Looks at the processes that there are. Those to begin with become targets, and
- * with follow what descends from them.
- */
+/* Makes targets of the processes in initial_pids and, with follow, of their descendants. */
 SEC("iter/task")
 int find_processes(struct bpf_iter__task *ctx)
 {
@@ -263,7 +259,7 @@ int find_processes(struct bpf_iter__task *ctx)
 	if (tgid != BPF_CORE_READ(task, pid))
 		return 0;
 	if (filter_targets) {
-		/* The tracer runs this. */
+		/* The tracer runs this program. */
 		struct task_struct *tracer = (void *)bpf_get_current_task();
 		__u32 level = BPF_CORE_READ(tgid_of(tracer), level);
 		int i;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * What the ring buffer carries. Package event decodes it: bpf2go generates the
- * layouts and the enums from the types that stand here.
+ * Layouts of the events in the ring buffer. bpf2go generates Go types and constants from
+ * them, and the tests compare those with package event, which decodes the events.
  */
 #ifndef CHARGETRACE_EVENTS_H
 #define CHARGETRACE_EVENTS_H
@@ -18,7 +18,7 @@ enum event_type {
 	EVENT_FORK = 7,
 	EVENT_UNCHARGE = 9,
 	EVENT_FORCED_CHARGE = 10,
-	EVENT_STACK = 12, /* the reader makes others of it, of type 8 */
+	EVENT_STACK = 12, /* the reader turns it into type 8 */
 };
 
 /* What a page counter counts. */
@@ -37,24 +37,23 @@ enum kind {
 enum outcome {
 	OUTCOME_OK = 1,
 	OUTCOME_FAILED = 2,
-	/* 3, a batch miss, is for the reader to tell: it takes the next event. */
+	/* 3 is a batch miss: only the reader sees the next event, which shows it. */
 };
 
 enum event_flag {
-	/* The return was not seen; the outcome is what the entry foretold. */
+	/* The return was not seen: the outcome is predicted at the entry. */
 	FLAG_PREDICTED = 1 << 0,
-	/* The charged cgroup is not that of the current task. */
+	/* The charged cgroup is not the current task's. */
 	FLAG_REMOTE = 1 << 1,
 	FLAG_KTHREAD = 1 << 2,
-	/* There are more levels than were looked at. */
+	/* The tree is deeper than MAX_LEVELS. */
 	FLAG_WALK_CUT = 1 << 3,
 	/*
-	 * Follows a failed batch, where only_limited or min_pages leave charges
-	 * out; of use to tell what became of that, whether or not it is itself
-	 * asked for.
+	 * Follows a failed charge while only_limited or min_pages drop charges. It is
+	 * sent although they would drop it: it shows whether that was a batch miss.
 	 */
 	FLAG_RETRY = 1 << 4,
-	/* Of a fork: it was before the trace. */
+	/* The fork was before the trace. */
 	FLAG_EXISTING = 1 << 5,
 };
 
@@ -64,12 +63,12 @@ enum cgroup_verdict {
 	CGROUP_ABOVE_TARGET = 2,
 };
 
-/* The slots of told. */
+/* The size of the map sent_stacks. */
 enum stack_slots {
 	SENT_STACKS = 16384,
 };
 
-/* What the ring buffer carries; package event decodes it. */
+/* The beginning of most events. */
 struct event {
 	__u32 type; /* enum event_type */
 	__u32 cpu;
@@ -93,13 +92,13 @@ struct level {
 
 struct charge_event {
 	struct event e;
-	__u64 counter; /* address of the page_counter: its identity, no more */
-	__u64 sp;      /* stack pointer: with tid, it tells one call from another */
+	__u64 counter; /* address of the page_counter, as an identity */
+	__u64 sp;      /* stack pointer: with tid, it identifies the call */
 	__u64 requested;
 	__s64 usage;
 	__u64 max;
-	struct level limiting; /* the one with the least room */
-	struct level high;     /* likewise under memory.high; max is that */
+	struct level limiting; /* the level with the least room */
+	struct level high;     /* likewise below memory.high, which is in max */
 	__u64 failed;	       /* id of the cgroup whose limit made it fail */
 	__u64 lost;	       /* events lost on this CPU since the trace began */
 	__u32 kernel_stack;    /* id of a stack_event; 0 for none */
@@ -113,20 +112,20 @@ struct reclaim_event {
 };
 
 struct oom_kill_event {
-	struct event e; /* of the task that ran out; cgroup 0 is the machine */
+	struct event e; /* the allocating task; cgroup 0 is the machine */
 	__u32 victim_tgid;
 	__u32 pad;
 	char victim_comm[16];
-	__u64 anon, file, shmem, swap; /* pages that the victim held */
+	__u64 anon, file, shmem, swap; /* pages of the victim */
 };
 
 struct fork_event {
-	struct event e; /* of the parent; without a cgroup */
+	struct event e; /* the parent, without a cgroup */
 	__u32 child_tgid;
 	__u32 pad;
 };
 
-/* Of a call that gives pages back, or that charges them whatever the limit. */
+/* An uncharge, or a charge that ignores the limit. */
 struct uncharge_event {
 	struct event e;
 	__u64 counter; /* as in struct charge_event */
@@ -134,19 +133,19 @@ struct uncharge_event {
 	__s64 usage; /* pages, before */
 };
 
-/* How many addresses of a stack are taken. */
+/* The number of addresses taken of a stack. */
 #define STACK_DEPTH 64
 
-/* Travels before the first charge that has the stack, with as many addresses as it has. */
+/* Sent before the first charge that uses the stack, with as many addresses as it has. */
 struct stack_event {
 	__u32 type;
-	__u32 id; /* a hash of what follows */
+	__u32 id; /* a hash of the rest */
 	__u32 tgid; /* 0 for a kernel stack */
-	__u32 layout; /* likewise; see layout_of_current */
+	__u32 layout; /* see layout_of_current; 0 for a kernel stack */
 	__u64 address[STACK_DEPTH]; /* the innermost first */
 };
 
-/* Travels before the first event that has its cgroup. */
+/* Sent before the first event of its cgroup. */
 struct cgroup_event {
 	__u32 type;
 	__u32 hierarchy;
@@ -155,7 +154,7 @@ struct cgroup_event {
 	char name[256];
 };
 
-/* Puts the types that no map holds into BTF, where bpf2go finds them. */
+/* Puts types that no map holds into BTF, for bpf2go. */
 const struct reclaim_event *reclaim_event_type __attribute__((unused));
 const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));

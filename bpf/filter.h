@@ -9,24 +9,24 @@
 #include "config.h"
 #include "memcg.h"
 
-/* sign returns -1 for a negative number, 0 for others. */
+/* sign returns -1 for a negative number, otherwise 0. */
 #define sign(x) ({					\
 	__s64 __sign = (x);				\
 	asm volatile("%0 s>>= 63" : "+r"(__sign));	\
 	__sign;						\
 })
 
-/* pick replaces a number by another where mask is -1. */
+/* select assigns y to x if mask is -1. */
 #define select(x, y, mask) ((x) ^= ((x) ^ (__u64)(y)) & (mask))
 
 /*
- * comm_matches runs a name through an automaton (package glob): each bit is a
- * state, and all are moved at once. Without branches, as walk.
+ * comm_matches runs a name through an automaton of package glob: each bit is a state.
+ * It has no branches; see walk.
  */
 static __always_inline bool comm_matches(const char *comm)
 {
 	__u64 states = comm_start;
-	__s64 within = -1; /* 0 from the NUL on: before 5.17 an older name may follow */
+	__s64 within = -1; /* 0 from the NUL on: before 5.17 the rest of an older name can follow */
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 16; i++) {
@@ -57,7 +57,7 @@ static __always_inline bool matches_current(__u32 tgid)
 	return matches(tgid, comm);
 }
 
-/* current_comm reads the current task's name, without a call where the kernel can. */
+/* current_comm reads the current task's name, at the least cost. */
 static __always_inline void current_comm(__u64 comm[2])
 {
 	const __u64 *name;
@@ -77,7 +77,7 @@ static __always_inline bool matches_comm(struct cpu_state *n)
 	__u64 comm[2] = {};
 
 	current_comm(comm);
-	/* Where it is empty, none may have been cached. */
+	/* An empty name is what an empty cache holds. */
 	if (cache_load(n, v, n->comm) && comm[0] && v.comm[0] == comm[0] && v.comm[1] == comm[1])
 		return v.matched;
 	v.matched = comm_matches((char *)comm);
@@ -89,7 +89,7 @@ static __always_inline bool matches_comm(struct cpu_state *n)
 
 static __always_inline bool is_target(struct cpu_state *n, __u32 tgid)
 {
-	__u64 version = targets_version; /* of before the lookup */
+	__u64 version = targets_version; /* before the lookup */
 	struct tgid_verdict v;
 
 	if (cache_load(n, v, n->tgid) && v.tgid == tgid && v.targets_version == version)
@@ -112,8 +112,8 @@ static __always_inline bool matches_task(struct cpu_state *n, __u32 tgid)
 }
 
 /*
- * target_of returns what a cgroup is to the aim at cgroups: CGROUP_TARGET where it
- * is one or below one, CGROUP_ABOVE_TARGET where one is below it, else 0.
+ * target_of returns CGROUP_TARGET for a cgroup in target_cgroups or below one,
+ * CGROUP_ABOVE_TARGET for an ancestor of one, otherwise 0.
  */
 static __always_inline int target_of(struct cgroup_subsys_state *css, __u64 hierarchy)
 {
@@ -136,7 +136,7 @@ static __always_inline int target_of(struct cgroup_subsys_state *css, __u64 hier
 	return target;
 }
 
-/* is_small tells whether a charge is of less than min_pages. */
+/* is_small returns whether a charge is smaller than min_pages. */
 static __always_inline bool is_small(unsigned long requested, __u8 kind)
 {
 	return requested < (kind == KIND_DMEM ? min_pages * page_size : min_pages);

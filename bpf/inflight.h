@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Charges between entry and return.
+ * Charges in flight: between entry and return.
  */
 #ifndef CHARGETRACE_INFLIGHT_H
 #define CHARGETRACE_INFLIGHT_H
 
 #include "stacks.h"
 
-/* send_charge sends a charge whose outcome is known. */
+/* send_charge sends a charge with its outcome. */
 static __always_inline void send_charge(struct cpu_state *n, struct call *c)
 {
 	struct charge_event *e = &c->event, *sent;
@@ -20,10 +20,8 @@ static __always_inline void send_charge(struct cpu_state *n, struct call *c)
 	if (take_kernel_stacks || take_user_stacks)
 		send_stacks(n, c);
 	/*
-	 * Lost events are told of by the CPU that lost them. The counters are
-	 * this CPU's own, yet atomic: before 5.12 nothing keeps an interrupt that
-	 * charges from running a fentry program in the middle of another run of
-	 * it.
+	 * The counts are this CPU's own, yet atomic: before 5.12 an interrupt that
+	 * charges can run a fentry program in the middle of another run of it.
 	 */
 	sent = bpf_ringbuf_reserve(&events, sizeof(*sent), 0);
 	if (!sent) {
@@ -37,9 +35,8 @@ static __always_inline void send_charge(struct cpu_state *n, struct call *c)
 }
 
 /*
- * call_at returns a call of this CPU. To the index a number is added that is always 0,
- * from the memory of a map, so that the verifier takes it for any: it would look at
- * what follows once for each.
+ * call_at returns a call of this CPU. It adds a 0 from a map to the index, so that the
+ * verifier does not know it: it would check the rest once for each index.
  */
 static __always_inline struct call *call_at(struct cpu_state *n, struct calls *cs, __u64 i)
 {
@@ -47,10 +44,7 @@ static __always_inline struct call *call_at(struct cpu_state *n, struct calls *c
 	return &cs->call[i & (CALLS - 1)];
 }
 
-/*
- * migrated_from returns the CPU on which the call from a place is noted, of which
- * task_migrates knows that it returns on another.
- */
+/* migrated_from removes a call from migrated_calls, and returns the CPU that has it. */
 static __always_inline __u32 migrated_from(__u32 cpu, __u64 sp)
 {
 	__u32 *from = bpf_map_lookup_elem(&migrated_calls, &sp);
@@ -64,10 +58,9 @@ static __always_inline __u32 migrated_from(__u32 cpu, __u64 sp)
 }
 
 /*
- * free_call returns a place for a call on this CPU. A call from the same place was
- * missed to return, and is sent. Where all places are taken, so is one that has
- * not returned in time, or the last: as long as there are others, it may just
- * have been preempted for long.
+ * free_call returns a free slot for a call on this CPU. The return of a call with the
+ * same sp was missed: that call is sent, and its slot is free. If there is no free slot
+ * it takes the slot of a call that has not returned in time, or else the last.
  */
 static __always_inline struct call *free_call(struct cpu_state *n, struct calls *cs, __u32 cpu, __u64 sp)
 {
@@ -94,7 +87,7 @@ static __always_inline struct call *free_call(struct cpu_state *n, struct calls 
 		if (migrated && c->sp != sp)
 			migrated_from(cpu, c->sp);
 	} else {
-		/* Atomic, for another call may be preempted while it does this. */
+		/* Atomic: it can preempt another call in the middle of this. */
 		__sync_fetch_and_add(&n->inflight, 1);
 	}
 	if (take_kernel_stacks || take_user_stacks)
@@ -104,7 +97,7 @@ static __always_inline struct call *free_call(struct cpu_state *n, struct calls 
 	return c;
 }
 
-/* call_from returns the call from a place that is noted on a CPU. */
+/* call_from returns the call of a CPU with that sp, or NULL. */
 static __always_inline struct call *call_from(struct cpu_state *n, __u32 cpu, __u64 sp)
 {
 	struct calls *cs;

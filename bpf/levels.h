@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * The walk over the levels of the tree: which has the least room.
+ * The walk up the tree, for the level with the least room.
  */
 #ifndef CHARGETRACE_LEVELS_H
 #define CHARGETRACE_LEVELS_H
 
 #include "filter.h"
 
-/* What is next to each other in struct page_counter. */
+/* Neighbours in struct page_counter. */
 struct limits {
 	__u64 high;
 	__u64 max;
@@ -27,9 +27,9 @@ static __always_inline void read_limits(struct limits *l, struct page_counter *c
 }
 
 /*
- * walk looks at each level. Where the id of a level's cgroup belongs, it leaves
- * the address of the level's counter, or 0 for none. It has no branches but the
- * end of the loop and one: the verifier would follow every way through all the levels.
+ * walk fills in the levels of a charge; their cgroup ids are addresses of counters until
+ * level_id replaces them. It avoids branches: the verifier would follow each combination
+ * of them through all levels.
  */
 static __always_inline void walk(struct charge_event *e, struct page_counter *counter)
 {
@@ -42,7 +42,7 @@ static __always_inline void walk(struct charge_event *e, struct page_counter *co
 		__s64 usage = 0;
 
 		read_limits(&l, counter);
-		/* A level without a limit has room, whatever it holds. */
+		/* An unlimited level has room whatever its usage. */
 		if (i == 0 || l.max < UNLIMITED || l.high < UNLIMITED)
 			usage = BPF_CORE_READ(counter, usage.counter);
 		if (i == 0) {

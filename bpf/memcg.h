@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * From a page counter to what it counts and for which cgroup.
+ * The way from a page counter to its kind, its css and its cgroup.
  */
 #ifndef CHARGETRACE_MEMCG_H
 #define CHARGETRACE_MEMCG_H
@@ -8,17 +8,17 @@
 #include "state.h"
 #include <bpf/bpf_core_read.h>
 
-/* How many levels of a tree a charge looks at. */
+/* The number of levels that each charge looks at. */
 #define MAX_LEVELS 32
-/* And what is done once for a cgroup. */
+/* The same, for work that is done once for a cgroup. */
 #define MAX_DEPTH 128
 
-/* What has no limit has LONG_MAX / PAGE_SIZE or nearly that, more than this. */
+/* A counter without a limit has a max of LONG_MAX / PAGE_SIZE or a little less. */
 #define UNLIMITED (1ULL << 46)
 
 /*
- * The root objects of the controllers, learned at the first event. They are
- * never freed, and always at the same place.
+ * The root objects of the controllers; see learn_roots. They are never freed and never
+ * move.
  */
 static volatile __u64 memory_root;  /* struct mem_cgroup */
 static volatile __u64 memory_ss;    /* struct cgroup_subsys */
@@ -28,7 +28,7 @@ static volatile __u32 memory_hierarchy;
 static volatile __u32 hugetlb_hierarchy;
 static volatile __u32 dmem_hierarchy;
 
-/* TASK_BTF says whether the kernel lets programs read the current task without a call. */
+/* TASK_BTF is whether programs can read the current task without bpf_probe_read_kernel. */
 #define TASK_BTF bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
 
 /* current_css returns the current task's css of a controller. */
@@ -42,7 +42,7 @@ static __always_inline struct cgroup_subsys_state *current_css(int id)
 	return css;
 }
 
-/* memory_css does the same for memory, without a further call where the kernel can. */
+/* memory_css returns the current task's mem_cgroup, at the least cost. */
 static __always_inline struct cgroup_subsys_state *memory_css(void)
 {
 	const int id = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
@@ -53,7 +53,7 @@ static __always_inline struct cgroup_subsys_state *memory_css(void)
 						bpf_core_field_offset(struct css_set, subsys) + id * sizeof(void *));
 }
 
-/* root_css returns the root of a controller's tree, and learns its hierarchy. */
+/* root_css returns the root of a controller's tree, and its hierarchy. */
 static __always_inline struct cgroup_subsys_state *root_css(int id, volatile __u32 *hierarchy)
 {
 	struct cgroup_root *root = BPF_CORE_READ(current_css(id), cgroup, root);
@@ -96,7 +96,7 @@ static __always_inline enum kind kind_at(__u64 offset)
 	return KIND_UNKNOWN;
 }
 
-/* is_in returns whether the counter at offset is one of those in an array. */
+/* is_in returns whether offset is in an array field of type. */
 #define is_in(offset, type, array) \
 	((offset) - bpf_core_field_offset(type, array) < bpf_core_field_size(type, array))
 
@@ -106,9 +106,8 @@ static __always_inline bool is_css_of(__u64 css, __u64 ss)
 }
 
 /*
- * classify tells what a counter counts, and how far it is from the css that it
- * belongs to. The counter at the root of its tree is in the root object of its
- * controller, and its place there tells all.
+ * classify returns the kind of a counter and its offset from its css. The last counter
+ * of its tree lies in the root object of the controller, at the same offset.
  */
 static __always_inline enum kind classify(__u64 counter, __u64 last, __u64 *css_offset)
 {
@@ -128,7 +127,7 @@ static __always_inline enum kind classify(__u64 counter, __u64 last, __u64 *css_
 			return KIND_HUGETLB_RSVD;
 	}
 
-	/* A pool of each region, and a root pool for each. */
+	/* Each region has pools, and a root pool. */
 	if (bpf_core_type_exists(struct dmem_cgroup_pool_state)) {
 		struct dmem_cgroup_pool_state *pool = (void *)counter - bpf_core_field_offset(struct dmem_cgroup_pool_state, cnt);
 
@@ -162,7 +161,7 @@ static __always_inline struct cgroup_subsys_state *css_of(__u64 counter, __u8 ki
 	return (void *)(counter - css_offset);
 }
 
-/* cgroup_id returns 0 for no css. */
+/* cgroup_id returns the id of a css's cgroup, or 0 for no css. */
 static __always_inline __u64 cgroup_id(struct cgroup_subsys_state *css)
 {
 	return css ? BPF_CORE_READ(css, cgroup, kn, id) : 0;
@@ -188,7 +187,7 @@ static __always_inline int controller_of(__u8 kind)
 	return bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
 }
 
-/* is_remote tells whether the charged css is not the current task's of its controller. */
+/* is_remote returns whether a css differs from the current task's of that controller. */
 static __always_inline bool is_remote(struct cgroup_subsys_state *css, __u8 kind)
 {
 	return css != current_css(controller_of(kind));

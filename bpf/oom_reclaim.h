@@ -10,9 +10,9 @@
 #include "send.h"
 
 /*
- * about fills in which cgroup an event of a mem_cgroup is about, and returns
- * whether that concerns the cgroups that are aimed at. What happens above them
- * does, and to the machine as a whole.
+ * resolve_memcg fills in the cgroup of a mem_cgroup, or none for the machine. It returns
+ * whether the filter by cgroup lets its events through: those of the ancestors of a
+ * target and of the machine it does.
  */
 static __always_inline bool resolve_memcg(struct cgroup_key *key, struct mem_cgroup *memcg)
 {
@@ -45,7 +45,7 @@ static __always_inline int on_reclaim_begin(struct mem_cgroup *memcg)
 	return 0;
 }
 
-/* Which cgroup ran out is known here, and each victim in what it calls. */
+/* oom_kill_process has the cgroup that ran out, __oom_kill_process each victim. */
 static __always_inline int on_oom(struct oom_control *oc)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -59,8 +59,8 @@ static __always_inline int on_oom(struct oom_control *oc)
 }
 
 /*
- * held reads how many pages an mm has of a kind. A macro, for CO-RE knows the
- * size of the kernel's array elements where the index is a constant.
+ * mm_rss reads a resident size of an mm, in pages. It is a macro because CO-RE needs a
+ * constant index to know the size of the kernel's array elements.
  */
 #define mm_rss(mm, index) ({							\
 	__s64 __n;								\

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Processes: forks, and those that were there before the trace.
+ * Processes: forks, and the processes that exist when the trace starts.
  */
 #ifndef CHARGETRACE_PROCESS_H
 #define CHARGETRACE_PROCESS_H
@@ -8,7 +8,7 @@
 #include "memcg.h"
 #include "send.h"
 
-/* send_fork tells the reader that a process was forked. */
+/* send_fork sends a fork. */
 static __always_inline void send_fork(struct fork_event *e, struct task_struct *parent, __u32 child_tgid)
 {
 	e->e.type = EVENT_FORK;
@@ -33,15 +33,15 @@ static __always_inline struct pid *tgid_of(struct task_struct *task)
 }
 
 /*
- * is_initial tells whether a process is one of those to begin with, by its number
- * in the pid namespace at that level, which is the tracer's.
+ * is_initial returns whether a process is in initial_pids, by its number in the pid
+ * namespace at that level, the tracer's.
  */
 static __always_inline bool is_initial(struct task_struct *process, __u32 level)
 {
 	struct pid *pid = tgid_of(process);
 	__u32 nr = 0;
 
-	/* Its parents may be outside that namespace. */
+	/* An ancestor can be outside that namespace. */
 	if (BPF_CORE_READ(pid, level) < level)
 		return false;
 	bpf_core_read(&nr, sizeof(nr), (void *)pid + bpf_core_field_offset(struct pid, numbers) +

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Charges that failed, by where they were called from: the kernel asks again for
- * fewer pages.
+ * Failed charges, which the kernel retries with fewer pages from the same stack pointer.
  */
 #ifndef CHARGETRACE_RETRIES_H
 #define CHARGETRACE_RETRIES_H
@@ -9,9 +8,9 @@
 #include "state.h"
 
 /*
- * number_of makes a number of a pointer, with which the verifier allows no
- * arithmetic: it takes for one what was read from the memory of a map. An
- * interrupt in between may leave another.
+ * number_of turns a pointer into a number: the verifier forbids arithmetic on pointers,
+ * and forgets what it was once it is read back from a map. An interrupt in between can
+ * leave another number, which costs a miss.
  */
 static __always_inline __u64 number_of(struct cpu_state *n, __u64 pointer)
 {
@@ -19,7 +18,7 @@ static __always_inline __u64 number_of(struct cpu_state *n, __u64 pointer)
 	return *(volatile __u64 *)&n->number;
 }
 
-/* failure_count returns how many failures are kept of calls from a place or the like. */
+/* failure_count returns the number of entries in failures with the hash of sp. */
 static __always_inline __u64 *failure_count(__u64 sp)
 {
 	__u32 i = sp * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
@@ -38,15 +37,12 @@ static __always_inline void keep_failure(struct cpu_state *n, __u64 sp, __u64 pa
 {
 	__u64 key = number_of(n, sp), *count = failure_count(key);
 
-	/* There was none: the call has looked for it. */
+	/* The entry of this call has removed an older one. */
 	if (count && !bpf_map_update_elem(&failures, &key, &pages, BPF_ANY))
 		__sync_fetch_and_add(count, 1);
 }
 
-/*
- * retried tells whether a charge follows one from the same place that failed to
- * charge more.
- */
+/* retried returns whether a charge follows a larger one that failed at the same sp. */
 static __always_inline bool retried(struct cpu_state *n, __u64 sp, unsigned long requested)
 {
 	__u64 key = number_of(n, sp), *count = failure_count(key), *failed;

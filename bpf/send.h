@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * How events get into the ring buffer, and when the reader is woken for them.
+ * Sending events, and waking the reader.
  */
 #ifndef CHARGETRACE_SEND_H
 #define CHARGETRACE_SEND_H
@@ -9,11 +9,10 @@
 #include "state.h"
 
 /*
- * wakeup returns the flags to send an event with. To wake the reader costs more
- * than the event. As long as there are events it looks into the buffer every
- * few milliseconds by itself, and is woken before that only where the buffer
- * would fill up: counting per CPU needs no look at the buffer, which all CPUs
- * share.
+ * wakeup returns the flags to send an event with. A wakeup costs more than the event.
+ * While there are events the reader polls every few milliseconds; it is woken earlier
+ * only before the buffer fills up. Each CPU counts its own events, since the buffer's
+ * own positions are in a cache line that all CPUs share.
  */
 static __always_inline __u64 wakeup(struct cpu_state *n)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Stacks of charges: taken at the entry, sent before the charge.
+ * Stacks of charges, taken at the entry and sent before the charge.
  */
 #ifndef CHARGETRACE_STACKS_H
 #define CHARGETRACE_STACKS_H
@@ -10,17 +10,17 @@
 #include "send.h"
 
 /*
- * layout_of_current returns what tells one program in the memory of a process from another,
- * or 0 for none: where it lies, and its stack, which is placed at random. What is
- * forked has the same until it executes another program. The reader finds the same
- * in /proc/PID/stat (symbol.LayoutOf). In the middle of an exec there is none.
+ * layout_of_current returns a hash that identifies the program in a process's memory, or
+ * 0 in the middle of an exec: of the addresses of its code and of its stack, which is
+ * placed at random. A forked process has the same until it executes a program. The
+ * reader computes it from /proc/PID/stat (symbol.LayoutOf).
  */
 static __always_inline __u32 layout_of_current(void)
 {
 	__u64 start_code, end_code, start_stack, layout;
 
 	if (TASK_BTF) {
-		/* What cannot be read is 0. */
+		/* A failed read leaves 0. */
 		struct mm_struct *mm = bpf_get_current_task_btf()->mm;
 
 		start_code = mm->start_code;
@@ -41,8 +41,8 @@ static __always_inline __u32 layout_of_current(void)
 }
 
 /*
- * take_stack takes the current stack, of which the rest is filled in, and returns how
- * many addresses it has.
+ * take_stack takes the current stack and returns its number of addresses. The tgid and
+ * the layout are set before.
  */
 static __always_inline __u64 take_stack(struct cpu_state *n, void *ctx, struct stack_event *stack, __u64 flags)
 {
@@ -65,7 +65,7 @@ static __always_inline __u64 take_stack(struct cpu_state *n, void *ctx, struct s
 	return frames;
 }
 
-/* take_stacks adds the stacks to a call, if they are asked for. */
+/* take_stacks takes the stacks of a call that are configured. */
 static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct call *c, bool wanted)
 {
 	struct charge_event *e = &c->event;
@@ -91,7 +91,7 @@ static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct c
 	}
 }
 
-/* send_stack sends a stack that the reader does not know. */
+/* send_stack sends a stack, unless it was sent. */
 static __always_inline void send_stack(struct cpu_state *n, struct stack_event *stack, __u64 frames)
 {
 	__u32 of_stack = stack->id & (SENT_STACKS - 1), of_layout = stack->layout & (SENT_STACKS - 1);
@@ -103,22 +103,22 @@ static __always_inline void send_stack(struct cpu_state *n, struct stack_event *
 	if (stack->layout) {
 		struct sent_stack *seen = bpf_map_lookup_elem(&sent_stacks, &of_layout);
 
-		/* The program may be short-lived: it is to be looked at now. */
+		/* Wake the reader: it has to look at the program before that exits. */
 		if (seen && seen->layout != stack->layout) {
 			seen->layout = stack->layout;
 			flags = BPF_RB_FORCE_WAKEUP;
 		}
 	}
-	/* As it is passed on: the verifier knows no other. */
+	/* The bounds check below is then on the register that is passed to the helper. */
 	asm volatile("" : "+r"(size));
-	/* The reader counts the charges that come without. */
+	/* If it fails, the reader counts the charges without their stack. */
 	if (size <= sizeof(*stack) && !bpf_ringbuf_output(&events, stack, size, flags)) {
 		known->stack = stack->id;
-		n->unwoken += 2; /* it is as long as two events */
+		n->unwoken += 2; /* it takes the space of two events */
 	}
 }
 
-/* send_stacks tells the reader of the stacks of a call. */
+/* send_stacks sends the stacks of a call. */
 static __always_inline void send_stacks(struct cpu_state *n, struct call *c)
 {
 	struct call_stacks *s = bpf_map_lookup_elem(&call_stacks, &c->stacks);

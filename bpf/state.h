@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * What the programs keep: maps, and the state of each CPU.
+ * The maps, and the state of each CPU.
  */
 #ifndef CHARGETRACE_STATE_H
 #define CHARGETRACE_STATE_H
@@ -8,13 +8,10 @@
 #include "events.h"
 #include <bpf/bpf_helpers.h>
 
-/*
- * Set by the reader when it goes to sleep until it is woken, and cleared by the
- * program that wakes it.
- */
+/* Set by the reader before it sleeps, cleared by the program that wakes it. */
 volatile bool reader_idle;
 
-/* What is cached of a page counter. */
+/* A page counter, as cached. */
 struct counter_info {
 	__u64 counter; /* address */
 	__u64 css;
@@ -28,20 +25,20 @@ struct counter_info {
 	__u8 pad;
 };
 
-/* What is cached of a level above a charged counter. */
+/* A level above a charged counter, as cached. */
 struct level_info {
 	__u64 counter; /* address */
 	__u64 serial_nr;
 	__u64 cgroup; /* id */
 };
 
-/* Whether a task's name matches. */
+/* Whether a thread's name matches. */
 struct comm_verdict {
 	__u64 comm[2];
 	__u64 matched;
 };
 
-/* Whether a thread group is in targets, as of a version of that map. */
+/* Whether a thread group was in targets, at a version of that map. */
 struct tgid_verdict {
 	__u64 targets_version;
 	__u32 tgid;
@@ -56,14 +53,14 @@ struct unmatched {
 
 #define CACHED_COUNTERS 16
 
-/* What one CPU counts and caches. */
+/* The counts and caches of one CPU. */
 struct cpu_state {
 	__u64 delivered; /* events in the ring buffer */
 	__u64 filtered;
 	__u64 lost;
 	__u64 lost_others;     /* events that are no charges */
 	__u64 lost_stacks;     /* charges sent without their stack */
-	__u64 unwoken;	       /* events, or as much, since this CPU last woke the reader */
+	__u64 unwoken;	       /* events since this CPU last woke the reader; a stack is two */
 	__u64 inflight;	       /* charges that have not returned */
 	__u64 zero;	       /* see call_at */
 	__u64 number;	       /* see number_of */
@@ -84,8 +81,8 @@ struct {
 } events SEC(".maps");
 
 /*
- * An entry for each CPU, and no per-CPU array: the verifier makes of a look-up
- * in this kind of map a few instructions, of one in that a call (until 6.10).
+ * An array with an entry for each CPU, not a per-CPU array: the verifier inlines the
+ * lookup in an array, but only since 6.10 that in a per-CPU array.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -100,8 +97,8 @@ static __always_inline struct cpu_state *cpu_state_of(__u32 cpu)
 }
 
 /*
- * The thread groups to trace. The value is the group's signal_struct: what has a
- * number after it has another.
+ * The thread groups to trace. The value is the address of the signal_struct, which
+ * differs for a later process with the same number.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -110,7 +107,7 @@ struct {
 	__type(value, __u64);
 } targets SEC(".maps");
 
-/* Goes up after each change of targets, so that a CPU can keep what it found there. */
+/* Incremented after each change of targets, so that a CPU can cache lookups. */
 static volatile __u64 targets_version;
 
 static __always_inline void targets_changed(void)
@@ -118,7 +115,7 @@ static __always_inline void targets_changed(void)
 	__sync_fetch_and_add(&targets_version, 1);
 }
 
-/* Those to begin with, by their numbers in the tracer's pid namespace. */
+/* The processes to trace from the start, numbered as in the tracer's pid namespace. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1); /* the loader sets the real size */
@@ -126,29 +123,27 @@ struct {
 	__type(value, __u8);
 } initial_pids SEC(".maps");
 
-/* How many of those were found, and how many forks found no place in targets. */
+/* How many of them were found, and how many forks did not fit in targets. */
 volatile __u32 found;
 volatile __u64 unfollowed;
 
 /*
- * A call of the function, between entry and return. The stack pointer is its
- * own as long as it lasts; the thread alone would not do, for a softirq that
- * charges on top of a charge has the same.
+ * A call between entry and return. Its stack pointer identifies it: the thread would
+ * not, since a softirq can charge in the middle of the thread's own charge.
  */
 struct call {
 	__u64 sp; /* 0 for none */
 	__u64 fail;  /* the function's argument: struct page_counter ** */
 	__u64 css_offset; /* of the counter from its css */
 	struct charge_event event;
-	__u32 stacks; /* its place in call_stacks */
+	__u32 stacks; /* index in call_stacks */
 };
 
 /*
- * On each CPU there is a call for each level of interrupts, and where the kernel
- * is preemptible, for each that is preempted: a dozen at once, where a dozen tracers
- * make each call last as long as a task runs at a time. One that returns on another
- * CPU is found through migrated_calls: that is rare, and a place that all CPUs share
- * costs more than all the rest.
+ * A CPU has one call in flight for each level of interrupts and, in a preemptible
+ * kernel, for each preempted task: a dozen, where a dozen tracers make each call last a
+ * whole time slice. A call that returns on another CPU is found through migrated_calls:
+ * that is rare, and a map that all CPUs share would cost more than the rest.
  */
 #define CALLS 16
 
@@ -163,23 +158,22 @@ struct {
 	__type(value, struct calls);
 } calls SEC(".maps");
 
-/* The stacks of a call, whose ids its event has. */
+/* The stacks of a call; its event has their ids. */
 struct call_stacks {
 	struct stack_event kernel, user;
-	__u64 kernel_frames, user_frames; /* how many addresses they have */
+	__u64 kernel_frames, user_frames; /* the numbers of addresses */
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader makes it CALLS for each possible CPU if need be */
+	__uint(max_entries, 1); /* with stacks, the loader sets CALLS for each possible CPU */
 	__type(key, __u32);
 	__type(value, struct call_stacks);
 } call_stacks SEC(".maps");
 
 /*
- * A kernel that preempts itself can move a task to another CPU in the middle of a
- * charge. migrated_calls says on which CPU such a call is noted, by its stack
- * pointer; moved is how many there are.
+ * A preemptible kernel can migrate a task in the middle of a charge. migrated_calls maps
+ * the stack pointer of such a call to the CPU that has it; migrated is their number.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -190,12 +184,12 @@ struct {
 
 static volatile __u64 migrated;
 
-/* How long a call can take at most, if it was not missed to return. */
+/* A call that takes longer is taken for one whose return was missed. */
 #define MAX_CALL_NS 100000000
 
 /*
- * How many pages the call from a place failed to charge, where not all charges
- * are sent.
+ * The pages of failed charges by stack pointer, while only_limited or min_pages drop
+ * charges.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -205,9 +199,8 @@ struct {
 } failures SEC(".maps");
 
 /*
- * How many of those are kept for places with the same hash. For most there are
- * none, which a look here tells at a tenth of the price. What is pushed out of
- * failures stays counted, and costs a look there.
+ * The number of entries in failures by hash. Most are 0, which saves the lookup there,
+ * ten times as dear. An entry that failures evicts stays counted, and costs lookups.
  */
 #define FAILURES_BITS 12
 
@@ -219,9 +212,8 @@ struct {
 } failure_counts SEC(".maps");
 
 /*
- * The ids of stacks that the reader has been told of, and the layouts whose programs
- * it has looked at, by their lowest bits. What shares a place with another is told
- * again.
+ * The stacks that were sent and the layouts of programs that the reader was woken for,
+ * by their lowest bits. After a collision they are sent again.
  */
 struct sent_stack {
 	__u32 stack;
@@ -230,7 +222,7 @@ struct sent_stack {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader makes it SENT_STACKS if need be */
+	__uint(max_entries, 1); /* with stacks, the loader sets SENT_STACKS */
 	__type(key, __u32);
 	__type(value, struct sent_stack);
 } sent_stacks SEC(".maps");
@@ -247,7 +239,7 @@ struct {
 	__type(value, __u8);
 } target_cgroups SEC(".maps");
 
-/* The cgroups whose names the reader has been told. */
+/* The cgroups whose names were sent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -260,7 +252,7 @@ struct reclaim {
 	struct cgroup_key key;
 };
 
-/* By thread: reclaims under way, and for which cgroup a thread kills. */
+/* By thread: the reclaim that it runs, and the cgroup that it kills for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

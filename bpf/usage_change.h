@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Calls that change a counter and ask for no limit.
+ * Changes of a counter that no limit can refuse.
  */
 #ifndef CHARGETRACE_USAGE_CHANGE_H
 #define CHARGETRACE_USAGE_CHANGE_H
@@ -9,11 +9,10 @@
 #include "send.h"
 
 /*
- * on_usage_change sends an event of a call that asks for no limit. Of those that change
- * a counter, two are not looked at: page_counter_cancel, of which uncharge is made
- * and with which a charge that fails is undone; and hugetlb, which takes pages off
- * the counter of a removed cgroup alone, whose parent has counted them before
- * (hugetlb_cgroup_move_parent).
+ * on_usage_change sends an event of an uncharge or a charge that ignores the limit. Two
+ * other changes need no event: page_counter_cancel, which uncharge calls and which undoes
+ * a failed charge; and hugetlb_cgroup_move_parent, which takes pages off a removed cgroup
+ * whose parent has them already.
  */
 static __always_inline int on_usage_change(enum event_type type, struct page_counter *counter, unsigned long nr_pages)
 {
@@ -29,7 +28,7 @@ static __always_inline int on_usage_change(enum event_type type, struct page_cou
 		return 0;
 	if (info.css && !info.named) {
 		if (!ensure_emitted((void *)info.css, info.cgroup, info.hierarchy)) {
-			/* Without its lineage it would be missing above. */
+			/* Without its path its ancestors would lack it. */
 			__sync_fetch_and_add(&n->lost_others, 1);
 			return 0;
 		}
