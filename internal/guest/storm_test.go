@@ -224,6 +224,50 @@ func TestPreempted(t *testing.T) {
 	}
 }
 
+// TestPreemptedFentry has processes charge in a cgroup each, more than a CPU caches
+// counters of, and preempt each other in the middle of a program: each charge is one of
+// its process and its cgroup.
+func TestPreemptedFentry(t *testing.T) {
+	if !Enter(t, Exact.On(preemptible[0])) {
+		return
+	}
+	top := newTop(t)
+	processes := map[int]cgroup{}
+	var started []*process
+	for i := range 24 {
+		g := top.child(t, fmt.Sprintf("g%d", i))
+		p := startWorkload(t, g, "touch 4")
+		processes[p.Process.Pid] = g
+		started = append(started, p)
+	}
+	var tracers []*tracer
+	for range 4 {
+		tracers = append(tracers, trace(t, "-attach", "fentry", "-cgroup", string(top)))
+	}
+	for _, p := range started {
+		p.begin(t)
+	}
+	for _, p := range started {
+		p.done(t)
+	}
+	for _, p := range started {
+		p.wait(t)
+	}
+	for i, tr := range tracers {
+		tr.stop(t)
+		c := tr.counted(t)
+		charges := ofType(tr.events(t), "charge")
+		if want := len(started) * int(4<<20/pageSize/64); c.lost != 0 || c.missed > c.seen || len(charges)+int(c.missed) < want {
+			t.Errorf("tracer %d: %d charges, want %d at least: %+v", i, len(charges), want, c)
+		}
+		for _, e := range charges {
+			if g, ok := processes[e.PID]; ok && (e.Cgroup != g.path() || e.Comm != "workload") {
+				t.Errorf("tracer %d: process %d in %s: %v", i, e.PID, g.path(), e)
+			}
+		}
+	}
+}
+
 // TestLive begins to charge when the tracer sleeps until it is woken: it prints the
 // charges, fewer than fill a quarter of its buffer, while the process lives.
 func TestLive(t *testing.T) {
