@@ -232,13 +232,14 @@ int BPF_PROG(process_free, struct task_struct *task)
 }
 
 /*
- * Runs before the other programs are attached, so that all CPUs see the roots complete.
+ * The loader runs it once before it attaches the others (BPF_PROG_TEST_RUN), so that all
+ * CPUs see the roots complete. It is no iterator: for those the library parses all types
+ * of the kernel, as for fentry.
  */
-SEC("iter/task")
-int learn_roots(struct bpf_iter__task *ctx)
+SEC("raw_tp")
+int learn_roots(void *ctx)
 {
-	if (!memory_root)
-		find_roots();
+	find_roots();
 	return 0;
 }
 

@@ -185,6 +185,10 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 			return nil, err
 		}
 	}
+	// Before anything is attached, so that all programs see the result.
+	if _, err := coll.Programs[bpfProgLearnRoots].Run(new(ebpf.RunOptions)); err != nil {
+		return nil, fmt.Errorf("run the BPF program %s, which needs Linux 5.10: %w", bpfProgLearnRoots, err)
+	}
 	t.header = newHeader(&o)
 	lacking, err = p.attach(coll, hooks, attach, attachNet)
 	if err != nil {

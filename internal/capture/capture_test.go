@@ -89,9 +89,9 @@ func TestCheck(t *testing.T) {
 		{name: "good"},
 		{
 			name: "old kernel", changes: map[string]string{
-				"proc/sys/kernel/osrelease": "5.7.19-generic", "proc/self/status": "Name:\tx\nCapEff:\t000000c001080000\n",
+				"proc/sys/kernel/osrelease": "5.9.16-generic", "proc/self/status": "Name:\tx\nCapEff:\t000000c001080000\n",
 			},
-			finding: "kernel", state: Lacking, detail: "has no BPF ring buffer", hint: "5.8 or later", noKprobe: true, noFentry: true,
+			finding: "kernel", state: Lacking, detail: "is too old", hint: "5.10 or later", noKprobe: true, noFentry: true,
 		},
 		{
 			name: "no BTF", changes: map[string]string{"sys/kernel/btf/vmlinux": absent},

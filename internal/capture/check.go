@@ -188,10 +188,12 @@ func atLeast(release string, major, minor int) bool {
 
 func checkKernel(release string) Finding {
 	f := Finding{Name: "kernel", Detail: "Linux " + release, Blocks: both}
-	if !atLeast(release, 5, 8) {
+	// The ring buffer is there since 5.8, BPF_PROG_TEST_RUN of raw tracepoints, which
+	// start uses, since 5.10 (1b4d60ec162f).
+	if !atLeast(release, 5, 10) {
 		f.State = Lacking
-		f.Detail += " has no BPF ring buffer"
-		f.Hint = "Linux 5.8 or later is needed"
+		f.Detail += " is too old"
+		f.Hint = "Linux 5.10 or later is needed"
 	}
 	return f
 }

@@ -50,12 +50,6 @@ func needsNet(o *Options) bool { return o.Net }
 // hooks are in the order in which they are attached: a return before its entry, so that a
 // charge that is seen to begin is also seen to end.
 var hooks = []hook{
-	// The others read what it finds.
-	{
-		name:     "task",
-		programs: map[Attach]string{Kprobe: bpfProgLearnRoots, Fentry: bpfProgLearnRoots},
-		attach:   iterate,
-	},
 	{
 		name:     "oom_kill_process",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeOom, Fentry: bpfProgFentryOom},

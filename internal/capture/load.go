@@ -38,10 +38,10 @@ func load(o *Options, attach, attachNet Attach, possibleCPUs int) (coll *ebpf.Co
 	return coll, lacking, nil
 }
 
-// selectPrograms keeps the programs that will be attached: a kernel may refuse the
+// selectPrograms keeps the programs that will be run or attached: a kernel may refuse the
 // others.
 func selectPrograms(spec *ebpf.CollectionSpec, o *Options, attach, attachNet Attach) {
-	selected := make(map[string]*ebpf.ProgramSpec)
+	selected := map[string]*ebpf.ProgramSpec{bpfProgLearnRoots: spec.Programs[bpfProgLearnRoots]}
 	for _, h := range hooks {
 		if h.needed == nil || h.needed(o) {
 			name := h.programs[h.by(attach, attachNet)]
