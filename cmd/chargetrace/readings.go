@@ -86,8 +86,8 @@ func (r *readings) drain(walked <-chan struct{}) {
 func (r *readings) read(flags event.Flags) iter.Seq[event.Event] {
 	return func(yield func(event.Event) bool) {
 		for i := range r.targets {
-			for id, pages := range r.targets[i].Usages() {
-				if !yield(event.Event{Type: event.Usage, BootNanos: capture.BootNanos(), Cgroup: id, UsagePages: pages, Flags: flags}) {
+			for u := range r.targets[i].Readings(capture.BootNanos) {
+				if !yield(event.Event{Type: event.Usage, BootNanos: u.At, Cgroup: u.ID, UsagePages: u.Pages, Flags: flags}) {
 					return
 				}
 			}

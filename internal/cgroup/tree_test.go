@@ -100,8 +100,8 @@ func inode(t *testing.T, dir string) event.CgroupID {
 	return target.ID
 }
 
-// TestUsages reads trees of v2 and of v1.
-func TestUsages(t *testing.T) {
+// TestReadings reads trees of v2 and of v1.
+func TestReadings(t *testing.T) {
 	root := t.TempDir()
 	for file, content := range map[string]string{
 		"memory.current": "409600", "memory.usage_in_bytes": "409600", // of the root
@@ -135,7 +135,15 @@ func TestUsages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := maps.Collect(targets[0].Usages()); !maps.Equal(got, tc.want) {
+		got := map[event.CgroupID]int64{}
+		clock := uint64(0)
+		for r := range targets[0].Readings(func() uint64 { clock++; return clock }) {
+			got[r.ID] = r.Pages
+			if r.Pages >= 0 && r.At != clock {
+				t.Errorf("read %+v at %d", r, clock)
+			}
+		}
+		if !maps.Equal(got, tc.want) {
 			t.Errorf("%d, %s: %v, want %v", tc.hierarchy, tc.path, got, tc.want)
 		}
 	}

@@ -41,17 +41,26 @@ func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages 
 	if t.Hierarchy != 0 {
 		limit = "memory.limit_in_bytes"
 	}
-	usagePages, usageOK := readUsage(dir, t.Hierarchy)
+	usagePages, usageOK := readUsage(dir, t.Hierarchy, nil)
 	maxBytes, maxOK := readBytes(dir, limit)
 	return usagePages, maxBytes / uint64(unix.Getpagesize()), usageOK && maxOK
 }
 
-// Usages returns what the cgroup holds, and each below it, in pages, as [Usage]
-// does; -1 where that cannot be read. It cannot of a root, nor of those whose parents
-// do not count it too: the counters of cgroup v1 without memory.use_hierarchy, which
-// is there until Linux 5.10.
-func (t *Target) Usages() iter.Seq2[event.CgroupID, int64] {
-	return func(yield func(event.CgroupID, int64) bool) {
+// A Reading is what a cgroup held at a time.
+type Reading struct {
+	ID event.CgroupID
+	// Pages is -1 where the usage cannot be read.
+	Pages int64
+	// At is the time right after the kernel summed it up.
+	At uint64
+}
+
+// Readings reads what the cgroup holds, and each below it, in pages, as [Usage] does, with
+// the time that now returns. It cannot read a root, nor a cgroup whose parents do not
+// count it too: the counters of cgroup v1 without memory.use_hierarchy, which is there
+// until Linux 5.10.
+func (t *Target) Readings(now func() uint64) iter.Seq[Reading] {
+	return func(yield func(Reading) bool) {
 		// An error is that of a cgroup that was removed meanwhile.
 		filepath.WalkDir(t.Dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
@@ -62,13 +71,15 @@ func (t *Target) Usages() iter.Seq2[event.CgroupID, int64] {
 				return nil
 			}
 			defer unix.Close(dir)
-			pages := int64(-1)
+			r := Reading{ID: event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, Pages: -1}
 			if isRoot := path == t.Dir && len(t.Above) == 0; !isRoot && countsBelow(dir, t.ID.Hierarchy) {
-				if n, ok := readUsage(dir, t.ID.Hierarchy); ok {
-					pages = n
+				// Before the file is closed: that gives back what reading it took, perhaps
+				// to this very cgroup.
+				if pages, ok := readUsage(dir, t.ID.Hierarchy, func() { r.At = now() }); ok {
+					r.Pages = pages
 				}
 			}
-			if !yield(event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, pages) {
+			if !yield(r) {
 				return fs.SkipAll
 			}
 			return nil
@@ -100,18 +111,23 @@ func openDir(path string) (dir int, number uint64, err error) {
 	return dir, stat.Ino, nil
 }
 
-// readUsage reads what the cgroup of a directory holds.
-func readUsage(dir int, hierarchy uint32) (pages int64, ok bool) {
+// readUsage reads what the cgroup of a directory holds, and calls whenRead, if it is not
+// nil, while the file is still open.
+func readUsage(dir int, hierarchy uint32, whenRead func()) (pages int64, ok bool) {
 	name := "memory.current"
 	if hierarchy != 0 {
 		name = "memory.usage_in_bytes"
 	}
-	n, ok := readBytes(dir, name)
+	n, ok := readBytesThen(dir, name, whenRead)
 	return int64(n / uint64(unix.Getpagesize())), ok
 }
 
 // readBytes reads a number of bytes from a file; "max" is the largest.
-func readBytes(dir int, name string) (n uint64, ok bool) {
+func readBytes(dir int, name string) (n uint64, ok bool) { return readBytesThen(dir, name, nil) }
+
+// readBytesThen is readBytes, and calls whenRead, if it is not nil, while the file is still
+// open.
+func readBytesThen(dir int, name string, whenRead func()) (n uint64, ok bool) {
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, false
@@ -119,6 +135,9 @@ func readBytes(dir int, name string) (n uint64, ok bool) {
 	defer unix.Close(fd)
 	var buf [32]byte
 	length, err := unix.Read(fd, buf[:])
+	if whenRead != nil {
+		whenRead()
+	}
 	if err != nil {
 		return 0, false
 	}
