@@ -151,10 +151,15 @@ type Summary struct {
 	OOMKills []event.Event
 	Coverage Coverage
 
-	// The last of each, since most events are like the one before.
-	lastCgroup  event.CgroupID
-	lastTotals  *Totals
-	lastProcess *Process
+	// Some that were last added to, each at its number modulo the length: most events
+	// are of the processes that charge at the same time.
+	recentCgroups   [16]recentCgroup
+	recentProcesses [16]*Process
+}
+
+type recentCgroup struct {
+	id     event.CgroupID
+	totals *Totals
 }
 
 // New returns an empty Summary of a trace with that header.
@@ -263,20 +268,22 @@ func (s *Summary) addCause(e *event.Event) {
 }
 
 func (s *Summary) cgroup(id event.CgroupID) *Totals {
-	if s.lastTotals != nil && s.lastCgroup == id {
-		return s.lastTotals
+	recent := &s.recentCgroups[id.ID%uint64(len(s.recentCgroups))]
+	if recent.totals != nil && recent.id == id {
+		return recent.totals
 	}
 	t := s.Cgroups[id]
 	if t == nil {
 		t = new(Totals)
 		s.Cgroups[id] = t
 	}
-	s.lastCgroup, s.lastTotals = id, t
+	*recent = recentCgroup{id, t}
 	return t
 }
 
 func (s *Summary) process(e *event.Event) *Totals {
-	p := s.lastProcess
+	recent := &s.recentProcesses[e.PID%uint32(len(s.recentProcesses))]
+	p := *recent
 	if p == nil || p.PID != e.PID {
 		p = s.Processes[e.PID]
 	}
@@ -287,7 +294,7 @@ func (s *Summary) process(e *event.Event) *Totals {
 		p = &Process{PID: e.PID}
 		s.Processes[e.PID] = p
 	}
-	s.lastProcess = p
+	*recent = p
 	p.Comm = e.Comm
 	return &p.Totals
 }

@@ -72,12 +72,10 @@ type Table struct {
 
 	names  cgroup.Names
 	stacks cause.Stacks
-	// atLimit says of each level that was a charge's limiting one whether it
-	// was at its limit when last seen.
-	atLimit map[level]bool
-	// lastLevel is the last of them, since most charges are like the one before.
-	lastLevel   level
-	lastAtLimit bool
+	// seen are the levels that were a charge's limiting one. recent finds most of them
+	// sooner: those of the processes that charge at the same time.
+	seen   map[level]*seenLevel
+	recent [16]*seenLevel
 
 	shownTime      shownTime
 	task           shownTask
@@ -117,6 +115,12 @@ type level struct {
 	counter uint64
 }
 
+// seenLevel is a level as it was when last seen.
+type seenLevel struct {
+	level
+	atLimit bool
+}
+
 // New returns a Table that prints to w the events of a source with that header.
 func New(w io.Writer, header stream.Header, o Options) *Table {
 	t := &Table{
@@ -127,7 +131,7 @@ func New(w io.Writer, header stream.Header, o Options) *Table {
 		timeWidth: 8,
 		location:  o.Location,
 		wide:      o.Wide,
-		atLimit:   make(map[level]bool),
+		seen:      make(map[level]*seenLevel),
 		buf:       make([]byte, 0, 32<<10),
 	}
 	if t.location == nil {
@@ -318,13 +322,25 @@ func (t *Table) limitReached(e *event.Event) (at, reached bool) {
 		l.counter = e.Counter
 	}
 	at = e.Limiting.AtLimit()
-	if l == t.lastLevel && at == t.lastAtLimit {
-		return at, false
+	recent := &t.recent[l.cgroup.ID%uint64(len(t.recent))]
+	if s := *recent; s == nil || s.level != l {
+		*recent = t.seenLevel(l, at)
 	}
-	was, seen := t.atLimit[l]
-	t.atLimit[l] = at
-	t.lastLevel, t.lastAtLimit = l, at
-	return at, at && seen && !was
+	s := *recent
+	reached = at && !s.atLimit
+	s.atLimit = at
+	return at, reached
+}
+
+// seenLevel returns what is known of a level, which is what it is now if it was not seen
+// before.
+func (t *Table) seenLevel(l level, atLimit bool) *seenLevel {
+	s := t.seen[l]
+	if s == nil {
+		s = &seenLevel{level: l, atLimit: atLimit}
+		t.seen[l] = s
+	}
+	return s
 }
 
 // appendOOMKill appends a line that is no row, as that of lost events.
