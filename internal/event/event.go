@@ -59,7 +59,18 @@ func (c *Comm) Bytes() []byte { return upToNUL(c[:]) }
 
 // trim leaves out what is after the NUL: until 5.17 the kernel keeps the rest of an
 // older name there.
-func (c *Comm) trim() { clear(c[len(c.Bytes()):]) }
+func (c *Comm) trim() {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	low, high := binary.LittleEndian.Uint64(c[:8]), binary.LittleEndian.Uint64(c[8:])
+	// The top bit of each zero byte is left, and perhaps of some after the first.
+	if nul := (low - ones) &^ low & tops; nul != 0 {
+		low, high = low&(nul&-nul-1), 0
+	} else if nul := (high - ones) &^ high & tops; nul != 0 {
+		high &= nul&-nul - 1
+	}
+	binary.LittleEndian.PutUint64(c[:8], low)
+	binary.LittleEndian.PutUint64(c[8:], high)
+}
 
 // String returns the name as it may be printed.
 func (c Comm) String() string { return Printable(c.Bytes()) }

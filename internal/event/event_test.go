@@ -112,6 +112,30 @@ func TestDecodeComm(t *testing.T) {
 	}
 }
 
+// TestTrim has names of each length with bytes behind the NUL that are easily taken for
+// one, or missed.
+func TestTrim(t *testing.T) {
+	for _, fill := range []byte{1, 0x7f, 0x80, 0x81, 0xff} {
+		for _, rest := range []byte{0, 1, 0x80, 0xff} {
+			for n := range len(Comm{}) + 1 {
+				var got, want Comm
+				for i := range got {
+					switch {
+					case i < n:
+						got[i], want[i] = fill, fill
+					case i > n:
+						got[i] = rest
+					}
+				}
+				before := got
+				if got.trim(); got != want {
+					t.Errorf("%q became %q", before[:], got[:])
+				}
+			}
+		}
+	}
+}
+
 func TestParseKinds(t *testing.T) {
 	for list, want := range map[string]Kinds{
 		"memory": 1 << Memory, "swap,memory": 1<<Memory | 1<<Swap, "unknown": 1, "": 0, "memory,": 0, "mem": 0,

@@ -72,14 +72,16 @@ type Table struct {
 
 	names  cgroup.Names
 	stacks cause.Stacks
-	// seen are the levels that were a charge's limiting one. recent finds most of them
-	// sooner: those of the processes that charge at the same time.
+	// seen are the levels that were a charge's limiting one, and recent some of those,
+	// each at its cgroup's number modulo the length.
 	seen   map[level]*seenLevel
 	recent [16]*seenLevel
 
-	shownTime      shownTime
-	task           shownTask
-	request, limit shownCount
+	shownTime shownTime
+	// Some of those last shown, each at its number modulo the length: most rows are like
+	// one of the few before.
+	tasks            [16]shownTask
+	requests, limits [4]shownCount
 
 	buf     []byte
 	started bool
@@ -92,8 +94,7 @@ type shownTime struct {
 	column []byte // nil: of none yet
 }
 
-// shownTask holds the columns PID, TID and COMM of the last row, since most are like the
-// one before.
+// shownTask holds the columns PID, TID and COMM of a thread.
 type shownTask struct {
 	pid, tid uint32
 	comm     event.Comm
@@ -249,11 +250,12 @@ func pad(b []byte, from, width int) []byte {
 
 func (t *Table) appendCharge(e *event.Event) {
 	b := t.appendTime(t.buf, e.BootNanos)
-	if s := &t.task; s.becomes(e) {
-		s.columns = pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, pidWidth)
-		s.columns = pad(event.AppendPrintable(s.columns, e.Comm.Bytes()), len(s.columns), commWidth)
+	task := t.shownTask(e)
+	if task.becomes(e) {
+		c := pad(strconv.AppendUint(task.columns[:0], uint64(e.PID), 10), 0, pidWidth)
+		task.columns = pad(event.AppendPrintable(c, e.Comm.Bytes()), len(c), commWidth)
 	}
-	b = append(b, t.task.columns...)
+	b = append(b, task.columns...)
 	b = t.appendRequested(b, e, countWidth)
 	from := len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, countWidth)
@@ -282,18 +284,24 @@ func (t *Table) appendCharge(e *event.Event) {
 
 // appendRequested appends the column of the pages that are asked for.
 func (t *Table) appendRequested(b []byte, e *event.Event, width int) []byte {
-	if r := &t.request; r.becomes(e.Kind, e.RequestedPages) {
+	r := &t.requests[e.RequestedPages%uint64(len(t.requests))]
+	if r.becomes(e.Kind, e.RequestedPages) {
 		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, width)
 	}
-	return append(b, t.request.column...)
+	return append(b, r.column...)
 }
 
 // appendLimit appends the column of the counter's own limit.
 func (t *Table) appendLimit(b []byte, e *event.Event, width int) []byte {
-	if l := &t.limit; l.becomes(e.Kind, e.MaxPages) {
+	l := &t.limits[e.MaxPages%uint64(len(t.limits))]
+	if l.becomes(e.Kind, e.MaxPages) {
 		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, width)
 	}
-	return append(b, t.limit.column...)
+	return append(b, l.column...)
+}
+
+func (t *Table) shownTask(e *event.Event) *shownTask {
+	return &t.tasks[e.TID%uint32(len(t.tasks))]
 }
 
 // becomes reports whether the columns have to be written anew.

@@ -59,12 +59,13 @@ func (t *Table) startWide() {
 // appendWho appends the columns that every row of the wide table has.
 func (t *Table) appendWho(b []byte, e *event.Event) []byte {
 	b = t.appendTime(b, e.BootNanos)
-	if s := &t.task; s.becomes(e) {
+	s := t.shownTask(e)
+	if s.becomes(e) {
 		s.columns = pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, widePIDWidth)
 		s.columns = pad(strconv.AppendUint(s.columns, uint64(e.TID), 10), len(s.columns), widePIDWidth)
 		s.columns = pad(event.AppendPrintable(s.columns, e.Comm.Bytes()), len(s.columns), wideCommWidth)
 	}
-	return append(b, t.task.columns...)
+	return append(b, s.columns...)
 }
 
 func (t *Table) appendWideCharge(e *event.Event) {
