@@ -13,15 +13,15 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// An ink is a colour that has a name: in an HTML report the style sheet says
-// what it is, on a light ground or a dark one; elsewhere it is on a light one.
-type ink struct {
+// cssColor is a color and its CSS class. In an HTML report the style sheet defines
+// the color, for a light and a dark background.
+type cssColor struct {
 	class string
 	color.NRGBA
 }
 
-func newInk(class string, rgb uint32) ink {
-	return ink{class, color.NRGBA{uint8(rgb >> 16), uint8(rgb >> 8), uint8(rgb), 255}}
+func newColor(class string, rgb uint32) cssColor {
+	return cssColor{class, color.NRGBA{uint8(rgb >> 16), uint8(rgb >> 8), uint8(rgb), 255}}
 }
 
 // svg is a [vg.Canvas] that writes SVG. That of package vgsvg has its colours in
@@ -30,7 +30,7 @@ func newInk(class string, rgb uint32) ink {
 type svg struct {
 	b             bytes.Buffer
 	width, height vg.Length // a vg.Length is a pixel here
-	ink           ink
+	color         cssColor
 	line          vg.Length
 	dashes        []vg.Length
 	origin        vg.Point // of the zone, from the top left
@@ -90,7 +90,7 @@ func (s *svg) path(p vg.Path) {
 
 // Stroke implements [vg.Canvas].
 func (s *svg) Stroke(p vg.Path) {
-	s.printf(`<path class="s %s" stroke-width="%s"`, s.ink.class, number(s.line))
+	s.printf(`<path class="s %s" stroke-width="%s"`, s.color.class, number(s.line))
 	if len(s.dashes) > 0 {
 		s.b.WriteString(` stroke-dasharray="`)
 		for _, d := range s.dashes {
@@ -103,7 +103,7 @@ func (s *svg) Stroke(p vg.Path) {
 
 // Fill implements [vg.Canvas].
 func (s *svg) Fill(p vg.Path) {
-	s.printf(`<path class="f %s"`, s.ink.class)
+	s.printf(`<path class="f %s"`, s.color.class)
 	s.path(p)
 }
 
@@ -116,7 +116,7 @@ func (s *svg) FillString(f font.Face, pt vg.Point, text string) {
 		anchor = "middle"
 		pt.X += f.Width(text) / 2
 	}
-	s.printf(`<text class="f %s" text-anchor="%s" font-size="%s" x="%s" y="%s">`, s.ink.class, anchor, number(f.Font.Size), number(pt.X), number(s.height-pt.Y))
+	s.printf(`<text class="f %s" text-anchor="%s" font-size="%s" x="%s" y="%s">`, s.color.class, anchor, number(f.Font.Size), number(pt.X), number(s.height-pt.Y))
 	s.text(text)
 	s.b.WriteString("</text>")
 }
@@ -126,7 +126,7 @@ func (s *svg) text(text string) {
 }
 
 // SetColor implements [vg.Canvas].
-func (s *svg) SetColor(c color.Color) { s.ink, _ = c.(ink) }
+func (s *svg) SetColor(c color.Color) { s.color, _ = c.(cssColor) }
 
 // SetLineWidth implements [vg.Canvas].
 func (s *svg) SetLineWidth(w vg.Length) { s.line = w }

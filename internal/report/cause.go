@@ -18,13 +18,13 @@ func (c *collector) knowsCauses() bool {
 	return false
 }
 
-// causeInks returns the colours of the causes for which most was charged. Those
+// causeColors returns the colours of the causes for which most was charged. Those
 // without one are told of together, and what no rule knows is always among them.
-func (c *collector) causeInks() map[cause.Cause]ink {
-	own := make(map[cause.Cause]ink)
+func (c *collector) causeColors() map[cause.Cause]cssColor {
+	own := make(map[cause.Cause]cssColor)
 	for _, p := range c.byCause.sorted() {
 		if of := cause.Cause(p.key); of != cause.Other && len(own) < maxLayers {
-			own[of] = inks[len(own)]
+			own[of] = palette[len(own)]
 		}
 	}
 	return own
@@ -34,10 +34,10 @@ func (c *collector) causeInks() map[cause.Cause]ink {
 func (c *collector) causePlot() *stackPlot {
 	s := c.stackPlot(&c.byCause)
 	s.running = true
-	own := c.causeInks()
-	others := layer{ink: rest, name: "other causes"}
+	own := c.causeColors()
+	others := layer{color: othersColor, name: "other causes"}
 	for _, p := range c.byCause.sorted() {
-		if of := cause.Cause(p.key); own[of] != (ink{}) {
+		if of := cause.Cause(p.key); own[of] != (cssColor{}) {
 			s.layers = append(s.layers, layer{own[of], of.Words(), p.pages, slices.Clone(p.cells)})
 		} else {
 			others.add(p)

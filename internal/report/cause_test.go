@@ -46,7 +46,7 @@ func TestCausePlot(t *testing.T) {
 			t.Errorf("%s has %d cells of %d", l.name, len(heights), s.cellCount())
 		}
 		at := func(millis uint64) uint64 { return heights[(header.StartBootNanos+millis*ms-s.begin)>>s.shift] }
-		got = append(got, fmt.Sprintf("%s %s: %d, %d, %d, %d, %d in all", l.name, l.ink.class, at(1), at(2), at(3), at(5), l.pages))
+		got = append(got, fmt.Sprintf("%s %s: %d, %d, %d, %d, %d in all", l.name, l.color.class, at(1), at(2), at(3), at(5), l.pages))
 	}
 	const want = "anon p0: 50, 50, 75, 75, 75 in all\npage table p1: 10, 10, 10, 10, 10 in all\nother causes p8: 0, 0, 15, 15, 15 in all"
 	if strings.Join(got, "\n") != want {
@@ -74,7 +74,7 @@ func TestManyCauses(t *testing.T) {
 func drawn(f *flame) string {
 	var b strings.Builder
 	for _, x := range f.blocks {
-		fmt.Fprintf(&b, "%s%s %d+%d %s\n", strings.Repeat(" ", x.depth), x.name, x.at, x.pages, x.ink.class)
+		fmt.Fprintf(&b, "%s%s %d+%d %s\n", strings.Repeat(" ", x.depth), x.name, x.at, x.pages, x.color.class)
 	}
 	return b.String()
 }

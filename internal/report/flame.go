@@ -54,7 +54,7 @@ type flame struct {
 	blocks []block // each before those below it, and those from the left to the right
 	pages  uint64  // of all
 	cut    bool    // some are left out
-	inks   map[cause.Cause]ink
+	colors map[cause.Cause]cssColor
 }
 
 // block is a function in a flame graph, with all that was charged below it, or the
@@ -63,7 +63,7 @@ type block struct {
 	name      string
 	depth     int
 	at, pages uint64
-	ink       ink // of the cause that most of it was for
+	color     cssColor // of the cause that most of it was for
 }
 
 const (
@@ -89,7 +89,7 @@ type path struct {
 
 func (c *collector) flame() *flame {
 	const most = 1 << 46 // no machine has as many, and a hostile recording may
-	f := &flame{pages: min(c.droppedPages, most), inks: c.causeInks()}
+	f := &flame{pages: min(c.droppedPages, most), colors: c.causeColors()}
 	var paths []path
 	for _, s := range c.sortedSamples() {
 		if pages := min(s.pages, most); pages > 0 {
@@ -148,9 +148,9 @@ func (f *flame) grow(paths []path, depth int, at uint64) {
 			continue
 		}
 		most := slices.Index(b.byCause[:], slices.Max(b.byCause[:]))
-		color, ok := f.inks[cause.Cause(most)]
+		color, ok := f.colors[cause.Cause(most)]
 		if !ok {
-			color = rest
+			color = othersColor
 		}
 		f.blocks = append(f.blocks, block{b.name, depth, at, b.pages, color})
 		f.grow(b.paths, depth+1, at)
@@ -212,7 +212,7 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 	}
 	v := &flameView{PageSize: r.header.PageSize, Cut: f.cut || r.droppedPages > 0}
 	for _, l := range by {
-		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
+		v.Legend = append(v.Legend, legend{l.color.class, l.name})
 	}
 	percent := func(pages uint64) float64 { return 100 * float64(pages) / float64(f.pages) }
 	text := func(percent float64) string { return strconv.FormatFloat(percent, 'f', 2, 64) }
@@ -220,7 +220,7 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 		v.Height = max(v.Height, (b.depth+1)*blockHeight)
 		name, whole := v.nameOf(b)
 		v.Blocks = append(v.Blocks, blockView{
-			name, whole, b.ink.class, text(percent(b.at)), text(percent(b.pages)),
+			name, whole, b.color.class, text(percent(b.at)), text(percent(b.pages)),
 			b.depth * blockHeight, b.at, b.pages, percent(b.pages) < 3,
 		})
 	}

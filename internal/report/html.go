@@ -321,7 +321,7 @@ func (r *Report) stackView(s *stackPlot, v plotView) plotView {
 	var names []string
 	for i := range s.layers {
 		l := &s.layers[i]
-		v.Legend = append(v.Legend, legend{l.ink.class, l.name})
+		v.Legend = append(v.Legend, legend{l.color.class, l.name})
 		names = append(names, l.name+" "+size(float64(l.pages)*float64(s.bytesPer)))
 		v.Numbers.Columns = append(v.Numbers.Columns, column{l.name, true})
 		heights := s.heights(l, by)

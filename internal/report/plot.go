@@ -22,21 +22,21 @@ import (
 // The colours on a light ground; report.css has those on a dark one too. The
 // processes' can be told apart by those who do not see red or green.
 var (
-	paper   = newInk("paper", 0xffffff)
-	label   = newInk("label", 0x5b6470)
-	grid    = newInk("grid", 0xe6e9ed)
-	usage   = newInk("usage", 0x2266ac)
-	area    = newInk("area", 0xe3edf7)
-	limit   = newInk("limit", 0x1b1f24)
-	high    = newInk("high", 0x7d6400)
-	failed  = newInk("failed", 0xc9302c)
-	reclaim = newInk("reclaim", 0xbd7b00)
-	lost    = newInk("lost", 0x6b7280)
-	kill    = newInk("kill", 0x9c1458)
-	rest    = newInk("p8", 0xb3bac3)
-	inks    = []ink{
-		newInk("p0", 0x2a6fb5), newInk("p1", 0xe39b12), newInk("p2", 0x2b9e83), newInk("p3", 0xb25a9c),
-		newInk("p4", 0x8a6a42), newInk("p5", 0x69b3e0), newInk("p6", 0xd8644c), newInk("p7", 0x8b9a3a),
+	paperColor   = newColor("paper", 0xffffff)
+	labelColor   = newColor("label", 0x5b6470)
+	gridColor    = newColor("grid", 0xe6e9ed)
+	usageColor   = newColor("usage", 0x2266ac)
+	areaColor    = newColor("area", 0xe3edf7)
+	limitColor   = newColor("limit", 0x1b1f24)
+	highColor    = newColor("high", 0x7d6400)
+	failedColor  = newColor("failed", 0xc9302c)
+	reclaimColor = newColor("reclaim", 0xbd7b00)
+	lostColor    = newColor("lost", 0x6b7280)
+	killColor    = newColor("kill", 0x9c1458)
+	othersColor  = newColor("p8", 0xb3bac3)
+	palette      = []cssColor{
+		newColor("p0", 0x2a6fb5), newColor("p1", 0xe39b12), newColor("p2", 0x2b9e83), newColor("p3", 0xb25a9c),
+		newColor("p4", 0x8a6a42), newColor("p5", 0x69b3e0), newColor("p6", 0xd8644c), newColor("p7", 0x8b9a3a),
 	}
 )
 
@@ -105,11 +105,11 @@ func (f *frame) point(p point) vg.Point {
 
 // axes draws lines for round values, and says what they are.
 func (f *frame) axes(bytesPer float64) {
-	line := draw.LineStyle{Color: grid, Width: 1}
+	line := draw.LineStyle{Color: gridColor, Width: 1}
 	for _, v := range sizeTicks(f.top * bytesPer) {
 		y := f.y(v / bytesPer)
 		f.StrokeLine2(line, f.zone.Min.X, y, f.zone.Max.X, y)
-		f.FillText(textStyle(label, draw.XRight, draw.YCenter), vg.Point{X: f.zone.Min.X - 8, Y: y}, tickSize(v))
+		f.FillText(textStyle(labelColor, draw.XRight, draw.YCenter), vg.Point{X: f.zone.Min.X - 8, Y: y}, tickSize(v))
 	}
 	f.inSVG(func(s *svg) { s.printf(`<g class="times">`) })
 	apart := vg.Length(90)
@@ -119,7 +119,7 @@ func (f *frame) axes(bytesPer float64) {
 	for _, nanos := range timeTicks(f.sinceStart(f.from), f.sinceStart(f.to), float64(f.zone.Size().X/apart)) {
 		x := f.x(uint64(int64(f.start) + nanos))
 		f.StrokeLine2(line, x, f.zone.Min.Y, x, f.zone.Min.Y-4)
-		f.FillText(textStyle(label, draw.XCenter, draw.YTop), vg.Point{X: x, Y: f.zone.Min.Y - 6}, tickTime(nanos, f.sinceStart(f.to)))
+		f.FillText(textStyle(labelColor, draw.XCenter, draw.YTop), vg.Point{X: x, Y: f.zone.Min.Y - 6}, tickTime(nanos, f.sinceStart(f.to)))
 	}
 	f.inSVG((*svg).endGroup)
 }
@@ -135,7 +135,7 @@ func (f *frame) inSVG(do func(*svg)) {
 
 // lane draws the marks of one sort in the i-th strip from the bottom. Each can be
 // seen, however short it is.
-func (f *frame) lane(i int, c ink, all []marks) {
+func (f *frame) lane(i int, c cssColor, all []marks) {
 	var p vg.Path
 	bottom := f.zone.Min.Y + vg.Length(i)*laneHeight
 	for _, m := range all {
@@ -171,17 +171,17 @@ type usagePlot struct {
 	highDrawn       bool
 }
 
-func (u *usagePlot) lanes() []ink {
-	var all []ink
+func (u *usagePlot) lanes() []cssColor {
+	var all []cssColor
 	t := u.total()
 	if len(u.lost) > 0 {
-		all = append(all, lost)
+		all = append(all, lostColor)
 	}
 	if t.reclaim.count > 0 {
-		all = append(all, reclaim)
+		all = append(all, reclaimColor)
 	}
 	if t.failed.count > 0 {
-		all = append(all, failed)
+		all = append(all, failedColor)
 	}
 	return all
 }
@@ -232,17 +232,17 @@ func (u *usagePlot) draw(c draw.Canvas) {
 	f.inSVG(func(s *svg) { s.beginZone(f.zone) })
 	f.usage(s)
 	if u.limitDrawn {
-		f.steps(s, limit, []vg.Length{6, 4}, func(b *bucket) *extent { return &b.max })
+		f.steps(s, limitColor, []vg.Length{6, 4}, func(b *bucket) *extent { return &b.max })
 	}
 	if u.highDrawn {
-		f.steps(s, high, []vg.Length{1.5, 3}, func(b *bucket) *extent { return b.high })
+		f.steps(s, highColor, []vg.Length{1.5, 3}, func(b *bucket) *extent { return b.high })
 	}
 	for i, l := range lanes {
 		all := u.lost
-		if l != lost {
+		if l != lostColor {
 			all = nil
 			for i := range s.buckets {
-				if l == failed {
+				if l == failedColor {
 					all = append(all, s.buckets[i].failed)
 				} else {
 					all = append(all, s.buckets[i].reclaim)
@@ -264,7 +264,7 @@ func (u *usagePlot) draw(c draw.Canvas) {
 		p.Line(vg.Point{X: f.x(nanos), Y: f.zone.Max.Y})
 	}
 	if len(p) > 0 {
-		f.SetLineStyle(draw.LineStyle{Color: kill, Width: 1.5})
+		f.SetLineStyle(draw.LineStyle{Color: killColor, Width: 1.5})
 		f.Stroke(p)
 	}
 	f.inSVG((*svg).endZone)
@@ -273,7 +273,7 @@ func (u *usagePlot) draw(c draw.Canvas) {
 
 // flags names the kills, where there is room.
 func (f *frame) flags(kills []uint64) {
-	style := textStyle(kill, draw.XCenter, draw.YBottom)
+	style := textStyle(killColor, draw.XCenter, draw.YBottom)
 	const name = "OOM kill"
 	half := style.Width(name)/2 + 4
 	right := vg.Length(math.Inf(-1))
@@ -307,13 +307,13 @@ func (f *frame) usage(s *series) {
 	}
 	bottom := f.y(0)
 	below := slices.Concat([]vg.Point{{X: pts[0].X, Y: bottom}}, pts, []vg.Point{{X: pts[len(pts)-1].X, Y: bottom}})
-	f.FillPolygon(area, below)
-	f.StrokeLines(draw.LineStyle{Color: usage, Width: 1.5}, pts)
+	f.FillPolygon(areaColor, below)
+	f.StrokeLines(draw.LineStyle{Color: usageColor, Width: 1.5}, pts)
 }
 
 // steps draws a limit, which stays as it is until it changes. Where the counter
 // was charged and had none, the line is broken.
-func (f *frame) steps(s *series, c ink, dashes []vg.Length, of func(*bucket) *extent) {
+func (f *frame) steps(s *series, c cssColor, dashes []vg.Length, of func(*bucket) *extent) {
 	var lines [][]vg.Point
 	var pts []vg.Point
 	var until uint64 // when it was seen last
@@ -357,7 +357,7 @@ type stackPlot struct {
 }
 
 type layer struct {
-	ink   ink
+	color cssColor
 	name  string
 	pages uint64
 	cells []uint64 // what was charged in each
@@ -418,7 +418,7 @@ func (s *stackPlot) draw(c draw.Canvas) {
 			p.Close()
 		}
 		if len(p) > 0 {
-			f.SetColor(s.layers[i].ink)
+			f.SetColor(s.layers[i].color)
 			f.Fill(p)
 		}
 	}
@@ -557,10 +557,10 @@ const maxLayers = 8
 
 func (c *collector) processPlot() *stackPlot {
 	s := c.stackPlot(&c.byProcess)
-	others := layer{ink: rest, name: "others", cells: slices.Clone(c.byProcess.others.cells), pages: c.byProcess.others.pages}
+	others := layer{color: othersColor, name: "others", cells: slices.Clone(c.byProcess.others.cells), pages: c.byProcess.others.pages}
 	for i, p := range c.byProcess.sorted() {
 		if i < maxLayers {
-			s.layers = append(s.layers, layer{inks[i], p.comm.Of(p.key), p.pages, p.cells})
+			s.layers = append(s.layers, layer{palette[i], p.comm.Of(p.key), p.pages, p.cells})
 		} else {
 			others.add(p)
 		}

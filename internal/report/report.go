@@ -86,7 +86,7 @@ const (
 
 // picture draws the main plot with what a page has around it.
 func (c *collector) picture(to draw.Canvas) {
-	to.SetColor(paper)
+	to.SetColor(paperColor)
 	to.Fill(to.Rectangle.Path())
 	plots, _ := c.plots(1)
 	head, words := noCharges, ""
@@ -97,11 +97,11 @@ func (c *collector) picture(to draw.Canvas) {
 	if isSVG {
 		s.heading = true
 	}
-	large := textStyle(limit, draw.XLeft, draw.YTop)
+	large := textStyle(limitColor, draw.XLeft, draw.YTop)
 	large.Font.Size = 17
 	at := vg.Point{X: 16, Y: to.Max.Y - 12}
 	to.FillText(large, at, head)
-	to.FillText(textStyle(label, draw.XLeft, draw.YTop), vg.Point{X: at.X, Y: at.Y - 24}, words)
+	to.FillText(textStyle(labelColor, draw.XLeft, draw.YTop), vg.Point{X: at.X, Y: at.Y - 24}, words)
 	if isSVG {
 		s.heading = false
 	}
@@ -121,7 +121,7 @@ func (r *Report) writeSVG() error {
 		s.b.WriteString("</desc>")
 	}
 	s.b.WriteString(`<style>.s{fill:none;stroke:currentColor;stroke-linejoin:round}.f{fill:currentColor}`)
-	for _, i := range []ink{paper, label, grid, usage, area, limit, high, failed, reclaim, lost, kill} {
+	for _, i := range []cssColor{paperColor, labelColor, gridColor, usageColor, areaColor, limitColor, highColor, failedColor, reclaimColor, lostColor, killColor} {
 		s.printf(".%s{color:#%02x%02x%02x}", i.class, i.R, i.G, i.B)
 	}
 	s.b.WriteString("</style>")
