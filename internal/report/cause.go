@@ -31,8 +31,8 @@ func (c *collector) causeColors() map[cause.Cause]cssColor {
 }
 
 // causePlot is of all that was charged up to a time: what the growth was made of.
-func (c *collector) causePlot() *stackPlot {
-	s := c.stackPlot(&c.byCause)
+func (c *collector) causePlot() *areaPlot {
+	s := c.areaPlot(&c.byCause)
 	s.running = true
 	own := c.causeColors()
 	others := layer{color: othersColor, name: "other causes"}

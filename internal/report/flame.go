@@ -67,10 +67,10 @@ type block struct {
 }
 
 const (
-	// A flame graph has the widest maxBlocks blocks that are at least one part in
-	// maxParts of all, and as many as maxDepth one below the other.
+	// A flame graph has the widest maxBlocks blocks that are at least one in
+	// minShare of all, and as many as maxDepth one below the other.
 	maxBlocks = 1000
-	maxParts  = 1000
+	minShare  = 1000
 	maxDepth  = 128
 	// maxFunction is how many characters of a function's name are in its block, and
 	// maxWhole how many the tip has, and a search. Of the whole names there are as
@@ -143,7 +143,7 @@ func (f *flame) grow(paths []path, depth int, at uint64) {
 	for _, b := range slices.SortedFunc(maps.Values(branches), func(a, b *branch) int {
 		return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.name, b.name))
 	}) {
-		if b.pages < f.pages/maxParts || depth == maxDepth {
+		if b.pages < f.pages/minShare || depth == maxDepth {
 			f.cut = true
 			continue
 		}

@@ -178,9 +178,9 @@ func (r *Report) writeHTML(about About) error {
 	if n := of - len(plots); n > 0 {
 		p.PlotsNote = fmt.Sprintf("These are the %d counters where most was killed, failed or charged; %s not drawn.", len(plots), are(uint64(n)))
 	}
-	add := func(s *stackPlot, v plotView) {
-		p.Charges = append(p.Charges, r.stackView(s, v))
-		data.Plots = append(data.Plots, r.stackData(s))
+	add := func(s *areaPlot, v plotView) {
+		p.Charges = append(p.Charges, r.areaView(s, v))
+		data.Plots = append(data.Plots, r.areaData(s))
 	}
 	if s := r.processPlot(); len(s.layers) > 0 {
 		add(s, plotView{ID: "plot-stack", Title: "By process", Note: "memory charged in each " + lasting(1<<s.shift)})
@@ -308,8 +308,8 @@ func (r *Report) data(u *usagePlot) usageData {
 	return d
 }
 
-// stackView adds to a view what there is of a plot.
-func (r *Report) stackView(s *stackPlot, v plotView) plotView {
+// areaView adds to a view what there is of a plot.
+func (r *Report) areaView(s *areaPlot, v plotView) plotView {
 	v.Wide, v.Narrow = inline(s, "wide", 1080, 250), inline(s, "narrow", 360, 250)
 	// The cells once more, wider.
 	n := s.cellCount()
@@ -337,8 +337,8 @@ func (r *Report) stackView(s *stackPlot, v plotView) plotView {
 	return v
 }
 
-// stackData is what the script tells of such a plot.
-type stackData struct {
+// areaData is what the script tells of such a plot.
+type areaData struct {
 	Unit    int
 	Running bool      `json:",omitempty"`
 	T       []float64 // where cells begin
@@ -346,8 +346,8 @@ type stackData struct {
 	Pages   [][]uint64 // of each name
 }
 
-func (r *Report) stackData(s *stackPlot) stackData {
-	d := stackData{Unit: s.bytesPer, Running: s.running}
+func (r *Report) areaData(s *areaPlot) areaData {
+	d := areaData{Unit: s.bytesPer, Running: s.running}
 	for i := range s.cellCount() {
 		d.T = append(d.T, r.millis(s.cellStart(i)))
 	}

@@ -346,8 +346,8 @@ func (f *frame) steps(s *series, c cssColor, dashes []vg.Length, of func(*bucket
 	f.StrokeLines(draw.LineStyle{Color: c, Width: 1.5, Dashes: dashes}, append(lines, pts)...)
 }
 
-// stackPlot is what was charged, one part on top of the other.
-type stackPlot struct {
+// areaPlot shows what was charged over time, the layers on top of each other.
+type areaPlot struct {
 	begin           uint64 // of the first cell, as BootNanos
 	shift           uint   // of a cell's width in nanoseconds
 	from, to, start uint64 // as in frame
@@ -363,7 +363,7 @@ type layer struct {
 	cells []uint64 // what was charged in each
 }
 
-func (s *stackPlot) cellCount() (n int) {
+func (s *areaPlot) cellCount() (n int) {
 	for _, l := range s.layers {
 		n = max(n, len(l.cells))
 	}
@@ -371,10 +371,10 @@ func (s *stackPlot) cellCount() (n int) {
 }
 
 // cellStart is when a cell begins, as BootNanos.
-func (s *stackPlot) cellStart(i int) uint64 { return s.begin + uint64(i)<<s.shift }
+func (s *areaPlot) cellStart(i int) uint64 { return s.begin + uint64(i)<<s.shift }
 
 // heights returns how high a layer is, in pages, where so many cells are one.
-func (s *stackPlot) heights(l *layer, by int) []uint64 {
+func (s *areaPlot) heights(l *layer, by int) []uint64 {
 	var heights []uint64
 	var sum uint64
 	for cells := range slices.Chunk(l.cells, by) {
@@ -389,7 +389,7 @@ func (s *stackPlot) heights(l *layer, by int) []uint64 {
 	return heights
 }
 
-func (s *stackPlot) draw(c draw.Canvas) {
+func (s *areaPlot) draw(c draw.Canvas) {
 	sums := make([]uint64, s.cellCount())
 	var heights [][]uint64
 	for i := range s.layers {
@@ -552,11 +552,11 @@ func (c *collector) concerns(kill *event.Event, id event.CgroupID) bool {
 	return kill.Cgroup.Hierarchy == id.Hierarchy && within(c.sum.Names.Path(id), c.sum.Names.Path(kill.Cgroup))
 }
 
-// maxLayers is how many parts of a stack are told apart in a plot.
+// maxLayers is how many layers an area plot has, without that of the others.
 const maxLayers = 8
 
-func (c *collector) processPlot() *stackPlot {
-	s := c.stackPlot(&c.byProcess)
+func (c *collector) processPlot() *areaPlot {
+	s := c.areaPlot(&c.byProcess)
 	others := layer{color: othersColor, name: "others", cells: slices.Clone(c.byProcess.others.cells), pages: c.byProcess.others.pages}
 	for i, p := range c.byProcess.sorted() {
 		if i < maxLayers {
@@ -571,15 +571,15 @@ func (c *collector) processPlot() *stackPlot {
 	return s
 }
 
-func (c *collector) stackPlot(of *stack) *stackPlot {
+func (c *collector) areaPlot(of *breakdown) *areaPlot {
 	of.cell(c.last) // so that cells are as wide as can be seen
-	s := &stackPlot{begin: of.start, shift: of.shift, start: c.header.StartBootNanos, bytesPer: c.header.PageSize}
+	s := &areaPlot{begin: of.start, shift: of.shift, start: c.header.StartBootNanos, bytesPer: c.header.PageSize}
 	s.from, s.to = c.span()
 	return s
 }
 
 // add adds what was charged to a part.
-func (l *layer) add(p *stacked) {
+func (l *layer) add(p *part) {
 	for cell, pages := range p.cells {
 		for len(l.cells) <= cell {
 			l.cells = append(l.cells, 0)

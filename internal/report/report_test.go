@@ -154,7 +154,7 @@ func TestManyCgroups(t *testing.T) {
 		}
 		c.Write([]event.Event{e})
 	}
-	if len(c.series) > maxSeries || len(c.byProcess.parts) > maxStacked {
+	if len(c.series) > maxSeries || len(c.byProcess.parts) > maxParts {
 		t.Errorf("%d series, %d processes", len(c.series), len(c.byProcess.parts))
 	}
 	if plots, _ := c.plots(maxPlots); plots[0].key.Cgroup.ID != 110 {

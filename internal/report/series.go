@@ -227,91 +227,91 @@ func (s *series) total() (t bucket) {
 
 const (
 	maxCells = 240
-	// maxSeries and maxStacked are how many series, and parts of a stack, are told
+	// maxSeries and maxParts are how many series, and parts of a breakdown, are told
 	// apart while events come; many more than are drawn.
-	maxSeries  = 128
-	maxStacked = 512
+	maxSeries = 128
+	maxParts  = 512
 )
 
-// stacked is what a part of a stack was charged over time, in pages.
-type stacked struct {
+// part is what a process, or a cause, was charged over time, in pages.
+type part struct {
 	key   uint32     // a PID, or a cause.Cause
 	comm  event.Comm // of the last charge
 	pages uint64
 	cells []uint64
 }
 
-func (s *stacked) add(cell int, pages uint64) {
-	for len(s.cells) <= cell {
-		s.cells = append(s.cells, 0)
+func (p *part) add(cell int, pages uint64) {
+	for len(p.cells) <= cell {
+		p.cells = append(p.cells, 0)
 	}
-	s.cells[cell] += pages
-	s.pages += pages
+	p.cells[cell] += pages
+	p.pages += pages
 }
 
-func (s *stacked) halve() {
-	n := (len(s.cells) + 1) / 2
+func (p *part) halve() {
+	n := (len(p.cells) + 1) / 2
 	for i := range n {
-		sum := s.cells[2*i]
-		if 2*i+1 < len(s.cells) {
-			sum += s.cells[2*i+1]
+		sum := p.cells[2*i]
+		if 2*i+1 < len(p.cells) {
+			sum += p.cells[2*i+1]
 		}
-		s.cells[i] = sum
+		p.cells[i] = sum
 	}
-	s.cells = s.cells[:n]
+	p.cells = p.cells[:n]
 }
 
-// stack is what all processes charged, or what was charged for all causes, in cells
+// breakdown is what all processes charged, or what was charged for all causes, in cells
 // that are as wide for all.
-type stack struct {
+type breakdown struct {
 	start  uint64 // of the first cell, as BootNanos
 	shift  uint
-	parts  map[uint32]*stacked
-	others stacked // those that were charged least, once there are too many
-	lost   stacked // events that were lost, not pages
+	parts  map[uint32]*part
+	others part // those that were charged least, once there are too many
+	lost   part // events that were lost, not pages
 }
 
-func (s *stack) cell(nanos uint64) int {
-	since := nanos - min(nanos, s.start)
-	for since>>s.shift >= maxCells {
-		s.shift++
-		for _, p := range s.parts {
+func (b *breakdown) cell(nanos uint64) int {
+	since := nanos - min(nanos, b.start)
+	for since>>b.shift >= maxCells {
+		b.shift++
+		for _, p := range b.parts {
 			p.halve()
 		}
-		s.others.halve()
-		s.lost.halve()
+		b.others.halve()
+		b.lost.halve()
 	}
-	return int(since >> s.shift)
+	return int(since >> b.shift)
 }
 
-func (s *stack) add(key uint32, e *event.Event) {
-	cell := s.cell(e.BootNanos)
-	p := s.parts[key]
+func (b *breakdown) add(key uint32, e *event.Event) {
+	cell := b.cell(e.BootNanos)
+	p := b.parts[key]
 	if p == nil {
-		if len(s.parts) == maxStacked {
-			s.drop()
+		if len(b.parts) == maxParts {
+			b.drop()
 		}
-		p = &stacked{key: key}
-		s.parts[key] = p
+		p = &part{key: key}
+		b.parts[key] = p
 	}
 	p.comm = e.Comm
 	p.add(cell, e.RequestedPages)
 }
 
 // drop moves the half that was charged less to the others.
-func (s *stack) drop() {
-	for _, p := range s.sorted()[maxStacked/2:] {
+func (b *breakdown) drop() {
+	for _, p := range b.sorted()[maxParts/2:] {
 		for cell, pages := range p.cells {
-			s.others.add(cell, pages)
+			b.others.add(cell, pages)
 		}
-		delete(s.parts, p.key)
+		delete(b.parts, p.key)
 	}
 }
 
 // sorted returns the parts, those first that were charged most.
-func (s *stack) sorted() []*stacked {
-	return slices.SortedFunc(maps.Values(s.parts), func(a, b *stacked) int {
-		return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.key, b.key))
+func (b *breakdown) sorted() []*part {
+	return slices.SortedFunc(maps.Values(b.parts), func(x, y *part) int {
+		return cmp.Or(cmp.Compare(y.pages, x.pages), cmp.Compare(x.key, y.key))
 	})
 }
 
@@ -324,10 +324,10 @@ type collector struct {
 	series      map[summary.LimitKey]*series
 	own, other  *series // the last of each, since most events are like the one before
 	dropped     map[summary.LimitKey]bool
-	byProcess   stack
+	byProcess   breakdown
 	// byCause is of the charges that have a kernel stack, samples of those that
 	// have any, and droppedPages those of samples that were dropped.
-	byCause      stack
+	byCause      breakdown
 	samples      cause.Profile
 	droppedPages uint64
 }
@@ -336,7 +336,7 @@ func newCollector(header stream.Header) collector {
 	return collector{
 		header: header, sum: summary.New(header),
 		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
-		byProcess: stack{parts: make(map[uint32]*stacked)}, byCause: stack{parts: make(map[uint32]*stacked)},
+		byProcess: breakdown{parts: make(map[uint32]*part)}, byCause: breakdown{parts: make(map[uint32]*part)},
 		samples: make(cause.Profile),
 	}
 }
