@@ -1,0 +1,210 @@
+package report
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	"chargetrace/internal/cause"
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+)
+
+// collector is what a report is made of. Its memory grows with the number of
+// cgroups and processes, as that of the summary does.
+type collector struct {
+	header      stream.Header
+	sum         *summary.Summary
+	first, last uint64 // the times of the first and the last event; 0: none came
+	series      map[summary.LimitKey]*series
+	own, other  *series // the last of each, since most events are like the one before
+	dropped     map[summary.LimitKey]bool
+	byProcess   breakdown
+	// byCause is of the charges that have a kernel stack, samples of those that
+	// have any, and droppedPages those of samples that were dropped.
+	byCause      breakdown
+	samples      cause.Profile
+	droppedPages uint64
+}
+
+func newCollector(header stream.Header) collector {
+	return collector{
+		header: header, sum: summary.New(header),
+		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
+		byProcess: breakdown{parts: make(map[uint32]*part)}, byCause: breakdown{parts: make(map[uint32]*part)},
+		samples: make(cause.Profile),
+	}
+}
+
+// Write takes a batch. It does not fail.
+func (c *collector) Write(batch []event.Event) error {
+	for i := range batch {
+		e := &batch[i]
+		c.sum.Write(batch[i : i+1]) // it does not fail
+		if e.Type.IsName() || e.Type == event.Fork || e.Type == event.Usage {
+			continue
+		}
+		at := e.BootNanos
+		if e.Type == event.Lost && at == 0 { // at the end of an older recording
+			at = max(c.last, c.header.StartBootNanos)
+		}
+		if c.first == 0 {
+			c.first, c.byProcess.start, c.byCause.start = at, at, at
+		}
+		c.first, c.last = min(c.first, at), max(c.last, at)
+		switch e.Type {
+		case event.Charge:
+			c.addCharge(e)
+		case event.Uncharge, event.ForcedCharge:
+			b := c.of(&c.own, e.Cgroup, e.Kind).at(e.BootNanos)
+			b.usage.add(point{e.BootNanos, e.UsagePages})
+			b.usage.add(point{e.BootNanos, e.UsageAfterPages()})
+			c.moveAbove(e)
+		case event.ReclaimEnd:
+			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
+			c.first = min(c.first, max(from, c.header.StartBootNanos))
+			b := c.of(&c.own, e.Cgroup, event.Memory).at(e.BootNanos)
+			b.reclaim.add(1, from, e.BootNanos)
+			b.reclaimNanos += e.DurationNanos
+		case event.Lost:
+			c.byProcess.lost.add(c.byProcess.cell(at), e.LostEvents)
+		}
+	}
+	return nil
+}
+
+func (c *collector) addCharge(e *event.Event) {
+	if e.Outcome == event.OK && e.Kind != event.Dmem && e.Kind != event.Memsw { // as in summary.Totals.ChargedPages
+		c.byProcess.add(e.PID, e)
+		if e.KernelStack != 0 {
+			c.byCause.add(uint32(c.sum.Stacks.Cause(e)), e)
+		}
+		if e.KernelStack != 0 || e.UserStack != 0 {
+			c.addSample(e)
+		}
+	}
+	s := c.of(&c.own, e.Cgroup, e.Kind)
+	s.charges++
+	b := s.at(e.BootNanos)
+	b.charges++
+	addLevel(b, e, &event.Level{UsagePages: e.UsagePages, MaxPages: e.MaxPages})
+	if e.Outcome == event.BatchMiss {
+		b.misses++
+	}
+	if e.Outcome == event.Failed {
+		s.failures++
+		b.failed.add(1, e.BootNanos, e.BootNanos)
+	}
+	own, limiting := e.Cgroup.ID, e.Limiting.CgroupID
+	if limiting != own && e.Limiting.Limited() {
+		addLevel(c.of(&c.other, e.InCgroup(limiting), e.Kind).at(e.BootNanos), e, &e.Limiting)
+	}
+	if e.Outcome == event.Failed && e.FailedAt != own && e.FailedAt != 0 {
+		s := c.of(&c.other, e.InCgroup(e.FailedAt), e.Kind)
+		s.failures++
+		s.at(e.BootNanos).failed.add(1, e.BootNanos, e.BootNanos)
+	}
+	if h := &e.High; h.Limited() {
+		b := c.of(&c.other, e.InCgroup(h.CgroupID), e.Kind).at(e.BootNanos)
+		b.addHigh().add(point{e.BootNanos, int64(h.MaxPages)})
+		if h.CgroupID != own && h.CgroupID != limiting {
+			addLevel(b, e, &event.Level{UsagePages: h.UsagePages, MaxPages: ^uint64(0)})
+		}
+	}
+	if e.Outcome == event.OK {
+		c.moveAbove(e)
+	}
+}
+
+// moveAbove moves what the levels above an event's held last by what it changes. Of
+// them a charge tells only those with the least room, and an uncharge none. What is
+// no part of the trace is missing until the next charge tells.
+func (c *collector) moveAbove(e *event.Event) {
+	if c.sum.Nets == nil {
+		return
+	}
+	moved := e.UsageAfterPages() - e.UsagePages
+	for _, n := range c.sum.Nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &c.sum.Names)[1:] {
+		id := n.Key.Cgroup.ID
+		if e.Type == event.Charge && (id == e.Limiting.CgroupID && e.Limiting.Limited() || id == e.High.CgroupID && e.High.Limited()) {
+			continue // it was told
+		}
+		if s := c.series[n.Key]; s != nil {
+			if last, ok := s.lastUsage(); ok {
+				s.at(e.BootNanos).usage.add(point{e.BootNanos, last + moved})
+			}
+		}
+	}
+}
+
+// addLevel adds what a level held before the charge, and what after it.
+func addLevel(b *bucket, e *event.Event, l *event.Level) {
+	b.usage.add(point{e.BootNanos, l.UsagePages})
+	if e.Outcome == event.OK {
+		b.usage.add(point{e.BootNanos, l.UsagePages + int64(e.RequestedPages)})
+	}
+	if l.Limited() {
+		b.max.add(point{e.BootNanos, int64(l.MaxPages)})
+	}
+}
+
+// of returns the series of a counter; last is the one of the call before.
+func (c *collector) of(last **series, id event.CgroupID, kind event.Kind) *series {
+	key := summary.LimitKey{Cgroup: id, Kind: kind}
+	if *last != nil && (*last).key == key {
+		return *last
+	}
+	s := c.series[key]
+	if s == nil {
+		if len(c.series) == maxSeries {
+			for _, s := range c.sorted()[maxSeries/2:] {
+				c.dropped[s.key] = true
+				delete(c.series, s.key)
+			}
+			c.own, c.other = nil, nil
+		}
+		s = &series{key: key, shift: 10, partial: c.dropped[key]}
+		c.series[key] = s
+	}
+	*last = s
+	return s
+}
+
+// sorted returns the series, those first that are most worth a look: where
+// processes were killed, where charges failed, memory before other kinds, and
+// where most was charged.
+func (c *collector) sorted() []*series {
+	kills := make(map[event.CgroupID]int)
+	for i := range c.sum.OOMKills {
+		kills[c.sum.OOMKills[i].Cgroup]++
+	}
+	ran := func(s *series) int {
+		if s.key.Kind != event.Memory {
+			return 0
+		}
+		return kills[s.key.Cgroup]
+	}
+	return slices.SortedFunc(maps.Values(c.series), func(a, b *series) int {
+		return cmp.Or(
+			cmp.Compare(ran(b), ran(a)), cmp.Compare(b.failures, a.failures), cmp.Compare(a.key.Kind, b.key.Kind),
+			cmp.Compare(b.charges, a.charges), cmp.Compare(a.key.Cgroup.Hierarchy, b.key.Cgroup.Hierarchy), cmp.Compare(a.key.Cgroup.ID, b.key.Cgroup.ID))
+	})
+}
+
+// span is the time that plots show.
+func (c *collector) span() (from, to uint64) {
+	from, to = c.first, c.last
+	// A little more, so that what is first and last can be seen.
+	pad := max((to-from)/100, uint64(time.Microsecond))
+	return max(from-min(from, pad), min(c.header.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
+}
+
+func (c *collector) unitBytes(kind event.Kind) int {
+	if kind == event.Dmem {
+		return 1
+	}
+	return c.header.PageSize
+}

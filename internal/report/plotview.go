@@ -1,0 +1,154 @@
+package report
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+)
+
+// plotView is a plot, and the same in words and numbers.
+type plotView struct {
+	ID, Title, Note, Caption string
+	Legend                   []legend
+	Wide, Narrow             template.HTML
+	Numbers                  table
+}
+
+// legend says what a colour stands for.
+type legend struct{ Class, Name string }
+
+func (r *Report) view(i int, u *usagePlot) plotView {
+	v := plotView{
+		ID: fmt.Sprintf("plot-%d", i), Title: r.path(u.key.Cgroup), Note: u.key.Kind.String(), Caption: r.caption(u),
+		Legend: []legend{{"usage", "in use"}},
+		Wide:   inline(u, "wide", 1080, 330), Narrow: inline(u, "narrow", 360, 300),
+	}
+	if container := cgroup.ContainerOf(r.sum.Names.Path(u.key.Cgroup)).String(); container != "" {
+		v.Note += ", " + event.Printable(container)
+	}
+	if u.partial {
+		v.Caption += " Its beginning is not drawn: too many other cgroups came after it."
+	}
+	if u.limitDrawn {
+		v.Legend = append(v.Legend, legend{"limit", "limit"})
+	}
+	if u.highDrawn {
+		v.Legend = append(v.Legend, legend{"high", "memory.high"})
+	}
+	t := u.total()
+	if t.failed.count > 0 {
+		v.Legend = append(v.Legend, legend{"failed", "failed charges"})
+	}
+	if t.reclaim.count > 0 {
+		v.Legend = append(v.Legend, legend{"reclaim", "reclaim"})
+	}
+	if len(u.lost) > 0 {
+		v.Legend = append(v.Legend, legend{"lost", "events lost"})
+	}
+	if len(u.kills) > 0 {
+		v.Legend = append(v.Legend, legend{"kill", "OOM kill"})
+	}
+	v.Numbers = table{ID: v.ID + "-numbers", Columns: []column{
+		{"From", true}, {"Least in use", true}, {"Most in use", true}, {"Limit", true}, {"Charges", true}, {"Failed", true}, {"Misses", true}, {"Reclaim", true},
+	}}
+	s := u.reduced(32)
+	for i := range s.buckets {
+		b := &s.buckets[i]
+		least, most, limit := none, none, none
+		if b.usage.seen {
+			least, most = r.sizeCell(b.usage.least.pages, u.key.Kind), r.sizeCell(b.usage.greatest.pages, u.key.Kind)
+		}
+		if b.max.seen {
+			limit = r.sizeCell(b.max.last.pages, u.key.Kind)
+		}
+		v.Numbers.Rows = append(v.Numbers.Rows, []cell{r.timeCell(b.begin()), least, most, limit, countCell(b.charges), countCell(b.failed.count), countCell(b.misses), lastingCell(b.reclaimNanos)})
+	}
+	return v
+}
+
+// usageData is what the script tells of a plot: a value for each bucket.
+type usageData struct {
+	Unit    int       // bytes
+	T       []float64 // ms
+	Least   []int64   // -1: not known
+	Most    []int64
+	Limit   []int64 // -1: none
+	Charges []uint64
+	Failed  []uint64
+	Misses  []uint64
+	Reclaim []float64 // ms
+}
+
+func (r *Report) data(u *usagePlot) usageData {
+	d := usageData{Unit: u.bytesPer}
+	last, limit := int64(-1), int64(-1)
+	for i := range u.buckets {
+		b := &u.buckets[i]
+		// Where nothing was charged, all is as it was.
+		least, most := last, last
+		if b.usage.seen {
+			least, most, last = b.usage.least.pages, b.usage.greatest.pages, b.usage.last.pages
+			limit = -1
+		}
+		if b.max.seen {
+			limit = b.max.last.pages
+		}
+		d.T, d.Least, d.Most, d.Limit = append(d.T, r.millis(b.begin())), append(d.Least, least), append(d.Most, most), append(d.Limit, limit)
+		d.Charges, d.Failed, d.Misses = append(d.Charges, b.charges), append(d.Failed, b.failed.count), append(d.Misses, b.misses)
+		d.Reclaim = append(d.Reclaim, math.Round(float64(b.reclaimNanos)/1e3)/1e3)
+	}
+	return d
+}
+
+// areaView adds to a view what there is of a plot.
+func (r *Report) areaView(s *areaPlot, v plotView) plotView {
+	v.Wide, v.Narrow = inline(s, "wide", 1080, 250), inline(s, "narrow", 360, 250)
+	// The cells once more, wider.
+	n := s.cellCount()
+	by := (n + 31) / 32
+	v.Numbers = table{ID: v.ID + "-numbers", Columns: []column{{"From", true}}, Rows: make([][]cell, (n+by-1)/by)}
+	for i := range v.Numbers.Rows {
+		v.Numbers.Rows[i] = []cell{r.timeCell(max(s.cellStart(i*by), s.from))}
+	}
+	var names []string
+	for i := range s.layers {
+		l := &s.layers[i]
+		v.Legend = append(v.Legend, legend{l.color.class, l.name})
+		names = append(names, l.name+" "+size(float64(l.pages)*float64(s.bytesPer)))
+		v.Numbers.Columns = append(v.Numbers.Columns, column{l.name, true})
+		heights := s.heights(l, by)
+		for i := range v.Numbers.Rows {
+			var pages uint64
+			if i < len(heights) {
+				pages = heights[i]
+			}
+			v.Numbers.Rows[i] = append(v.Numbers.Rows[i], r.sizeCell(int64(pages), event.Memory))
+		}
+	}
+	v.Caption = "In all: " + list(names) + "."
+	return v
+}
+
+// areaData is what the script tells of such a plot.
+type areaData struct {
+	Unit    int
+	Running bool      `json:",omitempty"`
+	T       []float64 // where cells begin
+	Names   []string
+	Pages   [][]uint64 // of each name
+}
+
+func (r *Report) areaData(s *areaPlot) areaData {
+	d := areaData{Unit: s.bytesPer, Running: s.running}
+	for i := range s.cellCount() {
+		d.T = append(d.T, r.millis(s.cellStart(i)))
+	}
+	for i := range s.layers {
+		l := &s.layers[i]
+		d.Names, d.Pages = append(d.Names, l.name), append(d.Pages, s.heights(l, 1))
+	}
+	return d
+}

@@ -1,0 +1,203 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/summary"
+)
+
+// table is one that can be sorted.
+type table struct {
+	ID, Title, Note string
+	Columns         []column
+	Rows            [][]cell
+}
+
+// column is a head; Number columns are aligned to the right.
+type column struct {
+	Name   string
+	Number bool
+}
+
+// cell is a text, and what it is sorted by and tells when pointed at.
+type cell struct {
+	Text  string
+	Sort  string
+	Exact string
+	Class string
+}
+
+// maxRows is how many rows a table has.
+const maxRows = 200
+
+// textCell has a class where a text is so long that it may be broken.
+func textCell(s string) cell {
+	if len(s) > 28 {
+		return cell{Text: s, Class: "long"}
+	}
+	return cell{Text: s}
+}
+
+// none is for a number that is not known.
+var none = cell{Text: "–", Sort: "-1"}
+
+func countCell(n uint64) cell { return cell{Text: count(n), Sort: fmt.Sprint(n)} }
+func lastingCell(n uint64) cell {
+	return cell{Text: lasting(n), Sort: fmt.Sprint(n), Exact: count(n) + " ns"}
+}
+
+func (c *collector) sizeCell(n int64, kind event.Kind) cell {
+	unit := "page"
+	if kind == event.Dmem {
+		unit = "byte"
+	}
+	exact := counted(uint64(max(n, -n)), unit)
+	if n < 0 {
+		exact = "−" + exact
+	}
+	return cell{Text: c.size(n, kind), Sort: fmt.Sprint(n), Exact: exact}
+}
+
+func (c *collector) timeCell(nanos uint64) cell {
+	if nanos == 0 {
+		return cell{Text: "–", Sort: "Infinity"}
+	}
+	return cell{Text: c.since(nanos), Sort: fmt.Sprint(int64(nanos - c.header.StartBootNanos)), Exact: c.clock(nanos).Format("2006-01-02 15:04:05.000000 UTC")}
+}
+
+// limited cuts a table where it gets too long, and says so.
+func (t table) limited() table {
+	if n := len(t.Rows); n > maxRows {
+		t.Rows = t.Rows[:maxRows]
+		t.Note = strings.TrimSpace(fmt.Sprintf("The first %d of %s; %s more are left out. ", maxRows, count(uint64(n)), count(uint64(n-maxRows))) + t.Note)
+	}
+	return t
+}
+
+func (r *Report) killTable() table {
+	t := table{ID: "kills", Title: "OOM kills", Columns: []column{
+		{"Time", true}, {"Ran out", false}, {"Asked for more", false}, {"Killed", false}, {"Anonymous", true}, {"File", true}, {"Shared", true}, {"Swap", true},
+	}}
+	for i := range r.sum.OOMKills {
+		e := &r.sum.OOMKills[i]
+		v := &e.Victim
+		row := []cell{r.timeCell(e.BootNanos), textCell(r.ranOut(e)), textCell(e.Comm.Of(e.PID)), textCell(v.Comm.Of(v.PID))}
+		for _, pages := range []uint64{v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages} {
+			row = append(row, r.sizeCell(int64(pages), event.Memory))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// limits are sorted as in the summary's text.
+func (c *collector) limits() []*summary.Limit {
+	return slices.SortedFunc(maps.Values(c.sum.Limits), func(a, b *summary.Limit) int {
+		return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.FirstNanos, b.FirstNanos))
+	})
+}
+
+func (r *Report) limitTable() table {
+	t := table{ID: "limits", Title: "Limits that were hit", Columns: []column{
+		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"First", true}, {"By", false},
+	}}
+	for _, l := range r.limits() {
+		limit := textCell("–") // the trace does not tell
+		if l.MaxPages > 0 {
+			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
+		}
+		t.Rows = append(t.Rows, []cell{
+			textCell(r.path(l.Cgroup)), textCell(l.Kind.String()), limit,
+			countCell(l.Hits), countCell(l.Failures), r.timeCell(l.FirstNanos), textCell(l.ByComm.Of(l.ByPID)),
+		})
+	}
+	return t
+}
+
+var totalsColumns = []column{{"Charges", true}, {"Charged", true}, {"Failed", true}, {"Misses", true}, {"At limit", true}, {"Reclaim", true}, {"Freed", true}}
+
+func (c *collector) totals(t *summary.Totals) []cell {
+	return []cell{
+		countCell(t.Charges), c.sizeCell(int64(t.ChargedPages), event.Memory), countCell(t.Failures), countCell(t.BatchMisses),
+		c.timeCell(t.FirstAtLimitNanos), lastingCell(t.ReclaimNanos), c.sizeCell(int64(t.FreedPages), event.Memory),
+	}
+}
+
+// worst puts first what failed most, and then what charged most.
+func worst(a, b *summary.Totals) int {
+	return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.ChargedPages, a.ChargedPages), cmp.Compare(b.Charges, a.Charges))
+}
+
+func (r *Report) processTable() table {
+	t := table{ID: "processes", Title: "By process", Columns: append([]column{{"PID", true}, {"Name", false}}, totalsColumns...)}
+	for _, p := range slices.SortedFunc(maps.Values(r.sum.Processes), func(a, b *summary.Process) int {
+		return cmp.Or(worst(&a.Totals, &b.Totals), cmp.Compare(a.PID, b.PID))
+	}) {
+		pid := cell{Text: fmt.Sprint(p.PID), Sort: fmt.Sprint(p.PID)}
+		t.Rows = append(t.Rows, append([]cell{pid, textCell(p.Comm.String())}, r.totals(&p.Totals)...))
+	}
+	if r.sum.Others.Charges > 0 {
+		t.Rows = append(t.Rows, append([]cell{textCell("–"), textCell("all others")}, r.totals(&r.sum.Others)...))
+	}
+	return t
+}
+
+func (r *Report) cgroupTable() table {
+	t := table{ID: "cgroups", Title: "By cgroup", Columns: append([]column{{"Cgroup", false}, {"Container", false}}, totalsColumns...)}
+	for _, id := range slices.SortedFunc(maps.Keys(r.sum.Cgroups), func(a, b event.CgroupID) int {
+		return cmp.Or(worst(r.sum.Cgroups[a], r.sum.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
+	}) {
+		container := event.Printable(cgroup.ContainerOf(r.sum.Names.Path(id)).String())
+		row := append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...)
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// netTable is that of the summary's text.
+func (r *Report) netTable() table {
+	t := table{ID: "net", Title: "Charged and given back, by cgroup and those below it", Columns: []column{
+		{"Cgroup", false}, {"Kind", false}, {"Charged", true}, {"Forced", true}, {"Given back", true}, {"Net", true},
+		{"At begin", true}, {"At end", true}, {"Difference", true},
+	}}
+	if r.sum.Nets == nil {
+		return t
+	}
+	nets := r.sum.Nets.Sorted(&r.sum.Names)
+	for _, n := range nets {
+		kind := n.Key.Kind
+		row := []cell{
+			textCell(r.path(n.Key.Cgroup)), textCell(kind.String()), r.sizeCell(int64(n.ChargedPages), kind),
+			r.sizeCell(int64(n.ForcedPages), kind), r.sizeCell(int64(n.UnchargedPages), kind), r.sizeCell(n.Pages(), kind),
+		}
+		if difference, ok := n.Difference(); ok {
+			begin, end, _ := n.Readings()
+			row = append(row, r.sizeCell(begin, kind), r.sizeCell(end, kind), r.sizeCell(difference, kind))
+		} else {
+			row = append(row, none, none, none)
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	t.Note = strings.Join(r.sum.NetNotes(nets), " ")
+	return t
+}
+
+// kindTable is empty where there is one kind only.
+func (r *Report) kindTable() table {
+	t := table{ID: "kinds", Title: "By kind of counter", Columns: append([]column{{"Kind", false}}, totalsColumns[:5]...)}
+	for kind := range r.sum.Kinds {
+		if k := &r.sum.Kinds[kind]; k.Charges > 0 {
+			t.Rows = append(t.Rows, append([]cell{textCell(event.Kind(kind).String())}, r.totals(k)[:5]...))
+		}
+	}
+	if len(t.Rows) == 1 {
+		t.Rows = nil
+	}
+	return t
+}
