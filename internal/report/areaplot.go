@@ -2,9 +2,6 @@ package report
 
 import (
 	"slices"
-
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 )
 
 // areaPlot shows what was charged over time, the layers on top of each other.
@@ -50,7 +47,7 @@ func (s *areaPlot) heights(l *layer, by int) []uint64 {
 	return heights
 }
 
-func (s *areaPlot) draw(c draw.Canvas) {
+func (s *areaPlot) draw(c canvas, within rect) {
 	sums := make([]uint64, s.cellCount())
 	var heights [][]uint64
 	for i := range s.layers {
@@ -59,31 +56,24 @@ func (s *areaPlot) draw(c draw.Canvas) {
 			sums[cell] += pages
 		}
 	}
-	f := newFrame(c, s.from, s.to, s.start, max(float64(slices.Max(sums)), 1)*1.08, 0)
+	f := newFrame(c, within, s.from, s.to, s.start, max(float64(slices.Max(sums)), 1)*1.08, 0)
 	f.axes(float64(s.bytesPer))
-	f.inSVG(func(s *svg) { s.beginZone(f.zone) })
 	clear(sums)
-	for i := range s.layers {
-		var p vg.Path
-		for cell, pages := range heights[i] {
-			if pages == 0 {
-				continue
+	f.inZone(f.zone, func() {
+		for i := range s.layers {
+			var cells [][]xy
+			for cell, pages := range heights[i] {
+				if pages > 0 {
+					low := sums[cell]
+					sums[cell] += pages
+					cells = append(cells, rect{f.x(s.cellStart(cell)), f.y(float64(sums[cell])), f.x(s.cellStart(cell + 1)), f.y(float64(low))}.outline())
+				}
 			}
-			a, b := f.x(s.cellStart(cell)), f.x(s.cellStart(cell+1))
-			low, up := f.y(float64(sums[cell])), f.y(float64(sums[cell]+pages))
-			sums[cell] += pages
-			p.Move(vg.Point{X: a, Y: low})
-			p.Line(vg.Point{X: a, Y: up})
-			p.Line(vg.Point{X: b, Y: up})
-			p.Line(vg.Point{X: b, Y: low})
-			p.Close()
+			if len(cells) > 0 {
+				f.fill(s.layers[i].color, cells...)
+			}
 		}
-		if len(p) > 0 {
-			f.SetColor(s.layers[i].color)
-			f.Fill(p)
-		}
-	}
-	f.inSVG((*svg).endZone)
+	})
 }
 
 // maxLayers is how many layers an area plot has, without that of the others.

@@ -1,140 +1,84 @@
 package report
 
-import (
-	"fmt"
-	"html/template"
-	"image/color"
-	"sync"
-
-	"codeberg.org/go-fonts/liberation/liberationsansregular"
-	"golang.org/x/image/font/opentype"
-	"gonum.org/v1/plot/font"
-	"gonum.org/v1/plot/text"
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
-)
-
-// The colours on a light ground; report.css has those on a dark one too. The
-// processes' can be told apart by those who do not see red or green.
-var (
-	paperColor   = newColor("paper", 0xffffff)
-	labelColor   = newColor("label", 0x5b6470)
-	gridColor    = newColor("grid", 0xe6e9ed)
-	usageColor   = newColor("usage", 0x2266ac)
-	areaColor    = newColor("area", 0xe3edf7)
-	limitColor   = newColor("limit", 0x1b1f24)
-	highColor    = newColor("high", 0x7d6400)
-	failedColor  = newColor("failed", 0xc9302c)
-	reclaimColor = newColor("reclaim", 0xbd7b00)
-	lostColor    = newColor("lost", 0x6b7280)
-	killColor    = newColor("kill", 0x9c1458)
-	othersColor  = newColor("p8", 0xb3bac3)
-	palette      = []cssColor{
-		newColor("p0", 0x2a6fb5), newColor("p1", 0xe39b12), newColor("p2", 0x2b9e83), newColor("p3", 0xb25a9c),
-		newColor("p4", 0x8a6a42), newColor("p5", 0x69b3e0), newColor("p6", 0xd8644c), newColor("p7", 0x8b9a3a),
-	}
-)
-
-var (
-	textFont    = font.Font{Typeface: "Liberation", Variant: "Sans", Size: 12}
-	textHandler = sync.OnceValue(func() text.Handler {
-		face, err := opentype.Parse(liberationsansregular.TTF)
-		if err != nil {
-			panic(err) // it is part of the program
-		}
-		return text.Plain{Fonts: font.NewCache(font.Collection{{Font: textFont, Face: face}})}
-	})
-)
-
-func textStyle(c color.Color, x text.XAlignment, y text.YAlignment) draw.TextStyle {
-	return draw.TextStyle{Color: c, Font: textFont, XAlign: x, YAlign: y, Handler: textHandler()}
-}
-
-// laneHeight is that of the strips below a plot, one for each sort of marks.
+// Lanes are the strips below a plot, one for each sort of marks.
 const (
 	laneHeight = 16
 	laneGap    = 10
 )
 
-// frame is where things are drawn: the zone, and its two axes.
+const fontSize = 12
+
+// narrow is the width of a canvas up to which a plot is drawn for a phone.
+const narrow = 500
+
+// frame is a plot's canvas with the zone that shows data, and its two axes.
 type frame struct {
-	draw.Canvas // of the whole
-	zone        vg.Rectangle
-	from, to    uint64 // BootNanos
-	start       uint64 // what times are counted from, as BootNanos
-	top         float64
-	base        vg.Length // where the y axis begins, above the lanes
+	canvas
+	zone     rect
+	right    float64 // of the whole
+	from, to uint64  // BootNanos
+	start    uint64  // times count from here, in BootNanos
+	top      float64 // the value at the top of the zone
+	base     float64 // where the value 0 is, above the lanes
 }
 
-// newFrame returns the frame of a plot that is as large as c. Its y axis goes to
-// top, in units of what tick labels make of it.
-func newFrame(c draw.Canvas, from, to, start uint64, top float64, lanes int) *frame {
-	left := vg.Length(70)
-	if c.Max.X < 500 {
+// newFrame returns the frame of a plot that fills a part of c.
+func newFrame(c canvas, within rect, from, to, start uint64, top float64, lanes int) *frame {
+	left := 70.0
+	if within.width() < narrow {
 		left = 58
 	}
-	f := &frame{Canvas: c, from: from, to: to, start: start, top: top}
-	f.zone = draw.Crop(c, left, -8, 24, -20).Rectangle
-	f.base = f.zone.Min.Y
+	f := &frame{canvas: c, right: within.right, from: from, to: to, start: start, top: top}
+	f.zone = rect{within.left + left, within.top + 20, within.right - 8, within.bottom - 24}
+	f.base = f.zone.bottom
 	if lanes > 0 {
-		f.base += vg.Length(lanes)*laneHeight + laneGap
+		f.base -= float64(lanes)*laneHeight + laneGap
 	}
 	return f
 }
 
-// x is where a time is. Times out of range are at its ends.
-func (f *frame) x(nanos uint64) vg.Length {
+// x returns the position of a time. Times out of range are at the ends of the axis.
+func (f *frame) x(nanos uint64) float64 {
 	share := float64(min(max(nanos, f.from), f.to)-f.from) / float64(f.to-f.from)
-	return f.zone.Min.X + vg.Length(share)*f.zone.Size().X
+	return f.zone.left + share*f.zone.width()
 }
 
-// y is where a value is.
-func (f *frame) y(value float64) vg.Length {
-	return f.base + vg.Length(value/f.top)*(f.zone.Max.Y-f.base)
+// y returns the position of a value.
+func (f *frame) y(value float64) float64 {
+	return f.base - value/f.top*(f.base-f.zone.top)
 }
 
-// point is where a point is; what is too low or too high is at the edge.
-func (f *frame) point(p point) vg.Point {
-	return vg.Point{X: f.x(p.nanos), Y: min(max(f.y(float64(p.pages)), f.base), f.zone.Max.Y)}
+// at returns the position of a point. Values out of range are at the edges.
+func (f *frame) at(p point) xy {
+	return xy{f.x(p.nanos), max(min(f.y(float64(p.pages)), f.base), f.zone.top)}
 }
 
-// axes draws lines for round values, and says what they are.
+// axes draws lines and labels at round values, and ticks at round times.
 func (f *frame) axes(bytesPer float64) {
-	line := draw.LineStyle{Color: gridColor, Width: 1}
+	line := pen{color: gridColor, width: 1}
 	for _, v := range sizeTicks(f.top * bytesPer) {
 		y := f.y(v / bytesPer)
-		f.StrokeLine2(line, f.zone.Min.X, y, f.zone.Max.X, y)
-		f.FillText(textStyle(labelColor, draw.XRight, draw.YCenter), vg.Point{X: f.zone.Min.X - 8, Y: y}, tickSize(v))
+		f.stroke(line, []xy{{f.zone.left, y}, {f.zone.right, y}})
+		f.label(labelColor, y, tickSize(v))
 	}
-	f.inSVG(func(s *svg) { s.printf(`<g class="times">`) })
-	apart := vg.Length(90)
-	if f.zone.Size().X < 400 {
-		apart = 60
-	}
-	for _, nanos := range timeTicks(f.sinceStart(f.from), f.sinceStart(f.to), float64(f.zone.Size().X/apart)) {
-		x := f.x(uint64(int64(f.start) + nanos))
-		f.StrokeLine2(line, x, f.zone.Min.Y, x, f.zone.Min.Y-4)
-		f.FillText(textStyle(labelColor, draw.XCenter, draw.YTop), vg.Point{X: x, Y: f.zone.Min.Y - 6}, tickTime(nanos, f.sinceStart(f.to)))
-	}
-	f.inSVG((*svg).endGroup)
+	f.group(`class="times"`, func() {
+		apart := 90.0
+		if f.zone.width() < 400 {
+			apart = 60
+		}
+		for _, nanos := range timeTicks(f.sinceStart(f.from), f.sinceStart(f.to), f.zone.width()/apart) {
+			x := f.x(uint64(int64(f.start) + nanos))
+			f.stroke(line, []xy{{x, f.zone.bottom}, {x, f.zone.bottom + 4}})
+			// report.js has this distance too.
+			f.text(labelColor, fontSize, xy{x, f.zone.bottom + 18.3}, atMiddle, tickTime(nanos, f.sinceStart(f.to)))
+		}
+	})
+}
+
+// label writes left of the zone, its middle at y.
+func (f *frame) label(c cssColor, y float64, text string) {
+	const capHeight = 0.72 // of the font size, in most fonts
+	f.text(c, fontSize, xy{f.zone.left - 8, y + fontSize*capHeight/2}, atEnd, text)
 }
 
 func (f *frame) sinceStart(nanos uint64) int64 { return int64(nanos - f.start) }
-
-// inSVG does what is needed around parts of an SVG.
-func (f *frame) inSVG(do func(*svg)) {
-	if s, ok := f.Canvas.Canvas.(*svg); ok {
-		do(s)
-	}
-}
-
-// drawer is a plot.
-type drawer interface{ draw(draw.Canvas) }
-
-// inline returns a plot as SVG for a page that has report.css, and says what it
-// shows beside it.
-func inline(d drawer, class string, width, height vg.Length) template.HTML {
-	s := newSVG(width, height)
-	d.draw(draw.NewCanvas(s, width, height))
-	return template.HTML(fmt.Sprintf(`<svg class="%s" viewBox="0 0 %s %s" aria-hidden="true">%s</svg>`, class, number(width), number(height), s.b.Bytes()))
-}

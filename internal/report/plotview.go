@@ -152,3 +152,14 @@ func (r *Report) areaData(s *areaPlot) areaData {
 	}
 	return d
 }
+
+// drawer is a plot.
+type drawer interface{ draw(c canvas, within rect) }
+
+// inline returns a plot as SVG for a page, which has report.css and says beside it
+// what the plot shows.
+func inline(d drawer, class string, width, height float64) template.HTML {
+	s := svg{scripted: true}
+	d.draw(&s, rect{0, 0, width, height})
+	return template.HTML(fmt.Sprintf(`<svg class="%s" viewBox="0 0 %s %s" aria-hidden="true">%s</svg>`, class, number(width), number(height), s.b.Bytes()))
+}

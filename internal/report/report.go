@@ -6,12 +6,9 @@ package report
 
 import (
 	"fmt"
+	"image/png"
 	"io"
 	"time"
-
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -78,65 +75,48 @@ func NewPNG(w io.Writer, header stream.Header) *Report {
 	return r
 }
 
-// The size of the main plot alone, in pixels; a PNG has twice as many.
-const (
-	pictureWidth, pictureHeight = 1080, 440
-	headHeight                  = 56
-)
+// The size of the main plot alone, in pixels.
+const pictureWidth, pictureHeight = 1080, 440
 
 // picture draws the main plot with what a page has around it.
-func (c *collector) picture(to draw.Canvas) {
-	to.SetColor(paperColor)
-	to.Fill(to.Rectangle.Path())
+func (c *collector) picture(to canvas) {
+	to.fill(paperColor, []xy{{0, pictureHeight}, {pictureWidth, pictureHeight}, {pictureWidth, 0}, {0, 0}})
+	head := xy{16, 29.4}
 	plots, _ := c.plots(1)
-	head, words := noCharges, ""
-	if len(plots) > 0 {
-		head, words = c.title(plots[0]), c.caption(plots[0])
+	if len(plots) == 0 {
+		to.text(limitColor, 17, head, atStart, noCharges)
+		return
 	}
-	s, isSVG := to.Canvas.(*svg)
-	if isSVG {
-		s.heading = true
-	}
-	large := textStyle(limitColor, draw.XLeft, draw.YTop)
-	large.Font.Size = 17
-	at := vg.Point{X: 16, Y: to.Max.Y - 12}
-	to.FillText(large, at, head)
-	to.FillText(textStyle(labelColor, draw.XLeft, draw.YTop), vg.Point{X: at.X, Y: at.Y - 24}, words)
-	if isSVG {
-		s.heading = false
-	}
-	if len(plots) > 0 {
-		plots[0].draw(draw.Crop(to, 0, -8, 6, -headHeight))
-	}
+	to.text(limitColor, 17, head, atStart, c.title(plots[0]))
+	to.text(labelColor, fontSize, xy{head.x, 48.3}, atStart, c.caption(plots[0]))
+	plots[0].draw(to, rect{0, 56, pictureWidth - 8, pictureHeight - 6})
 }
 
 func (r *Report) writeSVG() error {
-	s := newSVG(pictureWidth, pictureHeight)
+	var s svg
 	s.printf(`<svg xmlns="http://www.w3.org/2000/svg" role="img" width="%d" height="%d" viewBox="0 0 %[1]d %[2]d" font-family="system-ui, sans-serif">`, pictureWidth, pictureHeight)
 	if plots, _ := r.plots(1); len(plots) > 0 {
 		s.b.WriteString("<title>")
-		s.text(r.title(plots[0]))
+		s.escape(r.title(plots[0]))
 		s.b.WriteString("</title><desc>")
-		s.text(r.caption(plots[0]))
+		s.escape(r.caption(plots[0]))
 		s.b.WriteString("</desc>")
 	}
 	s.b.WriteString(`<style>.s{fill:none;stroke:currentColor;stroke-linejoin:round}.f{fill:currentColor}`)
-	for _, i := range []cssColor{paperColor, labelColor, gridColor, usageColor, areaColor, limitColor, highColor, failedColor, reclaimColor, lostColor, killColor} {
-		s.printf(".%s{color:#%02x%02x%02x}", i.class, i.R, i.G, i.B)
+	for _, c := range []cssColor{paperColor, labelColor, gridColor, usageColor, areaColor, limitColor, highColor, failedColor, reclaimColor, lostColor, killColor} {
+		s.printf(".%s{color:#%02x%02x%02x}", c.class, c.R, c.G, c.B)
 	}
 	s.b.WriteString("</style>")
-	r.picture(draw.NewCanvas(s, pictureWidth, pictureHeight))
+	r.picture(&s)
 	s.b.WriteString("</svg>\n")
 	_, err := r.w.Write(s.b.Bytes())
 	return err
 }
 
 func (r *Report) writePNG() error {
-	// At 72 dots per inch a pixel is a point.
-	c := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(pictureWidth, pictureHeight), vgimg.UseDPI(2*72))}
-	r.picture(draw.New(c))
-	_, err := c.WriteTo(r.w)
-	return err
+	to := newRaster(pictureWidth, pictureHeight)
+	r.picture(to)
+	return png.Encode(r.w, to.RGBA)
 }
 
 const noCharges = "This trace holds no charges."

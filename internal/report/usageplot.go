@@ -1,11 +1,9 @@
 package report
 
 import (
+	"fmt"
 	"math"
 	"slices"
-
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 
 	"chargetrace/internal/event"
 )
@@ -23,21 +21,6 @@ type usagePlot struct {
 	top             float64
 	limitDrawn      bool
 	highDrawn       bool
-}
-
-func (u *usagePlot) lanes() []cssColor {
-	var all []cssColor
-	t := u.total()
-	if len(u.lost) > 0 {
-		all = append(all, lostColor)
-	}
-	if t.reclaim.count > 0 {
-		all = append(all, reclaimColor)
-	}
-	if t.failed.count > 0 {
-		all = append(all, failedColor)
-	}
-	return all
 }
 
 // farAbove is how many times the peak a limit is that the plot does not show:
@@ -72,155 +55,154 @@ func (u *usagePlot) measure() {
 	u.top = max(u.top, 1) * 1.08
 }
 
-func (u *usagePlot) draw(c draw.Canvas) {
+func (u *usagePlot) draw(c canvas, within rect) {
 	s := u.series
-	if c.Max.X < 500 {
+	if within.width() < narrow {
 		s = s.reduced(maxBuckets / 4)
 	}
-	lanes := u.lanes()
-	f := newFrame(c, u.from, u.to, u.start, u.top, len(lanes))
+	lanes := u.lanes(s)
+	f := newFrame(c, within, u.from, u.to, u.start, u.top, len(lanes))
 	f.axes(float64(u.bytesPer))
 	for i, l := range lanes {
-		f.FillText(textStyle(l, draw.XRight, draw.YCenter), vg.Point{X: f.zone.Min.X - 8, Y: f.zone.Min.Y + vg.Length(i)*laneHeight + laneHeight/2}, l.class)
+		f.label(l.color, f.zone.bottom-(float64(i)+0.5)*laneHeight, l.color.class)
 	}
-	f.inSVG(func(s *svg) { s.beginZone(f.zone) })
-	f.usage(s)
-	if u.limitDrawn {
-		f.steps(s, limitColor, []vg.Length{6, 4}, func(b *bucket) *extent { return &b.max })
-	}
-	if u.highDrawn {
-		f.steps(s, highColor, []vg.Length{1.5, 3}, func(b *bucket) *extent { return b.high })
-	}
-	for i, l := range lanes {
-		all := u.lost
-		if l != lostColor {
-			all = nil
-			for i := range s.buckets {
-				if l == failedColor {
-					all = append(all, s.buckets[i].failed)
-				} else {
-					all = append(all, s.buckets[i].reclaim)
-				}
-			}
+	f.inZone(f.zone, func() {
+		f.usage(s)
+		if u.limitDrawn {
+			f.steps(s, pen{limitColor, 1.5, []float64{6, 4}}, func(b *bucket) *extent { return &b.max })
 		}
-		f.lane(i, l, all)
-	}
-	// Kills that fall into one column of pixels look like one.
-	var p vg.Path
-	column := (u.to - u.from) / 4096
-	var before uint64
-	for _, nanos := range u.kills {
-		if len(p) > 0 && nanos-before < column {
-			continue
+		if u.highDrawn {
+			f.steps(s, pen{highColor, 1.5, []float64{1.5, 3}}, func(b *bucket) *extent { return b.high })
 		}
-		before = nanos
-		p.Move(vg.Point{X: f.x(nanos), Y: f.zone.Min.Y})
-		p.Line(vg.Point{X: f.x(nanos), Y: f.zone.Max.Y})
-	}
-	if len(p) > 0 {
-		f.SetLineStyle(draw.LineStyle{Color: killColor, Width: 1.5})
-		f.Stroke(p)
-	}
-	f.inSVG((*svg).endZone)
+		for i, l := range lanes {
+			f.lane(i, l)
+		}
+		f.kills(u.kills)
+	})
 	f.flags(u.kills)
 }
 
-// lane draws the marks of one sort in the i-th strip from the bottom. Each can be
-// seen, however short it is.
-func (f *frame) lane(i int, c cssColor, all []marks) {
-	var p vg.Path
-	bottom := f.zone.Min.Y + vg.Length(i)*laneHeight
-	for _, m := range all {
-		if m.count == 0 {
+// lane is a strip with the marks of one sort. The color's class is its name.
+type lane struct {
+	color cssColor
+	marks []marks
+}
+
+// lanes returns the lanes that have marks, the lowest first.
+func (u *usagePlot) lanes(s *series) []lane {
+	all := []lane{{lostColor, u.lost}, {color: reclaimColor}, {color: failedColor}}
+	for i := range s.buckets {
+		b := &s.buckets[i]
+		if b.reclaim.count > 0 {
+			all[1].marks = append(all[1].marks, b.reclaim)
+		}
+		if b.failed.count > 0 {
+			all[2].marks = append(all[2].marks, b.failed)
+		}
+	}
+	return slices.DeleteFunc(all, func(l lane) bool { return len(l.marks) == 0 })
+}
+
+// lane draws the i-th lane from the bottom. The stroke shows marks of no width.
+func (f *frame) lane(i int, l lane) {
+	bottom := f.zone.bottom - float64(i)*laneHeight
+	var marks [][]xy
+	for _, m := range l.marks {
+		marks = append(marks, rect{f.x(m.from), bottom - laneHeight + 4, f.x(m.to), bottom - 4}.outline())
+	}
+	f.fill(l.color, marks...)
+	f.stroke(pen{color: l.color, width: 1.5}, marks...)
+}
+
+// kills draws a line for each kill. Kills in one column of pixels share one.
+func (f *frame) kills(kills []uint64) {
+	var lines [][]xy
+	column := (f.to - f.from) / 4096
+	var before uint64
+	for _, nanos := range kills {
+		if len(lines) > 0 && nanos-before < column {
 			continue
 		}
-		a, b := f.x(m.from), f.x(m.to)
-		p.Move(vg.Point{X: a, Y: bottom + 4})
-		p.Line(vg.Point{X: a, Y: bottom + laneHeight - 4})
-		p.Line(vg.Point{X: b, Y: bottom + laneHeight - 4})
-		p.Line(vg.Point{X: b, Y: bottom + 4})
-		p.Close()
+		before = nanos
+		lines = append(lines, []xy{{f.x(nanos), f.zone.bottom}, {f.x(nanos), f.zone.top}})
 	}
-	if len(p) > 0 {
-		f.SetLineStyle(draw.LineStyle{Color: c, Width: 1.5})
-		f.Fill(p)
-		f.Stroke(p)
+	if len(lines) > 0 {
+		f.stroke(pen{color: killColor, width: 1.5}, lines...)
 	}
 }
 
 // flags names the kills, where there is room.
 func (f *frame) flags(kills []uint64) {
-	style := textStyle(killColor, draw.XCenter, draw.YBottom)
-	const name = "OOM kill"
-	half := style.Width(name)/2 + 4
-	right := vg.Length(math.Inf(-1))
+	const half = 27 // of the name's width, with some space
+	right := math.Inf(-1)
 	for _, nanos := range kills {
 		x := f.x(nanos)
 		if x-half < right {
 			continue
 		}
 		right = x + half
-		middle := min(max(x, f.zone.Min.X+half), f.Max.X-half)
-		f.inSVG(func(s *svg) { s.printf(`<g class="flag" data-x="%s">`, number(x)) })
-		f.FillText(style, vg.Point{X: middle, Y: f.zone.Max.Y + 5}, name)
-		f.inSVG((*svg).endGroup)
+		f.group(fmt.Sprintf(`class="flag" data-x="%s"`, number(x)), func() {
+			at := xy{min(max(x, f.zone.left+half), f.right-half), f.zone.top - 6.1}
+			f.text(killColor, fontSize, at, atMiddle, "OOM kill")
+		})
 	}
 }
 
-// usage draws the line of what a counter held, and fills what is below.
+// usage draws the line of the counter's usage, and fills the area below.
 func (f *frame) usage(s *series) {
-	var pts []vg.Point
+	var line []xy
 	for i := range s.buckets {
 		for _, p := range s.buckets[i].usage.points() {
-			next := f.point(p)
-			if n := len(pts); n > 0 && next.Y != pts[n-1].Y {
-				pts = append(pts, vg.Point{X: next.X, Y: pts[n-1].Y})
+			next := f.at(p)
+			if n := len(line); n > 0 && next.y != line[n-1].y {
+				line = append(line, xy{next.x, line[n-1].y})
 			}
-			pts = append(pts, next)
+			line = append(line, next)
 		}
 	}
-	if len(pts) == 0 {
+	if len(line) == 0 {
 		return
 	}
-	bottom := f.y(0)
-	below := slices.Concat([]vg.Point{{X: pts[0].X, Y: bottom}}, pts, []vg.Point{{X: pts[len(pts)-1].X, Y: bottom}})
-	f.FillPolygon(areaColor, below)
-	f.StrokeLines(draw.LineStyle{Color: usageColor, Width: 1.5}, pts)
+	f.fill(areaColor, slices.Concat([]xy{{line[0].x, f.base}}, line, []xy{{line[len(line)-1].x, f.base}}))
+	f.stroke(pen{color: usageColor, width: 1.5}, line)
 }
 
 // steps draws a limit, which stays as it is until it changes. Where the counter
 // was charged and had none, the line is broken.
-func (f *frame) steps(s *series, c cssColor, dashes []vg.Length, of func(*bucket) *extent) {
-	var lines [][]vg.Point
-	var pts []vg.Point
-	var until uint64 // when it was seen last
-	extend := func(x vg.Length) {
-		if n := len(pts); n > 0 && pts[n-1].X < x {
-			pts = append(pts, vg.Point{X: x, Y: pts[n-1].Y})
+func (f *frame) steps(s *series, p pen, of func(*bucket) *extent) {
+	var line []xy
+	extend := func(x float64) {
+		if n := len(line); n > 0 && line[n-1].x < x {
+			line = append(line, xy{x, line[n-1].y})
 		}
 	}
+	finish := func(x float64) {
+		if extend(x); len(line) > 0 {
+			f.stroke(p, line)
+			line = nil
+		}
+	}
+	var until uint64 // when the limit was seen last
 	for i := range s.buckets {
 		b := &s.buckets[i]
 		x := of(b)
 		if x == nil || !x.seen {
 			if b.usage.seen {
-				extend(f.x(b.usage.first.nanos))
-				lines, pts = append(lines, pts), nil
+				finish(f.x(b.usage.first.nanos))
 			}
 			continue
 		}
 		until = x.last.nanos
-		for _, p := range x.points() {
-			next := f.point(p)
-			if n := len(pts); n > 0 && pts[n-1].Y == next.Y {
+		for _, point := range x.points() {
+			next := f.at(point)
+			if n := len(line); n > 0 && line[n-1].y == next.y {
 				continue
 			}
-			extend(next.X)
-			pts = append(pts, next)
+			extend(next.x)
+			line = append(line, next)
 		}
 	}
-	extend(f.x(until))
-	f.StrokeLines(draw.LineStyle{Color: c, Width: 1.5, Dashes: dashes}, append(lines, pts)...)
+	finish(f.x(until))
 }
 
 // plots returns the plots of a trace: those of the page counters that are most
