@@ -124,7 +124,7 @@ const views = [...document.querySelectorAll("figure.plot")].map((figure, number)
 			const step = niceStep(to - from, p.width / (p.width < 400 ? 60 : 90)), ticks = [], bottom = p.y + p.height;
 			for (let i = 0, first = Math.ceil(from / step); i < 20 && (first + i) * step <= to; i++) {
 				const ms = (first + i) * step, x = place(p, ms);
-				const text = make("text", { class: "f label", "text-anchor": "middle", "font-size": 12, x, y: bottom + 16.9 });
+				const text = make("text", { class: "f label", "text-anchor": "middle", "font-size": 12, x, y: bottom + 18.3 });
 				text.textContent = time(ms, data.End);
 				ticks.push(make("path", { class: "s grid", "stroke-width": 1, d: `M${x} ${bottom}v4` }), text);
 			}
