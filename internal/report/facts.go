@@ -21,7 +21,7 @@ func (r *Report) figures() []figure {
 		{count(t.Charges), plural(t.Charges, "charge"), ""},
 		{charged.Text, "charged", charged.Exact},
 		{count(t.Failures), "failed", ""},
-		{lasting(t.ReclaimNanos), "in reclaim", counted(t.Reclaims, "run")},
+		{duration(t.ReclaimNanos), "in reclaim", counted(t.Reclaims, "run")},
 		{count(kills), plural(kills, "OOM kill"), ""},
 	}
 }
@@ -36,7 +36,7 @@ func (r *Report) dateline(about About) string {
 	}
 	parts = append(parts, r.clock(r.header.StartBootNanos).Format("2 January 2006, 15:04:05 UTC"))
 	if r.last > r.first {
-		parts = append(parts, lasting(r.last-r.first)+" of events")
+		parts = append(parts, duration(r.last-r.first)+" of events")
 	}
 	return strings.Join(parts, " · ")
 }

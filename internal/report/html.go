@@ -90,7 +90,7 @@ func (r *Report) writeHTML(about About) error {
 		data.Plots = append(data.Plots, r.areaData(s))
 	}
 	if s := r.processPlot(); len(s.layers) > 0 {
-		add(s, plotView{ID: "plot-stack", Title: "By process", Note: "memory charged in each " + lasting(1<<s.shift)})
+		add(s, plotView{ID: "plot-stack", Title: "By process", Note: "memory charged in each " + duration(1<<s.shift)})
 	}
 	if r.knowsCauses() {
 		if s := r.causePlot(); len(s.layers) > 0 {

@@ -64,7 +64,7 @@ func (r *Report) view(i int, u *usagePlot) plotView {
 		if b.max.seen {
 			limit = r.sizeCell(b.max.last.pages, u.key.Kind)
 		}
-		v.Numbers.Rows = append(v.Numbers.Rows, []cell{r.timeCell(b.begin()), least, most, limit, countCell(b.charges), countCell(b.failed.count), countCell(b.misses), lastingCell(b.reclaimNanos)})
+		v.Numbers.Rows = append(v.Numbers.Rows, []cell{r.timeCell(b.begin()), least, most, limit, countCell(b.charges), countCell(b.failed.count), countCell(b.misses), durationCell(b.reclaimNanos)})
 	}
 	return v
 }

@@ -151,7 +151,7 @@ func (c *collector) caption(u *usagePlot) string {
 		s += "; " + counted(t.failed.count, "charge") + " failed"
 	}
 	if t.reclaim.count > 0 {
-		s += "; reclaim ran " + times(t.reclaim.count) + ", for " + lasting(t.reclaimNanos)
+		s += "; reclaim ran " + times(t.reclaim.count) + ", for " + duration(t.reclaimNanos)
 	}
 	if n := uint64(len(u.kills)); n > 0 {
 		s += "; " + counted(n, "OOM kill")

@@ -509,7 +509,7 @@ func TestWords(t *testing.T) {
 	for got, want := range map[string]string{
 		size(0): "0", size(1023): "1023 B", size(4096): "4 KiB", size(10 << 20): "10 MiB", size(9.96 * (1 << 20)): "10.0 MiB", size(-4096): "−4 KiB",
 		count(0): "0", count(999): "999", count(1000): "1,000", count(1234567): "1,234,567",
-		lasting(1500): "1.5 µs", lasting(1_500_000): "1.5 ms", lasting(61e9): "1m1s",
+		duration(1500): "1.5 µs", duration(1_500_000): "1.5 ms", duration(61e9): "1m1s",
 		since(9_999 * ms): "9999 ms", since(12_340 * ms): "12.34 s", since(3_723_000 * ms): "1:02:03",
 		list(nil): "", list([]string{"a"}): "a", list([]string{"a", "b", "c"}): "a, b and c",
 		fmt.Sprint(timeTicks(0, 1000*ms, 4)):  "[0 250000000 500000000 750000000 1000000000]",

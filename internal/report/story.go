@@ -118,7 +118,7 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 	}
 	s += "."
 	if t := c.sum.Cgroups[l.Cgroup]; t != nil && t.Reclaims > 0 && l.Kind == event.Memory {
-		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), lasting(t.ReclaimNanos), c.freed(t))
+		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), duration(t.ReclaimNanos), c.freed(t))
 	}
 	if n := uint64(len(c.sum.Limits) - 1); n > 0 {
 		s += fmt.Sprintf(" %s hit too.", wasWere(n, "other limit"))

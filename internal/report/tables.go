@@ -48,8 +48,8 @@ func textCell(s string) cell {
 var none = cell{Text: "–", Sort: "-1"}
 
 func countCell(n uint64) cell { return cell{Text: count(n), Sort: fmt.Sprint(n)} }
-func lastingCell(n uint64) cell {
-	return cell{Text: lasting(n), Sort: fmt.Sprint(n), Exact: count(n) + " ns"}
+func durationCell(n uint64) cell {
+	return cell{Text: duration(n), Sort: fmt.Sprint(n), Exact: count(n) + " ns"}
 }
 
 func (c *collector) sizeCell(n int64, kind event.Kind) cell {
@@ -125,7 +125,7 @@ var totalsColumns = []column{{"Charges", true}, {"Charged", true}, {"Failed", tr
 func (c *collector) totals(t *summary.Totals) []cell {
 	return []cell{
 		countCell(t.Charges), c.sizeCell(int64(t.ChargedPages), event.Memory), countCell(t.Failures), countCell(t.BatchMisses),
-		c.timeCell(t.FirstAtLimitNanos), lastingCell(t.ReclaimNanos), c.sizeCell(int64(t.FreedPages), event.Memory),
+		c.timeCell(t.FirstAtLimitNanos), durationCell(t.ReclaimNanos), c.sizeCell(int64(t.FreedPages), event.Memory),
 	}
 }
 

@@ -51,8 +51,8 @@ func plural(n uint64, what string) string {
 	return what + "s"
 }
 
-// lasting returns how long something took.
-func lasting(nanos uint64) string {
+// duration writes how long something took: 4.56 ms.
+func duration(nanos uint64) string {
 	d := time.Duration(min(nanos, math.MaxInt64))
 	switch {
 	case d == 0:
