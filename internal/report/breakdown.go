@@ -10,18 +10,16 @@ import (
 
 const (
 	maxCells = 240
-	// maxSeries and maxParts are how many series, and parts of a breakdown, are told
-	// apart while events come; many more than are drawn.
-	maxSeries = 128
-	maxParts  = 512
+	// maxParts bounds the memory of a trace with many processes. Fewer parts are drawn.
+	maxParts = 512
 )
 
-// part is what a process, or a cause, was charged over time, in pages.
+// part is what one process charged, or what was charged for one cause, over time.
 type part struct {
 	key   uint32     // a PID, or a cause.Cause
 	comm  event.Comm // of the last charge
 	pages uint64
-	cells []uint64
+	cells []uint64 // the pages of each
 }
 
 func (p *part) add(cell int, pages uint64) {
@@ -32,6 +30,19 @@ func (p *part) add(cell int, pages uint64) {
 	p.pages += pages
 }
 
+func (p *part) merge(q *part) {
+	for cell, pages := range q.cells {
+		p.add(cell, pages)
+	}
+}
+
+func (p *part) clone() part {
+	q := *p
+	q.cells = slices.Clone(p.cells)
+	return q
+}
+
+// halve doubles the width of the cells.
 func (p *part) halve() {
 	n := (len(p.cells) + 1) / 2
 	for i := range n {
@@ -44,16 +55,17 @@ func (p *part) halve() {
 	p.cells = p.cells[:n]
 }
 
-// breakdown is what all processes charged, or what was charged for all causes, in cells
-// that are as wide for all.
+// breakdown splits the charged memory over time by process or by cause. The cells of
+// all parts have the same width; it doubles when they become too many.
 type breakdown struct {
-	start  uint64 // of the first cell, as BootNanos
-	shift  uint
+	start  uint64 // BootNanos of the first cell
+	shift  uint   // a cell is 1<<shift ns wide
 	parts  map[uint32]*part
-	others part // those that were charged least, once there are too many
-	lost   part // events that were lost, not pages
+	others part // the sum of dropped parts
+	lost   part // counts lost events, not pages
 }
 
+// cell returns the number of a time's cell.
 func (b *breakdown) cell(nanos uint64) int {
 	since := nanos - min(nanos, b.start)
 	for since>>b.shift >= maxCells {
@@ -81,17 +93,15 @@ func (b *breakdown) add(key uint32, e *event.Event) {
 	p.add(cell, e.RequestedPages)
 }
 
-// drop moves the half that was charged less to the others.
+// drop moves the smaller half of the parts to the others.
 func (b *breakdown) drop() {
 	for _, p := range b.sorted()[maxParts/2:] {
-		for cell, pages := range p.cells {
-			b.others.add(cell, pages)
-		}
+		b.others.merge(p)
 		delete(b.parts, p.key)
 	}
 }
 
-// sorted returns the parts, those first that were charged most.
+// sorted returns the parts, the largest first.
 func (b *breakdown) sorted() []*part {
 	return slices.SortedFunc(maps.Values(b.parts), func(x, y *part) int {
 		return cmp.Or(cmp.Compare(y.pages, x.pages), cmp.Compare(x.key, y.key))

@@ -8,7 +8,7 @@ import (
 	"chargetrace/internal/cause"
 )
 
-// knowsCauses reports whether it is known of any charge what it was for.
+// knowsCauses reports whether any charge has a known cause.
 func (c *collector) knowsCauses() bool {
 	for known := range c.sum.Causes {
 		if known != cause.Unknown {
@@ -18,44 +18,43 @@ func (c *collector) knowsCauses() bool {
 	return false
 }
 
-// causeColors returns the colours of the causes for which most was charged. Those
-// without one are told of together, and what no rule knows is always among them.
+// causeColors returns the colors of the causes with the most charged pages. The other
+// causes share othersColor; [cause.Other] is always one of them.
 func (c *collector) causeColors() map[cause.Cause]cssColor {
-	own := make(map[cause.Cause]cssColor)
+	colors := make(map[cause.Cause]cssColor)
 	for _, p := range c.byCause.sorted() {
-		if of := cause.Cause(p.key); of != cause.Other && len(own) < maxLayers {
-			own[of] = palette[len(own)]
+		if of := cause.Cause(p.key); of != cause.Other && len(colors) < maxLayers {
+			colors[of] = palette[len(colors)]
 		}
 	}
-	return own
+	return colors
 }
 
-// causePlot is of all that was charged up to a time: what the growth was made of.
+// causePlot returns the running totals of the causes: what the growth consists of.
 func (c *collector) causePlot() *areaPlot {
-	s := c.areaPlot(&c.byCause)
-	s.running = true
-	own := c.causeColors()
+	a := c.areaPlot(&c.byCause)
+	a.running = true
+	colors := c.causeColors()
 	others := layer{color: othersColor, name: "other causes"}
 	for _, p := range c.byCause.sorted() {
-		if of := cause.Cause(p.key); own[of] != (cssColor{}) {
-			s.layers = append(s.layers, layer{own[of], of.Words(), p.pages, slices.Clone(p.cells)})
+		if of := cause.Cause(p.key); colors[of] != (cssColor{}) {
+			a.layers = append(a.layers, layer{p.clone(), colors[of], of.Words()})
 		} else {
-			others.add(p)
+			others.merge(p)
 		}
 	}
 	if others.pages > 0 {
-		s.layers = append(s.layers, others)
+		a.layers = append(a.layers, others)
 	}
-	// Where nothing more is charged, what was charged stays.
+	// A running total stays after its last charge.
 	end := c.byCause.cell(c.last)
-	for i := range s.layers {
-		l := &s.layers[i]
-		l.cells = append(l.cells, make([]uint64, end+1-len(l.cells))...)
+	for i := range a.layers {
+		a.layers[i].add(end, 0)
 	}
-	return s
+	return a
 }
 
-// causeTable is empty where no cause is known.
+// causeTable has no rows if no cause is known.
 func (r *Report) causeTable() table {
 	if !r.knowsCauses() {
 		return table{}

@@ -13,21 +13,25 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// collector is what a report is made of. Its memory grows with the number of
-// cgroups and processes, as that of the summary does.
+// maxSeries bounds the memory of a trace with many cgroups. Fewer series are drawn.
+const maxSeries = 128
+
+// collector reduces the events to what a report shows. Its memory grows with the
+// number of cgroups and processes, like the summary's.
 type collector struct {
 	header      stream.Header
 	sum         *summary.Summary
-	first, last uint64 // the times of the first and the last event; 0: none came
+	first, last uint64 // BootNanos of the first and the last event; 0: none yet
 	series      map[summary.LimitKey]*series
-	own, other  *series // the last of each, since most events are like the one before
 	dropped     map[summary.LimitKey]bool
 	byProcess   breakdown
-	// byCause is of the charges that have a kernel stack, samples of those that
-	// have any, and droppedPages those of samples that were dropped.
-	byCause      breakdown
+	byCause     breakdown // the charges with a kernel stack
+	// samples are the charges with any stack; droppedPages those of dropped samples.
 	samples      cause.Profile
 	droppedPages uint64
+	// own and other cache the last series of an event's cgroup and of another level:
+	// successive events often share them.
+	own, other *series
 }
 
 func newCollector(header stream.Header) collector {
@@ -39,7 +43,7 @@ func newCollector(header stream.Header) collector {
 	}
 }
 
-// Write takes a batch. It does not fail.
+// Write adds a batch of events. It does not fail.
 func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
@@ -48,7 +52,7 @@ func (c *collector) Write(batch []event.Event) error {
 			continue
 		}
 		at := e.BootNanos
-		if e.Type == event.Lost && at == 0 { // at the end of an older recording
+		if e.Type == event.Lost && at == 0 { // older recordings count losses at their end
 			at = max(c.last, c.header.StartBootNanos)
 		}
 		if c.first == 0 {
@@ -119,9 +123,9 @@ func (c *collector) addCharge(e *event.Event) {
 	}
 }
 
-// moveAbove moves what the levels above an event's held last by what it changes. Of
-// them a charge tells only those with the least room, and an uncharge none. What is
-// no part of the trace is missing until the next charge tells.
+// moveAbove adds the change of an event's usage to the levels above. A charge has the
+// usage of its limiting levels only, an uncharge of none. Changes outside the trace are
+// missing until the next charge that has the usage.
 func (c *collector) moveAbove(e *event.Event) {
 	if c.sum.Nets == nil {
 		return
@@ -130,7 +134,7 @@ func (c *collector) moveAbove(e *event.Event) {
 	for _, n := range c.sum.Nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &c.sum.Names)[1:] {
 		id := n.Key.Cgroup.ID
 		if e.Type == event.Charge && (id == e.Limiting.CgroupID && e.Limiting.Limited() || id == e.High.CgroupID && e.High.Limited()) {
-			continue // it was told
+			continue // the charge has its usage
 		}
 		if s := c.series[n.Key]; s != nil {
 			if last, ok := s.lastUsage(); ok {
@@ -140,7 +144,7 @@ func (c *collector) moveAbove(e *event.Event) {
 	}
 }
 
-// addLevel adds what a level held before the charge, and what after it.
+// addLevel adds the usage of a level before and after a charge.
 func addLevel(b *bucket, e *event.Event, l *event.Level) {
 	b.usage.add(point{e.BootNanos, l.UsagePages})
 	if e.Outcome == event.OK {
@@ -151,7 +155,7 @@ func addLevel(b *bucket, e *event.Event, l *event.Level) {
 	}
 }
 
-// of returns the series of a counter; last is the one of the call before.
+// of returns the series of a page counter. last caches it.
 func (c *collector) of(last **series, id event.CgroupID, kind event.Kind) *series {
 	key := summary.LimitKey{Cgroup: id, Kind: kind}
 	if *last != nil && (*last).key == key {
@@ -173,15 +177,14 @@ func (c *collector) of(last **series, id event.CgroupID, kind event.Kind) *serie
 	return s
 }
 
-// sorted returns the series, those first that are most worth a look: where
-// processes were killed, where charges failed, memory before other kinds, and
-// where most was charged.
+// sorted returns the series in the order of their plots: the most OOM kills first, then
+// the most failures, memory before other kinds, the most charges.
 func (c *collector) sorted() []*series {
 	kills := make(map[event.CgroupID]int)
 	for i := range c.sum.OOMKills {
 		kills[c.sum.OOMKills[i].Cgroup]++
 	}
-	ran := func(s *series) int {
+	killed := func(s *series) int {
 		if s.key.Kind != event.Memory {
 			return 0
 		}
@@ -189,19 +192,20 @@ func (c *collector) sorted() []*series {
 	}
 	return slices.SortedFunc(maps.Values(c.series), func(a, b *series) int {
 		return cmp.Or(
-			cmp.Compare(ran(b), ran(a)), cmp.Compare(b.failures, a.failures), cmp.Compare(a.key.Kind, b.key.Kind),
+			cmp.Compare(killed(b), killed(a)), cmp.Compare(b.failures, a.failures), cmp.Compare(a.key.Kind, b.key.Kind),
 			cmp.Compare(b.charges, a.charges), cmp.Compare(a.key.Cgroup.Hierarchy, b.key.Cgroup.Hierarchy), cmp.Compare(a.key.Cgroup.ID, b.key.Cgroup.ID))
 	})
 }
 
-// span is the time that plots show.
+// span returns the time range of the plots.
 func (c *collector) span() (from, to uint64) {
 	from, to = c.first, c.last
-	// A little more, so that what is first and last can be seen.
+	// The margins keep the first and the last event off the edges.
 	pad := max((to-from)/100, uint64(time.Microsecond))
 	return max(from-min(from, pad), min(c.header.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
 }
 
+// unitBytes returns the bytes of a counter's unit.
 func (c *collector) unitBytes(kind event.Kind) int {
 	if kind == event.Dmem {
 		return 1

@@ -14,45 +14,44 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// Side is one of two traces that are compared.
+// Side is one of the two traces of a [Comparison].
 type Side struct {
-	Name    string // what it is called, such as that of its file
+	Name    string // such as its file name
 	Header  stream.Header
 	About   About
 	Summary *summary.Summary
 }
 
-// Comparison is what changed from one trace to another.
+// Comparison holds the changes from one trace to another.
 type Comparison struct {
 	before, after Side
 	total         change
 	sections      []section
 }
 
-// section is a list of what changed, those first that changed most.
+// section is a list of changes, the largest first.
 type section struct {
 	title, column string
 	changes       []change
 }
 
-// change is something in both traces; what is in one only has a name there only.
+// change has the figures of a name in both traces; nil: the trace does not have it.
 type change struct {
 	name          string
 	before, after *figures
 }
 
-// figures are [summary.Totals] that can be compared across machines, whose pages
-// may be of different sizes.
+// figures are [summary.Totals] in bytes: the page sizes of two machines may differ.
 type figures struct {
 	charges, chargedBytes, failures, misses, reclaimNanos uint64
-	// firstNanos is when a limit was first hit, since the trace began; never is
-	// none.
+	// firstNanos is the time of the first limit hit since the start of the trace, or
+	// never.
 	firstNanos int64
 }
 
 const never = -1
 
-// add returns the sum of f, which may be nil, and what a side says.
+// add returns the sum of f, which may be nil, and a side's totals.
 func (f *figures) add(s *Side, t *summary.Totals) *figures {
 	if f == nil {
 		f = &figures{firstNanos: never}
@@ -71,8 +70,8 @@ func (f *figures) add(s *Side, t *summary.Totals) *figures {
 	return f
 }
 
-// Compare compares by what is the same in two runs: the paths of cgroups, the
-// names of processes, and the kinds of counters.
+// Compare matches two traces by cgroup path, process name and kind of counter: these
+// are the same in two runs, IDs are not.
 func Compare(before, after Side) *Comparison {
 	c := &Comparison{before: before, after: after}
 	c.total = change{"all", (*figures)(nil).add(&before, &before.Summary.Total), (*figures)(nil).add(&after, &after.Summary.Total)}
@@ -123,7 +122,7 @@ func (c *Comparison) section(title, column string, each func(*Side, func(string,
 	return s
 }
 
-// distance is how far a number of a change went, up or down.
+// distance returns the absolute difference of a number.
 func distance(x *change, of func(*figures) uint64) uint64 {
 	a, b := x.number(of)
 	return max(a, b) - min(a, b)
@@ -159,7 +158,7 @@ var measures = []struct {
 	}, false},
 }
 
-// text is one cell: 44 -> 278, or 44 where that did not change.
+// text writes a cell: 44 -> 278, or 44 if both are equal.
 func (x *change) text(of func(*figures) string, none, arrow string) string {
 	show := func(f *figures) string {
 		if f == nil {
@@ -174,7 +173,7 @@ func (x *change) text(of func(*figures) string, none, arrow string) string {
 	return before + arrow + after
 }
 
-// maxLines is how many lines each list of a text has.
+// maxLines is the number of lines of each list of a text.
 const maxLines = 10
 
 // Text writes the comparison as tables of text.
@@ -221,29 +220,8 @@ func (c *Comparison) HTML(w io.Writer) error {
 	for _, m := range measures[:len(measures)-1] {
 		p.Figures = append(p.Figures, figure{c.total.text(m.text, "–", " → "), strings.ToLower(m.name), ""})
 	}
-	for _, s := range c.sections {
-		t := table{ID: strings.ToLower(s.column), Title: s.title, Columns: []column{{strings.TrimPrefix(s.title, "By "), false}}}
-		t.Columns[0].Name = strings.ToUpper(t.Columns[0].Name[:1]) + t.Columns[0].Name[1:]
-		for _, m := range measures {
-			t.Columns = append(t.Columns, column{m.name, true})
-		}
-		for _, x := range s.changes {
-			row := []cell{textCell(shorten(x.name))}
-			for _, m := range measures {
-				a, b := x.number(m.of)
-				cl := cell{Text: x.text(m.text, "–", " → "), Sort: fmt.Sprint(int64(b - a))}
-				if m.badIfMore && a < b {
-					cl.Class = "worse"
-				} else if m.badIfMore && a > b {
-					cl.Class = "better"
-				}
-				row = append(row, cl)
-			}
-			t.Rows = append(t.Rows, row)
-		}
-		if len(t.Rows) > 0 {
-			p.Tables = append(p.Tables, t.limited())
-		}
+	for i := range c.sections {
+		p.addTables(c.sections[i].table())
 	}
 	for _, s := range []*Side{&c.before, &c.after} {
 		r := Report{collector: collector{header: s.Header, sum: s.Summary}}
@@ -257,14 +235,33 @@ func (c *Comparison) HTML(w io.Writer) error {
 		p.Facts = append(p.Facts, fact{"Recording", shown(s.Name)})
 		p.Facts = append(p.Facts, r.facts(s.About, n)...)
 	}
-	b, err := p.finish()
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(b)
-	return err
+	return p.write(w)
 }
 
+func (s *section) table() table {
+	name := strings.TrimPrefix(s.title, "By ")
+	t := table{ID: strings.ToLower(s.column), Title: s.title, Columns: []column{{strings.ToUpper(name[:1]) + name[1:], false}}}
+	for _, m := range measures {
+		t.Columns = append(t.Columns, column{m.name, true})
+	}
+	for _, x := range s.changes {
+		row := []cell{textCell(shorten(x.name))}
+		for _, m := range measures {
+			a, b := x.number(m.of)
+			c := cell{Text: x.text(m.text, "–", " → "), Sort: fmt.Sprint(int64(b - a))}
+			if m.badIfMore && a < b {
+				c.Class = "worse"
+			} else if m.badIfMore && a > b {
+				c.Class = "better"
+			}
+			row = append(row, c)
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+// tellChange writes a number and, if it changed, the one before.
 func tellChange(before, after uint64, text func(uint64) string) string {
 	if before == after {
 		return text(after) + ", as before"

@@ -7,10 +7,10 @@ import (
 	"chargetrace/internal/event"
 )
 
-// figure is a number that is worth large type.
+// figure is a number in large type.
 type figure struct{ Value, Name, Exact string }
 
-// fact is something about how the trace was made.
+// fact is a line about the origin of the trace.
 type fact struct{ Name, Value string }
 
 func (r *Report) figures() []figure {

@@ -12,8 +12,8 @@ import (
 	"chargetrace/internal/event"
 )
 
-// maxSamples is how many stacks of processes are told apart, so that a trace of
-// weeks does not fill the memory.
+// maxSamples is the number of different stacks that are kept. It bounds the memory of a
+// trace of weeks.
 const maxSamples = 1 << 14
 
 func (c *collector) addSample(e *event.Event) {
@@ -27,13 +27,13 @@ func (c *collector) addSample(e *event.Event) {
 	c.samples.Add(s, e)
 }
 
-// weighed is a sample with the pages that were charged.
+// weighed is a sample with its charged pages.
 type weighed struct {
 	cause.Sample
 	pages uint64
 }
 
-// sortedSamples returns the samples, those first of which most was charged.
+// sortedSamples returns the samples, the most charged first.
 func (c *collector) sortedSamples() []weighed {
 	var samples []weighed
 	for s, sums := range c.samples {
@@ -48,39 +48,37 @@ func (c *collector) sortedSamples() []weighed {
 	return samples
 }
 
-// flame is a flame graph, with the outermost function on top: who asked for memory
-// is what a reader looks for first.
+// flame is a flame graph, the outermost function on top: a reader looks first for the
+// code that allocates.
 type flame struct {
-	blocks []block // each before those below it, and those from the left to the right
-	pages  uint64  // of all
-	cut    bool    // some are left out
+	blocks []block // depth first, from left to right
+	pages  uint64  // of all blocks and dropped samples
+	cut    bool    // some blocks are left out
 	colors map[cause.Cause]cssColor
 }
 
-// block is a function in a flame graph, with all that was charged below it, or the
-// name of a process.
+// block is a process or a function, with the pages charged by it and its callees.
 type block struct {
 	name      string
 	depth     int
-	at, pages uint64
-	color     cssColor // of the cause that most of it was for
+	at, pages uint64   // its left edge and its width
+	color     cssColor // of its largest cause
 }
 
 const (
-	// A flame graph has the widest maxBlocks blocks that are at least one in
-	// minShare of all, and as many as maxDepth one below the other.
+	// A flame graph has the widest maxBlocks blocks, none narrower than 1/minShare of
+	// all, and at most maxDepth levels below the first.
 	maxBlocks = 1000
 	minShare  = 1000
 	maxDepth  = 128
-	// maxFunction is how many characters of a function's name are in its block, and
-	// maxWhole how many the tip has, and a search. Of the whole names there are as
-	// many as take maxNamesBytes as JSON.
+	// A block has maxFunction characters of its function's name, its tip and a search
+	// have maxWhole. The longer names take at most maxNamesBytes as JSON.
 	maxFunction   = 64
 	maxWhole      = 256
 	maxNamesBytes = 64 << 10
 )
 
-// path is a way down in a flame graph.
+// path is a stack below its process, the outermost function first.
 type path struct {
 	names []string
 	pages uint64
@@ -88,7 +86,7 @@ type path struct {
 }
 
 func (c *collector) flame() *flame {
-	const most = 1 << 46 // no machine has as many, and a hostile recording may
+	const most = 1 << 46 // pages; bounds the sums of a hostile recording
 	f := &flame{pages: min(c.droppedPages, most), colors: c.causeColors()}
 	var paths []path
 	for _, s := range c.sortedSamples() {
@@ -103,11 +101,11 @@ func (c *collector) flame() *flame {
 	}
 	f.grow(paths, 0, 0)
 	if len(f.blocks) > 0 {
-		f.blocks[0].pages = f.pages // with what was dropped
+		f.blocks[0].pages = f.pages // with dropped samples
 	}
 	if len(f.blocks) > maxBlocks {
 		f.cut = true
-		// No block goes before the one above it.
+		// A block sorts before its narrower callees, so none loses its parent.
 		slices.SortFunc(f.blocks, func(a, b block) int {
 			return cmp.Or(cmp.Compare(b.pages, a.pages), cmp.Compare(a.depth, b.depth), cmp.Compare(a.at, b.at))
 		})
@@ -117,8 +115,8 @@ func (c *collector) flame() *flame {
 	return f
 }
 
-// grow adds what goes on below a block, which begins at so many pages from the left.
-// All paths are alike up to depth.
+// grow adds the blocks of a depth below a block at a number of pages from the left. The
+// paths are equal up to that depth.
 func (f *flame) grow(paths []path, depth int, at uint64) {
 	type branch struct {
 		name    string
@@ -158,35 +156,34 @@ func (f *flame) grow(paths []path, depth int, at uint64) {
 	}
 }
 
-// flameView is a flame graph, and the same in words.
+// flameView is a flame graph with its description.
 type flameView struct {
 	Caption  string
 	Legend   []legend
 	PageSize int
 	Height   int // in pixels
 	Blocks   []blockView
-	// Names are the whole names of blocks that have not all of it.
+	// Names are the names that are longer than their blocks'.
 	Names      []string
-	namesBytes int
-	// Cut says that a search cannot find all.
-	Cut bool
+	namesBytes int  // as JSON
+	Cut        bool // a search may miss blocks
 }
 
-// blockView is a block; X and Width are of a hundred.
+// blockView is a block of a flameView.
 type blockView struct {
 	Name      string
-	Whole     string // if Name is not all of it, the number of that in Names
+	Whole     string // the index of the longer name in Names; empty: Name is all
 	Class     string
-	X, Width  string
+	X, Width  string // percent
 	Y         int
 	At, Pages uint64
-	Narrow    bool // it has no room for a name
+	Narrow    bool // no room for the name
 }
 
 // blockHeight is in pixels; report.html has it too.
 const blockHeight = 18
 
-// nameOf returns the Name and Whole of a block.
+// nameOf returns the Name and the Whole of a block.
 func (v *flameView) nameOf(b block) (name, whole string) {
 	name = shortenTo(b.name, maxFunction)
 	if name == b.name {
@@ -195,7 +192,7 @@ func (v *flameView) nameOf(b block) (name, whole string) {
 	all := shortenTo(b.name, maxWhole)
 	i := slices.Index(v.Names, all)
 	if i < 0 {
-		encoded, _ := json.Marshal(all) // a string has no error
+		encoded, _ := json.Marshal(all) // a string does not fail
 		if v.namesBytes += len(encoded); v.namesBytes > maxNamesBytes {
 			v.Cut = true
 			return name, ""
@@ -208,7 +205,7 @@ func (v *flameView) nameOf(b block) (name, whole string) {
 
 func (r *Report) flameView(f *flame, by []layer) *flameView {
 	if len(f.blocks) == 0 {
-		return nil // no charge went through
+		return nil // no charge succeeded
 	}
 	v := &flameView{PageSize: r.header.PageSize, Cut: f.cut || r.droppedPages > 0}
 	for _, l := range by {

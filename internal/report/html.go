@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"html/template"
+	"io"
 	"math"
 )
 
@@ -21,11 +22,11 @@ var (
 	pageTemplate = template.Must(template.New("page").Parse(pageText))
 )
 
-// page is what the template makes a file of.
+// page is the data of the template.
 type page struct {
 	Style      template.CSS
 	Script     template.JS
-	StyleHash  string // what the Content-Security-Policy lets run, and nothing else
+	StyleHash  string // for the Content-Security-Policy, which allows nothing else
 	ScriptHash string
 	Title      string
 	Headline   string
@@ -39,18 +40,37 @@ type page struct {
 	Flame      *flameView
 	Tables     []table
 	Facts      []fact
-	Data       any // what the script knows of the plots; nil: there are none
+	Data       *plotData // nil: no plots
 }
 
-// maxPlots is how many page counters are drawn.
+// plotData is the data that the script shows of the plots, in their order.
+type plotData struct {
+	Start, End float64 // of all plots, in ms since the start of the trace
+	Plots      []any
+	Names      []string // of the flame graph
+}
+
+// maxPlots is the number of page counters that are drawn.
 const maxPlots = 8
 
-func (p *page) finish() ([]byte, error) {
+// addTables adds the tables that have rows.
+func (p *page) addTables(tables ...table) {
+	for _, t := range tables {
+		if len(t.Rows) > 0 {
+			p.Tables = append(p.Tables, t.limited())
+		}
+	}
+}
+
+func (p *page) write(w io.Writer) error {
 	p.Style, p.Script = template.CSS(styleText), template.JS(scriptText)
 	p.StyleHash, p.ScriptHash = hash(styleText), hash(scriptText)
 	var b bytes.Buffer
-	err := pageTemplate.Execute(&b, p)
-	return b.Bytes(), err
+	if err := pageTemplate.Execute(&b, p); err != nil {
+		return err
+	}
+	_, err := w.Write(b.Bytes())
+	return err
 }
 
 func hash(text string) string {
@@ -64,38 +84,39 @@ func (r *Report) writeHTML(about About) error {
 		return err
 	}
 	r.sum.Coverage.Unseen = counts.Lost + counts.LostOthers + counts.Missed
-	p := page{Story: r.story(), Headline: r.headline(), Figures: r.figures()}
-	p.Title = p.Headline + " – chargetrace"
-	p.Dateline = r.dateline(about)
-	p.Warnings = r.warnings(counts)
-	var data struct {
-		// Start is when, in milliseconds since the trace began, the plots begin,
-		// and End when they end.
-		Start, End float64
-		Plots      []any
-		Names      []string // of the flame graph
+	p := page{
+		Headline: r.headline(), Dateline: r.dateline(about), Story: r.story(), Warnings: r.warnings(counts),
+		Figures: r.figures(), Facts: r.facts(about, counts),
 	}
+	p.Title = p.Headline + " – chargetrace"
+	r.addPlots(&p)
+	p.addTables(r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.netTable(), r.causeTable(), r.kindTable())
+	return p.write(r.w)
+}
+
+// addPlots adds the plots and the flame graph, with their data.
+func (r *Report) addPlots(p *page) {
 	from, to := r.span()
-	data.Start, data.End = r.millis(from), r.millis(to)
+	data := plotData{Start: r.millis(from), End: r.millis(to)}
 	plots, of := r.plots(maxPlots)
 	for i, u := range plots {
-		p.Plots = append(p.Plots, r.view(i, u))
-		data.Plots = append(data.Plots, r.data(u))
+		p.Plots = append(p.Plots, r.usageView(i, u))
+		data.Plots = append(data.Plots, r.usageData(u))
 	}
 	if n := of - len(plots); n > 0 {
 		p.PlotsNote = fmt.Sprintf("These are the %d counters where most was killed, failed or charged; %s not drawn.", len(plots), are(uint64(n)))
 	}
-	add := func(s *areaPlot, v plotView) {
-		p.Charges = append(p.Charges, r.areaView(s, v))
-		data.Plots = append(data.Plots, r.areaData(s))
+	add := func(a *areaPlot, v plotView) {
+		p.Charges = append(p.Charges, r.areaView(a, v))
+		data.Plots = append(data.Plots, r.areaData(a))
 	}
-	if s := r.processPlot(); len(s.layers) > 0 {
-		add(s, plotView{ID: "plot-stack", Title: "By process", Note: "memory charged in each " + duration(1<<s.shift)})
+	if a := r.processPlot(); len(a.layers) > 0 {
+		add(a, plotView{ID: "plot-stack", Title: "By process", Note: "memory charged in each " + duration(1<<a.shift)})
 	}
 	if r.knowsCauses() {
-		if s := r.causePlot(); len(s.layers) > 0 {
-			add(s, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, given back since or not"})
-			p.Flame = r.flameView(r.flame(), s.layers)
+		if a := r.causePlot(); len(a.layers) > 0 {
+			add(a, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, given back since or not"})
+			p.Flame = r.flameView(r.flame(), a.layers)
 		}
 	} else if r.header.UserStacks {
 		p.Flame = r.flameView(r.flame(), nil)
@@ -104,20 +125,8 @@ func (r *Report) writeHTML(about About) error {
 		data.Names = p.Flame.Names
 	}
 	if len(data.Plots) > 0 {
-		p.Data = data
+		p.Data = &data
 	}
-	for _, t := range []table{r.killTable(), r.limitTable(), r.processTable(), r.cgroupTable(), r.netTable(), r.causeTable(), r.kindTable()} {
-		if len(t.Rows) > 0 {
-			p.Tables = append(p.Tables, t.limited())
-		}
-	}
-	p.Facts = r.facts(about, counts)
-	b, err := p.finish()
-	if err != nil {
-		return err
-	}
-	_, err = r.w.Write(b)
-	return err
 }
 
 func are(n uint64) string {
@@ -127,7 +136,7 @@ func are(n uint64) string {
 	return count(n) + " more are"
 }
 
-// millis is a time on the plots' axis, to the microsecond.
+// millis converts a time to ms since the start of the trace, rounded to a µs.
 func (c *collector) millis(nanos uint64) float64 {
 	return math.Round(float64(int64(nanos-c.header.StartBootNanos))/1e3) / 1e3
 }

@@ -9,7 +9,7 @@ import (
 	"chargetrace/internal/event"
 )
 
-// plotView is a plot, and the same in words and numbers.
+// plotView is a plot with its description, and its values as a table.
 type plotView struct {
 	ID, Title, Note, Caption string
 	Legend                   []legend
@@ -17,10 +17,11 @@ type plotView struct {
 	Numbers                  table
 }
 
-// legend says what a colour stands for.
+// legend is an entry of a plot's legend.
 type legend struct{ Class, Name string }
 
-func (r *Report) view(i int, u *usagePlot) plotView {
+// usageView returns the view of the i-th usage plot.
+func (r *Report) usageView(i int, u *usagePlot) plotView {
 	v := plotView{
 		ID: fmt.Sprintf("plot-%d", i), Title: r.path(u.key.Cgroup), Note: u.key.Kind.String(), Caption: r.caption(u),
 		Legend: []legend{{"usage", "in use"}},
@@ -69,11 +70,11 @@ func (r *Report) view(i int, u *usagePlot) plotView {
 	return v
 }
 
-// usageData is what the script tells of a plot: a value for each bucket.
+// usageData is the data that the script shows of a usagePlot: a value for each bucket.
 type usageData struct {
 	Unit    int       // bytes
 	T       []float64 // ms
-	Least   []int64   // -1: not known
+	Least   []int64   // -1: unknown
 	Most    []int64
 	Limit   []int64 // -1: none
 	Charges []uint64
@@ -82,12 +83,12 @@ type usageData struct {
 	Reclaim []float64 // ms
 }
 
-func (r *Report) data(u *usagePlot) usageData {
+func (r *Report) usageData(u *usagePlot) usageData {
 	d := usageData{Unit: u.bytesPer}
 	last, limit := int64(-1), int64(-1)
 	for i := range u.buckets {
 		b := &u.buckets[i]
-		// Where nothing was charged, all is as it was.
+		// Without a charge, nothing changes.
 		least, most := last, last
 		if b.usage.seen {
 			least, most, last = b.usage.least.pages, b.usage.greatest.pages, b.usage.last.pages
@@ -103,23 +104,23 @@ func (r *Report) data(u *usagePlot) usageData {
 	return d
 }
 
-// areaView adds to a view what there is of a plot.
-func (r *Report) areaView(s *areaPlot, v plotView) plotView {
-	v.Wide, v.Narrow = inline(s, "wide", 1080, 250), inline(s, "narrow", 360, 250)
-	// The cells once more, wider.
-	n := s.cellCount()
+// areaView adds an area plot to a view that has its title.
+func (r *Report) areaView(a *areaPlot, v plotView) plotView {
+	v.Wide, v.Narrow = inline(a, "wide", 1080, 250), inline(a, "narrow", 360, 250)
+	// The table has at most 32 rows.
+	n := a.cellCount()
 	by := (n + 31) / 32
 	v.Numbers = table{ID: v.ID + "-numbers", Columns: []column{{"From", true}}, Rows: make([][]cell, (n+by-1)/by)}
 	for i := range v.Numbers.Rows {
-		v.Numbers.Rows[i] = []cell{r.timeCell(max(s.cellStart(i*by), s.from))}
+		v.Numbers.Rows[i] = []cell{r.timeCell(max(a.cellStart(i*by), a.from))}
 	}
 	var names []string
-	for i := range s.layers {
-		l := &s.layers[i]
+	for i := range a.layers {
+		l := &a.layers[i]
 		v.Legend = append(v.Legend, legend{l.color.class, l.name})
-		names = append(names, l.name+" "+size(float64(l.pages)*float64(s.bytesPer)))
+		names = append(names, l.name+" "+size(float64(l.pages)*float64(a.bytesPer)))
 		v.Numbers.Columns = append(v.Numbers.Columns, column{l.name, true})
-		heights := s.heights(l, by)
+		heights := a.heights(l, by)
 		for i := range v.Numbers.Rows {
 			var pages uint64
 			if i < len(heights) {
@@ -132,23 +133,23 @@ func (r *Report) areaView(s *areaPlot, v plotView) plotView {
 	return v
 }
 
-// areaData is what the script tells of such a plot.
+// areaData is the data that the script shows of an areaPlot.
 type areaData struct {
 	Unit    int
 	Running bool      `json:",omitempty"`
-	T       []float64 // where cells begin
+	T       []float64 // the begin of each cell, in ms
 	Names   []string
-	Pages   [][]uint64 // of each name
+	Pages   [][]uint64 // the cells of each name
 }
 
-func (r *Report) areaData(s *areaPlot) areaData {
-	d := areaData{Unit: s.bytesPer, Running: s.running}
-	for i := range s.cellCount() {
-		d.T = append(d.T, r.millis(s.cellStart(i)))
+func (r *Report) areaData(a *areaPlot) areaData {
+	d := areaData{Unit: a.bytesPer, Running: a.running}
+	for i := range a.cellCount() {
+		d.T = append(d.T, r.millis(a.cellStart(i)))
 	}
-	for i := range s.layers {
-		l := &s.layers[i]
-		d.Names, d.Pages = append(d.Names, l.name), append(d.Pages, s.heights(l, 1))
+	for i := range a.layers {
+		l := &a.layers[i]
+		d.Names, d.Pages = append(d.Names, l.name), append(d.Pages, a.heights(l, 1))
 	}
 	return d
 }

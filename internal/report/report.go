@@ -1,7 +1,7 @@
-// Package report makes a trace into something to look at: a page that tells what
-// ran out, when and because of whom, with plots and tables, or its main plot
-// alone; and a comparison of two traces. It knows no more of where the trace
-// comes from than an [About] says, and a page needs nothing but a browser.
+// Package report writes a trace as an HTML page: what ran out of memory, when and
+// who charged it, with plots and tables. It also writes the main plot alone, and
+// compares two traces. It knows the origin of a trace from its [About] only, and a
+// page needs nothing but a browser.
 package report
 
 import (
@@ -54,21 +54,21 @@ var _ stream.Sink = (*Report)(nil)
 // Close writes the report.
 func (r *Report) Close() error { return r.write() }
 
-// NewHTML returns a Report that is a page of HTML.
+// NewHTML returns a Report that writes an HTML page.
 func NewHTML(w io.Writer, header stream.Header, about About) *Report {
 	r := &Report{collector: newCollector(header), w: w}
 	r.write = func() error { return r.writeHTML(about) }
 	return r
 }
 
-// NewSVG and NewPNG return a Report that is its main plot.
+// NewSVG returns a Report that writes the main plot as SVG.
 func NewSVG(w io.Writer, header stream.Header) *Report {
 	r := &Report{collector: newCollector(header), w: w}
 	r.write = r.writeSVG
 	return r
 }
 
-// NewPNG is as [NewSVG].
+// NewPNG returns a Report that writes the main plot as PNG.
 func NewPNG(w io.Writer, header stream.Header) *Report {
 	r := &Report{collector: newCollector(header), w: w}
 	r.write = r.writePNG
@@ -78,7 +78,7 @@ func NewPNG(w io.Writer, header stream.Header) *Report {
 // The size of the main plot alone, in pixels.
 const pictureWidth, pictureHeight = 1080, 440
 
-// picture draws the main plot with what a page has around it.
+// picture draws the main plot below its title and caption.
 func (c *collector) picture(to canvas) {
 	to.fill(paperColor, []xy{{0, pictureHeight}, {pictureWidth, pictureHeight}, {pictureWidth, 0}, {0, 0}})
 	head := xy{16, 29.4}
@@ -121,15 +121,15 @@ func (r *Report) writePNG() error {
 
 const noCharges = "This trace holds no charges."
 
-// title names the counter of a plot.
+// title names the page counter of a plot.
 func (c *collector) title(u *usagePlot) string {
 	return fmt.Sprintf("%s: %v", c.path(u.key.Cgroup), u.key.Kind)
 }
 
-// path is the printable path of a cgroup, at most as long as people read.
+// path returns the printable path of a cgroup, shortened.
 func (c *collector) path(id event.CgroupID) string { return shorten(c.sum.Names.Printable(id)) }
 
-// caption says in words what a plot shows.
+// caption describes a plot in a sentence.
 func (c *collector) caption(u *usagePlot) string {
 	t := u.total()
 	s := "At most " + c.size(u.peak, u.key.Kind)
@@ -170,11 +170,12 @@ func (c *collector) size(pages int64, kind event.Kind) string {
 	return size(float64(pages) * float64(c.unitBytes(kind)))
 }
 
-// since is a time as the trace's table has it, and clock by the wall clock.
+// since writes a time relative to the start of the trace.
 func (c *collector) since(nanos uint64) string {
 	return since(int64(nanos - c.header.StartBootNanos))
 }
 
+// clock converts a time to the wall clock's.
 func (c *collector) clock(nanos uint64) time.Time {
 	return time.Unix(0, c.header.BootWallNanos+int64(nanos)).UTC()
 }

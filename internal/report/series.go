@@ -7,16 +7,16 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// A point is what a level held, or its limit, at a time: in pages, or in bytes
+// point is the usage or the limit of a page counter at a time: in pages, or in bytes
 // for [event.Dmem].
 type point struct {
 	nanos uint64
 	pages int64
 }
 
-// extent is what is kept of points in a row: the first, the last, the least and
-// the greatest. A line through the four looks as one through all of them would
-// within a column of pixels (Jugel et al., "M4", VLDB 2014).
+// extent reduces a run of points to the first, the last, the least and the greatest.
+// Within a column of pixels, a line through these four looks like the line through
+// all points (Jugel et al., "M4", VLDB 2014).
 type extent struct {
 	first, least, greatest, last point
 	seen                         bool
@@ -27,7 +27,7 @@ func (x *extent) add(p point) {
 		*x = extent{p, p, p, p, true}
 		return
 	}
-	// Points are nearly in order.
+	// The events of several CPUs arrive nearly in order.
 	if p.nanos < x.first.nanos {
 		x.first = p
 	}
@@ -50,7 +50,7 @@ func (x *extent) merge(y *extent) {
 	}
 }
 
-// points returns the four in order of time, each once.
+// points returns the four points in order of time, without duplicates.
 func (x *extent) points() []point {
 	if !x.seen {
 		return nil
@@ -62,11 +62,10 @@ func (x *extent) points() []point {
 	return slices.Compact([]point{x.first, inner[0], inner[1], x.last})
 }
 
-// marks are happenings of one sort.
+// marks are the failures, the reclaim runs or the lost events of a time span.
 type marks struct {
-	count uint64
-	// from is when the first began, and to when the last ended, by BootNanos.
-	from, to uint64
+	count    uint64
+	from, to uint64 // BootNanos of the first begin and of the last end
 }
 
 func (m *marks) add(count, from, to uint64) {
@@ -83,16 +82,16 @@ func (m *marks) add(count, from, to uint64) {
 
 func (m *marks) merge(n marks) { m.add(n.count, n.from, n.to) }
 
-// bucket is what happened to a series in some time.
+// bucket sums up the events of a series in a time span.
 type bucket struct {
 	index      uint64 // BootNanos >> series.shift
 	usage, max extent
-	high       *extent // nil: no memory.high was met
+	high       *extent // nil: no event had a memory.high
 	charges    uint64
 	misses     uint64
 	failed     marks
 	reclaim    marks
-	// reclaimNanos is how long reclaim took, of concurrent ones each.
+	// reclaimNanos adds up the durations of all runs, concurrent ones too.
 	reclaimNanos uint64
 }
 
@@ -109,7 +108,7 @@ func (b *bucket) merge(c *bucket) {
 	b.reclaimNanos += c.reclaimNanos
 }
 
-// begin is when the first of it happened, as BootNanos.
+// begin returns the BootNanos of the first event.
 func (b *bucket) begin() uint64 {
 	first := ^uint64(0)
 	if b.usage.seen {
@@ -131,23 +130,20 @@ func (b *bucket) addHigh() *extent {
 	return b.high
 }
 
-// maxBuckets is how many buckets a series has at most: about the columns of
-// pixels of its plot.
+// maxBuckets is about the number of pixel columns of a plot.
 const maxBuckets = 1024
 
-// series is what happened to a page counter over time. Where there are too many
-// buckets, they double in width.
+// series is the history of a page counter in buckets. Their width doubles when they
+// become too many.
 type series struct {
-	key     summary.LimitKey
-	shift   uint
-	buckets []bucket // in order of index, none empty
-	// failures and charges are those of all buckets.
+	key               summary.LimitKey
+	shift             uint     // a bucket is 1<<shift ns wide
+	buckets           []bucket // sorted by index, none empty
 	failures, charges uint64
-	// partial says that what came before was dropped.
-	partial bool
+	partial           bool // an earlier part was dropped
 }
 
-// at returns the bucket of a time. It is valid until the next call.
+// at returns the bucket of a time. The pointer is valid until the next call.
 func (s *series) at(nanos uint64) *bucket {
 	index := nanos >> s.shift
 	n := len(s.buckets)
@@ -170,7 +166,7 @@ func (s *series) at(nanos uint64) *bucket {
 	return &s.buckets[i]
 }
 
-// lastUsage returns what the counter held last, if that is known.
+// lastUsage returns the last known usage.
 func (s *series) lastUsage() (pages int64, ok bool) {
 	for i := range slices.Backward(s.buckets) {
 		if u := &s.buckets[i].usage; u.seen {
@@ -180,7 +176,7 @@ func (s *series) lastUsage() (pages int64, ok bool) {
 	return 0, false
 }
 
-// reduce widens the buckets until there are no more than limit.
+// reduce widens the buckets until there are at most limit.
 func (s *series) reduce(limit int) {
 	for len(s.buckets) > limit {
 		s.shift++
@@ -199,7 +195,7 @@ func (s *series) reduce(limit int) {
 	}
 }
 
-// reduced returns the series with no more than limit buckets.
+// reduced returns a copy of the series with at most limit buckets.
 func (s *series) reduced(limit int) *series {
 	r := *s
 	r.buckets = slices.Clone(s.buckets)

@@ -7,7 +7,7 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// ranOut names what ran out of memory when a process was killed.
+// ranOut names the cgroup that ran out of memory at an OOM kill, or the machine.
 func (c *collector) ranOut(e *event.Event) string {
 	return shorten(c.sum.Names.RanOut(e))
 }
@@ -19,7 +19,7 @@ func capital(s string) string {
 	return s
 }
 
-// headline says in a line what happened.
+// headline sums up the trace in a line.
 func (c *collector) headline() string {
 	limits := c.limits()
 	switch {
@@ -35,8 +35,8 @@ func (c *collector) headline() string {
 	return fmt.Sprintf("%s reached its %v limit", c.path(limits[0].Cgroup), limits[0].Kind)
 }
 
-// story tells what happened, a paragraph each of what ran out, how it came to
-// that, and who charged.
+// story has a paragraph each on the OOM kills, the limit, and the processes that
+// charged.
 func (c *collector) story() []string {
 	if c.sum.Total.Charges == 0 {
 		s := []string{noCharges}
@@ -80,8 +80,8 @@ func (c *collector) tellKill() string {
 	return s
 }
 
-// decisive is the limit that the story is about: that of what ran out first,
-// else where most charges failed.
+// decisive returns the limit of the first OOM kill, else the one with the most failures;
+// nil: no limit was hit.
 func (c *collector) decisive() *summary.Limit {
 	if len(c.sum.OOMKills) > 0 {
 		if l := c.sum.Limits[summary.LimitKey{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}]; l != nil {
@@ -104,7 +104,7 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 		s = "Most charges failed at"
 	}
 	s += " " + c.path(l.Cgroup)
-	if l.MaxPages > 0 { // else the trace does not tell
+	if l.MaxPages > 0 {
 		s += fmt.Sprintf(", with a %v limit of %s", l.Kind, c.size(int64(l.MaxPages), l.Kind))
 	}
 	s += fmt.Sprintf(". %s was the first to hit it, at %s", l.ByComm.Of(l.ByPID), c.since(l.FirstNanos))
@@ -140,7 +140,7 @@ func wasWere(n uint64, what string) string {
 	return count(n) + " " + what + "s were"
 }
 
-// tellRoom tells which counter came nearest to its limit, where none was hit.
+// tellRoom names the counter that came nearest to its limit, if none was hit.
 func (c *collector) tellRoom() string {
 	s := "No limit was hit, and no charge failed."
 	if c.sum.Total.BatchMisses > 0 {
@@ -161,7 +161,7 @@ func (c *collector) tellRoom() string {
 		c.size(nearest.peak, nearest.key.Kind), c.size(nearest.max, nearest.key.Kind), 100*share(nearest))
 }
 
-// tellCharged tells who charged most.
+// tellCharged names the process that charged most.
 func (c *collector) tellCharged() string {
 	t := &c.sum.Total
 	var top *summary.Process

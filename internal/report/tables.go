@@ -12,31 +12,31 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// table is one that can be sorted.
+// table is a table that the script sorts.
 type table struct {
 	ID, Title, Note string
 	Columns         []column
 	Rows            [][]cell
 }
 
-// column is a head; Number columns are aligned to the right.
+// column is a column's head. Number columns are aligned to the right.
 type column struct {
 	Name   string
 	Number bool
 }
 
-// cell is a text, and what it is sorted by and tells when pointed at.
+// cell is an entry of a table.
 type cell struct {
 	Text  string
-	Sort  string
-	Exact string
+	Sort  string // the sort key; empty: Text
+	Exact string // the tooltip
 	Class string
 }
 
-// maxRows is how many rows a table has.
+// maxRows is the number of rows of a table.
 const maxRows = 200
 
-// textCell has a class where a text is so long that it may be broken.
+// textCell returns a cell whose class allows a line break if the text is long.
 func textCell(s string) cell {
 	if len(s) > 28 {
 		return cell{Text: s, Class: "long"}
@@ -44,7 +44,7 @@ func textCell(s string) cell {
 	return cell{Text: s}
 }
 
-// none is for a number that is not known.
+// none is the cell of an unknown number.
 var none = cell{Text: "–", Sort: "-1"}
 
 func countCell(n uint64) cell { return cell{Text: count(n), Sort: fmt.Sprint(n)} }
@@ -71,7 +71,7 @@ func (c *collector) timeCell(nanos uint64) cell {
 	return cell{Text: c.since(nanos), Sort: fmt.Sprint(int64(nanos - c.header.StartBootNanos)), Exact: c.clock(nanos).Format("2006-01-02 15:04:05.000000 UTC")}
 }
 
-// limited cuts a table where it gets too long, and says so.
+// limited cuts a table after maxRows rows, with a note.
 func (t table) limited() table {
 	if n := len(t.Rows); n > maxRows {
 		t.Rows = t.Rows[:maxRows]
@@ -96,7 +96,7 @@ func (r *Report) killTable() table {
 	return t
 }
 
-// limits are sorted as in the summary's text.
+// limits returns the limits in the order of the summary's text.
 func (c *collector) limits() []*summary.Limit {
 	return slices.SortedFunc(maps.Values(c.sum.Limits), func(a, b *summary.Limit) int {
 		return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.FirstNanos, b.FirstNanos))
@@ -108,7 +108,7 @@ func (r *Report) limitTable() table {
 		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"First", true}, {"By", false},
 	}}
 	for _, l := range r.limits() {
-		limit := textCell("–") // the trace does not tell
+		limit := textCell("–")
 		if l.MaxPages > 0 {
 			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
 		}
@@ -129,7 +129,7 @@ func (c *collector) totals(t *summary.Totals) []cell {
 	}
 }
 
-// worst puts first what failed most, and then what charged most.
+// worst compares by failures, then by charged pages, the greatest first.
 func worst(a, b *summary.Totals) int {
 	return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.ChargedPages, a.ChargedPages), cmp.Compare(b.Charges, a.Charges))
 }
@@ -160,7 +160,7 @@ func (r *Report) cgroupTable() table {
 	return t
 }
 
-// netTable is that of the summary's text.
+// netTable returns the balances of the summary's text.
 func (r *Report) netTable() table {
 	t := table{ID: "net", Title: "Charged and given back, by cgroup and those below it", Columns: []column{
 		{"Cgroup", false}, {"Kind", false}, {"Charged", true}, {"Forced", true}, {"Given back", true}, {"Net", true},
@@ -188,7 +188,7 @@ func (r *Report) netTable() table {
 	return t
 }
 
-// kindTable is empty where there is one kind only.
+// kindTable has no rows if all charges are of one kind.
 func (r *Report) kindTable() table {
 	t := table{ID: "kinds", Title: "By kind of counter", Columns: append([]column{{"Kind", false}}, totalsColumns[:5]...)}
 	for kind := range r.sum.Kinds {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// sizeTicks returns some round numbers of bytes from 0 to top.
+// sizeTicks returns about five round numbers of bytes from 0 to top.
 func sizeTicks(top float64) []float64 {
 	unit := math.Pow(1024, math.Floor(math.Log2(max(top, 1))/10))
 	step := niceStep(top/unit, 5) * unit
@@ -17,8 +17,8 @@ func sizeTicks(top float64) []float64 {
 	return ticks
 }
 
-// niceStep returns 1, 2, 2.5 or 5 times a power of ten that goes no more than n
-// times into a range.
+// niceStep returns the least step of 1, 2, 2.5 or 5 times a power of ten that divides
+// a span into at most n parts.
 func niceStep(span, n float64) float64 {
 	rough := span / n
 	power := math.Pow(10, math.Floor(math.Log10(rough)))
@@ -38,7 +38,7 @@ func tickSize(bytes float64) string {
 	return fmt.Sprintf("%.4g %s", bytes/math.Pow(1024, float64(exponent)), sizeUnits[exponent])
 }
 
-// timeTicks returns about n round times between two, in nanoseconds.
+// timeTicks returns about n round times from from to to, in nanoseconds.
 func timeTicks(from, to int64, n float64) []int64 {
 	var step int64
 	span := (float64(to) - float64(from)) / n
@@ -55,7 +55,7 @@ func timeTicks(from, to int64, n float64) []int64 {
 		step = int64(math.Ceil(span/(24*3600e9))) * 24 * int64(time.Hour)
 	}
 	var ticks []int64
-	// Counted, since the times of a hostile recording can be any.
+	// A count ends the loop: the times of a hostile recording may overflow.
 	first := int64(math.Ceil(float64(from)/float64(step))) * step
 	for i := range int64(n) + 1 {
 		if t := first + i*step; from <= t && t <= to {
@@ -65,7 +65,8 @@ func timeTicks(from, to int64, n float64) []int64 {
 	return ticks
 }
 
-// tickTime has the unit that suits an axis up to end. report.js does likewise.
+// tickTime writes a time in the unit that suits an axis up to end. report.js has the
+// same rule.
 func tickTime(nanos, end int64) string {
 	switch {
 	case end < int64(10*time.Second):

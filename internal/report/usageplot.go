@@ -8,26 +8,25 @@ import (
 	"chargetrace/internal/event"
 )
 
-// usagePlot is what a page counter held, its limit, and what happened to it.
+// usagePlot shows the usage of a page counter, its limits, and its failures, reclaim
+// and kills.
 type usagePlot struct {
 	*series
-	from, to, start uint64
-	bytesPer        int // of what the counter counts
-	kills           []uint64
+	from, to, start uint64   // as in frame
+	bytesPer        int      // bytes per unit of the counter
+	kills           []uint64 // BootNanos
 	lost            []marks
 	peak            int64
-	max             int64 // the greatest limit, -1 if it has none
-	high            int64 // likewise of memory.high
-	top             float64
+	max, high       int64   // the greatest limit and memory.high; -1: none
+	top             float64 // the value at the top of the plot
 	limitDrawn      bool
 	highDrawn       bool
 }
 
-// farAbove is how many times the peak a limit is that the plot does not show:
-// beside it, usage could not be seen.
+// farAbove times the peak, or more, a limit is not drawn: it would flatten the usage.
 const farAbove = 4
 
-// measure finds the peak and the limits, and whether they have a place beside it.
+// measure computes the peak, the limits, and the range of the plot.
 func (u *usagePlot) measure() {
 	t := u.total()
 	u.peak, u.max, u.high, u.top = 0, -1, -1, 0
@@ -167,8 +166,8 @@ func (f *frame) usage(s *series) {
 	f.stroke(pen{color: usageColor, width: 1.5}, line)
 }
 
-// steps draws a limit, which stays as it is until it changes. Where the counter
-// was charged and had none, the line is broken.
+// steps draws a limit that may change. The line is broken where the counter was charged
+// without one.
 func (f *frame) steps(s *series, p pen, of func(*bucket) *extent) {
 	var line []xy
 	extend := func(x float64) {
@@ -205,8 +204,8 @@ func (f *frame) steps(s *series, p pen, of func(*bucket) *extent) {
 	finish(f.x(until))
 }
 
-// plots returns the plots of a trace: those of the page counters that are most
-// worth a look, at most n, and how many there are.
+// plots returns the plots of the first n page counters, see sorted, and the number of
+// all.
 func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 	from, to := c.span()
 	for _, s := range c.sorted() {
@@ -237,8 +236,8 @@ func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 	return plots, of
 }
 
-// concerns reports whether an OOM kill is one of a cgroup: whether that, or one
-// above it, or the machine, ran out.
+// concerns reports whether the cgroup, an ancestor, or the machine ran out of memory at
+// an OOM kill.
 func (c *collector) concerns(kill *event.Event, id event.CgroupID) bool {
 	if kill.Cgroup.ID == 0 || kill.Cgroup == id {
 		return true

@@ -13,7 +13,7 @@ import (
 
 var sizeUnits = []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
 
-// size returns a number of bytes for people: 9.7 MiB.
+// size writes a number of bytes: 9.7 MiB.
 func size(bytes float64) string {
 	sign := ""
 	if bytes < 0 {
@@ -32,7 +32,7 @@ func size(bytes float64) string {
 	return fmt.Sprintf("%s%.1f %s", sign, bytes, sizeUnits[i])
 }
 
-// count returns a number with its digits in groups: 16,384.
+// count writes a number with its digits in groups: 16,384.
 func count(n uint64) string {
 	s := strconv.FormatUint(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -41,7 +41,7 @@ func count(n uint64) string {
 	return s
 }
 
-// counted returns a number and what it counts: 1 charge, 2 charges.
+// counted writes a number and its noun: 1 charge, 2 charges.
 func counted(n uint64, what string) string { return count(n) + " " + plural(n, what) }
 
 func plural(n uint64, what string) string {
@@ -67,8 +67,7 @@ func duration(nanos uint64) string {
 	return d.Round(time.Second).String()
 }
 
-// since returns a time since the trace began, up to ten seconds as the table
-// has it.
+// since writes a time since the trace began: 746 ms, 31.04 s, 1:02:03.
 func since(nanos int64) string {
 	d := time.Duration(nanos)
 	switch {
@@ -80,14 +79,14 @@ func since(nanos int64) string {
 	return fmt.Sprintf("%d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
 }
 
-// shown is how a name that is no part of the events is shown.
+// shown makes a name from outside the events printable and short.
 func shown(name string) string { return shorten(event.Printable(name)) }
 
-// maxName is how many characters of a name are shown, so that no trace makes a
-// report too large to be sent.
+// maxName is the number of characters of a name in a report. It bounds the size of a
+// report whose cgroups have long names.
 const maxName = 160
 
-// shorten cuts a long name in the middle.
+// shorten cuts a name in the middle if it is longer than maxName.
 func shorten(name string) string { return shortenTo(name, maxName) }
 
 func shortenTo(name string, most int) string {
@@ -99,7 +98,7 @@ func shortenTo(name string, most int) string {
 
 func within(path, ancestor string) bool { return cgroup.IsWithin(path, ancestor) }
 
-// list joins with commas, and a last "and".
+// list joins words: a, b and c.
 func list(words []string) string {
 	n := len(words)
 	if n < 2 {
