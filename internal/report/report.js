@@ -1,6 +1,6 @@
 "use strict";
-// What is on the page can be read without this. It adds a look at values, a
-// closer look at a range of time or a part of the stacks, and the sorting of tables.
+// The page can be read without this script. It adds values at the pointer, zoom into
+// plots and the flame graph, a search, and tables that can be sorted.
 
 const svgNS = "http://www.w3.org/2000/svg";
 const make = (name, attributes) => {
@@ -9,7 +9,7 @@ const make = (name, attributes) => {
 	return element;
 };
 
-// Light or dark, as the system has it until somebody says otherwise.
+// The theme is the system's until a click on the button.
 const theme = document.getElementById("theme");
 const system = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
@@ -22,7 +22,7 @@ system.addEventListener("change", nameTheme);
 theme.hidden = false;
 nameTheme();
 
-// Tables are sorted by a click on a head, numbers first from the greatest.
+// A click on a head sorts a table, numbers from the greatest first.
 for (const head of document.querySelectorAll("th")) {
 	head.querySelector("button").addEventListener("click", () => {
 		const table = head.closest("table"), column = head.cellIndex;
@@ -56,7 +56,7 @@ const clock = (ms) => {
 };
 const time = (ms, end) => (end < 10e3 ? short(ms) + " ms" : end < 300e3 ? short(ms / 1e3) + " s" : clock(ms));
 
-// niceStep returns a round time that goes no more than n times into a range.
+// niceStep returns the least round step that divides a span into at most n parts.
 const niceStep = (span, n) => {
 	const rough = span / n, power = 10 ** Math.floor(Math.log10(rough));
 	if (rough < 30e3) return [1, 2, 2.5, 5, 10].find((m) => m * power >= rough) * power;
@@ -66,10 +66,10 @@ const niceStep = (span, n) => {
 const source = document.getElementById("data");
 const data = source ? JSON.parse(source.textContent) : { Start: 0, End: 1, Plots: [] };
 const reset = document.getElementById("reset");
-let from = data.Start, to = data.End; // what is shown, in ms
+let from = data.Start, to = data.End; // the visible range, in ms
 
-// words says what a plot holds in the i-th bucket.
-const words = (plot, i) => {
+// describe returns the tip of a plot's i-th bucket.
+const describe = (plot, i) => {
 	const lines = [];
 	if (plot.Names) {
 		const next = plot.T[i + 1] ?? data.End;
@@ -143,12 +143,12 @@ const views = [...document.querySelectorAll("figure.plot")].map((figure, number)
 			p.cross.setAttribute("x2", place(p, middle));
 			p.cross.setAttribute("visibility", middle < from || middle > to ? "hidden" : "visible");
 		}
-		tip.textContent = words(plot, i);
+		tip.textContent = describe(plot, i);
 		tip.hidden = false;
 		const p = shown(), scale = p.svg.getBoundingClientRect().width / p.svg.viewBox.baseVal.width;
 		const x = place(p, middle) * scale, right = x + 14 + tip.offsetWidth <= figure.clientWidth;
 		tip.style.left = Math.max(0, right ? x + 14 : x - 14 - tip.offsetWidth) + "px";
-		tip.style.top = drawing.offsetTop + (p.y + 0.4 * p.height) * scale + "px"; // usage is above
+		tip.style.top = drawing.offsetTop + (p.y + 0.4 * p.height) * scale + "px"; // below the line of the usage
 	};
 	const nearest = (ms) => {
 		if (plot.Names) return Math.max(0, plot.T.findLastIndex((t) => t <= ms));
@@ -157,7 +157,7 @@ const views = [...document.querySelectorAll("figure.plot")].map((figure, number)
 		return best;
 	};
 
-	let begun = null; // where a range begins that is being chosen
+	let begun = null; // where the range that is being dragged begins, in ms
 	const choose = (a, b) => {
 		for (const p of pictures) {
 			p.chosen.setAttribute("x", place(p, Math.min(a, b)));
@@ -205,7 +205,7 @@ const views = [...document.querySelectorAll("figure.plot")].map((figure, number)
 	return draw;
 });
 
-// zoom shows a range of time in all plots, of a microsecond at least.
+// zoom sets the visible range of all plots, at least a microsecond.
 const zoom = (a, b) => {
 	if (b - a < 1e-3) return;
 	from = Math.max(a, data.Start);
@@ -216,7 +216,7 @@ const zoom = (a, b) => {
 reset.addEventListener("click", () => zoom(data.Start, data.End));
 addEventListener("keydown", (event) => { if (event.key === "Escape" && !reset.hidden) zoom(data.Start, data.End); });
 
-// The flame graph: one block, with what is below it, can be seen alone.
+// A click on a block of the flame graph shows it and its callees alone.
 const flame = document.querySelector(".flame");
 if (flame) {
 	const drawing = flame.querySelector(".blocks"), tip = flame.querySelector(".tip"), tools = flame.querySelector(".tools");
@@ -241,7 +241,7 @@ if (flame) {
 		}
 		back.hidden = alone === all;
 	};
-	// point tells of a block, at x pixels from the left.
+	// point highlights a block and shows its tip, x pixels from the left.
 	const point = (b, x) => {
 		current?.svg.classList.remove("current");
 		current = b;
@@ -287,7 +287,7 @@ if (flame) {
 	back.addEventListener("click", () => show(all));
 	search.addEventListener("input", () => {
 		const wanted = search.value.toLowerCase();
-		let end = 0, sum = 0; // what is below a block that was found is counted with it
+		let end = 0, sum = 0; // a match counts with its callees
 		for (const b of blocks) {
 			const hit = wanted === "" || (b !== all && b.name.toLowerCase().includes(wanted));
 			b.svg.classList.toggle("dim", !hit);
