@@ -178,8 +178,8 @@ func TestCausesOnPage(t *testing.T) {
 	for _, want := range []string{
 		"In all: anon 300 KiB, page table 40 KiB and other causes 60 KiB.",
 		`<td>anon</td><td class="n" data-sort="4">4</td><td class="n" data-sort="75" title="75 pages">300 KiB</td><td class="n" data-sort="1">1</td>`,
-		"400 KiB, by process and below that by the functions of the kernel",
-		" 132 KiB more has no stack.",
+		"400 KiB, by process and then by the functions of the kernel",
+		" Another 132 KiB has no stack.",
 		`<svg x="50.00%" y="72" width="10.00%" height="18" data-at="50" data-pages="10"><rect class="f p1" width="100%" height="18"/><text x="4" y="13">pte_alloc_one</text></svg>`,
 	} {
 		if !strings.Contains(got, want) {

@@ -28,7 +28,7 @@ func (r *Report) figures() []figure {
 
 func (r *Report) dateline(about About) string {
 	var parts []string
-	if about.Host != "" && about.Host != "(none)" { // what Linux has before it is given a name
+	if about.Host != "" && about.Host != "(none)" { // the name of a Linux host that has none
 		parts = append(parts, shown(about.Host))
 	}
 	if about.Kernel != "" {
@@ -42,7 +42,7 @@ func (r *Report) dateline(about About) string {
 }
 
 func (r *Report) facts(about About, n Counts) []fact {
-	facts := []fact{{"Began", r.clock(r.header.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times are counted from then"}}
+	facts := []fact{{"Began", r.clock(r.header.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times count from then"}}
 	var command []string
 	for _, arg := range about.CommandLine {
 		command = append(command, event.Printable(arg))
@@ -64,47 +64,42 @@ func (r *Report) facts(about About, n Counts) []fact {
 				here, count(n.Seen), count(recorded), count(n.Filtered), count(n.Lost))})
 		}
 	} else {
-		facts = append(facts, fact{"Coverage", here + "; how many the kernel saw is not known"})
+		facts = append(facts, fact{"Coverage", here + "; the number seen by the kernel is unknown"})
 	}
 	for _, l := range []struct {
-		n          uint64
-		one, other string
+		n    uint64
+		text string
 	}{
-		{r.sum.Coverage.Predicted, "charge returned unseen: its outcome is foretold from what it met", "charges returned unseen: their outcome is foretold from what they met"},
-		{r.sum.Coverage.WalksCut, "charge has more ancestors than were looked at", "charges have more ancestors than were looked at"},
-		{r.sum.Coverage.UnknownKinds, "charge was to a counter of an unknown kind", "charges were to counters of an unknown kind"},
+		{r.sum.Coverage.Predicted, "return not seen, outcome predicted at entry"},
+		{r.sum.Coverage.WalksCut, "more ancestors than the program walks"},
+		{r.sum.Coverage.UnknownKinds, "unknown kind of counter"},
 	} {
-		if l.n == 1 {
-			facts = append(facts, fact{"Uncertain", "1 " + l.one})
-		} else if l.n > 0 {
-			facts = append(facts, fact{"Uncertain", count(l.n) + " " + l.other})
+		if l.n > 0 {
+			facts = append(facts, fact{"Uncertain", counted(l.n, "charge") + ": " + l.text})
 		}
 	}
 	return facts
 }
 
-func (r *Report) warnings(n Counts) []string {
-	var w []string
-	if n.DamagedBlocks > 0 {
-		w = append(w, counted(n.DamagedBlocks, "damaged block")+" of the recording could not be read: what is here is not all.")
+func (r *Report) warnings(n Counts) (warnings []string) {
+	warn := func(n uint64, what, text string) {
+		if n > 0 {
+			warnings = append(warnings, counted(n, what)+" "+text)
+		}
 	}
+	warn(n.DamagedBlocks, "damaged block", "of the recording skipped: events are missing.")
+	lost := r.sum.Coverage.Lost
 	if n.Whole {
-		if lost := max(n.Lost+n.LostOthers, r.sum.Coverage.Lost); lost > 0 {
-			w = append(w, counted(lost, "event")+" found no place in the buffer: what is here is not all.")
-		}
-		if n.Missed > 0 {
-			w = append(w, counted(n.Missed, "call")+" went unnoticed: a probe was already running on that CPU.")
-		}
-		if n.Unstacked > 0 {
-			w = append(w, counted(n.Unstacked, "stack")+" of charges could not be taken, or there were too many different ones.")
-		}
-		if n.Unnamed > 0 {
-			w = append(w, "Processes whose user stacks are addresses, since they could not be looked at, or not in time: "+count(n.Unnamed)+".")
-		}
-		return w
+		lost = max(lost, n.Lost+n.LostOthers)
 	}
-	if r.sum.Coverage.Lost > 0 {
-		w = append(w, counted(r.sum.Coverage.Lost, "event")+" found no place in the buffer: what is here is not all.")
+	warn(lost, "event", "lost: the ring buffer was full.")
+	if !n.Whole {
+		return append(warnings, "The recording is truncated: its last events may be missing.")
 	}
-	return append(w, "The trace was not brought to its end: what came last may be missing.")
+	warn(n.Missed, "call", "missed: a probe was already running on that CPU.")
+	warn(n.Unstacked, "stack", "of charges missing: the kernel could not walk them, or too many were different.")
+	if n.Unnamed > 0 {
+		warnings = append(warnings, "Processes with unresolved user stacks: "+count(n.Unnamed)+". Their files could not be read, or not in time.")
+	}
+	return warnings
 }

@@ -229,19 +229,19 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 	case h.UserStacks:
 		functions = "functions of the program"
 	}
-	v.Caption = fmt.Sprintf("%s, by process and below that by the %s, the outermost first. A block is as wide as what was charged there and further in", charged(f.pages), functions)
+	v.Caption = fmt.Sprintf("%s, by process and then by the %s, the outermost first. The width of a block is the memory charged by it and its callees", charged(f.pages), functions)
 	if len(by) > 0 {
-		v.Caption += ", and has the colour of the cause that most of it was for"
+		v.Caption += ", its color is that of their largest cause"
 	}
 	v.Caption += "."
 	if f.cut {
-		v.Caption += fmt.Sprintf(" Left out are blocks of less than 0.1 %%, and those beyond the %s widest and %d levels.", count(maxBlocks), maxDepth)
+		v.Caption += fmt.Sprintf(" Blocks below 0.1 %%, beyond the %s widest, or deeper than %d levels are left out.", count(maxBlocks), maxDepth)
 	}
 	if r.droppedPages > 0 {
-		v.Caption += fmt.Sprintf(" %s was charged by more stacks than are told apart, and is in no block.", charged(r.droppedPages))
+		v.Caption += fmt.Sprintf(" %s was charged by rare stacks and is in no block.", charged(r.droppedPages))
 	}
 	if all := r.sum.Total.ChargedPages; all > f.pages {
-		v.Caption += fmt.Sprintf(" %s more has no stack.", charged(all-f.pages))
+		v.Caption += fmt.Sprintf(" Another %s has no stack.", charged(all-f.pages))
 	}
 	return v
 }

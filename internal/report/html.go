@@ -103,8 +103,8 @@ func (r *Report) addPlots(p *page) {
 		p.Plots = append(p.Plots, r.usageView(i, u))
 		data.Plots = append(data.Plots, r.usageData(u))
 	}
-	if n := of - len(plots); n > 0 {
-		p.PlotsNote = fmt.Sprintf("These are the %d counters where most was killed, failed or charged; %s not drawn.", len(plots), are(uint64(n)))
+	if of > len(plots) {
+		p.PlotsNote = fmt.Sprintf("Drawn: the %d of %s counters with the most OOM kills, failures and charges.", len(plots), count(uint64(of)))
 	}
 	add := func(a *areaPlot, v plotView) {
 		p.Charges = append(p.Charges, r.areaView(a, v))
@@ -115,7 +115,7 @@ func (r *Report) addPlots(p *page) {
 	}
 	if r.knowsCauses() {
 		if a := r.causePlot(); len(a.layers) > 0 {
-			add(a, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, given back since or not"})
+			add(a, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, uncharged since or not"})
 			p.Flame = r.flameView(r.flame(), a.layers)
 		}
 	} else if r.header.UserStacks {
@@ -127,13 +127,6 @@ func (r *Report) addPlots(p *page) {
 	if len(data.Plots) > 0 {
 		p.Data = &data
 	}
-}
-
-func are(n uint64) string {
-	if n == 1 {
-		return "1 more is"
-	}
-	return count(n) + " more are"
 }
 
 // millis converts a time to ms since the start of the trace, rounded to a µs.

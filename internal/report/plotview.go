@@ -31,7 +31,7 @@ func (r *Report) usageView(i int, u *usagePlot) plotView {
 		v.Note += ", " + event.Printable(container)
 	}
 	if u.partial {
-		v.Caption += " Its beginning is not drawn: too many other cgroups came after it."
+		v.Caption += " Its beginning is missing: the trace has too many cgroups."
 	}
 	if u.limitDrawn {
 		v.Legend = append(v.Legend, legend{"limit", "limit"})

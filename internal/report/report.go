@@ -135,7 +135,7 @@ func (c *collector) caption(u *usagePlot) string {
 	s := "At most " + c.size(u.peak, u.key.Kind)
 	switch {
 	case u.max < 0:
-		s += " in use; no limit of its own was met"
+		s += " in use; no limit of its own"
 	case u.limitDrawn:
 		s += " in use, of a limit of " + c.size(u.max, u.key.Kind)
 		if least := t.max.least.pages; least < u.max {
@@ -145,7 +145,7 @@ func (c *collector) caption(u *usagePlot) string {
 		s += " in use, far below the limit of " + c.size(u.max, u.key.Kind)
 	}
 	if u.high >= 0 {
-		s += ", slowed down from " + c.size(u.high, u.key.Kind)
+		s += ", throttled above " + c.size(u.high, u.key.Kind)
 	}
 	if t.failed.count > 0 {
 		s += "; " + counted(t.failed.count, "charge") + " failed"

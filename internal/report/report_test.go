@@ -232,14 +232,14 @@ func TestStory(t *testing.T) {
 		{"kill", append(names, charge(1, 7, 64, 0, event.OK), charge(2, 8, 64, 2560, event.Failed), reclaim, kill), []string{
 			"<h1>/small ran out of memory</h1>",
 			"At 9 ms, 22:13:21.009 UTC, /small ran out of memory. asks (7) asked for more; the kernel killed big (8), which held 7.8 MiB: 7.8 MiB anonymous, 8 KiB of files and 4 KiB shared; and 20 KiB in swap.",
-			"The level that decided is /small, with a memory limit of 10 MiB. p (8) was the first to hit it, at 2 ms, and 1 charge failed there. Reclaim ran once for 1.5 ms and freed 16 KiB.",
-			"p (7) had charged most: 256 KiB, 100 % of the 256 KiB that 2 processes charged.",
+			"The limiting cgroup is /small, with a memory limit of 10 MiB. p (8) was the first to hit it, at 2 ms, and 1 charge failed there. Reclaim ran once for 1.5 ms and freed 16 KiB.",
+			"p (7) charged most: 256 KiB, 100 % of the 256 KiB that 2 processes charged.",
 			"OOM kill</text>", `<td class="n" data-sort="9000000" title="2023-11-14 22:13:21.009000 UTC">9 ms</td><td>/small</td>`,
-			"1 event found no place in the buffer",
+			"1 event lost: the ring buffer was full.",
 		}},
 		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5 MiB of 10 MiB, 50 %."}},
 		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
-		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge came, of which none took memory"}},
+		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge, none of which took memory"}},
 	} {
 		got := render(t, tc.events...)
 		for _, want := range tc.want {
@@ -451,7 +451,7 @@ func TestStrangeNumbers(t *testing.T) {
 	}
 }
 
-func TestNotWhole(t *testing.T) {
+func TestTruncated(t *testing.T) {
 	var b bytes.Buffer
 	a := about()
 	a.Counts = func() (Counts, error) { return Counts{}, nil }
@@ -460,7 +460,7 @@ func TestNotWhole(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"was not brought to its end", "5 events found no place", `class="key lost"`} {
+	for _, want := range []string{"The recording is truncated", "5 events lost", `class="key lost"`} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q", want)
 		}
@@ -474,14 +474,14 @@ func TestIncomplete(t *testing.T) {
 		want   []string
 	}{
 		{Counts{Whole: true}, nil},
-		{Counts{Whole: true, Unstacked: 1}, []string{"1 stack of charges could not be taken, or there were too many different ones."}},
+		{Counts{Whole: true, Unstacked: 1}, []string{"1 stack of charges missing: the kernel could not walk them, or too many were different."}},
 		{Counts{Whole: true, Unnamed: 1200, DamagedBlocks: 2}, []string{
-			"2 damaged blocks of the recording could not be read: what is here is not all.",
-			"Processes whose user stacks are addresses, since they could not be looked at, or not in time: 1,200.",
+			"2 damaged blocks of the recording skipped: events are missing.",
+			"Processes with unresolved user stacks: 1,200. Their files could not be read, or not in time.",
 		}},
 		{Counts{DamagedBlocks: 1}, []string{
-			"1 damaged block of the recording could not be read: what is here is not all.",
-			"The trace was not brought to its end: what came last may be missing.",
+			"1 damaged block of the recording skipped: events are missing.",
+			"The recording is truncated: its last events may be missing.",
 		}},
 	} {
 		if got := NewHTML(nil, header, about()).warnings(tc.counts); !slices.Equal(got, tc.want) {
@@ -544,10 +544,10 @@ func TestSentences(t *testing.T) {
 		events []event.Event
 		want   string
 	}{
-		{[]event.Event{unknown}, "The level that decided is (cgroup 9). p (7) was the first to hit it"},
-		{[]event.Event{reached}, "The limit that was reached is that of (cgroup 3), with a memory limit of 10 MiB. p (7) was the first to hit it, at 1 ms; no charge failed there."},
+		{[]event.Event{unknown}, "The limiting cgroup is (cgroup 9). p (7) was the first to hit it"},
+		{[]event.Event{reached}, "The cgroup at its limit is (cgroup 3), with a memory limit of 10 MiB. p (7) was the first to hit it, at 1 ms; no charge failed there."},
 		{[]event.Event{reached, reached, unknown}, "Most charges failed at (cgroup 9)."},
-		{many, "p (1) had charged most: 19.5 MiB"},
+		{many, "p (1) charged most: 19.5 MiB"},
 	} {
 		c := newCollector(header)
 		c.Write(tc.events)

@@ -95,11 +95,11 @@ func (c *collector) decisive() *summary.Limit {
 }
 
 func (c *collector) tellLimit(l *summary.Limit) string {
-	s := "The level that decided is"
+	s := "The limiting cgroup is"
 	switch kills := c.sum.OOMKills; {
 	case len(kills) > 0 && kills[0].Cgroup == l.Cgroup:
 	case l.Failures == 0:
-		s = "The limit that was reached is that of"
+		s = "The cgroup at its limit is"
 	case len(kills) > 0 || len(c.sum.Limits) > 1:
 		s = "Most charges failed at"
 	}
@@ -121,7 +121,7 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), duration(t.ReclaimNanos), c.freed(t))
 	}
 	if n := uint64(len(c.sum.Limits) - 1); n > 0 {
-		s += fmt.Sprintf(" %s hit too.", wasWere(n, "other limit"))
+		s += fmt.Sprintf(" Other limits hit: %s.", count(n))
 	}
 	return s
 }
@@ -133,18 +133,11 @@ func (c *collector) freed(t *summary.Totals) string {
 	return c.size(int64(t.FreedPages), event.Memory)
 }
 
-func wasWere(n uint64, what string) string {
-	if n == 1 {
-		return "1 " + what + " was"
-	}
-	return count(n) + " " + what + "s were"
-}
-
 // tellRoom names the counter that came nearest to its limit, if none was hit.
 func (c *collector) tellRoom() string {
 	s := "No limit was hit, and no charge failed."
 	if c.sum.Total.BatchMisses > 0 {
-		s += fmt.Sprintf(" %s did not fit, and the kernel asked for less instead.", counted(c.sum.Total.BatchMisses, "batch charge"))
+		s += fmt.Sprintf(" %s did not fit; the kernel retried them smaller.", counted(c.sum.Total.BatchMisses, "batch charge"))
 	}
 	var nearest *usagePlot
 	plots, _ := c.plots(maxSeries)
@@ -155,7 +148,7 @@ func (c *collector) tellRoom() string {
 		}
 	}
 	if nearest == nil {
-		return s + " No counter that was charged has one."
+		return s + " No charged counter has a limit."
 	}
 	return s + fmt.Sprintf(" The nearest to its limit was %s (%v): %s of %s, %.0f %%.", c.path(nearest.key.Cgroup), nearest.key.Kind,
 		c.size(nearest.peak, nearest.key.Kind), c.size(nearest.max, nearest.key.Kind), 100*share(nearest))
@@ -171,15 +164,15 @@ func (c *collector) tellCharged() string {
 		}
 	}
 	if top == nil || top.ChargedPages == 0 {
-		return fmt.Sprintf("%s came, of which none took memory.", counted(t.Charges, "charge"))
+		return fmt.Sprintf("%s, none of which took memory.", counted(t.Charges, "charge"))
 	}
 	if len(c.sum.Processes) == 1 {
-		return fmt.Sprintf("%s alone charged, %s in %s.", top.Comm.Of(top.PID), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
+		return fmt.Sprintf("%s made all charges: %s in %s.", top.Comm.Of(top.PID), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))
 	}
 	processes := count(uint64(len(c.sum.Processes))) + " processes"
 	if c.sum.Others.Charges > 0 {
 		processes = "more than " + processes
 	}
-	return fmt.Sprintf("%s had charged most: %s, %.0f %% of the %s that %s charged.", top.Comm.Of(top.PID), c.size(int64(top.ChargedPages), event.Memory),
+	return fmt.Sprintf("%s charged most: %s, %.0f %% of the %s that %s charged.", top.Comm.Of(top.PID), c.size(int64(top.ChargedPages), event.Memory),
 		100*float64(top.ChargedPages)/float64(t.ChargedPages), c.size(int64(t.ChargedPages), event.Memory), processes)
 }

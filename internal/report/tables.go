@@ -75,7 +75,7 @@ func (c *collector) timeCell(nanos uint64) cell {
 func (t table) limited() table {
 	if n := len(t.Rows); n > maxRows {
 		t.Rows = t.Rows[:maxRows]
-		t.Note = strings.TrimSpace(fmt.Sprintf("The first %d of %s; %s more are left out. ", maxRows, count(uint64(n)), count(uint64(n-maxRows))) + t.Note)
+		t.Note = strings.TrimSpace(fmt.Sprintf("The first %d of %s rows. ", maxRows, count(uint64(n))) + t.Note)
 	}
 	return t
 }
