@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// ascii returns an image a line for each row of dots: # is black, + gray.
+// ascii writes an image as text: # is opaque, + partly covered.
 func ascii(img image.Image) string {
 	var b []byte
 	for y := range img.Bounds().Dy() {
@@ -60,7 +60,7 @@ func TestRaster(t *testing.T) {
 	}
 }
 
-// TestRasterText holds where an anchor puts a text.
+// TestRasterText pins the columns of a text for each anchor.
 func TestRasterText(t *testing.T) {
 	for a, want := range map[anchor]string{atStart: "101 to 150", atMiddle: "75 to 124", atEnd: "49 to 98"} {
 		r := newRaster(100, 20)

@@ -8,21 +8,21 @@ import (
 	"chargetrace/internal/event"
 )
 
-// The frames of a stack for each of some causes.
+// Stacks of some causes.
 const (
 	anonFrames      = "try_charge+0x1;do_anonymous_page+0x2;handle_mm_fault.isra.0+0x3"
 	pageTableFrames = "try_charge+0x1;pte_alloc_one+0x4;do_anonymous_page+0x5;handle_mm_fault+0x6"
 	otherFrames     = "try_charge+0x1;something_new+0x7"
 )
 
-// stackedCharge is a charge of a process with a stack.
+// stackedCharge returns a charge with a kernel stack.
 func stackedCharge(at uint64, comm string, stack uint32, pages uint64) event.Event {
 	e := charge(at, 7, pages, 0, event.OK)
 	e.Comm, e.KernelStack = named(comm), stack
 	return e
 }
 
-// fewStacks are charges of 100 pages with a stack, and of some that do not count.
+// fewStacks returns charges of 100 pages with stacks, and two that do not count.
 func fewStacks() []event.Event {
 	failed := stackedCharge(3, "a", 1, 1000)
 	failed.Outcome, failed.FailedAt = event.Failed, 3
@@ -54,7 +54,7 @@ func TestCausePlot(t *testing.T) {
 	}
 }
 
-// TestManyCauses holds that those for which least was charged are told of together.
+// TestManyCauses holds that the smallest causes are merged.
 func TestManyCauses(t *testing.T) {
 	c := newCollector(header)
 	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "dup_task_struct", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
@@ -70,7 +70,7 @@ func TestManyCauses(t *testing.T) {
 	}
 }
 
-// drawn returns the blocks of a flame graph, a line each.
+// drawn writes the blocks of a flame graph, a line each.
 func drawn(f *flame) string {
 	var b strings.Builder
 	for _, x := range f.blocks {
@@ -102,8 +102,8 @@ func TestFlame(t *testing.T) {
 	}
 }
 
-// TestFlameBounds holds that what is narrow or deep, or of too many stacks, is left
-// out, and that this is said.
+// TestFlameBounds holds that narrow and deep blocks, and rare stacks, are left out, and
+// that the flame graph is marked as cut.
 func TestFlameBounds(t *testing.T) {
 	deep := strings.Repeat("f;", 10_000) + "do_anonymous_page"
 	c := newCollector(header)
@@ -136,8 +136,8 @@ func TestFlameBounds(t *testing.T) {
 	}
 }
 
-// TestLongNames holds that a page has the whole name of a block whose name is cut, once,
-// and says where a search cannot find all.
+// TestLongNames holds that a page has the whole name of a cut name once, and marks a
+// flame graph in which a search may miss blocks.
 func TestLongNames(t *testing.T) {
 	long := strings.Repeat("a", 60) + "needle" + strings.Repeat("z", 60)
 	longer := strings.Repeat("b", 300)
@@ -171,8 +171,7 @@ func TestLongNames(t *testing.T) {
 	}
 }
 
-// TestCausesOnPage holds what a page says of causes, and that it says nothing where
-// none is known.
+// TestCausesOnPage holds that a page shows the causes if any is known.
 func TestCausesOnPage(t *testing.T) {
 	got := render(t, append(fewStacks(), charge(5, 7, 33, 0, event.OK))...)
 	for _, want := range []string{

@@ -88,7 +88,7 @@ func (r *Report) usageData(u *usagePlot) usageData {
 	last, limit := int64(-1), int64(-1)
 	for i := range u.buckets {
 		b := &u.buckets[i]
-		// Without a charge, nothing changes.
+		// A bucket without a charge keeps the usage and the limit.
 		least, most := last, last
 		if b.usage.seen {
 			least, most, last = b.usage.least.pages, b.usage.greatest.pages, b.usage.last.pages

@@ -26,7 +26,7 @@ func named(s string) (c [16]byte) {
 	return c
 }
 
-// charge is one to the cgroup 3, at a time in milliseconds since the start.
+// charge returns a charge to cgroup 3 at a time in ms since the start.
 func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
 	e := event.Event{
 		Type: event.Charge, BootNanos: header.StartBootNanos + at*ms, PID: pid, TID: pid, Comm: named("p"), Cgroup: event.CgroupID{ID: 3},
@@ -66,8 +66,8 @@ func render(t *testing.T, events ...event.Event) string {
 	return b.String()
 }
 
-// TestReduction holds that, however many events come and in whatever order, the
-// buckets have each failure, each peak and each end of the usage and the limit.
+// TestReduction holds that buckets keep all failures and the extremes and ends of the
+// usage and the limit, for any number and order of events.
 func TestReduction(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 7))
@@ -76,7 +76,7 @@ func TestReduction(t *testing.T) {
 		var all, max []point
 		at := uint64(0)
 		for range r.IntN(20_000) + 1 {
-			// Bursts and long silences, now and then out of order.
+			// Bursts and long pauses, sometimes out of order.
 			at += uint64(r.ExpFloat64() * float64(uint64(1)<<r.IntN(40)))
 			when := header.StartBootNanos + at - min(at, r.Uint64N(2000))
 			e := charge(0, 7, r.Uint64N(64), r.Int64N(1<<uint(1+r.IntN(20))), event.Outcome(1+r.IntN(3)))
@@ -98,7 +98,7 @@ func TestReduction(t *testing.T) {
 		if len(s.buckets) > maxBuckets || !slices.IsSortedFunc(s.buckets, func(a, b bucket) int { return int(a.index) - int(b.index) }) {
 			t.Fatalf("seed %d: %d buckets, or out of order", seed, len(s.buckets))
 		}
-		// Reduced further, as for narrow pages, the same must hold.
+		// The same holds for a narrow page's buckets.
 		for _, s := range []*series{s, s.reduced(maxBuckets / 4), s.reduced(1)} {
 			var got bucket
 			for i := range s.buckets {
@@ -142,8 +142,8 @@ func TestReduction(t *testing.T) {
 	}
 }
 
-// TestManyCgroups holds that those where charges fail are drawn, though too many
-// others come before and after, and that nothing grows without bound.
+// TestManyCgroups holds that a cgroup with failures is drawn though there are too many
+// others, and that series and parts are bounded.
 func TestManyCgroups(t *testing.T) {
 	c := newCollector(header)
 	for i := range uint64(5000) {
@@ -170,7 +170,7 @@ func TestManyCgroups(t *testing.T) {
 	}
 }
 
-// TestSize holds that a report can be sent by mail, whatever the trace.
+// TestSize holds that a report of a hostile trace is at most 2 MiB.
 func TestSize(t *testing.T) {
 	var b bytes.Buffer
 	w := NewHTML(&b, header, about())
@@ -250,7 +250,7 @@ func TestStory(t *testing.T) {
 	}
 }
 
-// TestHostile holds that a name is nothing but text, wherever it stands.
+// TestHostile holds that all names are escaped.
 func TestHostile(t *testing.T) {
 	const attack = `</script><script>`
 	e := charge(1, 7, 64, 2560, event.Failed)
@@ -284,8 +284,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestFarLimit holds that a limit that is far above all usage does not flatten it,
-// and that one that was near for a while is drawn.
+// TestFarLimit holds that a limit far above the usage is not drawn, and that one that
+// was near for a while is.
 func TestFarLimit(t *testing.T) {
 	far := func(at uint64, max uint64) event.Event {
 		e := charge(at, 7, 64, 936, event.OK)
@@ -309,8 +309,8 @@ func TestFarLimit(t *testing.T) {
 	}
 }
 
-// TestGivenBack holds that what is given back lowers the line of the plot, and is
-// taken off the growth in the table.
+// TestGivenBack holds that an uncharge lowers the usage in the plot and the net growth
+// in the table.
 func TestGivenBack(t *testing.T) {
 	h := header
 	h.Net = true
@@ -336,7 +336,7 @@ func TestGivenBack(t *testing.T) {
 	if want := [][]string{{"/web", "memory", "64 pages", "0 pages", "60 pages", "4 pages", "–", "–", "–"}}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
-	// What is above has no other series, and with readings there is a balance.
+	// A second reading gives a balance.
 	usage.UsagePages, usage.Flags, usage.BootNanos = 14, 0, uncharge.BootNanos+ms
 	r.Write([]event.Event{usage})
 	table = r.netTable()
@@ -346,7 +346,7 @@ func TestGivenBack(t *testing.T) {
 	}
 }
 
-// TestGivenBackBelow holds that what is given back below a level lowers its line.
+// TestGivenBackBelow holds that an uncharge lowers the usage of the levels above.
 func TestGivenBackBelow(t *testing.T) {
 	h := header
 	h.Net = true
@@ -367,7 +367,7 @@ func TestGivenBackBelow(t *testing.T) {
 	}
 }
 
-// TestCompare holds that what is the same in two runs is, though numbers are not.
+// TestCompare holds that two runs match though PIDs, cgroup IDs and page sizes differ.
 func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
 		h := header
@@ -408,7 +408,7 @@ OOM kills: 0, as before
 	}
 }
 
-// TestStrangeTimes holds that a report is made, whatever the clock says.
+// TestStrangeTimes holds that a report of any times is complete.
 func TestStrangeTimes(t *testing.T) {
 	const most = ^uint64(0)
 	for _, times := range [][]uint64{{0, most}, {0, 1 << 63}, {most, 0}, {1 << 62, 1<<62 + 1}, {most}, {0}, {header.StartBootNanos - 1, header.StartBootNanos}} {
@@ -430,7 +430,7 @@ func TestStrangeTimes(t *testing.T) {
 	}
 }
 
-// TestStrangeNumbers holds likewise for what is charged.
+// TestStrangeNumbers holds that a report of any usage and limits is complete.
 func TestStrangeNumbers(t *testing.T) {
 	for _, usage := range []int64{-1 << 63, -1, 0, 1, 1<<63 - 1} {
 		for _, requested := range []uint64{0, 1, ^uint64(0)} {
@@ -467,7 +467,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestIncomplete holds that a page says what is missing in the trace.
+// TestIncomplete holds that a page warns of missing data.
 func TestIncomplete(t *testing.T) {
 	for _, tc := range []struct {
 		counts Counts
@@ -522,7 +522,7 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// TestLostAtEnd has what was lost at the end of a trace, at no known time.
+// TestLostAtEnd has lost events without a time, as older recordings do.
 func TestLostAtEnd(t *testing.T) {
 	c := newCollector(header)
 	c.Write([]event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostEvents: 5}})
@@ -531,7 +531,7 @@ func TestLostAtEnd(t *testing.T) {
 	}
 }
 
-// TestSentences holds that the story claims no more than the trace tells.
+// TestSentences holds that the story claims only what the trace shows.
 func TestSentences(t *testing.T) {
 	unknown := charge(1, 7, 64, 2560, event.Failed) // the limit of its grandparent
 	unknown.FailedAt, unknown.Limiting.MaxPages = 9, 9999

@@ -23,7 +23,8 @@ type usagePlot struct {
 	highDrawn       bool
 }
 
-// farAbove times the peak, or more, a limit is not drawn: it would flatten the usage.
+// farAbove is how many times the peak a limit may be: one above would flatten the usage,
+// and is not drawn.
 const farAbove = 4
 
 // measure computes the peak, the limits, and the range of the plot.
@@ -81,7 +82,7 @@ func (u *usagePlot) draw(c canvas, within rect) {
 	f.flags(u.kills)
 }
 
-// lane is a strip with the marks of one sort. The color's class is its name.
+// lane is a strip with the marks of one sort. Its label is the class of its color.
 type lane struct {
 	color cssColor
 	marks []marks
@@ -204,8 +205,8 @@ func (f *frame) steps(s *series, p pen, of func(*bucket) *extent) {
 	finish(f.x(until))
 }
 
-// plots returns the plots of the first n page counters, see sorted, and the number of
-// all.
+// plots returns the plots of the first n page counters, in the order of sorted, and the
+// number of all.
 func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 	from, to := c.span()
 	for _, s := range c.sorted() {
