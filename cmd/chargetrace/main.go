@@ -185,9 +185,9 @@ func live(cfg *config, args []string, command *launched, stdout, stderr io.Write
 		}
 		defer screen.LeaveOnPanic()
 		sinks = append(sinks, screen)
-		stderr, leave = screen.Talk(), screen.Leave
+		stderr, leave = screen.LogWriter(), screen.Leave
 		if command != nil {
-			command.output.set(screen.Hold())
+			command.output.set(screen.HoldWriter())
 		}
 	}
 	if command == nil {

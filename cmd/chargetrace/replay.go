@@ -45,7 +45,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		}
 		defer screen.LeaveOnPanic()
 		sinks = append(sinks, screen)
-		stderr, leave = screen.Talk(), screen.Leave
+		stderr, leave = screen.LogWriter(), screen.Leave
 	}
 	context.AfterFunc(ctx, func() {
 		src.Stop()

@@ -33,7 +33,7 @@ func isTerminal(x any) bool {
 
 // newWatch returns the sink of -watch. A recording has neither a clock nor files.
 func (cfg *config) newWatch(stdout, stderr io.Writer, header stream.Header, live bool, interrupt, stop func()) (*watch.Watch, error) {
-	o := watch.Options{ASCII: !isUTF8(), Units: cfg.units, Talk: stderr, Interrupt: interrupt, Stop: stop}
+	o := watch.Options{ASCII: !isUTF8(), Units: cfg.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
 		if !isTerminal(os.Stdin) { // a recording, perhaps

@@ -47,8 +47,8 @@ type Options struct {
 	// Interrupt is called when a key asks for the end of the trace, and Stop when
 	// the screen fails, or nobody reads the lines.
 	Interrupt, Stop func()
-	// Talk is where goes what is written to [Watch.Talk].
-	Talk io.Writer
+	// Stderr gets the held output once the screen is left; see [Watch.HoldWriter].
+	Stderr io.Writer
 }
 
 // Watch is a [stream.Sink].
@@ -67,7 +67,7 @@ type Watch struct {
 	state  *state
 	keys   keys
 	screen screen
-	talk   []byte
+	held   []byte // the output of LogWriter and HoldWriter
 	// position is up to where a recording was played.
 	position uint64
 	headed   bool // there is a line above the lines
@@ -300,49 +300,48 @@ func (w *Watch) Close() error {
 			w.print(strings.TrimRight(line, " "))
 		}
 	}
-	if w.o.Talk != nil {
-		_, err := w.o.Talk.Write(w.talk)
+	if w.o.Stderr != nil {
+		_, err := w.o.Stderr.Write(w.held)
 		w.err = errors.Join(w.err, err)
 	}
 	w.closed = true
 	return errors.Join(w.leftErr, w.err)
 }
 
-// Talk returns a Writer for what is said beside the trace: it would spoil the
-// screen, and becomes lines of its log, and is written once that is left.
-func (w *Watch) Talk() io.Writer { return &talker{w, true} }
+// LogWriter returns a writer for messages: on a screen they become lines of its log,
+// and are held as by HoldWriter.
+func (w *Watch) LogWriter() io.Writer { return &heldWriter{w, true} }
 
-// Hold returns a Writer for what else would spoil the screen, and is written once
-// that is left. Of both, at least the last 512 KiB are kept.
-func (w *Watch) Hold() io.Writer { return &talker{w, false} }
+// HoldWriter returns a writer that holds its output until the screen is left: it would
+// overwrite the screen. At least the last 512 KiB of both writers are kept.
+func (w *Watch) HoldWriter() io.Writer { return &heldWriter{w, false} }
 
-type talker struct {
+type heldWriter struct {
 	*Watch
 	log bool
 }
 
-// maxTalk is how much of it is kept at most.
-const maxTalk = 1 << 20
+const maxHeld = 1 << 20
 
-func (t *talker) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.program == nil || t.closed {
-		return t.o.Talk.Write(p)
+func (h *heldWriter) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.program == nil || h.closed {
+		return h.o.Stderr.Write(p)
 	}
-	if len(t.talk) > maxTalk {
-		t.talk = append([]byte("[cut]\n"), t.talk[len(t.talk)-maxTalk/2:]...)
+	if len(h.held) > maxHeld {
+		h.held = append([]byte("[cut]\n"), h.held[len(h.held)-maxHeld/2:]...)
 	}
-	t.talk = append(t.talk, p...)
-	if !t.log {
+	h.held = append(h.held, p...)
+	if !h.log {
 		return len(p), nil
 	}
-	now := t.position
-	if t.o.Now != nil {
-		now = t.o.Now()
+	now := h.position
+	if h.o.Now != nil {
+		now = h.o.Now()
 	}
 	for line := range bytes.Lines(p) {
-		t.state.append(&entry{event: event.Event{BootNanos: now}, note: event.Printable(bytes.TrimRight(line, "\r\n"))})
+		h.state.append(&entry{event: event.Event{BootNanos: now}, note: event.Printable(bytes.TrimRight(line, "\r\n"))})
 	}
 	return len(p), nil
 }
