@@ -1,0 +1,90 @@
+package watch
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"chargetrace/internal/event"
+	"chargetrace/internal/text"
+)
+
+func count[N int | uint64](n N, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// fit makes s that wide.
+func fit(s string, width int) string {
+	s = ansi.Truncate(s, width, "")
+	return s + strings.Repeat(" ", max(0, width-ansi.StringWidth(s)))
+}
+
+func fitRight(s string, width int) string {
+	return strings.Repeat(" ", max(0, width-ansi.StringWidth(s))) + s
+}
+
+// amount writes a number of pages.
+func (p *painter) amount(pages int64) string {
+	return string(p.units.AppendPages(nil, pages, p.header.PageSize))
+}
+
+// kindAmount writes what a counter of a kind counts, which may be bytes.
+func (p *painter) kindAmount(kind event.Kind, n uint64) string {
+	if kind == event.Dmem {
+		return string(text.AppendHuman(nil, int64(n)))
+	}
+	return p.amount(int64(n))
+}
+
+// rate writes a number of pages a second, with its sign; NaN is not known yet.
+func (p *painter) rate(pages float64) string {
+	n := int64(math.Abs(pages))
+	switch {
+	case math.IsNaN(pages):
+		return "-"
+	case n == 0:
+		return "0"
+	case pages < 0:
+		return "-" + p.amount(n)
+	}
+	return "+" + p.amount(n)
+}
+
+// time writes a time since the trace began.
+func (p *painter) time(bootNanos uint64) string {
+	return fmt.Sprintf("%.3f s", float64(bootNanos-min(bootNanos, p.header.StartBootNanos))/float64(time.Second))
+}
+
+func (r *row) timeToLimit() string {
+	switch {
+	case r.toLimit < 0:
+		return "-"
+	case r.toLimit == 0:
+		return "now"
+	}
+	return shortDuration(r.toLimit)
+}
+
+// shortDuration writes a time in few characters.
+func shortDuration(d time.Duration) string {
+	switch {
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0fs", d.Seconds())
+	case d < time.Hour:
+		return fmt.Sprintf("%dm%02d", int(d.Minutes()), int(d.Seconds())%60)
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%02d", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+func perSecond(n float64) string { return strconv.FormatFloat(math.Round(n), 'f', -1, 64) }

@@ -1,0 +1,144 @@
+package watch
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"chargetrace/internal/text"
+)
+
+// column is a column of numbers in the list of cgroups.
+type column struct {
+	head  string
+	width int
+	cell  func(p *painter, r *row) string
+}
+
+var usageColumn = column{"USAGE", 7, func(p *painter, r *row) string {
+	if !r.known {
+		return "-"
+	}
+	return p.amount(r.usagePages)
+}}
+
+var columns = []column{
+	{"LIMIT", 7, func(p *painter, r *row) string {
+		switch {
+		case r.limitedBy == "" && !r.known:
+			return "-"
+		case r.limitedBy == "":
+			return "max"
+		case !r.ownLimit:
+			return "^" + p.amount(int64(r.maxPages))
+		}
+		return p.amount(int64(r.maxPages))
+	}},
+	{"ROOM", 7, func(p *painter, r *row) string {
+		if r.limitedBy == "" {
+			return "-"
+		}
+		return p.amount(r.roomPages())
+	}},
+	{"FILL/S", 7, func(p *painter, r *row) string { return p.rate(r.fillRate) }},
+	{"TO LIM", 6, func(p *painter, r *row) string { return r.timeToLimit() }},
+	{"FAIL", 4, func(p *painter, r *row) string { return perSecond(r.failures) }},
+	{"MISS", 4, func(p *painter, r *row) string { return perSecond(r.misses) }},
+	{"RECL", 4, func(p *painter, r *row) string { return fmt.Sprintf("%.0f%%", 100*r.reclaim) }},
+	{"OOM", 3, func(p *painter, r *row) string { return strconv.FormatUint(r.kills, 10) }},
+}
+
+// table lists the cgroups, so many that the chosen one is among them.
+func (p *painter) table(rows []row, selected, height int) {
+	numbers := columns
+	if p.width >= 100 {
+		numbers = append([]column{usageColumn}, columns...)
+	}
+	// What is left is shared by the name, the bar, and, where there is much, the
+	// level that limits.
+	left := p.width - 2
+	for _, c := range numbers {
+		left -= 1 + max(c.width, p.amountWidth(c.width))
+	}
+	limitedBy := 0
+	if left > 60 {
+		limitedBy = left * 3 / 10
+		left -= 1 + limitedBy
+	}
+	bar := max(5, (left-1)*2/5)
+	name := max(1, left-1-bar)
+
+	var head strings.Builder
+	head.WriteString("  " + fit("CGROUP", name) + " " + fit("", bar))
+	for _, c := range numbers {
+		head.WriteString(" " + fitRight(c.head, max(c.width, p.amountWidth(c.width))))
+	}
+	if limitedBy > 0 {
+		head.WriteString(" LIMITED BY")
+	}
+	p.line(faint.Styled(head.String()))
+	first := max(0, min(selected-height/2, len(rows)-height))
+	for i, r := range rows[first:min(len(rows), first+height)] {
+		var b strings.Builder
+		b.WriteString(fit(string(text.AppendShort(nil, r.path, name)), name) + " " + p.style(&r).Styled(p.bar(&r, bar)))
+		for _, c := range numbers {
+			b.WriteString(" " + fitRight(c.cell(p, &r), max(c.width, p.amountWidth(c.width))))
+		}
+		if limitedBy > 0 {
+			b.WriteString(" " + string(text.AppendShort(nil, r.limitedBy, limitedBy)))
+		}
+		switch {
+		case first+i == selected && !p.entered:
+			p.line(bold.Styled("> " + b.String()))
+		case r.gone():
+			p.line(faint.Styled("  " + ansi.Strip(b.String())))
+		default:
+			p.line("  " + b.String())
+		}
+	}
+}
+
+// amountWidth is how wide a column of amounts is: bytes take more than the others.
+func (p *painter) amountWidth(width int) int {
+	if width == 7 && p.units == text.Bytes {
+		return 13
+	}
+	return width
+}
+
+// style is for a cgroup that is far from its limit, close to it, or at it.
+func (p *painter) style(r *row) ansi.Style {
+	switch f := r.fullness(); {
+	case f >= 0.98:
+		return full
+	case f >= 0.8:
+		return near
+	}
+	return calm
+}
+
+// The parts of a bar: what the cgroup holds, what others hold below the same
+// limit, and room.
+func (sc screen) barParts() (own, others, room string) {
+	if sc.ascii {
+		return "#", "=", "."
+	}
+	return "█", "▒", "░"
+}
+
+// bar fills up at the limit, not before.
+func (p *painter) bar(r *row, width int) string {
+	own, others, room := p.barParts()
+	if r.limitedBy == "" {
+		return strings.Repeat(" ", width)
+	}
+	cells := func(pages int64) int {
+		return int(math.Max(0, math.Min(1, float64(pages)/math.Max(1, float64(r.maxPages)))) * float64(width))
+	}
+	all := cells(r.limitingPages)
+	mine := min(all, cells(r.usagePages))
+	return strings.Repeat(own, mine) + strings.Repeat(others, all-mine) + strings.Repeat(room, width-all)
+}
