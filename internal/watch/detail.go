@@ -3,19 +3,20 @@ package watch
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"chargetrace/internal/text"
 )
 
-// detail says in words how it stands with a cgroup.
+// detail writes the usage and the limit of a cgroup, its causes, and its net growth.
 func (p *painter) detail(r *row) {
 	p.line(p.rule(r.path))
 	var b strings.Builder
 	switch {
 	case r.gone():
-		b.WriteString("it was removed")
+		b.WriteString("removed")
 	case r.limitedBy == "":
 		b.WriteString(p.amount(r.usagePages) + " in use; no limit, here or above")
 	default:
@@ -43,7 +44,7 @@ func (p *painter) detail(r *row) {
 	}
 }
 
-// chargedFor says what a cgroup was charged for of late, as far as there is room.
+// chargedFor writes the causes of the recent charges, as many as fit.
 func (p *painter) chargedFor(g *group) string {
 	shares := g.shares()
 	if len(shares) == 0 {
@@ -60,12 +61,11 @@ func (p *painter) chargedFor(g *group) string {
 	return line
 }
 
-// String returns a share such as "page table 6%".
+// String writes a share: page table 6%.
 func (s share) String() string { return fmt.Sprintf("%s %.0f%%", s.Words(), 100*s.part) }
 
-// graph shows the last minutes of what the limit counts, or of the cgroup's usage
-// where there is none, with marks below where charges failed (!) and processes
-// were killed (X).
+// graph writes the usage of the limiting level, or of the cgroup if it has no limit,
+// over the last minutes. Marks below are failed charges (!) and kills (X).
 func (p *painter) graph(r *row, height int) {
 	const axis = 9
 	width := p.width - axis - 1
@@ -75,39 +75,10 @@ func (p *painter) graph(r *row, height int) {
 		}
 		return
 	}
-	history := r.group.history
-	each := (len(history) + width - 1) / width // ticks a column
-	top := int64(1)
-	if r.limitedBy != "" {
-		top = int64(r.maxPages)
-	}
-	values := make([]int64, 0, width)
-	marks := make([]byte, 0, width)
-	var before sample
-	if len(history) == historyTicks {
-		before = history[0] // of what came before it nothing is known
-	}
-	for i := 0; i < len(history); i += each {
-		var highest int64
-		mark := byte(' ')
-		for _, x := range history[i:min(i+each, len(history))] {
-			pages := x.usagePages
-			if r.limitedBy != "" {
-				pages = x.limitingPages
-			}
-			highest = max(highest, pages)
-			switch {
-			case x.kills > before.kills:
-				mark = 'X'
-			case mark == ' ' && x.totals.Failures > before.totals.Failures:
-				mark = '!'
-			}
-			before = x
-		}
-		values, marks = append(values, highest), append(marks, mark)
-		if r.limitedBy == "" {
-			top = max(top, highest)
-		}
+	values, marks := r.graphColumns(width)
+	top := int64(r.maxPages)
+	if r.limitedBy == "" {
+		top = slices.Max(append(values, 1))
 	}
 	for i := range height - 1 {
 		label := ""
@@ -125,13 +96,43 @@ func (p *painter) graph(r *row, height int) {
 		p.line(faint.Styled(fmt.Sprintf("%*s ", axis, label)) + p.style(r).Styled(b.String()))
 	}
 	span := ""
-	if len(history) > 1 {
+	if history := r.group.history; len(history) > 1 {
 		span = "-" + shortDuration(time.Duration(r.bootNanos-history[0].bootNanos))
 	}
 	p.line(faint.Styled(fmt.Sprintf("%*s ", axis, span)) + full.Styled(string(marks)))
 }
 
-// column is a cell of the graph of which a part is filled: 0 to 1, and beyond.
+// graphColumns reduces the history of a row to the columns of a graph: the highest usage in
+// pages, and the mark of each.
+func (r *row) graphColumns(width int) (values []int64, marks []byte) {
+	history := r.group.history
+	var before sample
+	if len(history) == historyTicks {
+		before = history[0] // the one before it is unknown
+	}
+	for ticks := range slices.Chunk(history, max(1, (len(history)+width-1)/width)) {
+		var highest int64
+		mark := byte(' ')
+		for _, x := range ticks {
+			pages := x.usagePages
+			if r.limitedBy != "" {
+				pages = x.limitingPages
+			}
+			highest = max(highest, pages)
+			switch {
+			case x.kills > before.kills:
+				mark = 'X'
+			case mark == ' ' && x.totals.Failures > before.totals.Failures:
+				mark = '!'
+			}
+			before = x
+		}
+		values, marks = append(values, highest), append(marks, mark)
+	}
+	return values, marks
+}
+
+// column returns a cell of the graph of which a part is filled: 0 to 1, and beyond.
 func (p *painter) column(part float64) string {
 	levels := []string{" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"}
 	if p.ascii {
@@ -144,7 +145,7 @@ func (p *painter) column(part float64) string {
 func (p *painter) processes(g *group, height int) {
 	p.line(faint.Styled(fmt.Sprintf("%8s  %-16s %10s %10s %8s", "PID", "COMM", "CHARGED/S", "IN ALL", "FAILED")))
 	if g == nil {
-		p.line("  nobody was seen to charge it itself")
+		p.line("  no process has charged it directly")
 		return
 	}
 	list := g.byRate()

@@ -20,7 +20,7 @@ func count[N int | uint64](n N, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// fit makes s that wide.
+// fit cuts or pads s to a width.
 func fit(s string, width int) string {
 	s = ansi.Truncate(s, width, "")
 	return s + strings.Repeat(" ", max(0, width-ansi.StringWidth(s)))
@@ -35,7 +35,7 @@ func (p *painter) amount(pages int64) string {
 	return string(p.units.AppendPages(nil, pages, p.header.PageSize))
 }
 
-// kindAmount writes what a counter of a kind counts, which may be bytes.
+// kindAmount writes a number of the units of a kind: pages, or bytes for Dmem.
 func (p *painter) kindAmount(kind event.Kind, n uint64) string {
 	if kind == event.Dmem {
 		return string(text.AppendHuman(nil, int64(n)))
@@ -43,7 +43,7 @@ func (p *painter) kindAmount(kind event.Kind, n uint64) string {
 	return p.amount(int64(n))
 }
 
-// rate writes a number of pages a second, with its sign; NaN is not known yet.
+// rate writes a signed number of pages a second; NaN is unknown.
 func (p *painter) rate(pages float64) string {
 	n := int64(math.Abs(pages))
 	switch {
@@ -57,7 +57,7 @@ func (p *painter) rate(pages float64) string {
 	return "+" + p.amount(n)
 }
 
-// time writes a time since the trace began.
+// time writes a time since the start of the trace.
 func (p *painter) time(bootNanos uint64) string {
 	return fmt.Sprintf("%.3f s", float64(bootNanos-min(bootNanos, p.header.StartBootNanos))/float64(time.Second))
 }
@@ -72,7 +72,7 @@ func (r *row) timeToLimit() string {
 	return shortDuration(r.toLimit)
 }
 
-// shortDuration writes a time in few characters.
+// shortDuration writes a duration in at most five characters.
 func shortDuration(d time.Duration) string {
 	switch {
 	case d < 10*time.Second:

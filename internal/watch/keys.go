@@ -9,43 +9,43 @@ import (
 	"chargetrace/internal/text"
 )
 
-// keys is what the keys that were pressed have chosen.
+// keys is the state that key presses change.
 type keys struct {
 	units     text.Units
 	order     order
 	reverse   bool
 	filter    string
-	filtering bool // a filter is being typed
+	filtering bool // the filter is being typed
 	paused    bool
 	help      bool
 	selected  event.CgroupID
-	entered   bool // one cgroup alone is shown, with what is above it
+	entered   bool // only the selected cgroup and its ancestors are shown
 	quit      bool
 }
 
 const helpText = `
-  up, down, j, k  choose a cgroup; PgUp, PgDn by ten
-  enter           show it alone, with the levels above it; esc goes back
-  /               show the cgroups and containers whose name holds what is typed;
-                  enter keeps that, esc drops it
-  s, S            sort by the next column, by the one before; r turns it round
+  up, down, j, k  select a cgroup; PgUp, PgDn move by ten
+  enter           show it alone, with its ancestors; esc goes back
+  /               filter cgroups and containers by a part of their name;
+                  enter keeps the filter, esc drops it
+  s, S            sort by the next or the previous column; r reverses
   u               pages, bytes or human units
   p, space        pause: rows and graph stay, the trace goes on, a recording stops
-  q, Ctrl-C       end the trace; interrupt the command, if there is one
+  q, Ctrl-C       stop the trace; interrupt the command, if there is one
 
-  LIMIT    the one with the least room: the cgroup's own or, with a ^, that of a
-           cgroup above it. The bar is full when it is reached: what the cgroup
-           holds, then in grey what others hold below the same limit
-  FILL/S   how fast that grows, over five seconds
-  TO LIM   when the limit is reached at that rate
-  FAIL     charges a second that failed, and
-  MISS     that did not fit as a batch, and then did with less
+  LIMIT    the limit with the least room: the cgroup's own or, with a ^, that of
+           an ancestor. The bar is full at the limit: the cgroup's usage, then in
+           grey the usage of others below the same limit
+  FILL/S   growth of that usage, over five seconds
+  TO LIM   time until the limit is reached at that rate
+  FAIL     failed charges a second
+  MISS     batch charges a second that failed and were retried smaller
   RECL     time spent in reclaim for the cgroup; 200% is two tasks all the time
   OOM      processes killed because the cgroup ran out of memory
-  for:     with -stack: what it was charged for, of the pages of five seconds
+  for:     with -stack: the causes of the pages charged in five seconds
 `
 
-// press takes a key, named as tea.Key.String does. rows are those on the screen.
+// press handles a key, as named by tea.Key.String. rows are those on the screen.
 func (k *keys) press(key string, rows []row) {
 	if k.filtering {
 		k.typeFilter(key)

@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// print prints a line; without a reader there is no point in going on. w.mu is
-// locked.
+// print prints a line. It stops the trace if there is no reader. It needs w.mu.
 func (w *Watch) print(line string) {
 	if w.err != nil {
 		return
@@ -19,7 +18,7 @@ func (w *Watch) print(line string) {
 	}
 }
 
-// printLine prints how it stands with the cgroup that is closest to its limit.
+// printLine prints the line of a tick, on the cgroup closest to its limit.
 func (w *Watch) printLine() {
 	const format = "%-8s %9s %8s %8s %8s %8s %8s %8s %7s  %s"
 	p := w.painter()
@@ -55,8 +54,8 @@ func (w *Watch) printLine() {
 	w.print(fmt.Sprintf(format, cells...))
 }
 
-// afterFor puts before the last field of a line, where there are stacks, the one that
-// has the cause for which most is charged.
+// afterFor returns the last field of a line, after the one of the largest cause if the
+// trace has stacks.
 func (w *Watch) afterFor(most, last string) string {
 	if !w.state.header.KernelStacks {
 		return last

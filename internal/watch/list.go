@@ -11,7 +11,7 @@ import (
 	"chargetrace/internal/text"
 )
 
-// column is a column of numbers in the list of cgroups.
+// column is a column of the list of cgroups.
 type column struct {
 	head  string
 	width int
@@ -51,14 +51,13 @@ var columns = []column{
 	{"OOM", 3, func(p *painter, r *row) string { return strconv.FormatUint(r.kills, 10) }},
 }
 
-// table lists the cgroups, so many that the chosen one is among them.
+// table writes the part of the list of cgroups around the selected one.
 func (p *painter) table(rows []row, selected, height int) {
 	numbers := columns
 	if p.width >= 100 {
 		numbers = append([]column{usageColumn}, columns...)
 	}
-	// What is left is shared by the name, the bar, and, where there is much, the
-	// level that limits.
+	// The name and the bar share the rest, on a wide screen with the limiting level.
 	left := p.width - 2
 	for _, c := range numbers {
 		left -= 1 + max(c.width, p.amountWidth(c.width))
@@ -101,7 +100,7 @@ func (p *painter) table(rows []row, selected, height int) {
 	}
 }
 
-// amountWidth is how wide a column of amounts is: bytes take more than the others.
+// amountWidth returns the width of a column. Amounts in bytes need more than others.
 func (p *painter) amountWidth(width int) int {
 	if width == 7 && p.units == text.Bytes {
 		return 13
@@ -109,7 +108,7 @@ func (p *painter) amountWidth(width int) int {
 	return width
 }
 
-// style is for a cgroup that is far from its limit, close to it, or at it.
+// style returns the color of a cgroup far from its limit, close to it, or at it.
 func (p *painter) style(r *row) ansi.Style {
 	switch f := r.fullness(); {
 	case f >= 0.98:
@@ -120,8 +119,8 @@ func (p *painter) style(r *row) ansi.Style {
 	return calm
 }
 
-// The parts of a bar: what the cgroup holds, what others hold below the same
-// limit, and room.
+// barParts returns the characters of a bar: the usage of the cgroup, that of others
+// below the same limit, and room.
 func (sc screen) barParts() (own, others, room string) {
 	if sc.ascii {
 		return "#", "=", "."
@@ -129,7 +128,7 @@ func (sc screen) barParts() (own, others, room string) {
 	return "█", "▒", "░"
 }
 
-// bar fills up at the limit, not before.
+// bar returns a bar that is full at the limit and not before.
 func (p *painter) bar(r *row, width int) string {
 	own, others, room := p.barParts()
 	if r.limitedBy == "" {

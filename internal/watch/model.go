@@ -4,10 +4,10 @@ import (
 	tea "charm.land/bubbletea/v2"
 )
 
-// ticked says that there is something new to show.
+// ticked is the message of a tick.
 type ticked struct{}
 
-// model is what bubbletea asks for the screen.
+// model is the Watch as bubbletea's model.
 type model struct{ *Watch }
 
 func (m model) Init() tea.Cmd { return nil }

@@ -10,18 +10,15 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// process is what a process has charged a cgroup. One that has not done so for
-// long is forgotten.
+// process sums up the charges of a process to a cgroup. state.tick drops idle ones.
 type process struct {
 	pid             uint32
 	comm            event.Comm
 	pages, failures uint64
-	// shownPages and rate, in pages a second, are of the last tick, and idleTicks
-	// how many there were since it charged.
-	shownPages uint64
-	rate       float64
-	charged    bool // since the last tick
-	idleTicks  int
+	shownPages      uint64  // pages at the last tick
+	rate            float64 // pages a second at the last tick
+	charged         bool    // since the last tick
+	idleTicks       int     // since the last charge
 }
 
 // process returns the process of a charge.
@@ -53,21 +50,20 @@ func (p *process) tick(seconds float64) {
 	}
 }
 
-// byRate returns those that charge a cgroup, those that charge most now first.
+// byRate returns the processes, the highest rate first.
 func (g *group) byRate() []*process {
 	return slices.SortedFunc(maps.Values(g.processes), func(a, b *process) int {
 		return cmp.Or(cmp.Compare(b.rate, a.rate), cmp.Compare(b.pages, a.pages), cmp.Compare(a.pid, b.pid))
 	})
 }
 
-// share is the part, 0 to 1, of what was charged that was for a cause.
+// share is the part of the charged pages, 0 to 1, that one cause takes.
 type share struct {
 	cause.Cause
 	part float64
 }
 
-// shares returns what a cgroup was charged for of late, those causes first for which
-// that was most.
+// shares returns the causes of the recent charges, the largest first.
 func (g *group) shares() []share {
 	if g == nil || len(g.recent) == 0 {
 		return nil
@@ -76,7 +72,7 @@ func (g *group) shares() []share {
 	charged := g.recent[last]
 	var all uint64
 	for c := range charged {
-		if last == fillWindow { // else it was not there before
+		if last == fillWindow { // else the cgroup is newer than the window
 			charged[c] -= g.recent[0][c]
 		}
 		all += charged[c]

@@ -11,36 +11,31 @@ import (
 	"chargetrace/internal/event"
 )
 
-// row is what is shown of a cgroup: what it had at the last tick.
+// row is a cgroup on the screen, as of the last tick.
 type row struct {
 	id        event.CgroupID
 	path      string // printable
 	container string
-	group     *group // nil: nothing was seen of it
-	known     bool   // what it holds
+	group     *group // nil: no event yet
+	known     bool   // the usage is
 	sample
-	// limitedBy is the path of the level that the limiting pages are of; empty if
-	// none has a limit.
-	limitedBy string
-	ownLimit  bool // it is the cgroup itself
-	// fillRate is in pages a second, of the limiting level, or of the cgroup where
-	// there is none; NaN where it is not known.
+	limitedBy string // the path of the limiting level; empty: no limit
+	ownLimit  bool   // the cgroup is the limiting level
+	// fillRate is the growth of the limiting level, or of the cgroup if it has no limit,
+	// in pages a second; NaN: unknown.
 	fillRate float64
-	// toLimit is the time until the limit is reached at that rate; negative
-	// where it is not to be.
+	// toLimit is the time until the limit is reached at that rate; negative: never.
 	toLimit time.Duration
-	// Of the last second, or what there is of it.
-	failures, misses float64
-	reclaim          float64 // the time that tasks spent in it, of the time that went by
-	// Likewise, in pages a second; what the cgroup and those below it gave back is
-	// known only where the trace tells.
-	charged, uncharged float64
+	// The rates of the last tick, per second. The last two are pages of the cgroup and
+	// its descendants; only a trace with -net has them.
+	failures, misses, reclaim float64
+	charged, uncharged        float64
 }
 
-// roomPages is how many pages fit under the limit, if there is one.
+// roomPages returns the pages that fit under the limit.
 func (r *row) roomPages() int64 { return int64(r.maxPages) - r.limitingPages }
 
-// fullness is how much of the limit is used: 0 to 1, and more.
+// fullness returns the used part of the limit. It may exceed 1.
 func (r *row) fullness() float64 {
 	if r.limitedBy == "" {
 		return 0
@@ -48,7 +43,7 @@ func (r *row) fullness() float64 {
 	return float64(r.limitingPages) / math.Max(1, float64(r.maxPages))
 }
 
-// row returns what is shown of a cgroup.
+// row returns the row of a cgroup.
 func (s *state) row(id event.CgroupID) row {
 	names := &s.names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
@@ -86,7 +81,7 @@ func (s *state) row(id event.CgroupID) row {
 	return r
 }
 
-// maxToLimit is how far it is worth looking ahead.
+// maxToLimit is how far ahead a limit is predicted.
 const maxToLimit = 30 * 24 * time.Hour
 
 func (r *row) setRates(g *group) {
@@ -105,7 +100,7 @@ func (r *row) setRates(g *group) {
 	r.reclaim = float64(r.totals.ReclaimNanos-before.totals.ReclaimNanos) / float64(time.Second) / seconds
 }
 
-// fillRate is in pages a second; NaN where that cannot be told yet.
+// fillRate returns the growth in pages a second; NaN: unknown.
 func (l *level) fillRate() float64 {
 	if len(l.history) < 2 {
 		return math.NaN()
@@ -114,7 +109,7 @@ func (l *level) fillRate() float64 {
 	return float64(to.usagePages-from.usagePages) / (float64(to.bootNanos-from.bootNanos) / float64(time.Second))
 }
 
-// order is what rows are sorted by.
+// order is the sort key of the rows.
 type order int
 
 const (
@@ -134,8 +129,7 @@ func (o order) compare(a, b *row) int {
 	case byFullness:
 		return cmp.Compare(b.fullness(), a.fullness())
 	case byToLimit:
-		// Those that are not to reach it come last.
-		return cmp.Compare(uint64(a.toLimit), uint64(b.toLimit))
+		return cmp.Compare(uint64(a.toLimit), uint64(b.toLimit)) // never, -1, comes last
 	case byUsage:
 		return cmp.Compare(b.usagePages, a.usagePages)
 	case byFill:
@@ -146,7 +140,7 @@ func (o order) compare(a, b *row) int {
 	return 0
 }
 
-// rows returns what is shown of the cgroups that the keys choose, in order.
+// rows returns the sorted rows that the keys select.
 func (s *state) rows(k *keys) []row {
 	var rows []row
 	if k.entered {
@@ -169,7 +163,7 @@ func (s *state) rows(k *keys) []row {
 		if k.reverse {
 			c = -c
 		}
-		return cmp.Or(boolCompare(a.gone(), b.gone()), c) // those that are gone come last
+		return cmp.Or(boolCompare(a.gone(), b.gone()), c) // removed cgroups come last
 	})
 	return rows
 }
@@ -184,5 +178,5 @@ func boolCompare(a, b bool) int {
 	return 1
 }
 
-// gone reports whether the cgroup was removed.
+// gone reports whether the cgroup has been removed.
 func (r *row) gone() bool { return r.group != nil && r.group.gone }

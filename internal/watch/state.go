@@ -14,69 +14,61 @@ import (
 )
 
 const (
-	// interval is the time from one tick to the next.
-	interval = time.Second
-	// fillWindow is how many ticks the rate is taken over at which a level fills: one
-	// that leaps about tells nobody when the limit comes. The causes are of these too.
+	interval = time.Second // between ticks
+	// fillWindow is the number of ticks that fill rates and causes cover. A rate of a
+	// single tick varies too much to predict when the limit is reached.
 	fillWindow = 5
-	// historyTicks is how long the graph goes back.
+	// historyTicks is the length of the graph.
 	historyTicks = 300
-	// maxLog is how many lines the log keeps.
+	// maxLog is the length of the log.
 	maxLog = 500
-	// maxProcesses is how many of a cgroup are kept that do not charge it now, and
-	// maxCharging how many more there can be from one tick to the next.
+	// maxProcesses of a cgroup outlive a tick without a charge. maxCharging bounds the
+	// processes between two ticks.
 	maxProcesses = 2000
 	maxCharging  = 1 << 16
-	// maxGroups is how many cgroups there are at most before those that are gone
-	// are forgotten.
+	// maxGroups cgroups are kept before removed and idle ones are dropped.
 	maxGroups = 1000
 )
 
-// state adds up a trace for the screen. It knows no clock but what it is told.
+// state sums up a trace for the screen. It reads no clock: tick gets the time.
 type state struct {
-	header stream.Header
-	names  cgroup.Names
-	stacks cause.Stacks
-	// totals, kills and lost events are those of the whole trace.
+	header      stream.Header
+	names       cgroup.Names
+	stacks      cause.Stacks
 	totals      summary.Totals
 	kills, lost uint64
 
-	groups map[event.CgroupID]*group
-	// levels are the counters of memory, as they were last seen.
-	levels map[event.CgroupID]*level
-	// nets is nil where the trace does not tell what was given back.
-	nets   *summary.Nets
-	log    []*entry
-	logged int // all there ever were
-	// hits are the limits that were hit, with the last entry of each.
-	hits map[summary.LimitKey]hit
-	// lastTick is when that was, in BootNanos.
-	lastTick uint64
+	groups   map[event.CgroupID]*group
+	levels   map[event.CgroupID]*level // the memory counters
+	nets     *summary.Nets             // nil: a trace without -net
+	log      []*entry
+	logged   int                      // the number of all entries, dropped ones too
+	hits     map[summary.LimitKey]hit // the limits that were hit
+	lastTick uint64                   // BootNanos
 	ticked   bool
 }
 
-// group is a cgroup that something was seen of.
+// group is a cgroup with events.
 type group struct {
-	totals summary.Totals
-	// limiting is the level with the least room; the zero ID: none has a limit.
-	limiting  event.CgroupID
+	totals    summary.Totals
+	limiting  event.CgroupID // the level with the least room; zero: no limit
 	kills     uint64
-	history   []sample            // one for each tick, the last historyTicks
-	processes map[uint32]*process // by PID; those that charge it
+	history   []sample            // of the last historyTicks ticks
+	processes map[uint32]*process // by PID
 	charged   byCause
-	recent    []byCause // charged at the last fillWindow ticks and one
-	// readable says that its files were read, and gone that they no longer can be.
-	readable, gone bool
+	recent    []byCause // charged at the last fillWindow+1 ticks
+	readable  bool      // its files were read once
+	gone      bool      // and no longer can be
 }
 
-// byCause is the pages that were charged for each cause.
+// byCause counts the pages charged for each cause.
 type byCause [cause.NumCauses]uint64
 
-// level is a counter of memory.
+// level is a memory counter, as last seen.
 type level struct {
 	usagePages int64
 	maxPages   uint64
-	history    []point // the last fillWindow ticks and one
+	history    []point // of the last fillWindow+1 ticks
 }
 
 // point is the usage of a level at a tick.
@@ -85,34 +77,31 @@ type point struct {
 	usagePages int64
 }
 
-// sample is what a cgroup had at a tick.
+// sample is the state of a cgroup at a tick.
 type sample struct {
-	bootNanos uint64
-	// usagePages is its own; limitingPages of maxPages is where the least room was,
-	// at the level limiting.
-	limiting                  event.CgroupID
-	usagePages, limitingPages int64
-	maxPages                  uint64
-	// chargedPages and unchargedPages are what was charged until then to the cgroup
-	// and those below it, and what they gave back.
+	bootNanos  uint64
+	usagePages int64
+	// limiting is the level with the least room: limitingPages of maxPages are used.
+	limiting      event.CgroupID
+	limitingPages int64
+	maxPages      uint64
+	// chargedPages and unchargedPages are the totals of the cgroup and its descendants.
 	chargedPages, unchargedPages uint64
 	totals                       summary.Totals
 	kills                        uint64
 }
 
-// entry is a line of the log: a limit that was hit, a kill, or a note.
+// entry is a line of the log: a series of limit hits, a kill, or a note.
 type entry struct {
-	// event is the charge that first hit the limit, or the kill.
-	event event.Event
-	note  string // from elsewhere; otherwise empty
+	event event.Event // the first charge that hit the limit, or the kill
+	note  string      // a message of [Watch.LogWriter], else empty
 
-	limit    event.CgroupID
-	maxPages uint64
-	// hits and failures are how many charges hit the limit, and how many of
-	// these failed, until there was a pause.
-	hits, failures uint64
+	limit          event.CgroupID
+	maxPages       uint64
+	hits, failures uint64 // charges that hit the limit, and those that failed
 }
 
+// hit is the latest entry of a limit.
 type hit struct {
 	*entry
 	lastNanos uint64
@@ -132,7 +121,7 @@ func newState(header stream.Header) *state {
 	return s
 }
 
-// add takes the events of a batch.
+// add adds a batch of events.
 func (s *state) add(batch []event.Event) {
 	for i := range batch {
 		e := &batch[i]
@@ -190,9 +179,9 @@ func (s *state) group(id event.CgroupID) *group {
 	return g
 }
 
-// forget makes room for more cgroups: those go that are gone, and where none is,
-// those that nothing was seen of since the oldest tick. With them go the levels
-// that are none of the others', and the limits that were not hit of late.
+// forget drops the removed cgroups, or if there are none, those without a charge since
+// the oldest tick. It also drops levels that no other cgroup is below, and limits that
+// were not hit recently.
 func (s *state) forget() {
 	n := len(s.groups)
 	maps.DeleteFunc(s.groups, func(_ event.CgroupID, g *group) bool { return g.gone })
@@ -214,7 +203,7 @@ func (s *state) forget() {
 	maps.DeleteFunc(s.hits, func(_ summary.LimitKey, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
 }
 
-// addUsage learns from a charge what its levels hold after it.
+// addUsage sets the usage of a charge's levels after it.
 func (s *state) addUsage(g *group, e *event.Event) {
 	var charged int64
 	if e.Outcome == event.OK {
@@ -230,16 +219,16 @@ func (s *state) addUsage(g *group, e *event.Event) {
 	s.moveAbove(e)
 }
 
-// moveAbove moves what the levels above an event's held last by what it changes. Of
-// them a charge tells only those with the least room, and an uncharge none. What is
-// no part of the trace is missing until the next charge or reading tells.
+// moveAbove adds the change of an event's usage to the levels above. A charge has the
+// usage of its limiting level only, an uncharge of none. Changes outside the trace are
+// missing until the next charge or reading that has the usage.
 func (s *state) moveAbove(e *event.Event) {
 	if s.nets == nil {
 		return
 	}
 	for _, n := range s.nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &s.names)[1:] {
 		if e.Type == event.Charge && n.Key.Cgroup.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
-			continue // it was told
+			continue // the charge has its usage
 		}
 		if l := s.levels[n.Key.Cgroup]; l != nil {
 			l.usagePages += e.UsageAfterPages() - e.UsagePages
@@ -256,7 +245,7 @@ func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
 	l.usagePages, l.maxPages = usagePages, maxPages
 }
 
-// addHit logs that a limit is hit, once for as long as that goes on.
+// addHit logs a limit hit, or counts it in the limit's latest entry if that is recent.
 func (s *state) addHit(e *event.Event, key summary.LimitKey, maxPages uint64) {
 	h := s.hits[key]
 	if h.entry == nil || e.BootNanos > h.lastNanos+uint64(interval) {
@@ -282,14 +271,13 @@ func (s *state) append(x *entry) {
 	s.logged++
 }
 
-// reading is what the files of a cgroup say of it.
+// reading is the content of a cgroup's files.
 type reading struct {
 	usagePages int64
 	maxPages   uint64
 }
 
-// toRead are the cgroups whose files are to be read: all that there are, and what
-// is above them.
+// toRead returns the paths of the cgroups to read: all that exist, and their ancestors.
 func (s *state) toRead() map[event.CgroupID]string {
 	paths := make(map[event.CgroupID]string)
 	for id, g := range s.groups {
@@ -306,8 +294,8 @@ func (s *state) toRead() map[event.CgroupID]string {
 	return paths
 }
 
-// read takes what was read of toRead, at one time. A cgroup that was there once and
-// is missing is gone.
+// read adds the readings of toRead's cgroups. One that was readable once and is missing
+// has been removed.
 func (s *state) read(readings map[event.CgroupID]reading) {
 	for id, r := range readings {
 		s.setLevel(id, r.usagePages, r.maxPages)
@@ -331,8 +319,8 @@ func (s *state) read(readings map[event.CgroupID]reading) {
 	}
 }
 
-// tick takes a sample of everything. Soon after another it takes the place of that
-// one: rates over a moment say nothing.
+// tick takes a sample of all cgroups and levels. A tick soon after another replaces it:
+// a rate over a moment means nothing.
 func (s *state) tick(bootNanos uint64) {
 	elapsed := bootNanos - s.lastTick
 	amend := s.ticked && elapsed < uint64(interval)/2
@@ -366,8 +354,7 @@ func (s *state) tick(bootNanos uint64) {
 	s.lastTick, s.ticked = bootNanos, true
 }
 
-// appendLast appends x to a history of at most n, or puts it in the place of the
-// last.
+// appendLast appends x to a history of at most n, or replaces the last with it.
 func appendLast[T any](history []T, x T, n int, amend bool) []T {
 	if amend && len(history) > 0 {
 		history = history[:len(history)-1]

@@ -11,14 +11,13 @@ import (
 	"chargetrace/internal/text"
 )
 
-// screen is what of the terminal the view depends on.
+// screen is the terminal.
 type screen struct {
 	width, height int
-	// ascii is for terminals that show nothing else.
-	ascii bool
+	ascii         bool // it shows ASCII only
 }
 
-// painter writes a screen line by line.
+// painter writes a view line by line.
 type painter struct {
 	*state
 	*keys
@@ -26,8 +25,7 @@ type painter struct {
 	lines []string
 }
 
-// The colours are those of the terminal's own palette, and say nothing that the
-// text does not say too.
+// The colors are the terminal's palette. The text says all that they do.
 var (
 	faint  = ansi.NewStyle().Faint()
 	bold   = ansi.NewStyle().Bold()
@@ -37,7 +35,7 @@ var (
 	full   = ansi.NewStyle().ForegroundColor(ansi.Red)
 )
 
-// view returns what is on the screen: as many lines as it is high.
+// view returns the content of the screen, as many lines as it is high.
 func (s *state) view(k *keys, sc screen) string {
 	p := painter{state: s, keys: k, screen: sc}
 	rows := s.rows(k)
@@ -103,13 +101,13 @@ func (p *painter) bottom() string {
 	return faint.Styled("q quit  ? help  enter open  / filter  s sort: " + orderNames[p.order] + "  p pause  u units  r reverse")
 }
 
-// body shares the height among its parts: the cgroups, the graph and the processes
-// of the one that is chosen, and the log.
+// body divides the height between the cgroups, the graph and the processes of the
+// selected one, and the log.
 func (p *painter) body(rows []row) {
 	if len(rows) == 0 {
 		why := "nothing is charged yet"
 		if p.filter != "" {
-			why = "no cgroup has a name that holds this; esc drops the filter"
+			why = "no cgroup matches; esc drops the filter"
 		}
 		p.line("")
 		p.line("  " + why)
@@ -120,7 +118,7 @@ func (p *painter) body(rows []row) {
 	if !p.entered {
 		selected = max(0, slices.IndexFunc(rows, func(r row) bool { return r.id == p.selected }))
 	}
-	// Of the height, some lines are titles, and what is left over is the graph's.
+	// The graph gets what the others leave, up to 12 lines.
 	titles := 7
 	if p.header.KernelStacks {
 		titles++
@@ -160,7 +158,7 @@ func (p *painter) rule(title string) string {
 		faint.Styled(strings.Repeat(line, max(0, p.width-4-ansi.StringWidth(title))))
 }
 
-// logLines shows the end of the log.
+// logLines writes the last lines of the log.
 func (p *painter) logLines(height int) {
 	p.line(p.rule("limits hit and kills"))
 	for _, x := range p.log[max(0, len(p.log)-max(0, height)):] {
@@ -168,7 +166,7 @@ func (p *painter) logLines(height int) {
 	}
 }
 
-// entry is the text of a line of the log.
+// entry returns a line of the log.
 func (p *painter) entry(x *entry) string {
 	e := &x.event
 	b := p.time(e.BootNanos) + "  "
@@ -177,7 +175,7 @@ func (p *painter) entry(x *entry) string {
 		return b + x.note
 	case e.Type == event.OOMKill:
 		v := &e.Victim
-		// What matters most first: the end may not fit.
+		// The end may not fit: the victim comes first.
 		return b + full.Styled(fmt.Sprintf("OOM kill of %s, which held %s: %s ran out, %s asked for more",
 			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.names.RanOut(e), e.Comm.Of(e.PID)))
 	}

@@ -1,11 +1,10 @@
-// Package watch shows a trace while it goes on: on a terminal a screen of the
-// cgroups, how far each is from the limit that it will meet first and when that
-// will be, elsewhere a line each second. It is a Sink that knows neither where
-// events come from nor the files of cgroups: what these say is handed in.
+// Package watch shows a running trace: on a terminal a screen of the cgroups, how far
+// each is from its nearest limit and when it will reach it; elsewhere a line each
+// second. It is a Sink and knows neither the source of the events nor the files of
+// cgroups: [Options.Usage] reads these.
 //
-// What is on the screen is a function of the events, the ticks of a clock and the
-// keys that were pressed, and of nothing else; package bubbletea brings it to the
-// terminal.
+// The screen is a function of the events, the ticks of a clock and the keys only.
+// Package bubbletea draws it.
 package watch
 
 import (
@@ -24,25 +23,22 @@ import (
 	"chargetrace/internal/text"
 )
 
-// Options say what a [Watch] shows, and of what.
+// Options configure a [Watch].
 type Options struct {
-	// Keys is the terminal that keys come from where there is a screen; nil: there
-	// are lines.
+	// Keys is the terminal to read keys from; nil: print lines instead of a screen.
 	Keys io.Reader
-	// ASCII is for terminals that show no other characters.
+	// ASCII restricts the screen to ASCII characters.
 	ASCII bool
-	// Units is how amounts are written; a key changes it.
+	// Units is the initial unit of amounts; a key changes it.
 	Units text.Units
-	// Now returns the time on the clock of [event.Event.BootNanos]; nil is for a
-	// recording, whose events tell the time. On a screen it is played as fast as
-	// it was made, but for times in which nothing happens.
+	// Now reads the clock of [event.Event.BootNanos]. nil plays a recording: on a
+	// screen in real time, without long pauses.
 	Now func() uint64
-	// Usage returns what a cgroup holds now, and its limit, in pages; ok is false
-	// where there is no such cgroup, or no limit on it can be. nil is for a
-	// recording.
+	// Usage reads the usage and the limit of a cgroup, in pages. ok is false if the
+	// cgroup does not exist or cannot have a limit. nil: a recording.
 	Usage func(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool)
-	// Interrupt is called when a key asks for the end of the trace, and Stop when
-	// the screen fails, or nobody reads the lines.
+	// Interrupt is called when a key ends the trace, Stop when the screen fails or
+	// the lines have no reader.
 	Interrupt, Stop func()
 	// Stderr gets the held output once the screen is left; see [Watch.HoldWriter].
 	Stderr io.Writer
@@ -55,24 +51,23 @@ type Watch struct {
 	program *tea.Program  // nil: lines
 	left    chan struct{} // closed when the screen is left
 	leftErr error
-	pressed chan struct{} // a key was
-	ticked  atomic.Bool   // the screen is being told so
+	pressed chan struct{} // gets each key press
+	ticked  atomic.Bool   // a tick is on its way to the screen
 	closing chan struct{}
 	ticking sync.WaitGroup
 
-	mu     sync.Mutex
-	state  *state
-	keys   keys
-	screen screen
-	held   []byte // the output of LogWriter and HoldWriter
-	// position is up to where a recording was played.
-	position uint64
-	headed   bool // there is a line above the lines
+	mu       sync.Mutex
+	state    *state
+	keys     keys
+	screen   screen
+	held     []byte // the output of LogWriter and HoldWriter
+	position uint64 // of a recording, in BootNanos
+	headed   bool   // the head of the lines is printed
 	closed   bool
-	err      error // of a line
+	err      error // of printing
 }
 
-// New returns a Watch that shows on out the events of a source with that header.
+// New returns a Watch that shows the events of a source on out.
 func New(out io.Writer, header stream.Header, o Options) *Watch {
 	header.StartBootNanos = min(header.StartBootNanos, maxBootNanos)
 	w := &Watch{
@@ -82,7 +77,7 @@ func New(out io.Writer, header stream.Header, o Options) *Watch {
 		left:   make(chan struct{}), pressed: make(chan struct{}, 1), closing: make(chan struct{}),
 	}
 	if o.Keys != nil {
-		// It changes once a second.
+		// 10 frames a second are plenty: the screen changes once a second.
 		w.program = tea.NewProgram(model{w}, tea.WithInput(o.Keys), tea.WithOutput(out), tea.WithFPS(10), tea.WithoutSignalHandler())
 		go func() {
 			_, w.leftErr = w.program.Run()
@@ -100,11 +95,11 @@ func New(out io.Writer, header stream.Header, o Options) *Watch {
 	return w
 }
 
-// maxBootNanos is a century or more, beyond which the times of a recording are
-// nonsense that must not overflow.
+// maxBootNanos bounds the times of a hostile recording, so that sums do not overflow. It
+// is more than a century.
 const maxBootNanos = 1 << 62
 
-// tickLive ticks once a second, with what the files of the cgroups say.
+// tickLive reads the cgroups' files and ticks, once a second.
 func (w *Watch) tickLive() {
 	defer w.LeaveOnPanic()
 	ticker := time.NewTicker(interval)
@@ -135,15 +130,15 @@ func (w *Watch) readUsage() {
 	w.locked(func() { w.state.read(readings) })
 }
 
-// locked calls f with w.mu locked, and unlocks it even if f panics: the screen
-// needs it to be left.
+// locked calls f with w.mu locked. It unlocks even if f panics: leaving the screen needs
+// the lock.
 func (w *Watch) locked(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f()
 }
 
-// tick takes a sample and shows it. w.mu is locked.
+// tick takes a sample and shows it. It needs w.mu.
 func (w *Watch) tick(bootNanos uint64) {
 	if w.keys.paused {
 		return
@@ -153,14 +148,13 @@ func (w *Watch) tick(bootNanos uint64) {
 		w.printLine()
 		return
 	}
-	// A terminal that takes nothing keeps it on its way.
+	// Send blocks while the terminal does.
 	if w.ticked.CompareAndSwap(false, true) {
 		go w.program.Send(ticked{})
 	}
 }
 
-// Write takes the events of a batch. Of a recording it first lets the time go by
-// until they happened.
+// Write adds a batch of events. It plays a recording up to the time of each.
 func (w *Watch) Write(batch []event.Event) error {
 	if w.o.Now != nil {
 		return w.add(batch)
@@ -192,8 +186,8 @@ func (w *Watch) add(batch []event.Event) error {
 
 func (w *Watch) painter() *painter { return &painter{state: w.state, keys: &w.keys, screen: w.screen} }
 
-// playUntil ticks up to a time, and on a screen waits for it to come. It returns
-// at once when the screen is left.
+// playUntil ticks up to a time. On a screen it sleeps until then, or until the screen is
+// left.
 func (w *Watch) playUntil(bootNanos uint64) {
 	bootNanos = min(bootNanos, maxBootNanos)
 	last, paused := time.Now(), false
@@ -209,11 +203,11 @@ func (w *Watch) playUntil(bootNanos uint64) {
 			if w.program == nil || w.hasLeft() {
 				w.position = max(w.position, bootNanos)
 			}
-			// Time in which nothing happens is skipped.
+			// Skip pauses.
 			if idle := uint64(maxIdle); bootNanos > w.position+idle {
 				w.position = bootNanos - idle
 			}
-			// The graph goes back no further.
+			// Skip ticks that the graph does not reach back to.
 			if span := uint64(historyTicks * interval); w.position > w.state.lastTick+span {
 				w.state.lastTick = w.position - span
 			}
@@ -237,7 +231,7 @@ func (w *Watch) playUntil(bootNanos uint64) {
 	}
 }
 
-// hasLeft reports whether the screen is left.
+// hasLeft reports whether the screen has been left.
 func (w *Watch) hasLeft() bool {
 	select {
 	case <-w.left:
@@ -247,11 +241,11 @@ func (w *Watch) hasLeft() bool {
 	}
 }
 
-// maxIdle is how long a screen waits for the next event of a recording.
+// maxIdle is the longest pause between two events of a recording on a screen.
 const maxIdle = 3 * time.Second
 
-// Leave gives the terminal back, as it was. It may be called at any time, from
-// any goroutine, and repeatedly.
+// Leave restores the terminal. It may be called at any time, from any goroutine, and
+// repeatedly.
 func (w *Watch) Leave() {
 	if w.program != nil {
 		w.program.Quit()
@@ -259,8 +253,7 @@ func (w *Watch) Leave() {
 	<-w.left
 }
 
-// LeaveOnPanic is to be deferred: it gives the terminal back before a panic goes
-// on.
+// LeaveOnPanic, deferred, restores the terminal before a panic goes on.
 func (w *Watch) LeaveOnPanic() {
 	if r := recover(); r != nil {
 		w.Leave()
@@ -268,8 +261,8 @@ func (w *Watch) LeaveOnPanic() {
 	}
 }
 
-// Close takes a last sample. A recording stays on the screen until a key ends it;
-// what was on the screen at the end is printed below what was there before.
+// Close takes a last sample and leaves the screen; a recording stays until a key ends
+// it. The last screen is printed to the terminal.
 func (w *Watch) Close() error {
 	close(w.closing)
 	w.ticking.Wait()

@@ -37,8 +37,8 @@ const (
 
 var names = []event.Event{named(root, 0, ""), named(pod, root, "pod"), named(web, pod, "web"), named(db, pod, "db"), named(free, root, "free")}
 
-// charge is one of 64 pages to a cgroup in pod, which holds podUsage and may hold
-// 2560 pages.
+// charge returns a charge of 64 pages to a cgroup in pod, whose usage is podUsage of a
+// limit of 2560 pages.
 func charge(at uint64, cgroup uint64, pid uint32, usage, podUsage int64) event.Event {
 	e := event.Event{
 		Type: event.Charge, BootNanos: header.StartBootNanos + at, PID: pid, TID: pid, Kind: event.Memory, Outcome: event.OK,
@@ -52,14 +52,14 @@ func charge(at uint64, cgroup uint64, pid uint32, usage, podUsage int64) event.E
 	return e
 }
 
-// unlimitedCharge is one to a cgroup without a limit.
+// unlimitedCharge returns a charge to a cgroup without a limit.
 func unlimitedCharge(at uint64, usage int64) event.Event {
 	e := charge(at, free, 12, usage, 0)
 	e.Limiting = event.Level{MaxPages: unlimited}
 	return e
 }
 
-// fill has web and db charge pod, a charge each in turn, 4 a second, and ticks.
+// fill adds charges of web and db in turn, 4 a second, and ticks.
 func fill(s *state, seconds int) {
 	s.add(names)
 	var usage [2]int64
@@ -76,7 +76,7 @@ func fill(s *state, seconds int) {
 	s.tick(header.StartBootNanos + uint64(seconds)*second)
 }
 
-// plain is a screen of 80 columns and 24 lines as text.
+// plain returns a screen of 80 columns and 24 lines without colors.
 func plain(s *state, k *keys) string {
 	var lines []string
 	for line := range strings.SplitSeq(ansi.Strip(s.view(k, screen{width: 80, height: 24})), "\n") {
@@ -122,8 +122,8 @@ q quit  ? help  enter open  / filter  s sort: fullness  p pause  u units  r reve
 	}
 }
 
-// TestTimeToLimit has a process charge two batches a second, then four: the rate at which
-// the cgroup fills is that of the last five ticks.
+// TestTimeToLimit has a process charge two batches a second, then four: the fill rate is
+// that of the last five ticks.
 func TestTimeToLimit(t *testing.T) {
 	s := newState(header)
 	s.add(names)
@@ -151,7 +151,7 @@ func TestTimeToLimit(t *testing.T) {
 	}
 }
 
-// TestReadings has the files of the cgroups say what no charge does.
+// TestReadings has readings without charges.
 func TestReadings(t *testing.T) {
 	s := newState(header)
 	fill(s, 5)
@@ -182,7 +182,7 @@ func TestReadings(t *testing.T) {
 	}
 }
 
-// TestNetGrowth has a cgroup give back of what it is charged.
+// TestNetGrowth has charges and uncharges.
 func TestNetGrowth(t *testing.T) {
 	h := header
 	h.Net = true
@@ -203,7 +203,7 @@ func TestNetGrowth(t *testing.T) {
 	if l := s.levels[event.CgroupID{ID: web}]; l.usagePages != 33 {
 		t.Errorf("it holds %d pages", l.usagePages)
 	}
-	// That is above, where the limit is, and held as much.
+	// The limited parent had the same usage.
 	if l := s.levels[event.CgroupID{ID: pod}]; l.usagePages != 33 {
 		t.Errorf("above it %d pages are held", l.usagePages)
 	}
@@ -293,8 +293,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// TestAnySize holds that a screen is as large as the terminal, whatever its size,
-// and that no name can get at that.
+// TestAnySize holds that a screen has the size of the terminal, whatever that is, and
+// that hostile names do not change it.
 func TestAnySize(t *testing.T) {
 	s := newState(stackedHeader)
 	fill(s, 12)
@@ -333,7 +333,7 @@ func TestAnySize(t *testing.T) {
 	}
 }
 
-// stackedHeader is that of a trace with stacks, and stacks are some for causes.
+// stackedHeader is the header of a trace with stacks; each of stacks has another cause.
 var (
 	stackedHeader = stream.Header{PageSize: 4096, StartBootNanos: 100 * second, KernelStacks: true}
 	stacks        = []event.Event{
@@ -344,7 +344,7 @@ var (
 	}
 )
 
-// chargeFor is a charge to web of so many pages with a stack.
+// chargeFor returns a charge to web with a stack.
 func chargeFor(at uint64, stack uint32, pages uint64) event.Event {
 	e := charge(at, web, 10, 0, 0)
 	e.KernelStack, e.RequestedPages = stack, pages
@@ -386,7 +386,7 @@ func TestCauses(t *testing.T) {
 			t.Errorf("after %d s: %q, want %q", i+1, got, tc.want)
 		}
 	}
-	// Another cgroup is charged for other things, and a narrow screen has the first.
+	// Each cgroup has its own causes. A narrow screen has the first.
 	other := chargeFor(0, 3, 1)
 	other.Cgroup.ID = db
 	s.add([]event.Event{chargeFor(0, 1, 3), chargeFor(0, 2, 1), other})
@@ -403,7 +403,7 @@ func TestCauses(t *testing.T) {
 	}
 }
 
-// TestLines is for what is no terminal.
+// TestLines pins the lines for an output that is no terminal.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
 	w := New(&out, header, Options{Units: text.Human})
@@ -457,8 +457,8 @@ type failingWriter struct{}
 
 func (failingWriter) Write([]byte) (int, error) { return 0, unix.EPIPE }
 
-// TestReaderGone holds that the trace ends when nobody reads the lines, also if
-// nothing is charged.
+// TestReaderGone holds that the trace stops when the lines have no reader, even without
+// charges.
 func TestReaderGone(t *testing.T) {
 	stopped := make(chan struct{})
 	now := header.StartBootNanos
@@ -469,7 +469,7 @@ func TestReaderGone(t *testing.T) {
 	}
 }
 
-// TestPanic holds that a terminal is as it was when a panic goes on.
+// TestPanic holds that a panic restores the terminal.
 func TestPanic(t *testing.T) {
 	host, guest, err := pty.Open()
 	if err != nil {
@@ -507,7 +507,7 @@ func TestPanic(t *testing.T) {
 	readUntil(t, host, &shown, ansi.ResetModeAltScreenSaveCursor)
 }
 
-// readUntil reads what is written to a terminal until something is.
+// readUntil reads from a terminal until a text appears.
 func readUntil(t *testing.T, host *os.File, shown *bytes.Buffer, what string) {
 	t.Helper()
 	if err := host.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
@@ -523,7 +523,7 @@ func readUntil(t *testing.T, host *os.File, shown *bytes.Buffer, what string) {
 	}
 }
 
-// TestHostileRecording has parents in a circle and times without end.
+// TestHostileRecording has a cycle of parents, and huge times.
 func TestHostileRecording(t *testing.T) {
 	s := newState(header)
 	s.add([]event.Event{named(5, 5, "x"), charge(0, 5, 1, 1, 1)})
@@ -547,8 +547,8 @@ func TestHostileRecording(t *testing.T) {
 	}
 }
 
-// TestManyProcesses holds that what charges now is shown, whatever there was, and
-// that what is not seen again is forgotten.
+// TestManyProcesses holds that a process that charges now is shown among many that no
+// longer do, and that those and idle cgroups are dropped.
 func TestManyProcesses(t *testing.T) {
 	s := newState(header)
 	s.add(names)
@@ -582,7 +582,7 @@ func TestManyProcesses(t *testing.T) {
 	}
 }
 
-// TestOldFailure holds that a failure that has left the graph leaves no mark.
+// TestOldFailure holds that a failure before the graph has no mark.
 func TestOldFailure(t *testing.T) {
 	s := newState(header)
 	s.add(names)
@@ -609,8 +609,7 @@ func benchmarkState() *state {
 	return s
 }
 
-// BenchmarkRefresh is a second of the screen without the reading of files. It may
-// take 20 ms of one CPU.
+// BenchmarkRefresh measures a tick without reading files. The budget is 20 ms of a CPU.
 func BenchmarkRefresh(b *testing.B) {
 	s := benchmarkState()
 	for b.Loop() {
