@@ -23,7 +23,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/trace"
+	"chargetrace/internal/stream"
 )
 
 // browser starts Chromium, once for all tests of a run.
@@ -266,7 +266,7 @@ func TestReportInBrowser(t *testing.T) {
 	})
 
 	t.Run("stacks", func(t *testing.T) {
-		out := reportOf(t, "-r", record(t, trace.Meta{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true}, stacked))
+		out := reportOf(t, "-r", record(t, stream.Info{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true}, stacked))
 		// width is that of the widest block of a name, of a hundred; 0 where none is
 		// to be seen.
 		const width = `(name => Math.round(100 * Math.max(...[...document.querySelectorAll(".blocks svg svg")].filter(svg => svg.querySelector("text").textContent === name).map(svg =>
@@ -327,7 +327,7 @@ func TestReportInBrowser(t *testing.T) {
 	})
 
 	t.Run("long names", func(t *testing.T) {
-		out := reportOf(t, "-r", record(t, trace.Meta{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true, UserStacks: true}, func(write func(...event.Event)) {
+		out := reportOf(t, "-r", record(t, stream.Info{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true, UserStacks: true}, func(write func(...event.Event)) {
 			write(event.Event{Type: event.Stack, StackNumber: 1, Frames: stacks["anon"]}, event.Event{Type: event.Stack, StackNumber: 2, Frames: longFunction + " [app]+0x1"})
 			none := event.Level{MaxPages: 1 << 62}
 			e := event.Event{Type: event.Charge, BootNanos: 1e9, PID: 1, Kind: event.Memory, Outcome: event.OK, MaxPages: none.MaxPages, Limiting: none, High: none, KernelStack: 1}
@@ -349,7 +349,7 @@ func TestReportInBrowser(t *testing.T) {
 	t.Run("hostile", func(t *testing.T) {
 		const unlimited = 1 << 62
 		attacks := []string{`<svg onload=x=1`, `'"><b id=x>{{.}}`, "</script>", "</style><img>", "`${x=1}`", "\x1b]0;x\x07\u202e"}
-		meta := trace.Meta{PageSize: 4096, Host: `</script><script>x=1</script>`, Kernel: `"><img src=x onerror=x=1>`, CommandLine: []string{`<img src="https://example.invalid/">`}}
+		meta := stream.Info{PageSize: 4096, Host: `</script><script>x=1</script>`, Kernel: `"><img src=x onerror=x=1>`, CommandLine: []string{`<img src="https://example.invalid/">`}}
 		path := record(t, meta, func(write func(...event.Event)) {
 			write(event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}})
 			for i, attack := range attacks {

@@ -11,32 +11,33 @@ import (
 	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/cgroup"
+	"chargetrace/internal/stream"
 )
 
-// cgroups are those that -cgroup and -container aim at, on this machine.
+// cgroups are those that -cgroup and -container select, on this machine.
 type cgroups struct {
 	targets []cgroup.Target
 	inotify int // tells when one is removed
 }
 
-// openCgroups finds the cgroups that are aimed at.
-func openCgroups(cfg *config) (*cgroups, error) {
+// openCgroups finds the cgroups that the filter selects.
+func openCgroups(filter stream.Filter) (*cgroups, error) {
 	cs := &cgroups{inotify: -1}
-	if len(cfg.cgroups)+len(cfg.containers) == 0 {
+	if !filter.FiltersCgroups() {
 		return cs, nil
 	}
 	trees, err := cgroup.Trees()
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range cfg.cgroups {
+	for _, path := range filter.Cgroups {
 		targets, err := path.Find(trees)
 		if err != nil {
 			return nil, &hintedError{err, "/proc/PID/cgroup says which a process is in, and systemd-cgls shows all"}
 		}
 		cs.targets = append(cs.targets, targets...)
 	}
-	for _, id := range cfg.containers {
+	for _, id := range filter.Containers {
 		targets, err := findContainer(trees, id)
 		if err != nil {
 			return nil, err

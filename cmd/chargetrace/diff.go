@@ -65,11 +65,10 @@ func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 		return nil, err
 	}
 	defer src.close()
-	sum := summary.New(src.Header())
-	_, err = stream.Copy(sum, src, cfg.aim())
-	if err != nil && !notWhole(err) {
+	sum := summary.New(src.Info())
+	_, err = stream.Copy(sum, src, cfg.filter)
+	if err != nil && !truncated(err) {
 		return nil, err
 	}
-	rec := src.recording()
-	return &report.Side{Name: strings.Join(paths, ", "), Header: src.Header(), About: rec.about(), Summary: sum}, explain(err)
+	return &report.Side{Name: strings.Join(paths, ", "), Info: src.Info(), Summary: sum}, explain(err)
 }

@@ -136,22 +136,14 @@ it cannot be run, 127 if there is none.
 
 // config is what the flags say.
 type config struct {
-	pids        []int
-	follow      bool
-	comms       []string
-	comm        *glob.Set // of comms; nil: all
-	cgroups     []cgroup.Path
-	containers  []string    // the beginnings of their ids
-	kinds       event.Kinds // 0: all
-	minPages    uint64
-	onlyLimited bool
+	filter      stream.Filter
+	comms       []string // the patterns of filter.Comms
 	wide        bool
 	watch       bool
 	stack       bool
 	ustack      bool
 	net         bool
 	duration    time.Duration // 0: no limit
-	maxRows     uint64        // 0: no limit
 	units       text.Units
 	time        table.TimeFormat
 	attach      capture.Attach
@@ -181,21 +173,21 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 		bufferBytes: capture.DefaultBufferBytes,
 	}
 	fs.SetOutput(io.Discard)
-	fs.Func("pid", "", func(s string) (err error) { cfg.pids, err = appendPIDs(cfg.pids, s); return })
-	fs.BoolVar(&cfg.follow, "f", false, "")
+	fs.Func("pid", "", func(s string) (err error) { cfg.filter.PIDs, err = appendPIDs(cfg.filter.PIDs, s); return })
+	fs.BoolVar(&cfg.filter.Follow, "f", false, "")
 	fs.Func("comm", "", func(s string) error { return cfg.addComm(s) })
 	fs.Func("cgroup", "", func(s string) error { return cfg.addCgroup(s) })
 	fs.Func("container", "", func(s string) error { return cfg.addContainer(s) })
-	fs.Func("min-pages", "", func(s string) (err error) { cfg.minPages, err = parseCount(s); return })
-	fs.Func("counter", "", func(s string) (err error) { cfg.kinds, err = event.ParseKinds(s); return })
-	fs.BoolVar(&cfg.onlyLimited, "limited", false, "")
+	fs.Func("min-pages", "", func(s string) (err error) { cfg.filter.MinPages, err = parseCount(s); return })
+	fs.Func("counter", "", func(s string) (err error) { cfg.filter.Kinds, err = event.ParseKinds(s); return })
+	fs.BoolVar(&cfg.filter.OnlyLimited, "limited", false, "")
 	fs.BoolVar(&cfg.wide, "wide", false, "")
 	fs.BoolVar(&cfg.watch, "watch", false, "")
 	fs.BoolVar(&cfg.stack, "stack", false, "")
 	fs.BoolVar(&cfg.ustack, "ustack", false, "")
 	fs.BoolVar(&cfg.net, "net", false, "")
 	fs.Func("for", "", func(s string) (err error) { cfg.duration, err = parsePositiveDuration(s); return })
-	fs.Func("n", "", func(s string) (err error) { cfg.maxRows, err = parseCount(s); return })
+	fs.Func("n", "", func(s string) (err error) { cfg.filter.MaxCharges, err = parseCount(s); return })
 	fs.Func("units", "", func(s string) (err error) { cfg.units, err = text.ParseUnits(s); return })
 	fs.Func("time", "", func(s string) (err error) { cfg.time, err = table.ParseTimeFormat(s); return })
 	fs.Func("attach", "", func(s string) (err error) { cfg.attach, err = capture.ParseAttach(s); return })
@@ -236,7 +228,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if cfg.net && len(cfg.inputs) > 0 {
 		return nil, usageErrorf("-net is for recording: what is played has what was given back or not")
 	}
-	if cfg.net && (cfg.onlyLimited || cfg.minPages > 0 || cfg.maxRows > 0) {
+	if cfg.net && (cfg.filter.OnlyLimited || cfg.filter.MinPages > 0 || cfg.filter.MaxCharges > 0) {
 		return nil, usageErrorf("-net adds up all charges, and -limited, -min-pages and -n leave some out")
 	}
 	stdins := 0
@@ -248,7 +240,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if stdins > 1 {
 		return nil, usageErrorf("stdin can be played once only")
 	}
-	if cfg.follow && len(cfg.pids) == 0 && cfg.command == nil {
+	if cfg.filter.Follow && len(cfg.filter.PIDs) == 0 && cfg.command == nil {
 		return nil, usageErrorf("-f is for -pid")
 	}
 	switch {
@@ -299,7 +291,7 @@ func (cfg *config) parseCommand(args, left []string) error {
 	switch {
 	case cfg.command == nil && (cfg.user != "" || cfg.limits != cgroup.Limits{}):
 		return usageErrorf("-user, -memory, -swap and -high are for a command, which stands after --")
-	case cfg.command != nil && len(cfg.pids) > 0:
+	case cfg.command != nil && len(cfg.filter.PIDs) > 0:
 		return usageErrorf("-pid is for processes that run already, not for a command")
 	case cfg.command != nil && len(cfg.inputs) > 0:
 		return usageErrorf("-r plays a recording, and runs no command")
@@ -309,28 +301,9 @@ func (cfg *config) parseCommand(args, left []string) error {
 	return nil
 }
 
-// aim says what of the events of a recording is shown.
-func (cfg *config) aim() stream.Aim {
-	aim := cfg.liveAim()
-	for _, pid := range cfg.pids {
-		aim.PIDs = append(aim.PIDs, uint32(pid))
-	}
-	aim.Follow = cfg.follow
-	aim.Comms = cfg.comm
-	aim.Cgroups = cfg.cgroups
-	aim.Containers = cfg.containers
-	return aim
-}
-
-// liveAim is what is left of it where the kernel has done its part: that, it does
-// by its own numbers of processes and cgroups.
-func (cfg *config) liveAim() stream.Aim {
-	return stream.Aim{Kinds: cfg.kinds, MinPages: cfg.minPages, OnlyLimited: cfg.onlyLimited, MaxCharges: cfg.maxRows}
-}
-
 func (cfg *config) addComm(pattern string) (err error) {
 	cfg.comms = append(cfg.comms, pattern)
-	cfg.comm, err = glob.Compile(cfg.comms...)
+	cfg.filter.Comms, err = glob.Compile(cfg.comms...)
 	if err != nil {
 		return badValue("a pattern, as in 'java' or 'kworker/*': " + err.Error())
 	}
@@ -341,7 +314,7 @@ func (cfg *config) addCgroup(path string) error {
 	if !strings.HasPrefix(path, "/") {
 		return badValue("a path, as in /proc/PID/cgroup or /sys/fs/cgroup/system.slice")
 	}
-	cfg.cgroups = append(cfg.cgroups, cgroup.ParsePath(path))
+	cfg.filter.Cgroups = append(cfg.filter.Cgroups, cgroup.ParsePath(path))
 	return nil
 }
 
@@ -349,7 +322,7 @@ func (cfg *config) addContainer(id string) error {
 	if id == "" || strings.Trim(id, "0123456789abcdef") != "" {
 		return badValue("the id of a container or its beginning, in hexadecimal digits, as crictl ps or docker ps prints it")
 	}
-	cfg.containers = append(cfg.containers, id)
+	cfg.filter.Containers = append(cfg.filter.Containers, id)
 	return nil
 }
 
@@ -374,15 +347,15 @@ type badValue string
 func (e badValue) Error() string { return "want " + string(e) }
 
 // appendPIDs appends the pids of a comma-separated list, each once.
-func appendPIDs(pids []int, list string) ([]int, error) {
+func appendPIDs(pids []uint32, list string) ([]uint32, error) {
 	for field := range strings.SplitSeq(list, ",") {
 		// The kernel's pid_t is a positive int.
 		pid, err := strconv.ParseInt(field, 10, 32)
 		if err != nil || pid <= 0 {
 			return nil, badValue("process ids, such as 4711 or 12,34")
 		}
-		if !slices.Contains(pids, int(pid)) {
-			pids = append(pids, int(pid))
+		if !slices.Contains(pids, uint32(pid)) {
+			pids = append(pids, uint32(pid))
 		}
 	}
 	return pids, nil

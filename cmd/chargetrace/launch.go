@@ -15,6 +15,7 @@ import (
 
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 // runCommand traces a command from its start to its end, and returns its exit
@@ -26,7 +27,6 @@ func runCommand(cfg *config, args []string, stdin io.Reader, stdout, stderr io.W
 	}
 	err = c.prepare(cfg.limits)
 	if err == nil {
-		cfg.pids, cfg.follow = []int{c.cmd.Process.Pid}, true
 		err = live(cfg, args, c, stdout, stderr)
 	}
 	return c.end(stderr, err)
@@ -207,7 +207,7 @@ func (w *oomWatch) Write(batch []event.Event) error {
 	return nil
 }
 
-func (w *oomWatch) Close() error { return nil }
+func (w *oomWatch) Close(stream.Counts) error { return nil }
 
 func (w *oomWatch) print(stderr io.Writer) {
 	if w.kill == nil {

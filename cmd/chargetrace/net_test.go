@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 	"chargetrace/internal/trace"
 )
 
@@ -22,9 +23,7 @@ func recordNet(t *testing.T) (path string) {
 	}
 	defer f.Close()
 	const start, ms, unlimited = 1_000_000_000, 1_000_000, 1 << 60
-	w, err := trace.NewWriter(f, trace.Meta{PageSize: 4096, StartBootNanos: start, Net: true}, func() (trace.Totals, error) {
-		return trace.Totals{Seen: 2}, nil
-	})
+	w, err := trace.NewWriter(f, stream.Info{PageSize: 4096, StartBootNanos: start, Net: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +58,7 @@ func recordNet(t *testing.T) (path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(stream.Counts{Seen: 2}); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -62,53 +62,29 @@ func (cfg *config) keepsForks() bool {
 	return slices.ContainsFunc(cfg.outputs, func(o output) bool { return o.format == "ctrace" })
 }
 
-// header returns the header of what is shown of a source, and says where there is
-// no balance, or are no stacks.
-func (cfg *config) header(src stream.Source, stderr io.Writer) stream.Header {
-	h := cfg.aim().Header(src.Header())
-	if src.Header().Net && !h.Net {
+// info returns the Info of the events that pass the filter. It prints where there is no
+// balance, or no stack for an output of stacks.
+func (cfg *config) info(filter stream.Filter, i stream.Info, stderr io.Writer) stream.Info {
+	shown := filter.Info(i)
+	if i.Net && !shown.Net {
 		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: of some processes, threads or charges there is no balance\n")
 	}
 	ofStacks := func(o output) bool { return o.format == "pb.gz" || o.format == "folded" }
-	if !h.KernelStacks && !h.UserStacks && slices.ContainsFunc(cfg.outputs, ofStacks) {
+	if !i.KernelStacks && !i.UserStacks && slices.ContainsFunc(cfg.outputs, ofStacks) {
 		fmt.Fprintf(stderr, "chargetrace: warning: there are no stacks, and so no functions, in the .pb.gz or .folded: trace with -stack or -ustack\n")
 	}
-	return h
-}
-
-// recording is what a recording says of what it was made from.
-type recording struct {
-	meta   trace.Meta
-	totals func() (trace.Totals, error)
-	// whole reports, at the end, whether totals are those of all.
-	whole func() bool
-}
-
-// about is what a report says of how the trace was made.
-func (rec *recording) about() report.About {
-	m := &rec.meta
-	return report.About{
-		Program: m.Program, CommandLine: m.CommandLine, Host: m.Host, Kernel: m.Kernel, Arch: m.Arch, Attach: m.Attach,
-		Counts: func() (report.Counts, error) {
-			t, err := rec.totals()
-			return report.Counts{
-				Whole: rec.whole(), Seen: t.Seen, Filtered: t.Filtered, Lost: t.Lost, LostOthers: t.LostOthers, Missed: t.Missed,
-				Unstacked: t.Unstacked, Unnamed: t.Unnamed, DamagedBlocks: t.DamagedBlocks,
-			}, err
-		},
-	}
+	return shown
 }
 
 // open makes the outputs of a trace, all of them one sink. Where one fails, none
 // is left open, nor is a file left that was made.
-func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (_ stream.Sink, err error) {
-	rec.meta.Net = header.Net // of what is left of a recording too
+func (cfg *config) open(stdout io.Writer, info stream.Info) (_ stream.Sink, err error) {
 	var sinks []stream.Sink
 	var made []string
 	defer func() {
 		if err != nil {
 			for _, s := range sinks {
-				s.Close()
+				s.Close(stream.Counts{})
 			}
 			for _, path := range made {
 				os.Remove(path)
@@ -120,12 +96,12 @@ func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (
 		switch {
 		case o.format == "ctrace" && o.path != "-" && (cfg.rotateBytes > 0 || cfg.rotateAfter > 0):
 			var r *rotator
-			if r, err = newRotator(o.path, cfg, rec); err == nil {
+			if r, err = newRotator(o.path, cfg, info); err == nil {
 				sink = r
 				made = append(made, r.file.Name())
 			}
 		case o.path == "-":
-			sink, err = cfg.newSink(o.format, stdout, header, rec)
+			sink, err = cfg.newSink(o.format, stdout, info)
 		default:
 			var f *os.File
 			var isNew bool
@@ -136,7 +112,7 @@ func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (
 			if isNew {
 				made = append(made, o.path)
 			}
-			sink, err = cfg.newSink(o.format, f, header, rec)
+			sink, err = cfg.newSink(o.format, f, info)
 			if err != nil {
 				f.Close()
 				return nil, err
@@ -152,28 +128,28 @@ func (cfg *config) open(stdout io.Writer, header stream.Header, rec recording) (
 }
 
 // newSink returns a sink that writes to w in a form.
-func (cfg *config) newSink(format string, w io.Writer, header stream.Header, rec recording) (stream.Sink, error) {
+func (cfg *config) newSink(format string, w io.Writer, info stream.Info) (stream.Sink, error) {
 	switch format {
 	case "ctrace":
-		return trace.NewWriter(w, rec.meta, rec.totals)
+		return trace.NewWriter(w, info)
 	case "jsonl":
-		return export.NewJSONL(w, header), nil
+		return export.NewJSONL(w, info), nil
 	case "csv":
-		return export.NewCSV(w, header), nil
+		return export.NewCSV(w, info), nil
 	case "pftrace":
-		return export.NewPerfetto(w, header), nil
+		return export.NewPerfetto(w, info), nil
 	case "pb.gz":
-		return export.NewPprof(w, header), nil
+		return export.NewPprof(w, info), nil
 	case "folded":
-		return export.NewFolded(w, header), nil
+		return export.NewFolded(w, info), nil
 	case "html":
-		return report.NewHTML(w, header, rec.about()), nil
+		return report.NewHTML(w, info), nil
 	case "svg":
-		return report.NewSVG(w, header), nil
+		return report.NewSVG(w, info), nil
 	case "png":
-		return report.NewPNG(w, header), nil
+		return report.NewPNG(w, info), nil
 	}
-	return table.New(w, header, table.Options{Units: cfg.units, Time: cfg.time, Wide: cfg.wide, Columns: columns(w)}), nil
+	return table.New(w, info, table.Options{Units: cfg.units, Time: cfg.time, Wide: cfg.wide, Columns: columns(w)}), nil
 }
 
 // fileSink is a sink and the file that it writes to.
@@ -182,7 +158,7 @@ type fileSink struct {
 	file *os.File
 }
 
-func (s *fileSink) Close() error { return errors.Join(s.Sink.Close(), s.file.Close()) }
+func (s *fileSink) Close(c stream.Counts) error { return errors.Join(s.Sink.Close(c), s.file.Close()) }
 
 // create makes a file that only the user may read who called, also through sudo:
 // a trace tells of all processes. An existing one is overwritten with -force only,
@@ -263,7 +239,7 @@ type rotator struct {
 	begun   time.Time
 }
 
-func newRotator(path string, cfg *config, rec recording) (*rotator, error) {
+func newRotator(path string, cfg *config, info stream.Info) (*rotator, error) {
 	r := &rotator{cfg: cfg, path: path}
 	var err error
 	if r.earlier, err = r.last(); err != nil {
@@ -273,7 +249,7 @@ func newRotator(path string, cfg *config, rec recording) (*rotator, error) {
 	if err := r.create(); err != nil {
 		return nil, err
 	}
-	w, err := trace.NewWriter(r.file, rec.meta, rec.totals)
+	w, err := trace.NewWriter(r.file, info)
 	if err != nil {
 		return nil, errors.Join(err, r.file.Close(), os.Remove(r.file.Name()))
 	}
@@ -343,4 +319,6 @@ func (r *rotator) rotate() error {
 	return nil
 }
 
-func (r *rotator) Close() error { return errors.Join(r.current.Close(), r.file.Close()) }
+func (r *rotator) Close(c stream.Counts) error {
+	return errors.Join(r.current.Close(c), r.file.Close())
+}

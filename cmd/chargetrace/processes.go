@@ -15,18 +15,18 @@ import (
 // processes are handles (pidfds) of running processes: unlike a pid, a handle
 // cannot come to mean another process.
 type processes struct {
-	pids []int
+	pids []uint32
 	fds  []unix.PollFd
 }
 
 // openProcesses opens the processes with these pids. All must exist.
-func openProcesses(pids []int) (*processes, error) {
+func openProcesses(pids []uint32) (*processes, error) {
 	ps := &processes{pids: pids}
 	for _, pid := range pids {
-		fd, err := unix.PidfdOpen(pid, 0)
+		fd, err := unix.PidfdOpen(int(pid), 0)
 		if err != nil {
 			ps.close()
-			return nil, noProcess(pid, err)
+			return nil, noProcess(int(pid), err)
 		}
 		ps.fds = append(ps.fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
@@ -77,7 +77,7 @@ func (ps *processes) wait(exited func(pid int)) error {
 		}
 		for i := range fds {
 			if fds[i].Revents != 0 {
-				exited(ps.pids[i])
+				exited(int(ps.pids[i]))
 				fds[i] = unix.PollFd{Fd: -1} // is left out
 				left--
 			}

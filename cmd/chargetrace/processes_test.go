@@ -25,7 +25,7 @@ func TestThread(t *testing.T) {
 		runtime.LockOSThread()
 		thread = unix.Gettid()
 	}
-	_, err := openProcesses([]int{thread})
+	_, err := openProcesses([]uint32{uint32(thread)})
 	var hinted *hintedError
 	if !errors.As(err, &hinted) || err.Error() != fmt.Sprintf("%d is not a process, but a thread of process %d", thread, os.Getpid()) {
 		t.Errorf("%v", err)

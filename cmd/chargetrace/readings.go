@@ -189,7 +189,7 @@ func (r *readings) beginOf(id event.CgroupID) (event.Event, bool) {
 	}
 	for above := range r.names.Lineage(id) {
 		if _, ok := r.begin[above]; ok { // it was made after the trace had begun
-			return event.Event{Type: event.Usage, BootNanos: r.Header().StartBootNanos, Cgroup: id, Flags: event.Existing}, true
+			return event.Event{Type: event.Usage, BootNanos: r.Info().StartBootNanos, Cgroup: id, Flags: event.Existing}, true
 		}
 	}
 	return event.Event{}, false // above those that are read

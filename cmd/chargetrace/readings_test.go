@@ -21,8 +21,9 @@ type eventSource struct {
 	stopped bool
 }
 
-func (s *eventSource) Header() stream.Header { return stream.Header{StartBootNanos: 5} }
-func (s *eventSource) Stop()                 { s.stopped = true }
+func (s *eventSource) Info() stream.Info              { return stream.Info{StartBootNanos: 5} }
+func (s *eventSource) Counts() (stream.Counts, error) { return stream.Counts{}, nil }
+func (s *eventSource) Stop()                          { s.stopped = true }
 
 func (s *eventSource) Read(batch []event.Event) (int, error) {
 	next, ok := <-s.batches

@@ -7,15 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"chargetrace/internal/stream"
-	"chargetrace/internal/summary"
 	"chargetrace/internal/trace"
 )
 
@@ -26,49 +21,31 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer src.close()
-
-	ctx, cancel := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	ctx, cancel := untilSignal()
 	defer cancel()
-
-	header := cfg.header(src, stderr)
-	sink, err := cfg.open(stdout, header, src.recording())
-	if err != nil {
-		return cfg.writeError(err)
-	}
-	sum := summary.New(header)
-	sinks := []stream.Sink{sink, sum}
-	leave := func() {}
-	if cfg.watch {
-		screen, err := cfg.newWatch(stdout, stderr, header, false, cancel, cancel)
-		if err != nil {
-			return errors.Join(err, sink.Close())
-		}
-		defer screen.LeaveOnPanic()
-		sinks = append(sinks, screen)
-		stderr, leave = screen.LogWriter(), screen.Leave
-	}
-	context.AfterFunc(ctx, func() {
-		src.Stop()
-		leaveScreen(leave, cancel)
-	})
-	res, err := stream.Copy(stream.Tee(sinks...), src, cfg.aim())
-	if err != nil && !notWhole(err) {
-		return cfg.writeError(err)
-	}
-	printRecorded(stderr, res, src.Sequence)
-	recorded, _ := src.Recorded()
-	sum.Coverage.Unseen = recorded.Lost + recorded.LostOthers + recorded.Missed
-	return errors.Join(sum.Print(stderr), explain(err))
+	s := session{cfg: cfg, src: src}
+	return s.run(ctx, cancel, stdout, stderr)
 }
 
-// recordings are what is played, one after the other.
+// recordings are a source that plays some, one after the other.
 type recordings struct {
 	*trace.Sequence
-	files []*os.File
+	files    []*os.File
+	selected stream.Filter
 }
 
+// filter implements source.
+func (r *recordings) filter() (selected, left stream.Filter) { return r.selected, r.selected }
+
+func (r *recordings) isLive() bool { return false }
+
+func (r *recordings) warn(io.Writer) {}
+
+// begin implements source. Recordings end by themselves.
+func (r *recordings) begin(context.Context, io.Writer, func()) error { return nil }
+
 func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings, err error) {
-	r := new(recordings)
+	r := &recordings{selected: cfg.filter}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -90,7 +67,7 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 		if err != nil {
 			return nil, err
 		}
-		h := reader.Header()
+		h := reader.Info()
 		begins[reader] = h.BootWallNanos + int64(h.StartBootNanos)
 		readers = append(readers, reader)
 	}
@@ -113,24 +90,15 @@ func (r *recordings) close() {
 	}
 }
 
-// recording says what was recorded; at the end, also how much.
-func (r *recordings) recording() recording {
-	return recording{
-		*r.Meta(),
-		func() (trace.Totals, error) { t, _ := r.Recorded(); return t, nil },
-		func() bool { _, whole := r.Recorded(); return whole },
-	}
-}
-
-// notWhole reports whether an error that playing ended with says that not all could
-// be read that was recorded.
-func notWhole(err error) bool {
+// truncated reports whether an error at the end of playing says that not all that was
+// recorded could be read.
+func truncated(err error) bool {
 	return errors.Is(err, trace.ErrEndsEarly) || errors.Is(err, trace.ErrDamaged)
 }
 
-// explain says more of an error that playing ended with.
+// explain adds a hint to an error at the end of playing.
 func explain(err error) error {
-	if !notWhole(err) {
+	if !truncated(err) {
 		return err
 	}
 	return &hintedError{err, "what made it was killed, or its disk was full, or the file is damaged; all that is whole was read"}
@@ -143,20 +111,20 @@ func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 	if err != nil {
 		return nil, &hintedError{err, "-o x.ctrace makes recordings; this is none, or cut or damaged in its beginning, or of a later chargetrace"}
 	}
-	header := r.Header()
+	info := r.Info()
 	var from, to uint64
 	if cfg.from != "" {
-		if from, err = moment(cfg.from, header); err != nil {
+		if from, err = parseTime(cfg.from, info); err != nil {
 			return nil, usageErrorf("-from %s: %w", cfg.from, err)
 		}
 	}
 	if cfg.to != "" {
-		if to, err = moment(cfg.to, header); err != nil {
+		if to, err = parseTime(cfg.to, info); err != nil {
 			return nil, usageErrorf("-to %s: %w", cfg.to, err)
 		}
 	}
 	if cfg.duration > 0 {
-		end := max(from, header.StartBootNanos) + uint64(cfg.duration)
+		end := max(from, info.StartBootNanos) + uint64(cfg.duration)
 		if to == 0 || end < to {
 			to = end
 		}
@@ -165,16 +133,16 @@ func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 	return r, nil
 }
 
-// moment returns a time on the clock of BootNanos that is given as a duration
-// since the trace began, or by the wall clock: with its date, or without it for
-// the first such time in the trace.
-func moment(s string, header stream.Header) (uint64, error) {
+// parseTime returns a time on the clock of BootNanos from a duration since the trace
+// began, or from a wall-clock time. Without a date that is the first such time in the
+// trace.
+func parseTime(s string, info stream.Info) (uint64, error) {
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
-		return header.StartBootNanos + uint64(d), nil
+		return info.StartBootNanos + uint64(d), nil
 	}
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02 15:04:05"} {
 		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return uint64(max(0, t.UnixNano()-header.BootWallNanos)), nil
+			return uint64(max(0, t.UnixNano()-info.BootWallNanos)), nil
 		}
 	}
 	for _, layout := range []string{"15:04:05", "15:04"} {
@@ -182,44 +150,37 @@ func moment(s string, header stream.Header) (uint64, error) {
 		if err != nil {
 			continue
 		}
-		start := time.Unix(0, header.BootWallNanos+int64(header.StartBootNanos))
+		start := time.Unix(0, info.BootWallNanos+int64(info.StartBootNanos))
 		t = time.Date(start.Year(), start.Month(), start.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.Local)
 		if t.Before(start.Truncate(time.Second)) {
 			t = t.AddDate(0, 0, 1)
 		}
-		return uint64(max(0, t.UnixNano()-header.BootWallNanos)), nil
+		return uint64(max(0, t.UnixNano()-info.BootWallNanos)), nil
 	}
 	return 0, errors.New("want a time since the start, such as 90s, or of the clock, such as 15:04:05")
 }
 
-// printRecorded prints what was read of what the kernel had counted.
-func printRecorded(w io.Writer, res stream.Result, src *trace.Sequence) {
-	fmt.Fprintf(w, "chargetrace: read %d = shown %d + filtered %d\n", res.Shown+res.Filtered, res.Shown, res.Filtered)
-	t, complete := src.Recorded()
-	if t.DamagedBlocks > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d blocks of what was recorded were damaged, and are left out\n", t.DamagedBlocks)
+// printCounts implements source: it prints how much was read of what the kernel counted.
+func (r *recordings) printCounts(w io.Writer, c stream.Counts) error {
+	fmt.Fprintf(w, "chargetrace: read %d = shown %d + filtered %d\n", c.Read, c.Shown, c.Read-c.Shown)
+	if c.DamagedBlocks > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d blocks of what was recorded were damaged, and are left out\n", c.DamagedBlocks)
 	}
-	if !complete {
-		return
+	if !c.Whole {
+		return nil
 	}
-	// What is damaged is not counted.
-	if t.DamagedBlocks == 0 && t.Seen >= t.Charges+t.Lost {
-		// Filtered in the kernel, and after that.
-		filtered := t.Seen - t.Charges - t.Lost
-		fmt.Fprintf(w, "chargetrace: when recorded: seen %d = recorded %d + filtered %d + lost %d\n", t.Seen, t.Charges, filtered, t.Lost)
+	// Damaged blocks are not in the counts.
+	if c.DamagedBlocks == 0 && c.Seen >= c.RecordedCharges+c.Lost {
+		// By the kernel and by the tracer.
+		filtered := c.Seen - c.RecordedCharges - c.Lost
+		fmt.Fprintf(w, "chargetrace: when recorded: seen %d = recorded %d + filtered %d + lost %d\n", c.Seen, c.RecordedCharges, filtered, c.Lost)
 	}
-	var warnings []string
-	for _, x := range []struct {
-		n    uint64
-		what string
-	}{
-		{t.Lost + t.LostOthers, "events were lost when it was recorded"},
-		{t.Missed, "calls were missed when it was recorded"},
-	} {
-		if x.n > 0 {
-			warnings = append(warnings, fmt.Sprintf("chargetrace: warning: %d %s\n", x.n, x.what))
-		}
+	if lost := c.Lost + c.LostNonCharge; lost > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d events were lost when it was recorded\n", lost)
 	}
-	io.WriteString(w, strings.Join(warnings, ""))
-	printStackLoss(w, t.Unstacked, t.Unnamed)
+	if c.Missed > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d calls were missed when it was recorded\n", c.Missed)
+	}
+	printLostStacks(w, &c)
+	return nil
 }

@@ -18,7 +18,7 @@ import (
 func BenchmarkReplay(b *testing.B) {
 	const n = 1 << 20
 	var file bytes.Buffer
-	w, err := trace.NewWriter(&file, trace.Meta{PageSize: 4096}, func() (trace.Totals, error) { return trace.Totals{}, nil })
+	w, err := trace.NewWriter(&file, stream.Info{PageSize: 4096})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -35,13 +35,13 @@ func BenchmarkReplay(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(stream.Counts{}); err != nil {
 		b.Fatal(err)
 	}
-	for name, sinks := range map[string]func(stream.Header) stream.Sink{
-		"nothing": func(h stream.Header) stream.Sink { return stream.Tee(summary.New(h)) },
-		"table": func(h stream.Header) stream.Sink {
-			return stream.Tee(table.New(io.Discard, h, table.Options{}), summary.New(h))
+	for name, sinks := range map[string]func(stream.Info) stream.Sink{
+		"nothing": func(i stream.Info) stream.Sink { return stream.Tee(summary.New(i)) },
+		"table": func(i stream.Info) stream.Sink {
+			return stream.Tee(table.New(io.Discard, i, table.Options{}), summary.New(i))
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -51,9 +51,9 @@ func BenchmarkReplay(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				res, err := stream.Copy(sinks(r.Header()), r, stream.Aim{})
-				if err != nil || res.Shown != n {
-					b.Fatal(res, err)
+				counts, err := stream.Copy(sinks(r.Info()), r, stream.Filter{})
+				if err != nil || counts.Shown != n {
+					b.Fatal(counts, err)
 				}
 			}
 			b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds()/1e6, "Mevents/s")

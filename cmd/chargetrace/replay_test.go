@@ -11,18 +11,19 @@ import (
 	"testing/synctest"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 	"chargetrace/internal/trace"
 )
 
 // twoBlocks returns a recording of 65,537 charges in two blocks of events, with what
 // the kernel counted.
-func twoBlocks(t *testing.T, counted trace.Totals) []byte {
+func twoBlocks(t *testing.T, counted stream.Counts) []byte {
 	const charges = 1<<16 + 1
 	counted.Seen = charges + counted.Filtered
 	var file bytes.Buffer
 	// On a clock of its own, so that no block is at its end because a second is over.
 	synctest.Test(t, func(t *testing.T) {
-		w, err := trace.NewWriter(&file, trace.Meta{PageSize: 4096, StartBootNanos: 1}, func() (trace.Totals, error) { return counted, nil })
+		w, err := trace.NewWriter(&file, stream.Info{PageSize: 4096, StartBootNanos: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,7 +33,7 @@ func twoBlocks(t *testing.T, counted trace.Totals) []byte {
 				t.Fatal(err)
 			}
 		}
-		if err := w.Close(); err != nil {
+		if err := w.Close(counted); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -42,7 +43,7 @@ func twoBlocks(t *testing.T, counted trace.Totals) []byte {
 // TestNotWhole plays recordings that are not whole, and what was made of them.
 func TestNotWhole(t *testing.T) {
 	t.Chdir(t.TempDir())
-	whole := twoBlocks(t, trace.Totals{Filtered: 5})
+	whole := twoBlocks(t, stream.Counts{Filtered: 5})
 	// The first block is none of events.
 	second := -1
 	for range 3 {
@@ -52,7 +53,7 @@ func TestNotWhole(t *testing.T) {
 	damaged[second-1] ^= 1
 	for name, content := range map[string][]byte{
 		"whole": whole, "damaged": damaged, "cut": whole[:second],
-		"stacks": twoBlocks(t, trace.Totals{Unstacked: 12, Unnamed: 3}),
+		"stacks": twoBlocks(t, stream.Counts{LostStacks: 12, UnnamedProcesses: 3}),
 	} {
 		if err := os.WriteFile(name, content, 0o600); err != nil {
 			t.Fatal(err)

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 	"chargetrace/internal/trace"
 )
 
 // record makes a recording of some events.
-func record(t testing.TB, meta trace.Meta, write func(func(...event.Event))) string {
+func record(t testing.TB, info stream.Info, write func(func(...event.Event))) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "x.ctrace")
 	f, err := os.Create(path)
@@ -26,7 +27,7 @@ func record(t testing.TB, meta trace.Meta, write func(func(...event.Event))) str
 		t.Fatal(err)
 	}
 	var charges uint64
-	w, err := trace.NewWriter(f, meta, func() (trace.Totals, error) { return trace.Totals{Seen: charges}, nil })
+	w, err := trace.NewWriter(f, info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func record(t testing.TB, meta trace.Meta, write func(func(...event.Event))) str
 			t.Fatal(err)
 		}
 	})
-	if err := w.Close(); err != nil {
+	if err := w.Close(stream.Counts{Seen: charges}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
@@ -164,7 +165,7 @@ var millions = []struct {
 // recordMillion makes such a recording.
 func recordMillion(t testing.TB, frames int) string {
 	t.Helper()
-	return record(t, trace.Meta{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: frames > 0}, func(write func(...event.Event)) {
+	return record(t, stream.Info{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: frames > 0}, func(write func(...event.Event)) {
 		causes := slices.Sorted(maps.Keys(stacks))
 		for i := range frames {
 			write(event.Event{Type: event.Stack, StackNumber: uint32(i + 1), Frames: stacks[causes[i%len(causes)]] + fmt.Sprintf(";f%d+0x1;f%d+0x2", i%50, i)})

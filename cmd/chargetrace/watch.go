@@ -32,7 +32,7 @@ func isTerminal(x any) bool {
 }
 
 // newWatch returns the sink of -watch. A recording has neither a clock nor files.
-func (cfg *config) newWatch(stdout, stderr io.Writer, header stream.Header, live bool, interrupt, stop func()) (*watch.Watch, error) {
+func (cfg *config) newWatch(stdout, stderr io.Writer, info stream.Info, live bool, interrupt, stop func()) (*watch.Watch, error) {
 	o := watch.Options{ASCII: !isUTF8(), Units: cfg.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
@@ -48,7 +48,7 @@ func (cfg *config) newWatch(stdout, stderr io.Writer, header stream.Header, live
 		o.Now = capture.BootNanos
 		o.Usage = func(id event.CgroupID, path string) (int64, uint64, bool) { return cgroup.Usage(trees, id, path) }
 	}
-	return watch.New(stdout, header, o), nil
+	return watch.New(stdout, info, o), nil
 }
 
 // isUTF8 reports what the locale says of the terminal, see locale(7).

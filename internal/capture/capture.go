@@ -8,14 +8,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/glob"
 	"chargetrace/internal/stream"
 )
 
@@ -71,31 +72,22 @@ func RoundBuffer(bytes int) int {
 
 // Options say what to trace and how.
 type Options struct {
-	// PIDs are the thread groups to trace, by their numbers in the tracer's pid
-	// namespace; none means all. The tracer itself is not traced; see Net.
-	PIDs []int
-	// Follow traces their descendants too.
-	Follow bool
+	// Filter is applied in the kernel, but for Cgroups, Containers and MaxCharges. Its PIDs
+	// are numbered as in the tracer's pid namespace. The tracer itself is not traced; see
+	// Net. MinPages and OnlyLimited keep the charge after a failed one, which shows
+	// whether that was a batch miss.
+	stream.Filter
+	// CgroupIDs are those of Filter.Cgroups and Filter.Containers. Reclaim and OOM kills
+	// are also traced in AboveIDs, their ancestors.
+	CgroupIDs, AboveIDs []event.CgroupID
 	// Forks sends an event for each fork of a traced process, and for the descendants
 	// that Follow finds at the start. Without PIDs all processes are traced ones.
 	Forks bool
-	// Comms are the names of the threads to trace; nil means all.
-	Comms *glob.Set
-	// Cgroups are those whose charges are traced, and those of their descendants; none
-	// means all. Reclaim and OOM kills are also traced in AboveCgroups, the ancestors.
-	Cgroups, AboveCgroups []event.CgroupID
 	// Attach is how to attach the programs.
 	Attach Attach
 	// BufferBytes is the size of the ring buffer, rounded up with [RoundBuffer]; 0 means
 	// DefaultBufferBytes.
 	BufferBytes int
-	// Kinds of counters to trace; none means all.
-	Kinds event.Kinds
-	// OnlyLimited drops charges that did not hit a limit; see [event.Event.LimitHit]. The
-	// charge after a failed one is kept: it shows whether that was a batch miss.
-	OnlyLimited bool
-	// MinPages drops smaller charges, with the same exception.
-	MinPages uint64
 	// KernelStacks takes the kernel stack of each charge, and UserStacks that of
 	// the process in user space, as far as it keeps frame pointers.
 	KernelStacks, UserStacks bool
@@ -110,11 +102,11 @@ type Tracer struct {
 	*reader
 	programs *programs
 
-	// asked is Options.Attach, attached how the hooks were attached, and attachedNet how
-	// those were that only Options.Net needs.
-	asked, attached, attachedNet Attach
+	// asked is Options.Attach, and attachedNet how the hooks were attached that only
+	// Options.Net needs.
+	asked, attachedNet Attach
 
-	header  stream.Header
+	info    stream.Info
 	lacking []string
 }
 
@@ -173,7 +165,7 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 	}
 	t := &Tracer{
 		reader: newReader(p.ring, p, systemClock, possibleCPUs), programs: p,
-		asked: o.Attach, attached: attach, attachedNet: attachNet, lacking: lacking,
+		asked: o.Attach, attachedNet: attachNet, lacking: lacking,
 	}
 	defer func() {
 		if err != nil {
@@ -189,7 +181,7 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 	if _, err := coll.Programs[bpfProgLearnRoots].Run(new(ebpf.RunOptions)); err != nil {
 		return nil, fmt.Errorf("run the BPF program %s, which needs Linux 5.10: %w", bpfProgLearnRoots, err)
 	}
-	t.header = newHeader(&o)
+	t.info = newInfo(&o, attach, attachNet)
 	lacking, err = p.attach(coll, hooks, attach, attachNet)
 	if err != nil {
 		return nil, err
@@ -207,32 +199,33 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 	return t, nil
 }
 
-// newHeader reads the clocks: the trace begins now.
-func newHeader(o *Options) stream.Header {
+// newInfo reads the clocks: the trace begins now.
+func newInfo(o *Options, attach, attachNet Attach) stream.Info {
 	boot := BootNanos()
-	return stream.Header{
+	info := stream.Info{
 		PageSize:       os.Getpagesize(),
 		StartBootNanos: boot,
 		BootWallNanos:  time.Now().UnixNano() - int64(boot),
 		KernelStacks:   o.KernelStacks,
 		UserStacks:     o.UserStacks,
 		Net:            o.Net,
+		Arch:           runtime.GOARCH,
+		Attach:         string(attach),
 	}
-}
-
-// Attached says how the hooks are attached: "kprobe" or "fentry", or "kprobe and fentry"
-// where those that only [Options.Net] needs differ.
-func (t *Tracer) Attached() string {
-	if t.header.Net && t.attachedNet != t.attached {
-		return string(t.attached + " and " + t.attachedNet)
+	if o.Net && attachNet != attach {
+		info.Attach = string(attach + " and " + attachNet)
 	}
-	return string(t.attached)
+	var uname unix.Utsname
+	if unix.Uname(&uname) == nil {
+		info.Host, info.Kernel = unix.ByteSliceToString(uname.Nodename[:]), unix.ByteSliceToString(uname.Release[:])
+	}
+	return info
 }
 
 // LacksFentry reports whether the hooks that only [Options.Net] needs use kprobes because
 // this kernel has no fentry for them.
 func (t *Tracer) LacksFentry() bool {
-	return t.header.Net && t.asked != Kprobe && t.attachedNet == Kprobe
+	return t.info.Net && t.asked != Kprobe && t.attachedNet == Kprobe
 }
 
 // NoFentry is the warning for that.
@@ -242,8 +235,8 @@ const NoFentry = "this kernel has no fentry for what is of -net alone: with kpro
 // attach to.
 func (t *Tracer) Lacking() []string { return t.lacking }
 
-// Header implements [stream.Source].
-func (t *Tracer) Header() stream.Header { return t.header }
+// Info implements [stream.Source].
+func (t *Tracer) Info() stream.Info { return t.info }
 
 // WaitTargets returns when no process is left that is traced with
 // [Options.Follow], or ctx is done.

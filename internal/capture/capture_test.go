@@ -13,8 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
-
-	"chargetrace/internal/stream"
 )
 
 func TestRoundBuffer(t *testing.T) {
@@ -237,13 +235,16 @@ func TestStartAny(t *testing.T) {
 		{Options{Net: true, Attach: Auto}, map[string]string{"kprobe/fentry": fails}, "kprobe/fentry fentry/fentry", ""},
 	} {
 		var tried []string
+		var last *Tracer
 		tracer, err := startAny(&tc.options, func(attach, attachNet Attach) (*Tracer, error) {
 			way := string(attach + "/" + attachNet)
 			tried = append(tried, way)
+			last = nil
 			if err := errs[tc.results[way]]; err != nil {
 				return nil, err
 			}
-			return &Tracer{attached: attach, attachedNet: attachNet}, nil
+			last = new(Tracer)
+			return last, nil
 		})
 		message := ""
 		if err != nil {
@@ -252,15 +253,15 @@ func TestStartAny(t *testing.T) {
 		if got := strings.Join(tried, " "); got != tc.want || message != tc.err {
 			t.Errorf("%+v, %v: tried %s, %v", tc.options, tc.results, got, err)
 		}
-		if (tracer != nil) != (err == nil) || tracer != nil && string(tracer.attached+"/"+tracer.attachedNet) != tried[len(tried)-1] {
+		if (tracer != nil) != (err == nil) || tracer != last {
 			t.Errorf("%+v, %v: %+v, %v", tc.options, tc.results, tracer, err)
 		}
 	}
 }
 
-func TestHeader(t *testing.T) {
-	tr := &Tracer{header: newHeader(&Options{KernelStacks: true, Net: true}), lacking: []string{"reclaim"}}
-	h := tr.Header()
+func TestInfo(t *testing.T) {
+	tr := &Tracer{info: newInfo(&Options{KernelStacks: true, Net: true}, Kprobe, Kprobe), lacking: []string{"reclaim"}}
+	h := tr.Info()
 	if h.PageSize != os.Getpagesize() || !h.KernelStacks || h.UserStacks || !h.Net || h.StartBootNanos == 0 || h.StartBootNanos > BootNanos() {
 		t.Errorf("%+v", h)
 	}
@@ -297,8 +298,8 @@ func TestAttached(t *testing.T) {
 		{true, Kprobe, Kprobe, Kprobe, "kprobe", false},
 		{true, Auto, Fentry, Fentry, "fentry", false},
 	} {
-		tr := &Tracer{header: stream.Header{Net: tc.net}, asked: tc.asked, attached: tc.attached, attachedNet: tc.netOnly}
-		if got := tr.Attached(); got != tc.want || tr.LacksFentry() != tc.lacks {
+		tr := &Tracer{info: newInfo(&Options{Net: tc.net}, tc.attached, tc.netOnly), asked: tc.asked, attachedNet: tc.netOnly}
+		if got := tr.Info().Attach; got != tc.want || tr.LacksFentry() != tc.lacks {
 			t.Errorf("%+v: %q, lacks fentry: %t", tc, got, tr.LacksFentry())
 		}
 	}

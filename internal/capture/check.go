@@ -82,7 +82,7 @@ func TryNet() Finding {
 		f.State, f.Detail = Lacking, err.Error()
 		return f
 	}
-	f.Detail = "attached with " + t.Attached() + ", and removed again"
+	f.Detail = "attached with " + t.info.Attach + ", and removed again"
 	if t.LacksFentry() {
 		f.State, f.Detail = Lacking, NoFentry
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"chargetrace/internal/stream"
 )
 
 // TestHooks holds the hooks against the object's programs: each is attached to the place
@@ -103,8 +105,8 @@ func TestSelectPrograms(t *testing.T) {
 		{"net with fentry", Options{Net: true}, Kprobe, Fentry, net[Fentry]},
 		{"net with kprobes", Options{Net: true}, Kprobe, Kprobe, net[Kprobe]},
 		{"forks", Options{Forks: true}, Kprobe, Kprobe, []string{bpfProgProcessFork, bpfProgFindProcesses}},
-		{"processes", Options{PIDs: []int{7, 8}}, Fentry, Fentry, []string{bpfProgProcessFork, bpfProgProcessFree, bpfProgFindProcesses}},
-		{"follow", Options{PIDs: []int{7}, Follow: true}, Kprobe, Kprobe, []string{bpfProgProcessFork, bpfProgProcessFree, bpfProgFindProcesses}},
+		{"processes", Options{Filter: stream.Filter{PIDs: []uint32{7, 8}}}, Fentry, Fentry, []string{bpfProgProcessFork, bpfProgProcessFree, bpfProgFindProcesses}},
+		{"follow", Options{Filter: stream.Filter{PIDs: []uint32{7}, Follow: true}}, Kprobe, Kprobe, []string{bpfProgProcessFork, bpfProgProcessFree, bpfProgFindProcesses}},
 	} {
 		spec := loadSpec(t)
 		selectPrograms(spec, &tc.options, tc.attach, tc.attachNet)

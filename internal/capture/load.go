@@ -126,7 +126,7 @@ const maxFollowed = 1 << 14
 func filterProcesses(spec *ebpf.CollectionSpec, o *Options, values map[string]any) {
 	if !o.hasTargets() {
 		if len(o.PIDs) == 1 {
-			values[bpfVarTargetTgid] = uint32(o.PIDs[0])
+			values[bpfVarTargetTgid] = o.PIDs[0]
 		}
 		return
 	}
@@ -142,7 +142,7 @@ func filterProcesses(spec *ebpf.CollectionSpec, o *Options, values map[string]an
 }
 
 func filterCgroups(spec *ebpf.CollectionSpec, o *Options, values map[string]any) {
-	if len(o.Cgroups) == 0 {
+	if len(o.CgroupIDs) == 0 {
 		return
 	}
 	values[bpfVarFilterCgroups] = true
@@ -152,8 +152,8 @@ func filterCgroups(spec *ebpf.CollectionSpec, o *Options, values map[string]any)
 		}
 	}
 	// A target above another target is a target: the last value counts.
-	add(o.AboveCgroups, bpfCgroupVerdictCGROUP_ABOVE_TARGET)
-	add(o.Cgroups, bpfCgroupVerdictCGROUP_TARGET)
+	add(o.AboveIDs, bpfCgroupVerdictCGROUP_ABOVE_TARGET)
+	add(o.CgroupIDs, bpfCgroupVerdictCGROUP_TARGET)
 }
 
 // addToSet adds an entry that a map has from the beginning.

@@ -13,6 +13,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/glob"
+	"chargetrace/internal/stream"
 )
 
 // loadSpec returns the committed object.
@@ -77,27 +78,27 @@ func TestConfigure(t *testing.T) {
 			sizes: map[string]uint32{bpfMapEvents: uint32(8 * page)}},
 		{name: "tiny buffer", options: Options{BufferBytes: 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(max(1, page/4/176/cpus))},
 			sizes: map[string]uint32{bpfMapEvents: uint32(page)}},
-		{name: "kinds", options: Options{Kinds: 1<<event.Swap | 1<<event.Memory}, variables: map[string]any{bpfVarTargetKinds: uint32(0b1010)}},
-		{name: "only limited", options: Options{OnlyLimited: true}, variables: map[string]any{bpfVarOnlyLimited: true}},
-		{name: "min pages", options: Options{MinPages: 1 << 40}, variables: map[string]any{bpfVarMinPages: uint64(1 << 40)}},
+		{name: "kinds", options: Options{Filter: stream.Filter{Kinds: 1<<event.Swap | 1<<event.Memory}}, variables: map[string]any{bpfVarTargetKinds: uint32(0b1010)}},
+		{name: "only limited", options: Options{Filter: stream.Filter{OnlyLimited: true}}, variables: map[string]any{bpfVarOnlyLimited: true}},
+		{name: "min pages", options: Options{Filter: stream.Filter{MinPages: 1 << 40}}, variables: map[string]any{bpfVarMinPages: uint64(1 << 40)}},
 		{name: "net", options: Options{Net: true}, variables: map[string]any{bpfVarTracerTgid: ^uint32(0)}},
 		{name: "forks", options: Options{Forks: true}, variables: map[string]any{bpfVarSendForks: true}},
-		{name: "processes", options: Options{PIDs: []int{7, 8, 9}}, variables: map[string]any{bpfVarFilterTargets: true},
+		{name: "processes", options: Options{Filter: stream.Filter{PIDs: []uint32{7, 8, 9}}}, variables: map[string]any{bpfVarFilterTargets: true},
 			sizes:    map[string]uint32{bpfMapInitialPids: 3, bpfMapTargets: 3},
 			contents: map[string][]ebpf.MapKV{bpfMapInitialPids: {pid(7), pid(8), pid(9)}}},
-		{name: "follow one", options: Options{PIDs: []int{7}, Follow: true}, variables: map[string]any{bpfVarFilterTargets: true, bpfVarFollow: true},
+		{name: "follow one", options: Options{Filter: stream.Filter{PIDs: []uint32{7}, Follow: true}}, variables: map[string]any{bpfVarFilterTargets: true, bpfVarFollow: true},
 			sizes:    map[string]uint32{bpfMapTargets: 1 << 14},
 			contents: map[string][]ebpf.MapKV{bpfMapInitialPids: {pid(7)}}},
-		{name: "names", options: Options{Comms: comms}, variables: map[string]any{
+		{name: "names", options: Options{Filter: stream.Filter{Comms: comms}}, variables: map[string]any{
 			bpfVarFilterComms: true, bpfVarCommStart: comms.Start, bpfVarCommEnd: comms.End,
 			bpfVarCommLoops: comms.Loops, bpfVarCommAccepts: comms.Accepts,
 		}},
 		// A target above another is a target.
-		{name: "cgroups", options: Options{Cgroups: []event.CgroupID{one}, AboveCgroups: []event.CgroupID{one, two}},
+		{name: "cgroups", options: Options{CgroupIDs: []event.CgroupID{one}, AboveIDs: []event.CgroupID{one, two}},
 			variables: map[string]any{bpfVarFilterCgroups: true},
 			sizes:     map[string]uint32{bpfMapTargetCgroups: 3},
 			contents:  map[string][]ebpf.MapKV{bpfMapTargetCgroups: {kv(one, 2), kv(two, 2), kv(one, 1)}}},
-		{name: "ancestors of none", options: Options{AboveCgroups: []event.CgroupID{one}}},
+		{name: "ancestors of none", options: Options{AboveIDs: []event.CgroupID{one}}},
 		{name: "kernel stacks", options: Options{KernelStacks: true}, variables: map[string]any{bpfVarTakeKernelStacks: true},
 			sizes: map[string]uint32{bpfMapSentStacks: 16384, bpfMapCallStacks: cpus * 16}},
 		{name: "user stacks", options: Options{UserStacks: true}, variables: map[string]any{bpfVarTakeUserStacks: true},
@@ -167,7 +168,7 @@ func TestConfigureDefaults(t *testing.T) {
 
 // TestConfigureOne traces one process, by its number in the initial pid namespace alone.
 func TestConfigureOne(t *testing.T) {
-	o := Options{PIDs: []int{4711}}
+	o := Options{Filter: stream.Filter{PIDs: []uint32{4711}}}
 	spec := loadSpec(t)
 	if err := configure(spec, &o, 1); err != nil {
 		t.Fatal(err)

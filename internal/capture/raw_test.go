@@ -28,7 +28,7 @@ import (
 // the samples, each with its length before it (a uvarint). They have the byte order and
 // the layout of the machine, which all supported machines share.
 type rawTrace struct {
-	Header stream.Header
+	Header rawHeader
 	// EndBootNanos is the time at the end, the time of the last losses.
 	EndBootNanos uint64
 	// Counters are those of each possible CPU.
@@ -40,6 +40,21 @@ type rawTrace struct {
 
 	// Samples are the records of the ring buffer.
 	Samples [][]byte `json:"-"`
+}
+
+// rawHeader is the part of a [stream.Info] that belongs to the events.
+type rawHeader struct {
+	PageSize                      int
+	StartBootNanos                uint64
+	BootWallNanos                 int64
+	KernelStacks, UserStacks, Net bool
+}
+
+func (h rawHeader) info() stream.Info {
+	return stream.Info{
+		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
+		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks, Net: h.Net,
+	}
 }
 
 type rawCounters struct{ Delivered, Filtered, Lost, LostOthers, LostStacks uint64 }
@@ -113,7 +128,8 @@ type rawRecorder struct {
 
 // recordRaw makes a reader keep the samples it gets. Call it before the first Read and
 // before Stop. Stacks stay addresses: the samples lack the files that name them.
-func recordRaw(r *reader, h stream.Header) *rawRecorder {
+func recordRaw(r *reader, i stream.Info) *rawRecorder {
+	h := rawHeader{i.PageSize, i.StartBootNanos, i.BootWallNanos, i.KernelStacks, i.UserStacks, i.Net}
 	rec := &rawRecorder{ring: r.ring, kernel: r.kernel, reader: r, raw: rawTrace{Header: h, Counters: make([]rawCounters, len(r.lost))}}
 	r.ring, r.kernel = rec, rec
 	boot := r.clock.boot
@@ -180,24 +196,15 @@ func (r *rawRecorder) missed() uint64 {
 // record reads the trace to its end. It writes the samples the reader got, in the format
 // of NAME.raw, and the events it made of them, in the format of NAME.ctrace.
 func (r *rawRecorder) record(raw, recording io.Writer) error {
-	if err := copyTrace(recording, r.raw.Header, r.reader); err != nil {
+	if err := copyTrace(recording, r.raw.Header.info(), r.reader); err != nil {
 		return err
 	}
 	return writeRaw(raw, &r.raw)
 }
 
 // copyTrace makes a recording of what a reader reads.
-func copyTrace(recording io.Writer, h stream.Header, r *reader) error {
-	w, err := trace.NewWriter(recording, trace.Meta{
-		PageSize: h.PageSize, StartBootNanos: h.StartBootNanos, BootWallNanos: h.BootWallNanos,
-		KernelStacks: h.KernelStacks, UserStacks: h.UserStacks, Net: h.Net,
-	}, func() (trace.Totals, error) {
-		c, err := r.Counts()
-		return trace.Totals{
-			Seen: c.Seen, Filtered: c.Filtered, Lost: c.Lost, LostOthers: c.LostOthers,
-			Missed: c.Missed, Unstacked: c.Unstacked, Unnamed: c.Unnamed,
-		}, err
-	})
+func copyTrace(recording io.Writer, info stream.Info, r *reader) error {
+	w, err := trace.NewWriter(recording, info)
 	if err != nil {
 		return err
 	}
@@ -205,7 +212,8 @@ func copyTrace(recording io.Writer, h stream.Header, r *reader) error {
 	for {
 		n, err := r.Read(batch)
 		if err == io.EOF {
-			return w.Close()
+			counts, err := r.Counts()
+			return errors.Join(err, w.Close(counts))
 		}
 		if err != nil {
 			return err
@@ -248,8 +256,8 @@ func (raw *rawTrace) play(t *testing.T) *reader {
 	return r
 }
 
-// recorded returns the events of a recording, the names apart, and the totals.
-func recorded(t *testing.T, recording io.Reader) (events []event.Event, names map[event.Event]bool, totals trace.Totals) {
+// recorded returns the events of a recording, the names apart, and the counts.
+func recorded(t *testing.T, recording io.Reader) (events []event.Event, names map[event.Event]bool, counts stream.Counts) {
 	t.Helper()
 	r, err := trace.NewReader(recording, trace.Options{})
 	if err != nil {
@@ -267,7 +275,11 @@ func recorded(t *testing.T, recording io.Reader) (events []event.Event, names ma
 			}
 		}
 		if err == io.EOF {
-			return events, names, *r.Totals()
+			counts, err := r.Counts()
+			if err != nil || !counts.Whole {
+				t.Fatalf("%+v, %v", counts, err)
+			}
+			return events, names, counts
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -284,11 +296,11 @@ func checkRaw(t *testing.T, file, recording io.Reader) {
 		t.Fatal(err)
 	}
 	var played bytes.Buffer
-	if err := copyTrace(&played, raw.Header, raw.play(t)); err != nil {
+	if err := copyTrace(&played, raw.Header.info(), raw.play(t)); err != nil {
 		t.Fatal(err)
 	}
-	got, gotNames, gotTotals := recorded(t, &played)
-	want, wantNames, wantTotals := recorded(t, recording)
+	got, gotNames, gotCounts := recorded(t, &played)
+	want, wantNames, wantCounts := recorded(t, recording)
 	for i := range min(len(got), len(want)) {
 		if got[i] != want[i] {
 			t.Fatalf("event %d: %s\nwant %s", i, describe([][]event.Event{got[i : i+1]}), describe([][]event.Event{want[i : i+1]}))
@@ -300,8 +312,8 @@ func checkRaw(t *testing.T, file, recording io.Reader) {
 	if !maps.Equal(gotNames, wantNames) {
 		t.Errorf("names %v\nwant %v", gotNames, wantNames)
 	}
-	if gotTotals != wantTotals {
-		t.Errorf("totals %+v\nwant %+v", gotTotals, wantTotals)
+	if gotCounts != wantCounts {
+		t.Errorf("counts %+v\nwant %+v", gotCounts, wantCounts)
 	}
 }
 
@@ -329,14 +341,14 @@ func TestRaw(t *testing.T) {
 	r := m.reader()
 	r.stacks = &stacks{named: make(map[string]uint32), functions: functions{}}
 	var file, recording bytes.Buffer
-	h := stream.Header{PageSize: 4096, StartBootNanos: 1, BootWallNanos: 2, KernelStacks: true}
-	if err := recordRaw(r, h).record(&file, &recording); err != nil {
+	i := stream.Info{PageSize: 4096, StartBootNanos: 1, BootWallNanos: 2, KernelStacks: true}
+	if err := recordRaw(r, i).record(&file, &recording); err != nil {
 		t.Fatal(err)
 	}
 	checkRaw(t, bytes.NewReader(file.Bytes()), bytes.NewReader(recording.Bytes()))
 
 	// The recording has what the script had.
-	events, names, totals := recorded(t, &recording)
+	events, names, counts := recorded(t, &recording)
 	var outcomes []string
 	for _, e := range events {
 		if e.Type == event.Charge {
@@ -346,8 +358,8 @@ func TestRaw(t *testing.T) {
 	if want := "miss ok ok failed ok ok"; strings.Join(outcomes, " ") != want || len(events) != 9 || len(names) != 3 {
 		t.Errorf("%q, want %s; %d events, %d names", outcomes, want, len(events), len(names))
 	}
-	if totals.Seen != 14 || totals.Lost != 4 || totals.Filtered != 4 || totals.Missed != 2 {
-		t.Errorf("%+v", totals)
+	if counts.Seen != 14 || counts.Lost != 4 || counts.Filtered != 4 || counts.Missed != 2 {
+		t.Errorf("%+v", counts)
 	}
 
 	// A file that is cut off is no trace.

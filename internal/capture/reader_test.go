@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 	"chargetrace/internal/symbol"
 )
 
@@ -343,7 +344,7 @@ func TestInflight(t *testing.T) {
 	compare(t, [][]event.Event{got}, [][]event.Event{{
 		at(25, 0, 6), {Type: event.Lost, LostEvents: 4}, predicted(b), predicted(c), predicted(a),
 	}})
-	if counts, err := r.Counts(); err != nil || counts != (Counts{Seen: 10, Filtered: 2, Lost: 4}) {
+	if counts, err := r.Counts(); err != nil || counts != (stream.Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 4}) {
 		t.Errorf("%+v, %v", counts, err)
 	}
 }
@@ -436,7 +437,7 @@ func TestReadStacks(t *testing.T) {
 		stack(1, "0xa"), stack(2, "0xb"), charge(1, 2), charge(1, 0), lost(charge(0, 2), 1), losing(charge(0, 2), 1),
 	}})
 	r.stacks.programs = &namer{late: 2, last: answer{unknown: 5}}
-	if counts, err := r.Counts(); err != nil || counts != (Counts{Seen: 1, Lost: 1, Unstacked: 4, Unnamed: 7}) {
+	if counts, err := r.Counts(); err != nil || counts != (stream.Counts{Whole: true, Seen: 1, Lost: 1, LostStacks: 4, UnnamedProcesses: 7}) {
 		t.Errorf("%+v, %v", counts, err)
 	}
 
@@ -458,7 +459,7 @@ func TestCounts(t *testing.T) {
 	}
 	m.misses, m.unfollowed = 7, 8
 	counts, err := m.reader().Counts()
-	want := Counts{Seen: 666, Filtered: 60, Lost: 600, LostOthers: 6000, Missed: 7, Unfollowed: 8, Unstacked: 60_000}
+	want := stream.Counts{Whole: true, Seen: 666, Filtered: 60, Lost: 600, LostNonCharge: 6000, Missed: 7, Unfollowed: 8, LostStacks: 60_000}
 	if err != nil || counts != want {
 		t.Errorf("%+v, %v", counts, err)
 	}

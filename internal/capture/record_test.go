@@ -43,9 +43,9 @@ func TestRecord(t *testing.T) {
 	leaky, steady, other := makeCgroup(t, parent+"/leaky"), makeCgroup(t, parent+"/steady"), makeCgroup(t, "/sys/fs/cgroup/other")
 	writeFile(t, leaky+"/memory.max", fmt.Sprint(400*os.Getpagesize()))
 	tracer, err := Start(Options{
-		Cgroups:      []event.CgroupID{cgroupID(t, parent)},
-		AboveCgroups: []event.CgroupID{cgroupID(t, "/sys/fs/cgroup")},
-		Forks:        true, KernelStacks: true, UserStacks: true, Net: true,
+		CgroupIDs: []event.CgroupID{cgroupID(t, parent)},
+		AboveIDs:  []event.CgroupID{cgroupID(t, "/sys/fs/cgroup")},
+		Forks:     true, KernelStacks: true, UserStacks: true, Net: true,
 		BufferBytes: 32 << 10,
 	})
 	if err != nil {
@@ -54,7 +54,7 @@ func TestRecord(t *testing.T) {
 	defer tracer.Close()
 	gate := &gatedRing{ring: tracer.ring}
 	tracer.ring = gate
-	rec := recordRaw(tracer.reader, tracer.Header())
+	rec := recordRaw(tracer.reader, tracer.Info())
 
 	var raw, recording bytes.Buffer
 	var recordErr error
@@ -106,7 +106,7 @@ func (g *gatedRing) ReadInto(rec *ringbuf.Record) error {
 // at its limit. It also requires every case that the reader treats separately.
 func checkRecorded(t *testing.T, recording io.Reader, leaky string) {
 	t.Helper()
-	events, names, totals := recorded(t, recording)
+	events, names, counts := recorded(t, recording)
 	leakyID := cgroupID(t, leaky)
 	cases := make(map[string]uint64)
 	for _, e := range events {
@@ -146,9 +146,9 @@ func checkRecorded(t *testing.T, recording io.Reader, leaky string) {
 			cases["cgroup "+e.Name]++
 		}
 	}
-	t.Logf("%d events, %v, %+v", len(events), cases, totals)
+	t.Logf("%d events, %v, %+v", len(events), cases, counts)
 	for name, want := range map[string]uint64{
-		"charge": totals.Seen - totals.Filtered - totals.Lost, "lost": totals.Lost, "retry": cases["miss"],
+		"charge": counts.Seen - counts.Filtered - counts.Lost, "lost": counts.Lost, "retry": cases["miss"],
 		"failed in leaky": kernelCount(t, leaky, "max"), "OOM kill": kernelCount(t, leaky, "oom_kill"),
 		"loss": 3, "reclaim end": cases["reclaim begin"], "cgroup leaky": 1, "cgroup steady": 1,
 	} {
@@ -163,12 +163,12 @@ func checkRecorded(t *testing.T, recording io.Reader, leaky string) {
 			t.Errorf("the trace has no %s", name)
 		}
 	}
-	if totals.Filtered == 0 || totals.LostOthers == 0 {
-		t.Errorf("totals %+v", totals)
+	if counts.Filtered == 0 || counts.LostNonCharge == 0 {
+		t.Errorf("counts %+v", counts)
 	}
 }
 
-// chargeMisses returns how many charges did not reach the programs. Missed of the totals
+// chargeMisses returns how many charges did not reach the programs. Missed of the counts
 // includes uncharges: an fentry program skips those of an interrupt during its own run.
 func chargeMisses(t *testing.T, p *programs) uint64 {
 	t.Helper()

@@ -21,7 +21,7 @@ type CSV struct {
 }
 
 // NewCSV returns a CSV that writes to w the events of a source with that header.
-func NewCSV(w io.Writer, header stream.Header) *CSV {
+func NewCSV(w io.Writer, header stream.Info) *CSV {
 	return &CSV{writer: newWriter(w, header)}
 }
 
@@ -37,7 +37,7 @@ func (c *CSV) Write(batch []event.Event) error {
 }
 
 // Close writes the names of the columns if nothing else was written.
-func (c *CSV) Close() error {
+func (c *CSV) Close(stream.Counts) error {
 	c.start()
 	return c.flush()
 }

@@ -16,7 +16,7 @@ import (
 // and writes a batch at once.
 type writer struct {
 	w      io.Writer
-	header stream.Header
+	header stream.Info
 	names  cgroup.Names
 	stacks cause.Stacks
 	buf    []byte
@@ -24,7 +24,7 @@ type writer struct {
 	containers map[event.CgroupID]cgroup.Container
 }
 
-func newWriter(w io.Writer, header stream.Header) writer {
+func newWriter(w io.Writer, header stream.Info) writer {
 	return writer{w: w, header: header, containers: make(map[event.CgroupID]cgroup.Container)}
 }
 

@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-var header = stream.Header{
+var header = stream.Info{
 	PageSize:       4096,
 	StartBootNanos: 1_000_000_000,
 	BootWallNanos:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(),
@@ -64,7 +64,7 @@ func render(t *testing.T, sink func(io.Writer) stream.Sink) string {
 	var b strings.Builder
 	s := sink(&b)
 	events := story()
-	if err := errors.Join(s.Write(events[:4]), s.Write(events[4:]), s.Close()); err != nil {
+	if err := errors.Join(s.Write(events[:4]), s.Write(events[4:]), s.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -157,7 +157,7 @@ func TestCSV(t *testing.T) {
 
 func TestEmpty(t *testing.T) {
 	var a, b strings.Builder
-	if err := errors.Join(NewJSONL(&a, header).Close(), NewCSV(&b, header).Close()); err != nil {
+	if err := errors.Join(NewJSONL(&a, header).Close(stream.Counts{}), NewCSV(&b, header).Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 	if a.String() != `{"type":"end","charges":0}`+"\n" || b.String() != csvHeader {
@@ -175,7 +175,7 @@ func FuzzJSONL(f *testing.F) {
 		var b strings.Builder
 		j := NewJSONL(&b, header)
 		j.Write(events)
-		j.Close()
+		j.Close(stream.Counts{})
 		for line := range strings.Lines(b.String()) {
 			if !json.Valid([]byte(line)) {
 				t.Errorf("not valid: %s", line)

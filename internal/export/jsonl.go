@@ -48,7 +48,7 @@ type JSONL struct {
 
 // NewJSONL returns a JSONL that writes to w the events of a source with that
 // header.
-func NewJSONL(w io.Writer, header stream.Header) *JSONL {
+func NewJSONL(w io.Writer, header stream.Info) *JSONL {
 	return &JSONL{writer: newWriter(w, header)}
 }
 
@@ -56,7 +56,7 @@ func NewJSONL(w io.Writer, header stream.Header) *JSONL {
 func (j *JSONL) Write(batch []event.Event) error { return j.write(batch, j.encode) }
 
 // Close writes the end.
-func (j *JSONL) Close() error {
+func (j *JSONL) Close(stream.Counts) error {
 	j.buf = append(j.buf, `{"type":"end","charges":`...)
 	j.buf = append(appendUint(j.buf, j.charges), "}\n"...)
 	return j.flush()

@@ -47,7 +47,7 @@ type threadKey struct {
 
 // NewPerfetto returns a Perfetto that writes to w the events of a source with
 // that header.
-func NewPerfetto(w io.Writer, header stream.Header) *Perfetto {
+func NewPerfetto(w io.Writer, header stream.Info) *Perfetto {
 	return &Perfetto{
 		writer: newWriter(w, header),
 		levels: make(map[levelKey]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
@@ -58,7 +58,7 @@ func NewPerfetto(w io.Writer, header stream.Header) *Perfetto {
 func (p *Perfetto) Write(batch []event.Event) error { return p.write(batch, p.encode) }
 
 // Close does nothing: a trace may end after any packet.
-func (p *Perfetto) Close() error { return nil }
+func (p *Perfetto) Close(stream.Counts) error { return nil }
 
 // The numbers of fields and of values in Perfetto's protos/perfetto/trace/.
 const (

@@ -154,7 +154,7 @@ func TestPerfettoGivenBack(t *testing.T) {
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 		limited, free, uncharge,
 	}
-	if err := errors.Join(p.Write(events), p.Close()); err != nil {
+	if err := errors.Join(p.Write(events), p.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{

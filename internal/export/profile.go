@@ -26,14 +26,14 @@ type Profile struct {
 // NewFolded returns a Profile that writes lines for flame-graph tools: the name of
 // the process, the functions from the outermost on, separated by semicolons, a
 // blank, and the pages charged.
-func NewFolded(w io.Writer, header stream.Header) *Profile {
+func NewFolded(w io.Writer, header stream.Info) *Profile {
 	return &Profile{newWriter(w, header), make(cause.Profile), false}
 }
 
 // NewPprof returns a Profile that writes the gzipped protocol buffer of pprof, with
 // the values charges, pages and failed_pages and the labels cgroup, comm, pid and
 // cause.
-func NewPprof(w io.Writer, header stream.Header) *Profile {
+func NewPprof(w io.Writer, header stream.Info) *Profile {
 	return &Profile{newWriter(w, header), make(cause.Profile), true}
 }
 
@@ -41,7 +41,7 @@ func NewPprof(w io.Writer, header stream.Header) *Profile {
 func (p *Profile) Write(batch []event.Event) error { return p.write(batch, p.add) }
 
 // Close writes the profile.
-func (p *Profile) Close() error {
+func (p *Profile) Close(stream.Counts) error {
 	if p.pprof {
 		return p.writePprof()
 	}

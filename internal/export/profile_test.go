@@ -8,6 +8,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 func stackedEvents() []event.Event {
@@ -32,7 +33,7 @@ func TestFolded(t *testing.T) {
 	if err := p.Write(stackedEvents()); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Close(); err != nil {
+	if err := p.Close(stream.Counts{}); err != nil {
 		t.Fatal(err)
 	}
 	if want := "a:\\x1b 5\na:\\x1b;do_fault;shmem_fault;charge_memcg 67\n"; out.String() != want {
@@ -65,7 +66,7 @@ func TestPprof(t *testing.T) {
 	if err := p.Write(stackedEvents()); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Close(); err != nil {
+	if err := p.Close(stream.Counts{}); err != nil {
 		t.Fatal(err)
 	}
 	got, err := profile.Parse(&out)

@@ -35,7 +35,7 @@ func fewStacks() []event.Event {
 }
 
 func TestCausePlot(t *testing.T) {
-	c := newCollector(header)
+	c := newCollector(info)
 	c.Write(append(fewStacks(), charge(5, 7, 33, 0, event.OK)))
 	s := c.causePlot()
 	var got []string
@@ -45,7 +45,7 @@ func TestCausePlot(t *testing.T) {
 		if len(heights) != s.cellCount() {
 			t.Errorf("%s has %d cells of %d", l.name, len(heights), s.cellCount())
 		}
-		at := func(millis uint64) uint64 { return heights[(header.StartBootNanos+millis*ms-s.begin)>>s.shift] }
+		at := func(millis uint64) uint64 { return heights[(info.StartBootNanos+millis*ms-s.begin)>>s.shift] }
 		got = append(got, fmt.Sprintf("%s %s: %d, %d, %d, %d, %d in all", l.name, l.color.class, at(1), at(2), at(3), at(5), l.pages))
 	}
 	const want = "anon p0: 50, 50, 75, 75, 75 in all\npage table p1: 10, 10, 10, 10, 10 in all\nother causes p8: 0, 0, 15, 15, 15 in all"
@@ -56,7 +56,7 @@ func TestCausePlot(t *testing.T) {
 
 // TestManyCauses holds that the smallest causes are merged.
 func TestManyCauses(t *testing.T) {
-	c := newCollector(header)
+	c := newCollector(info)
 	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "dup_task_struct", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
 		c.Write([]event.Event{stackName(uint32(i+1), function), stackedCharge(1, "a", uint32(i+1), uint64(100-i))})
 	}
@@ -80,7 +80,7 @@ func drawn(f *flame) string {
 }
 
 func TestFlame(t *testing.T) {
-	c := newCollector(header)
+	c := newCollector(info)
 	c.Write(fewStacks())
 	f := c.flame()
 	const want = `all 0+100 p0
@@ -106,7 +106,7 @@ func TestFlame(t *testing.T) {
 // that the flame graph is marked as cut.
 func TestFlameBounds(t *testing.T) {
 	deep := strings.Repeat("f;", 10_000) + "do_anonymous_page"
-	c := newCollector(header)
+	c := newCollector(info)
 	c.Write([]event.Event{stackName(1, anonFrames), stackName(2, deep), stackedCharge(1, "wide", 1, 9980), stackedCharge(1, "deep", 2, 11), stackedCharge(1, "narrow", 1, 9)})
 	f := c.flame()
 	got := drawn(f)
@@ -114,7 +114,7 @@ func TestFlameBounds(t *testing.T) {
 		t.Errorf("cut %t\n%s", f.cut, got)
 	}
 
-	c = newCollector(header)
+	c = newCollector(info)
 	events := []event.Event{stackName(1, anonFrames)}
 	for i := range uint32(3 * maxSamples) {
 		events = append(events, stackName(2+i, fmt.Sprintf("do_anonymous_page;f%d", i)), stackedCharge(1, "many", 2+i, 1), stackedCharge(1, "one", 1, 1))
@@ -125,7 +125,7 @@ func TestFlameBounds(t *testing.T) {
 		t.Errorf("%d samples, %d pages\n%s", len(c.samples), f.pages, drawn(f))
 	}
 
-	c = newCollector(header)
+	c = newCollector(info)
 	for i := range uint32(900) {
 		c.Write([]event.Event{stackName(1+i, fmt.Sprintf("do_anonymous_page;g;f%d", i)), stackedCharge(1, "a", 1+i, 1<<63)})
 	}

@@ -19,7 +19,7 @@ const maxSeries = 128
 // collector reduces the events to what a report shows. Its memory grows with the
 // number of cgroups and processes, like the summary's.
 type collector struct {
-	header      stream.Header
+	info        stream.Info
 	sum         *summary.Summary
 	first, last uint64 // BootNanos of the first and the last event; 0: none yet
 	series      map[summary.LimitKey]*series
@@ -34,9 +34,9 @@ type collector struct {
 	own, other *series
 }
 
-func newCollector(header stream.Header) collector {
+func newCollector(info stream.Info) collector {
 	return collector{
-		header: header, sum: summary.New(header),
+		info: info, sum: summary.New(info),
 		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
 		byProcess: breakdown{parts: make(map[uint32]*part)}, byCause: breakdown{parts: make(map[uint32]*part)},
 		samples: make(cause.Profile),
@@ -53,7 +53,7 @@ func (c *collector) Write(batch []event.Event) error {
 		}
 		at := e.BootNanos
 		if e.Type == event.Lost && at == 0 { // older recordings count losses at their end
-			at = max(c.last, c.header.StartBootNanos)
+			at = max(c.last, c.info.StartBootNanos)
 		}
 		if c.first == 0 {
 			c.first, c.byProcess.start, c.byCause.start = at, at, at
@@ -69,7 +69,7 @@ func (c *collector) Write(batch []event.Event) error {
 			c.moveAbove(e)
 		case event.ReclaimEnd:
 			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
-			c.first = min(c.first, max(from, c.header.StartBootNanos))
+			c.first = min(c.first, max(from, c.info.StartBootNanos))
 			b := c.of(&c.own, e.Cgroup, event.Memory).at(e.BootNanos)
 			b.reclaim.add(1, from, e.BootNanos)
 			b.reclaimNanos += e.DurationNanos
@@ -202,7 +202,7 @@ func (c *collector) span() (from, to uint64) {
 	from, to = c.first, c.last
 	// The margins keep the first and the last event off the edges.
 	pad := max((to-from)/100, uint64(time.Microsecond))
-	return max(from-min(from, pad), min(c.header.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
+	return max(from-min(from, pad), min(c.info.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
 }
 
 // unitBytes returns the bytes of a counter's unit.
@@ -210,5 +210,5 @@ func (c *collector) unitBytes(kind event.Kind) int {
 	if kind == event.Dmem {
 		return 1
 	}
-	return c.header.PageSize
+	return c.info.PageSize
 }

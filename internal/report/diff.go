@@ -17,8 +17,7 @@ import (
 // Side is one of the two traces of a [Comparison].
 type Side struct {
 	Name    string // such as its file name
-	Header  stream.Header
-	About   About
+	Info    stream.Info
 	Summary *summary.Summary
 }
 
@@ -57,12 +56,12 @@ func (f *figures) add(s *Side, t *summary.Totals) *figures {
 		f = &figures{firstNanos: never}
 	}
 	f.charges += t.Charges
-	f.chargedBytes += t.ChargedPages * uint64(s.Header.PageSize)
+	f.chargedBytes += t.ChargedPages * uint64(s.Info.PageSize)
 	f.failures += t.Failures
 	f.misses += t.BatchMisses
 	f.reclaimNanos += t.ReclaimNanos
 	if t.FirstAtLimitNanos != 0 {
-		first := int64(t.FirstAtLimitNanos - s.Header.StartBootNanos)
+		first := int64(t.FirstAtLimitNanos - s.Info.StartBootNanos)
 		if f.firstNanos == never || first < f.firstNanos {
 			f.firstNanos = first
 		}
@@ -224,16 +223,12 @@ func (c *Comparison) HTML(w io.Writer) error {
 		p.addTables(c.sections[i].table())
 	}
 	for _, s := range []*Side{&c.before, &c.after} {
-		r := Report{collector: collector{header: s.Header, sum: s.Summary}}
-		n, err := s.About.Counts()
-		if err != nil {
-			return err
-		}
-		for _, warning := range r.warnings(n) {
+		r := Report{collector: collector{info: s.Info, sum: s.Summary}}
+		for _, warning := range r.warnings() {
 			p.Warnings = append(p.Warnings, shown(s.Name)+": "+warning)
 		}
 		p.Facts = append(p.Facts, fact{"Recording", shown(s.Name)})
-		p.Facts = append(p.Facts, r.facts(s.About, n)...)
+		p.Facts = append(p.Facts, r.facts()...)
 	}
 	return p.write(w)
 }

@@ -26,36 +26,37 @@ func (r *Report) figures() []figure {
 	}
 }
 
-func (r *Report) dateline(about About) string {
+func (r *Report) dateline() string {
 	var parts []string
-	if about.Host != "" && about.Host != "(none)" { // the name of a Linux host that has none
-		parts = append(parts, shown(about.Host))
+	if r.info.Host != "" && r.info.Host != "(none)" { // the name of a Linux host that has none
+		parts = append(parts, shown(r.info.Host))
 	}
-	if about.Kernel != "" {
-		parts = append(parts, "Linux "+shown(about.Kernel))
+	if r.info.Kernel != "" {
+		parts = append(parts, "Linux "+shown(r.info.Kernel))
 	}
-	parts = append(parts, r.clock(r.header.StartBootNanos).Format("2 January 2006, 15:04:05 UTC"))
+	parts = append(parts, r.clock(r.info.StartBootNanos).Format("2 January 2006, 15:04:05 UTC"))
 	if r.last > r.first {
 		parts = append(parts, duration(r.last-r.first)+" of events")
 	}
 	return strings.Join(parts, " · ")
 }
 
-func (r *Report) facts(about About, n Counts) []fact {
-	facts := []fact{{"Began", r.clock(r.header.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times count from then"}}
+func (r *Report) facts() []fact {
+	n := &r.sum.Counts
+	facts := []fact{{"Began", r.clock(r.info.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times count from then"}}
 	var command []string
-	for _, arg := range about.CommandLine {
+	for _, arg := range r.info.CommandLine {
 		command = append(command, event.Printable(arg))
 	}
 	for _, f := range []fact{
-		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(about.Program)}, {"Host", shown(about.Host)},
-		{"Kernel", strings.TrimSpace(shown(about.Kernel) + " " + shown(about.Arch))}, {"Attached with", shown(about.Attach)},
+		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(r.info.Program)}, {"Host", shown(r.info.Host)},
+		{"Kernel", strings.TrimSpace(shown(r.info.Kernel) + " " + shown(r.info.Arch))}, {"Attached with", shown(r.info.Attach)},
 	} {
 		if f.Value != "" {
 			facts = append(facts, f)
 		}
 	}
-	facts = append(facts, fact{"Page size", fmt.Sprintf("%s bytes", count(uint64(r.header.PageSize)))})
+	facts = append(facts, fact{"Page size", fmt.Sprintf("%s bytes", count(uint64(r.info.PageSize)))})
 	here := counted(r.sum.Total.Charges, "charge") + " in this report"
 	if n.Whole {
 		if n.Seen >= n.Filtered+n.Lost {
@@ -70,9 +71,9 @@ func (r *Report) facts(about About, n Counts) []fact {
 		n    uint64
 		text string
 	}{
-		{r.sum.Coverage.Predicted, "return not seen, outcome predicted at entry"},
-		{r.sum.Coverage.WalksCut, "more ancestors than the program walks"},
-		{r.sum.Coverage.UnknownKinds, "unknown kind of counter"},
+		{n.Predicted, "return not seen, outcome predicted at entry"},
+		{n.WalksCut, "more ancestors than the program walks"},
+		{n.UnknownKinds, "unknown kind of counter"},
 	} {
 		if l.n > 0 {
 			facts = append(facts, fact{"Uncertain", counted(l.n, "charge") + ": " + l.text})
@@ -81,25 +82,26 @@ func (r *Report) facts(about About, n Counts) []fact {
 	return facts
 }
 
-func (r *Report) warnings(n Counts) (warnings []string) {
+func (r *Report) warnings() (warnings []string) {
+	n := &r.sum.Counts
 	warn := func(n uint64, what, text string) {
 		if n > 0 {
 			warnings = append(warnings, counted(n, what)+" "+text)
 		}
 	}
 	warn(n.DamagedBlocks, "damaged block", "of the recording skipped: events are missing.")
-	lost := r.sum.Coverage.Lost
+	lost := n.LostInShown
 	if n.Whole {
-		lost = max(lost, n.Lost+n.LostOthers)
+		lost = max(lost, n.Lost+n.LostNonCharge)
 	}
 	warn(lost, "event", "lost: the ring buffer was full.")
 	if !n.Whole {
 		return append(warnings, "The recording is truncated: its last events may be missing.")
 	}
 	warn(n.Missed, "call", "missed: a probe was already running on that CPU.")
-	warn(n.Unstacked, "stack", "of charges missing: the kernel could not walk them, or too many were different.")
-	if n.Unnamed > 0 {
-		warnings = append(warnings, "Processes with unresolved user stacks: "+count(n.Unnamed)+". Their files could not be read, or not in time.")
+	warn(n.LostStacks, "stack", "of charges missing: the kernel could not walk them, or too many were different.")
+	if n.UnnamedProcesses > 0 {
+		warnings = append(warnings, "Processes with unresolved user stacks: "+count(n.UnnamedProcesses)+". Their files could not be read, or not in time.")
 	}
 	return warnings
 }

@@ -78,15 +78,10 @@ func hash(text string) string {
 	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }
 
-func (r *Report) writeHTML(about About) error {
-	counts, err := about.Counts()
-	if err != nil {
-		return err
-	}
-	r.sum.Coverage.Unseen = counts.Lost + counts.LostOthers + counts.Missed
+func (r *Report) writeHTML() error {
 	p := page{
-		Headline: r.headline(), Dateline: r.dateline(about), Story: r.story(), Warnings: r.warnings(counts),
-		Figures: r.figures(), Facts: r.facts(about, counts),
+		Headline: r.headline(), Dateline: r.dateline(), Story: r.story(), Warnings: r.warnings(),
+		Figures: r.figures(), Facts: r.facts(),
 	}
 	p.Title = p.Headline + " – chargetrace"
 	r.addPlots(&p)
@@ -118,7 +113,7 @@ func (r *Report) addPlots(p *page) {
 			add(a, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, uncharged since or not"})
 			p.Flame = r.flameView(r.flame(), a.layers)
 		}
-	} else if r.header.UserStacks {
+	} else if r.info.UserStacks {
 		p.Flame = r.flameView(r.flame(), nil)
 	}
 	if p.Flame != nil {
@@ -131,5 +126,5 @@ func (r *Report) addPlots(p *page) {
 
 // millis converts a time to ms since the start of the trace, rounded to a µs.
 func (c *collector) millis(nanos uint64) float64 {
-	return math.Round(float64(int64(nanos-c.header.StartBootNanos))/1e3) / 1e3
+	return math.Round(float64(int64(nanos-c.info.StartBootNanos))/1e3) / 1e3
 }

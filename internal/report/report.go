@@ -1,7 +1,6 @@
 // Package report writes a trace as an HTML page: what ran out of memory, when and
 // who charged it, with plots and tables. It also writes the main plot alone, and
-// compares two traces. It knows the origin of a trace from its [About] only, and a
-// page needs nothing but a browser.
+// compares two traces. A page needs nothing but a browser.
 package report
 
 import (
@@ -14,34 +13,6 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// About says how a trace was made.
-type About struct {
-	Program      string
-	CommandLine  []string
-	Host, Kernel string
-	Arch, Attach string
-	// Counts returns what the kernel counted, once the trace is at its end.
-	Counts func() (Counts, error)
-}
-
-// Counts are what the kernel counted.
-type Counts struct {
-	// Whole says that the trace was brought to its end; what else is here is
-	// known only then.
-	Whole bool
-	// Seen charges are those that were delivered, Filtered and Lost.
-	Seen, Filtered, Lost uint64
-	// LostOthers are other events that were lost, and Missed calls those that
-	// were not noticed.
-	LostOthers, Missed uint64
-	// Unstacked stacks are missing, and those in user space of Unnamed processes are
-	// addresses.
-	Unstacked, Unnamed uint64
-	// DamagedBlocks of a recording could not be read. They are known where Whole is
-	// false too.
-	DamagedBlocks uint64
-}
-
 // Report is a [stream.Sink] that writes a report when it is closed.
 type Report struct {
 	collector
@@ -52,25 +23,28 @@ type Report struct {
 var _ stream.Sink = (*Report)(nil)
 
 // Close writes the report.
-func (r *Report) Close() error { return r.write() }
+func (r *Report) Close(c stream.Counts) error {
+	r.sum.Close(c) // does not fail
+	return r.write()
+}
 
 // NewHTML returns a Report that writes an HTML page.
-func NewHTML(w io.Writer, header stream.Header, about About) *Report {
-	r := &Report{collector: newCollector(header), w: w}
-	r.write = func() error { return r.writeHTML(about) }
+func NewHTML(w io.Writer, info stream.Info) *Report {
+	r := &Report{collector: newCollector(info), w: w}
+	r.write = r.writeHTML
 	return r
 }
 
 // NewSVG returns a Report that writes the main plot as SVG.
-func NewSVG(w io.Writer, header stream.Header) *Report {
-	r := &Report{collector: newCollector(header), w: w}
+func NewSVG(w io.Writer, info stream.Info) *Report {
+	r := &Report{collector: newCollector(info), w: w}
 	r.write = r.writeSVG
 	return r
 }
 
 // NewPNG returns a Report that writes the main plot as PNG.
-func NewPNG(w io.Writer, header stream.Header) *Report {
-	r := &Report{collector: newCollector(header), w: w}
+func NewPNG(w io.Writer, info stream.Info) *Report {
+	r := &Report{collector: newCollector(info), w: w}
 	r.write = r.writePNG
 	return r
 }
@@ -172,10 +146,10 @@ func (c *collector) size(pages int64, kind event.Kind) string {
 
 // since writes a time relative to the start of the trace.
 func (c *collector) since(nanos uint64) string {
-	return since(int64(nanos - c.header.StartBootNanos))
+	return since(int64(nanos - c.info.StartBootNanos))
 }
 
 // clock converts a time to the wall clock's.
 func (c *collector) clock(nanos uint64) time.Time {
-	return time.Unix(0, c.header.BootWallNanos+int64(nanos)).UTC()
+	return time.Unix(0, c.info.BootWallNanos+int64(nanos)).UTC()
 }

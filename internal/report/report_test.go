@@ -19,7 +19,10 @@ import (
 
 const ms = 1_000_000
 
-var header = stream.Header{PageSize: 4096, StartBootNanos: 1000 * ms, BootWallNanos: 1_700_000_000_000_000_000}
+var info = stream.Info{
+	PageSize: 4096, StartBootNanos: 1000 * ms, BootWallNanos: 1_700_000_000_000_000_000,
+	Program: "chargetrace test", CommandLine: []string{"chargetrace", "-o", "x"}, Host: "host", Kernel: "6.1", Arch: "amd64", Attach: "kprobe",
+}
 
 func named(s string) (c [16]byte) {
 	copy(c[:], s)
@@ -29,7 +32,7 @@ func named(s string) (c [16]byte) {
 // charge returns a charge to cgroup 3 at a time in ms since the start.
 func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
 	e := event.Event{
-		Type: event.Charge, BootNanos: header.StartBootNanos + at*ms, PID: pid, TID: pid, Comm: named("p"), Cgroup: event.CgroupID{ID: 3},
+		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: pid, TID: pid, Comm: named("p"), Cgroup: event.CgroupID{ID: 3},
 		Kind: event.Memory, Outcome: o, RequestedPages: requested, UsagePages: usage, MaxPages: 2560,
 		Limiting: event.Level{CgroupID: 3, UsagePages: usage, MaxPages: 2560},
 		High:     event.Level{MaxPages: ^uint64(0)},
@@ -48,19 +51,17 @@ func stackName(number uint32, frames string) event.Event {
 	return event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
 }
 
-func about() About {
-	return About{Program: "chargetrace test", CommandLine: []string{"chargetrace", "-o", "x"}, Host: "host", Kernel: "6.1", Arch: "amd64", Attach: "kprobe",
-		Counts: func() (Counts, error) { return Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}, nil }}
-}
+// counts are those that most tests close a report with.
+var counts = stream.Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}
 
 func render(t *testing.T, events ...event.Event) string {
 	t.Helper()
 	var b bytes.Buffer
-	r := NewHTML(&b, header, about())
+	r := NewHTML(&b, info)
 	if err := r.Write(events); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Close(); err != nil {
+	if err := r.Close(counts); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -71,14 +72,14 @@ func render(t *testing.T, events ...event.Event) string {
 func TestReduction(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 7))
-		c := newCollector(header)
+		c := newCollector(info)
 		var failures, misses, charges uint64
 		var all, max []point
 		at := uint64(0)
 		for range r.IntN(20_000) + 1 {
 			// Bursts and long pauses, sometimes out of order.
 			at += uint64(r.ExpFloat64() * float64(uint64(1)<<r.IntN(40)))
-			when := header.StartBootNanos + at - min(at, r.Uint64N(2000))
+			when := info.StartBootNanos + at - min(at, r.Uint64N(2000))
 			e := charge(0, 7, r.Uint64N(64), r.Int64N(1<<uint(1+r.IntN(20))), event.Outcome(1+r.IntN(3)))
 			e.BootNanos, e.MaxPages = when, uint64(2000+r.IntN(4))
 			c.Write([]event.Event{e})
@@ -145,7 +146,7 @@ func TestReduction(t *testing.T) {
 // TestManyCgroups holds that a cgroup with failures is drawn though there are too many
 // others, and that series and parts are bounded.
 func TestManyCgroups(t *testing.T) {
-	c := newCollector(header)
+	c := newCollector(info)
 	for i := range uint64(5000) {
 		e := charge(i, uint32(i), 1, 5, event.OK)
 		e.Cgroup.ID, e.Limiting.CgroupID = 10+i, 10+i
@@ -173,7 +174,7 @@ func TestManyCgroups(t *testing.T) {
 // TestSize holds that a report of a hostile trace is at most 2 MiB.
 func TestSize(t *testing.T) {
 	var b bytes.Buffer
-	w := NewHTML(&b, header, about())
+	w := NewHTML(&b, info)
 	r := rand.New(rand.NewPCG(1, 2))
 	w.Write([]event.Event{name(1, 0, "")})
 	for i := range uint64(10) {
@@ -208,7 +209,7 @@ func TestSize(t *testing.T) {
 			w.Write([]event.Event{e})
 		}
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(counts); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d bytes", b.Len())
@@ -218,7 +219,7 @@ func TestSize(t *testing.T) {
 }
 
 func TestStory(t *testing.T) {
-	kill := event.Event{Type: event.OOMKill, BootNanos: header.StartBootNanos + 9*ms, PID: 7, Comm: named("asks"), Cgroup: event.CgroupID{ID: 3}}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 7, Comm: named("asks"), Cgroup: event.CgroupID{ID: 3}}
 	kill.Victim = event.Victim{PID: 8, Comm: named("big"), AnonPages: 2000, FilePages: 2, ShmemPages: 1, SwapPages: 5}
 	reclaim := charge(8, 7, 0, 0, event.NoOutcome)
 	reclaim.Type, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 1_500_000, 4
@@ -257,19 +258,19 @@ func TestHostile(t *testing.T) {
 	e.Comm = named(`"'><script>x//`)
 	kill := e
 	kill.Type, kill.Victim = event.OOMKill, event.Victim{Comm: named(`<img src=x>`)}
-	a := about()
-	a.Host, a.CommandLine = attack, []string{attack, "\x1b[31m"}
+	h := info
+	h.Host, h.CommandLine = attack, []string{attack, "\x1b[31m"}
 	stacked := charge(2, 8, 1, 1, event.OK)
 	stacked.KernelStack = 1
 	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), stackName(1, "shmem_fault;"+attack+";x\x1b[31m"), e, stacked, kill}
 	for form, r := range map[string]func(*bytes.Buffer) *Report{
-		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, header, a) },
-		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, header) },
+		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, h) },
+		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, info) },
 	} {
 		var b bytes.Buffer
 		sink := r(&b)
 		sink.Write(events)
-		if err := sink.Close(); err != nil {
+		if err := sink.Close(counts); err != nil {
 			t.Fatal(err)
 		}
 		got := b.String()
@@ -301,7 +302,7 @@ func TestFarLimit(t *testing.T) {
 		{[]event.Event{far(1, 1<<30)}, false, 1000},
 		{[]event.Event{far(1, 2560), far(2, 1<<30)}, true, 4000},
 	} {
-		c := newCollector(header)
+		c := newCollector(info)
 		c.Write(tc.events)
 		if plots, _ := c.plots(1); plots[0].limitDrawn != tc.drawn || plots[0].top != tc.top*1.08 {
 			t.Errorf("drawn %t, up to %v, want %+v", plots[0].limitDrawn, plots[0].top, tc)
@@ -312,13 +313,13 @@ func TestFarLimit(t *testing.T) {
 // TestGivenBack holds that an uncharge lowers the usage in the plot and the net growth
 // in the table.
 func TestGivenBack(t *testing.T) {
-	h := header
+	h := info
 	h.Net = true
 	uncharge := charge(2, 7, 60, 64, event.NoOutcome)
 	uncharge.Type = event.Uncharge
 	usage := event.Event{Type: event.Usage, BootNanos: h.StartBootNanos, Cgroup: uncharge.Cgroup, UsagePages: 9, Flags: event.Existing}
 	var b bytes.Buffer
-	r := NewHTML(&b, h, about())
+	r := NewHTML(&b, h)
 	r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), usage, charge(1, 7, 64, 0, event.OK), uncharge})
 	series := r.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
 	if got := series.total(); got.usage.last.pages != 4 || got.charges != 1 || r.first != h.StartBootNanos+ms {
@@ -348,7 +349,7 @@ func TestGivenBack(t *testing.T) {
 
 // TestGivenBackBelow holds that an uncharge lowers the usage of the levels above.
 func TestGivenBackBelow(t *testing.T) {
-	h := header
+	h := info
 	h.Net = true
 	limited := charge(1, 7, 64, 0, event.OK)
 	limited.Limiting = event.Level{CgroupID: 1, UsagePages: 100, MaxPages: 1000}
@@ -358,7 +359,7 @@ func TestGivenBackBelow(t *testing.T) {
 	uncharge.Type = event.Uncharge
 	for net, want := range map[bool]int64{true: 112, false: 164} {
 		h.Net = net
-		r := NewHTML(io.Discard, h, about())
+		r := NewHTML(io.Discard, h)
 		r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), limited, other, uncharge})
 		last, ok := r.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}].lastUsage()
 		if !ok || last != want {
@@ -370,12 +371,13 @@ func TestGivenBackBelow(t *testing.T) {
 // TestCompare holds that two runs match though PIDs, cgroup IDs and page sizes differ.
 func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
-		h := header
-		h.PageSize, h.StartBootNanos = pageSize, header.StartBootNanos*uint64(id)
-		s := Side{Name: file, Header: h, About: about(), Summary: summary.New(h)}
+		h := info
+		h.PageSize, h.StartBootNanos = pageSize, info.StartBootNanos*uint64(id)
+		s := Side{Name: file, Info: h, Summary: summary.New(h)}
+		s.Summary.Close(counts)
 		s.Summary.Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
 		for _, e := range events {
-			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-header.StartBootNanos+h.StartBootNanos
+			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-info.StartBootNanos+h.StartBootNanos
 			s.Summary.Write([]event.Event{e})
 		}
 		return s
@@ -411,7 +413,7 @@ OOM kills: 0, as before
 // TestStrangeTimes holds that a report of any times is complete.
 func TestStrangeTimes(t *testing.T) {
 	const most = ^uint64(0)
-	for _, times := range [][]uint64{{0, most}, {0, 1 << 63}, {most, 0}, {1 << 62, 1<<62 + 1}, {most}, {0}, {header.StartBootNanos - 1, header.StartBootNanos}} {
+	for _, times := range [][]uint64{{0, most}, {0, 1 << 63}, {most, 0}, {1 << 62, 1<<62 + 1}, {most}, {0}, {info.StartBootNanos - 1, info.StartBootNanos}} {
 		events := []event.Event{stackName(1, "shmem_fault")}
 		for _, nanos := range times {
 			e := charge(0, 7, 64, 10, event.OK)
@@ -453,11 +455,9 @@ func TestStrangeNumbers(t *testing.T) {
 
 func TestTruncated(t *testing.T) {
 	var b bytes.Buffer
-	a := about()
-	a.Counts = func() (Counts, error) { return Counts{}, nil }
-	r := NewHTML(&b, header, a)
-	r.Write([]event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: header.StartBootNanos + 2*ms, LostEvents: 5}})
-	if err := r.Close(); err != nil {
+	r := NewHTML(&b, info)
+	r.Write([]event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: info.StartBootNanos + 2*ms, LostEvents: 5}})
+	if err := r.Close(stream.Counts{LostInShown: 5}); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"The recording is truncated", "5 events lost", `class="key lost"`} {
@@ -470,21 +470,23 @@ func TestTruncated(t *testing.T) {
 // TestIncomplete holds that a page warns of missing data.
 func TestIncomplete(t *testing.T) {
 	for _, tc := range []struct {
-		counts Counts
+		counts stream.Counts
 		want   []string
 	}{
-		{Counts{Whole: true}, nil},
-		{Counts{Whole: true, Unstacked: 1}, []string{"1 stack of charges missing: the kernel could not walk them, or too many were different."}},
-		{Counts{Whole: true, Unnamed: 1200, DamagedBlocks: 2}, []string{
+		{stream.Counts{Whole: true}, nil},
+		{stream.Counts{Whole: true, LostStacks: 1}, []string{"1 stack of charges missing: the kernel could not walk them, or too many were different."}},
+		{stream.Counts{Whole: true, UnnamedProcesses: 1200, DamagedBlocks: 2}, []string{
 			"2 damaged blocks of the recording skipped: events are missing.",
 			"Processes with unresolved user stacks: 1,200. Their files could not be read, or not in time.",
 		}},
-		{Counts{DamagedBlocks: 1}, []string{
+		{stream.Counts{DamagedBlocks: 1}, []string{
 			"1 damaged block of the recording skipped: events are missing.",
 			"The recording is truncated: its last events may be missing.",
 		}},
 	} {
-		if got := NewHTML(nil, header, about()).warnings(tc.counts); !slices.Equal(got, tc.want) {
+		r := NewHTML(nil, info)
+		r.sum.Close(tc.counts)
+		if got := r.warnings(); !slices.Equal(got, tc.want) {
 			t.Errorf("%+v: %q, want %q", tc.counts, got, tc.want)
 		}
 	}
@@ -493,9 +495,9 @@ func TestIncomplete(t *testing.T) {
 func TestPictures(t *testing.T) {
 	for _, events := range [][]event.Event{nil, {name(3, 1, "small"), name(1, 0, ""), charge(1, 7, 64, 0, event.OK)}} {
 		var b bytes.Buffer
-		r := NewPNG(&b, header)
+		r := NewPNG(&b, info)
 		r.Write(events)
-		if err := r.Close(); err != nil {
+		if err := r.Close(counts); err != nil {
 			t.Fatal(err)
 		}
 		img, err := png.Decode(&b)
@@ -524,9 +526,9 @@ func TestWords(t *testing.T) {
 
 // TestLostAtEnd has lost events without a time, as older recordings do.
 func TestLostAtEnd(t *testing.T) {
-	c := newCollector(header)
+	c := newCollector(info)
 	c.Write([]event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostEvents: 5}})
-	if from, to := c.span(); from < header.StartBootNanos || to < header.StartBootNanos+9*ms {
+	if from, to := c.span(); from < info.StartBootNanos || to < info.StartBootNanos+9*ms {
 		t.Errorf("it spans %d to %d", from, to)
 	}
 }
@@ -549,7 +551,7 @@ func TestSentences(t *testing.T) {
 		{[]event.Event{reached, reached, unknown}, "Most charges failed at (cgroup 9)."},
 		{many, "p (1) charged most: 19.5 MiB"},
 	} {
-		c := newCollector(header)
+		c := newCollector(info)
 		c.Write(tc.events)
 		if story := strings.Join(c.story(), " "); !strings.Contains(story, tc.want) {
 			t.Errorf("%q is not in %q", tc.want, story)

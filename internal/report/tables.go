@@ -68,7 +68,7 @@ func (c *collector) timeCell(nanos uint64) cell {
 	if nanos == 0 {
 		return cell{Text: "–", Sort: "Infinity"}
 	}
-	return cell{Text: c.since(nanos), Sort: fmt.Sprint(int64(nanos - c.header.StartBootNanos)), Exact: c.clock(nanos).Format("2006-01-02 15:04:05.000000 UTC")}
+	return cell{Text: c.since(nanos), Sort: fmt.Sprint(int64(nanos - c.info.StartBootNanos)), Exact: c.clock(nanos).Format("2006-01-02 15:04:05.000000 UTC")}
 }
 
 // limited cuts a table after maxRows rows, with a note.

@@ -10,29 +10,15 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Header says how the numbers of a trace are to be read.
-type Header struct {
-	// PageSize of the traced machine, in bytes.
-	PageSize int
-	// StartBootNanos is when the trace began, on the clock of
-	// [event.Event.BootNanos].
-	StartBootNanos uint64
-	// BootWallNanos is the wall-clock time at boot, in nanoseconds since 1970:
-	// what to add to BootNanos to tell the time of day.
-	BootWallNanos int64
-	// KernelStacks and UserStacks say that charges have such.
-	KernelStacks, UserStacks bool
-	// Net says that what is given back is part of the trace, and what is charged
-	// whatever the limit: all of it, so that there is a balance.
-	Net bool
-}
-
 // Source is where events come from.
 type Source interface {
-	Header() Header
+	Info() Info
 	// Read waits for at least one event and fills batch with as many as there
 	// are. At the end it returns io.EOF, and no events with it.
 	Read(batch []event.Event) (int, error)
+	// Counts says what became of the charges. After Read has returned io.EOF the counts
+	// are final, and exact. Read and Counts are for one goroutine.
+	Counts() (Counts, error)
 	// Stop asks the source to end: what happened before is still read, then
 	// io.EOF. It may be called at any time, from any goroutine, and repeatedly.
 	Stop()
@@ -43,79 +29,103 @@ type Sink interface {
 	// Write takes the events of one batch, which it must not keep, and passes
 	// them on before it returns.
 	Write(batch []event.Event) error
-	// Close finishes what Write began.
-	Close() error
-}
-
-// Result says what [Copy] did with the charges it read.
-type Result struct {
-	// Shown charges were written to the sink.
-	Shown uint64
-	// Filtered charges were not aimed at, or came after the last that was.
-	Filtered uint64
+	// Close finishes what Write began. The counts are those of the whole trace.
+	Close(Counts) error
 }
 
 // batchEvents is how many events move at once: enough that a batch costs little
 // beside its events.
 const batchEvents = 256
 
-// Copy moves events from src to dst until src ends, and then closes dst. After
-// aim.MaxCharges charges, where that is not 0, it stops src, and counts what is
-// left. Where dst fails it stops src and returns that error. Whatever the
-// error, it returns what it did until then.
-func Copy(dst Sink, src Source, aim Aim) (Result, error) {
-	res, err := copyEvents(dst, src, aim)
+// Copy moves the events that pass the filter from src to dst until src ends, and then
+// closes dst. After filter.MaxCharges charges, where that is not 0, it stops src, and
+// counts what is left. If dst fails it stops src and returns that error. Whatever the
+// error, it returns the counts until then.
+func Copy(dst Sink, src Source, filter Filter) (Counts, error) {
+	c := copier{matcher: newMatcher(filter, src.Info().PageSize)}
+	err := c.copy(dst, src)
 	if err != nil {
 		src.Stop()
 	}
-	return res, errors.Join(err, dst.Close())
+	counts, countsErr := src.Counts()
+	counts.Read, counts.Shown, counts.LostInShown = c.read, c.shown, c.lost
+	counts.Predicted, counts.WalksCut, counts.UnknownKinds = c.predicted, c.walksCut, c.unknownKinds
+	return counts, errors.Join(err, countsErr, dst.Close(counts))
 }
 
-func copyEvents(dst Sink, src Source, aim Aim) (res Result, err error) {
-	chosen := newChooser(aim, src.Header().PageSize)
+// copier is the state of a Copy; its counts are those of [Counts].
+type copier struct {
+	*matcher
+	done bool // MaxCharges are shown
+
+	read, shown, lost                 uint64
+	predicted, walksCut, unknownKinds uint64
+}
+
+func (c *copier) copy(dst Sink, src Source) error {
 	var buf [batchEvents]event.Event
-	done := false
 	for {
 		n, err := src.Read(buf[:])
 		if err == io.EOF {
-			return res, nil
+			return nil
 		}
 		if err != nil {
-			return res, err
+			return err
 		}
-		batch, shown := buf[:n], uint64(0)
-		kept := batch[:0]
-		for i := range batch {
-			e := &batch[i]
-			if done || !chosen.includes(e) {
-				if e.Type == event.Charge {
-					res.Filtered++
-				}
-				continue
-			}
-			if e.Type == event.Charge {
-				shown++
-			}
-			if len(kept) < i { // nothing to move as long as all are kept
-				kept = append(kept, *e)
-			} else {
-				kept = batch[:i+1]
-			}
-			if shown > 0 && res.Shown+shown == aim.MaxCharges {
-				done = true
-				src.Stop()
-			}
+		kept := c.keep(buf[:n])
+		if c.done {
+			src.Stop()
 		}
-		if chosen.err != nil {
-			return res, chosen.err
+		if c.err != nil {
+			return c.err
 		}
 		if len(kept) == 0 {
 			continue
 		}
 		if err := dst.Write(kept); err != nil {
-			return res, err
+			return err
 		}
-		res.Shown += shown
+	}
+}
+
+// keep moves the events that are shown to the front of the batch, and counts.
+func (c *copier) keep(batch []event.Event) []event.Event {
+	kept := 0
+	for i := range batch {
+		e := &batch[i]
+		isCharge := e.Type == event.Charge
+		if isCharge {
+			c.read++
+		}
+		if c.done || !c.matches(e) {
+			continue
+		}
+		switch {
+		case isCharge:
+			c.count(e)
+		case e.Type == event.Lost:
+			c.lost += e.LostEvents
+		}
+		if kept < i { // nothing to move as long as all are kept
+			batch[kept] = *e
+		}
+		kept++
+	}
+	return batch[:kept]
+}
+
+// count counts a charge that is shown.
+func (c *copier) count(e *event.Event) {
+	c.shown++
+	c.done = c.shown == c.MaxCharges
+	if e.Flags&event.Predicted != 0 {
+		c.predicted++
+	}
+	if e.Flags&event.WalkCut != 0 {
+		c.walksCut++
+	}
+	if e.Kind == event.Unknown {
+		c.unknownKinds++
 	}
 }
 
@@ -134,10 +144,10 @@ func (t tee) Write(batch []event.Event) (err error) {
 	return err
 }
 
-func (t tee) Close() error {
+func (t tee) Close(c Counts) error {
 	var errs []error
 	for _, s := range t {
-		errs = append(errs, s.Close())
+		errs = append(errs, s.Close(c))
 	}
 	return errors.Join(errs...)
 }

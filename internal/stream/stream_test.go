@@ -3,6 +3,7 @@ package stream
 import (
 	"errors"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -16,10 +17,12 @@ import (
 type fakeSource struct {
 	batches, ring [][]event.Event
 	err           error // instead of io.EOF
+	countsErr     error
 	stopped       int
 }
 
-func (s *fakeSource) Header() Header { return Header{PageSize: 4096} }
+func (s *fakeSource) Info() Info              { return Info{PageSize: 4096} }
+func (s *fakeSource) Counts() (Counts, error) { return Counts{Whole: true, Seen: 99}, s.countsErr }
 
 func (s *fakeSource) Read(batch []event.Event) (int, error) {
 	if s.stopped > 0 {
@@ -43,6 +46,7 @@ type fakeSink struct {
 	events []event.Event
 	err    error
 	closed int
+	counts Counts
 }
 
 func (s *fakeSink) Write(batch []event.Event) error {
@@ -50,13 +54,14 @@ func (s *fakeSink) Write(batch []event.Event) error {
 	return s.err
 }
 
-func (s *fakeSink) Close() error {
+func (s *fakeSink) Close(c Counts) error {
 	s.closed++
+	s.counts = c
 	return nil
 }
 
 func charge(n uint64) event.Event {
-	return event.Event{Type: event.Charge, RequestedPages: n, Outcome: event.OK}
+	return event.Event{Type: event.Charge, Kind: event.Memory, RequestedPages: n, Outcome: event.OK}
 }
 
 func of(pid uint32, e event.Event) event.Event {
@@ -122,31 +127,36 @@ var (
 	uncharge = event.Event{Type: event.Uncharge, Kind: event.Memory, RequestedPages: 4}
 	forced   = event.Event{Type: event.ForcedCharge, Kind: event.Memory, RequestedPages: 3}
 	swapped  = event.Event{Type: event.Uncharge, Kind: event.Swap, RequestedPages: 2}
-	full     = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
+	// Charges of which something is not known.
+	predicted = event.Event{Type: event.Charge, Kind: event.Memory, Flags: event.Predicted}
+	cut       = event.Event{Type: event.Charge, Kind: event.Memory, Flags: event.WalkCut}
+	unknown   = event.Event{Type: event.Charge}
+
+	full = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
 )
 
-// TestHeader holds of what there is a balance.
-func TestHeader(t *testing.T) {
+// TestFilterInfo holds of what there is a balance.
+func TestFilterInfo(t *testing.T) {
 	for _, tc := range []struct {
-		aim         Aim
+		filter      Filter
 		net, memory bool
 	}{
-		{Aim{}, true, true},
-		{Aim{Cgroups: []cgroup.Path{cgroup.ParsePath("/a")}, Containers: []string{"3f"}, MaxCharges: 3}, true, true},
-		{Aim{Kinds: 1<<event.Memory | 1<<event.Swap}, true, true},
-		{Aim{Kinds: 1 << event.Swap}, true, false},
-		{Aim{PIDs: []uint32{1}}, false, false},
-		{Aim{Comms: mustCompile(t, "java")}, false, false},
-		{Aim{MinPages: 2}, false, false},
-		{Aim{OnlyLimited: true}, false, false},
+		{Filter{}, true, true},
+		{Filter{Cgroups: []cgroup.Path{cgroup.ParsePath("/a")}, Containers: []string{"3f"}, MaxCharges: 3}, true, true},
+		{Filter{Kinds: 1<<event.Memory | 1<<event.Swap}, true, true},
+		{Filter{Kinds: 1 << event.Swap}, true, false},
+		{Filter{PIDs: []uint32{1}}, false, false},
+		{Filter{Comms: mustCompile(t, "java")}, false, false},
+		{Filter{MinPages: 2}, false, false},
+		{Filter{OnlyLimited: true}, false, false},
 	} {
-		h := Header{PageSize: 4096, Net: true}
-		want := Header{PageSize: 4096, Net: tc.net}
-		if got := tc.aim.Header(h); got != want || tc.aim.BalancesMemory() != tc.memory {
-			t.Errorf("%+v: %+v, memory %t", tc.aim, got, tc.aim.BalancesMemory())
+		i := Info{PageSize: 4096, Net: true}
+		want := Info{PageSize: 4096, Net: tc.net}
+		if got := tc.filter.Info(i); !reflect.DeepEqual(got, want) || tc.filter.BalancesMemory() != tc.memory {
+			t.Errorf("%+v: %+v, memory %t", tc.filter, got, tc.filter.BalancesMemory())
 		}
-		if h.Net = false; tc.aim.Header(h) != h {
-			t.Errorf("%+v adds a balance", tc.aim)
+		if i.Net = false; tc.filter.Info(i).Net {
+			t.Errorf("%+v adds a balance", tc.filter)
 		}
 	}
 }
@@ -158,17 +168,17 @@ func TestCopy(t *testing.T) {
 		name    string
 		src     fakeSource
 		sinkErr error
-		aim     Aim
+		filter  Filter
 		want    []event.Event
-		res     Result
+		counts  Counts
 		err     error
 	}{
 		{name: "empty"},
 		{
-			name: "all",
-			src:  fakeSource{batches: [][]event.Event{{a, lost, b}, {c}}},
-			want: []event.Event{a, lost, b, c},
-			res:  Result{Shown: 3},
+			name:   "all",
+			src:    fakeSource{batches: [][]event.Event{{a, lost, b}, {c}}},
+			want:   []event.Event{a, lost, b, c},
+			counts: Counts{Read: 3, Shown: 3},
 		},
 		{
 			name: "rows, the rest of the batch and of the ring are beyond",
@@ -176,30 +186,30 @@ func TestCopy(t *testing.T) {
 				batches: [][]event.Event{{a}, {lost, b, lost, c}, {d}},
 				ring:    [][]event.Event{{d, lost, d}},
 			},
-			aim:  Aim{MaxCharges: 2},
-			want: []event.Event{a, lost, b},
-			res:  Result{Shown: 2, Filtered: 3},
+			filter: Filter{MaxCharges: 2},
+			want:   []event.Event{a, lost, b},
+			counts: Counts{Read: 5, Shown: 2},
 		},
 		{
-			name: "rows, exactly at the end of a batch",
-			src:  fakeSource{batches: [][]event.Event{{a, b}, {c}}},
-			aim:  Aim{MaxCharges: 2},
-			want: []event.Event{a, b},
-			res:  Result{Shown: 2},
+			name:   "rows, exactly at the end of a batch",
+			src:    fakeSource{batches: [][]event.Event{{a, b}, {c}}},
+			filter: Filter{MaxCharges: 2},
+			want:   []event.Event{a, b},
+			counts: Counts{Read: 2, Shown: 2},
 		},
 		{
-			name: "aims",
-			src:  fakeSource{batches: [][]event.Event{{memory, swap, lost, failed}, {swap, kill, full}}},
-			aim:  Aim{Kinds: 1 << event.Memory, OnlyLimited: true},
-			want: []event.Event{lost, failed, kill, full},
-			res:  Result{Shown: 2, Filtered: 3},
+			name:   "aims",
+			src:    fakeSource{batches: [][]event.Event{{memory, swap, lost, failed}, {swap, kill, full}}},
+			filter: Filter{Kinds: 1 << event.Memory, OnlyLimited: true},
+			want:   []event.Event{lost, failed, kill, full},
+			counts: Counts{Read: 5, Shown: 2},
 		},
 		{
-			name: "processes",
-			src:  fakeSource{batches: [][]event.Event{{of(1, memory), of(2, memory), of(2, kill), victim(1, of(3, kill)), of(3, kill), lost, of(1, reclaim), of(2, reclaim)}}},
-			aim:  Aim{PIDs: []uint32{1, 9}},
-			want: []event.Event{of(1, memory), victim(1, of(3, kill)), lost, of(1, reclaim)},
-			res:  Result{Shown: 1, Filtered: 1},
+			name:   "processes",
+			src:    fakeSource{batches: [][]event.Event{{of(1, memory), of(2, memory), of(2, kill), victim(1, of(3, kill)), of(3, kill), lost, of(1, reclaim), of(2, reclaim)}}},
+			filter: Filter{PIDs: []uint32{1, 9}},
+			want:   []event.Event{of(1, memory), victim(1, of(3, kill)), lost, of(1, reclaim)},
+			counts: Counts{Read: 2, Shown: 1},
 		},
 		{
 			// A child before its parent, a stranger, and one with a child's number.
@@ -208,101 +218,109 @@ func TestCopy(t *testing.T) {
 				fork(4, 5, event.Existing), fork(1, 4, event.Existing), fork(2, 3, event.Existing), fork(5, 6, 0),
 				of(1, memory), of(3, memory), of(5, memory), of(6, memory), fork(2, 6, 0), of(6, memory),
 			}}},
-			aim: Aim{PIDs: []uint32{1}, Follow: true},
+			filter: Filter{PIDs: []uint32{1}, Follow: true},
 			want: []event.Event{
 				fork(1, 4, event.Existing), fork(5, 6, 0), of(1, memory), of(5, memory), of(6, memory),
 			},
-			res: Result{Shown: 3, Filtered: 2},
+			counts: Counts{Read: 5, Shown: 3},
 		},
 		{
-			name: "names of threads",
-			src:  fakeSource{batches: [][]event.Event{{named("java", memory), named("nginx", memory), named("sh", kill), killed("java", kill)}}},
-			aim:  Aim{Comms: mustCompile(t, "j*", "nginy")},
-			want: []event.Event{named("java", memory), killed("java", kill)},
-			res:  Result{Shown: 1, Filtered: 1},
+			name:   "names of threads",
+			src:    fakeSource{batches: [][]event.Event{{named("java", memory), named("nginx", memory), named("sh", kill), killed("java", kill)}}},
+			filter: Filter{Comms: mustCompile(t, "j*", "nginy")},
+			want:   []event.Event{named("java", memory), killed("java", kill)},
+			counts: Counts{Read: 2, Shown: 1},
 		},
 		{
 			name: "cgroups",
 			src: fakeSource{batches: [][]event.Event{append(slices.Clone(tree),
 				in(3, memory), in(4, memory), in(5, memory), in(2, memory), in(2, reclaim), in(5, reclaim), in(4, kill), kill)}},
-			aim: Aim{Cgroups: []cgroup.Path{cgroup.ParsePath("/sys/fs/cgroup/a/b")}},
+			filter: Filter{Cgroups: []cgroup.Path{cgroup.ParsePath("/sys/fs/cgroup/a/b")}},
 			want: append(slices.Clone(tree),
 				in(3, memory), in(4, memory), in(2, reclaim), in(4, kill), kill),
-			res: Result{Shown: 2, Filtered: 2},
+			counts: Counts{Read: 4, Shown: 2},
 		},
 		{
-			name: "containers",
-			src:  fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(3, memory), in(6, reclaim))}},
-			aim:  Aim{Containers: []string{"cc"}},
-			want: append(slices.Clone(tree), in(6, memory), in(6, reclaim)),
-			res:  Result{Shown: 1, Filtered: 1},
+			name:   "containers",
+			src:    fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(3, memory), in(6, reclaim))}},
+			filter: Filter{Containers: []string{"cc"}},
+			want:   append(slices.Clone(tree), in(6, memory), in(6, reclaim)),
+			counts: Counts{Read: 2, Shown: 1},
 		},
 		{
-			name: "large charges",
-			src:  fakeSource{batches: [][]event.Event{{charge(1), charge(2), dmem(8191), dmem(8192)}}},
-			aim:  Aim{MinPages: 2},
-			want: []event.Event{charge(2), dmem(8192)},
-			res:  Result{Shown: 2, Filtered: 2},
+			name:   "large charges",
+			src:    fakeSource{batches: [][]event.Event{{charge(1), charge(2), dmem(8191), dmem(8192)}}},
+			filter: Filter{MinPages: 2},
+			want:   []event.Event{charge(2), dmem(8192)},
+			counts: Counts{Read: 4, Shown: 2},
 		},
 		{
-			name: "a balance",
-			src:  fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge), in(5, forced), in(2, usage), in(5, usage), in(4, swapped))}},
-			aim:  Aim{Cgroups: []cgroup.Path{cgroup.ParsePath("/a/b")}, Kinds: 1 << event.Memory},
-			want: append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge)),
-			res:  Result{Shown: 1},
+			name:   "a balance",
+			src:    fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge), in(5, forced), in(2, usage), in(5, usage), in(4, swapped))}},
+			filter: Filter{Cgroups: []cgroup.Path{cgroup.ParsePath("/a/b")}, Kinds: 1 << event.Memory},
+			want:   append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge)),
+			counts: Counts{Read: 1, Shown: 1},
 		},
 		{
-			name: "no balance of some processes",
-			src:  fakeSource{batches: [][]event.Event{{usage, of(1, uncharge), of(2, uncharge), of(1, forced)}}},
-			aim:  Aim{PIDs: []uint32{1}},
-			want: []event.Event{of(1, uncharge), of(1, forced)},
+			name:   "no balance of some processes",
+			src:    fakeSource{batches: [][]event.Event{{usage, of(1, uncharge), of(2, uncharge), of(1, forced)}}},
+			filter: Filter{PIDs: []uint32{1}},
+			want:   []event.Event{of(1, uncharge), of(1, forced)},
 		},
 		{
-			name: "no balance of some threads",
-			src:  fakeSource{batches: [][]event.Event{{usage, named("java", uncharge), uncharge}}},
-			aim:  Aim{Comms: mustCompile(t, "java")},
-			want: []event.Event{named("java", uncharge)},
+			name:   "no balance of some threads",
+			src:    fakeSource{batches: [][]event.Event{{usage, named("java", uncharge), uncharge}}},
+			filter: Filter{Comms: mustCompile(t, "java")},
+			want:   []event.Event{named("java", uncharge)},
 		},
 		{
-			name: "no balance of memory among other counters",
-			src:  fakeSource{batches: [][]event.Event{{usage, uncharge, swapped}}},
-			aim:  Aim{Kinds: 1 << event.Swap},
-			want: []event.Event{swapped},
+			name:   "no balance of memory among other counters",
+			src:    fakeSource{batches: [][]event.Event{{usage, uncharge, swapped}}},
+			filter: Filter{Kinds: 1 << event.Swap},
+			want:   []event.Event{swapped},
 		},
 		{
-			name: "no balance of charges at a limit",
-			src:  fakeSource{batches: [][]event.Event{{usage, uncharge, forced, full}}},
-			aim:  Aim{OnlyLimited: true},
-			want: []event.Event{full},
-			res:  Result{Shown: 1},
+			name:   "no balance of charges at a limit",
+			src:    fakeSource{batches: [][]event.Event{{usage, uncharge, forced, full}}},
+			filter: Filter{OnlyLimited: true},
+			want:   []event.Event{full},
+			counts: Counts{Read: 1, Shown: 1},
 		},
 		{
-			name: "no balance of large charges",
-			src:  fakeSource{batches: [][]event.Event{{usage, uncharge, forced, charge(2)}}},
-			aim:  Aim{MinPages: 2},
-			want: []event.Event{charge(2)},
-			res:  Result{Shown: 1},
+			name:   "no balance of large charges",
+			src:    fakeSource{batches: [][]event.Event{{usage, uncharge, forced, charge(2)}}},
+			filter: Filter{MinPages: 2},
+			want:   []event.Event{charge(2)},
+			counts: Counts{Read: 1, Shown: 1},
 		},
 		{
-			name: "the source fails",
-			src:  fakeSource{batches: [][]event.Event{{a}}, err: failure},
-			want: []event.Event{a},
-			res:  Result{Shown: 1},
-			err:  failure,
+			name:   "the source fails",
+			src:    fakeSource{batches: [][]event.Event{{a}}, err: failure},
+			want:   []event.Event{a},
+			counts: Counts{Read: 1, Shown: 1},
+			err:    failure,
 		},
 		{
 			name:    "the sink fails",
 			src:     fakeSource{batches: [][]event.Event{{a}, {b}}},
 			sinkErr: failure,
+			counts:  Counts{Read: 1, Shown: 1},
 			want:    []event.Event{a},
 			err:     failure,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dst := &fakeSink{err: tc.sinkErr}
-			res, err := Copy(dst, &tc.src, tc.aim)
-			if res != tc.res || !errors.Is(err, tc.err) {
-				t.Errorf("%+v, %v; want %+v, %v", res, err, tc.res, tc.err)
+			got, err := Copy(dst, &tc.src, tc.filter)
+			tc.counts.Whole, tc.counts.Seen = true, 99
+			for _, e := range tc.want {
+				tc.counts.LostInShown += e.LostEvents
+			}
+			if got != tc.counts || !errors.Is(err, tc.err) {
+				t.Errorf("%+v, %v; want %+v, %v", got, err, tc.counts, tc.err)
+			}
+			if dst.counts != got {
+				t.Errorf("closed the sink with %+v, want %+v", dst.counts, got)
 			}
 			if !slices.Equal(dst.events, tc.want) {
 				t.Errorf("wrote %v\nwant %v", dst.events, tc.want)
@@ -310,7 +328,7 @@ func TestCopy(t *testing.T) {
 			if dst.closed != 1 {
 				t.Errorf("closed the sink %d times", dst.closed)
 			}
-			if tc.err != nil && tc.src.stopped == 0 {
+			if tc.err != nil && tc.src.countsErr == nil && tc.src.stopped == 0 {
 				t.Error("did not stop the source")
 			}
 		})
@@ -319,7 +337,7 @@ func TestCopy(t *testing.T) {
 
 func TestAmbiguousContainer(t *testing.T) {
 	src := fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(7, memory))}}
-	_, err := Copy(&fakeSink{}, &src, Aim{Containers: []string{"c"}})
+	_, err := Copy(&fakeSink{}, &src, Filter{Containers: []string{"c"}})
 	if err == nil || !strings.Contains(err.Error(), "-container c is ambiguous") {
 		t.Errorf("%v", err)
 	}
@@ -332,7 +350,7 @@ func TestTee(t *testing.T) {
 	if err := s.Write([]event.Event{lost}); !errors.Is(err, failure) || len(a.events) != 1 || len(c.events) != 1 {
 		t.Errorf("%v, wrote %d and %d", err, len(a.events), len(c.events))
 	}
-	if err := s.Close(); err != nil || a.closed+b.closed+c.closed != 3 {
+	if err := s.Close(Counts{Seen: 7}); err != nil || a.closed+b.closed+c.closed != 3 || a.counts.Seen != 7 || c.counts.Seen != 7 {
 		t.Errorf("%v", err)
 	}
 }

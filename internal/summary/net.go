@@ -72,7 +72,7 @@ func (n *Net) differs() bool {
 	return pages != 0
 }
 
-// Nets are those of all counters, as a trace with [stream.Header.Net] tells them.
+// Nets are those of all counters, as a trace with [stream.Info.Net] tells them.
 type Nets struct {
 	counters map[LimitKey]*Net
 	// lineages are those that an event of a counter is added to. To find them for
@@ -189,7 +189,7 @@ func (s *Summary) NetNotes(nets []*Net) (notes []string) {
 	if read > 0 {
 		notes = append(notes, "At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.")
 	}
-	if n := s.Coverage.Unseen; n > 0 {
+	if n := s.Counts.Unseen(); n > 0 {
 		notes = append(notes, fmt.Sprintf("This may not be whole: %d calls or events were lost or missed.", n))
 	}
 	if differ > 0 {

@@ -7,6 +7,7 @@ import (
 
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 func withKind(kind event.Kind, e event.Event) event.Event {
@@ -89,7 +90,7 @@ func TestNetsDiffer(t *testing.T) {
 	if got, want := nets(t, s), head+differ; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	s.Coverage.Unseen = 3
+	s.Close(stream.Counts{Lost: 1, Missed: 2})
 	if got, want := nets(t, s), head+"This may not be whole: 3 calls or events were lost or missed.\n"+differ; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

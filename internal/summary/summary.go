@@ -1,6 +1,5 @@
 // Package summary adds up a trace: who charged how much to which cgroup, what that
-// gave back, which limits were hit and by whom, what reclaim took, who was killed,
-// and how much of all this was seen. It is a Sink that prints nothing by itself: the
+// gave back, which limits were hit and by whom, what reclaim took, who was killed. It is a Sink that prints nothing by itself: the
 // command has it print its tables at the end, and the screen and reports read its
 // fields.
 package summary
@@ -102,22 +101,6 @@ func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
 	return LimitKey{e.InCgroup(at), e.Kind}, max, true
 }
 
-// Coverage says how much of a trace is missing or uncertain.
-type Coverage struct {
-	// Lost events found no place in the ring buffer.
-	Lost uint64
-	// Predicted charges have an outcome that was not seen, but foretold.
-	Predicted uint64
-	// WalksCut is how many charges were to a cgroup with more ancestors than
-	// were looked at.
-	WalksCut uint64
-	// UnknownKinds is how many charges were to counters of no known kind.
-	UnknownKinds uint64
-	// Unseen is how many events the kernel could not deliver and calls it missed.
-	// The events do not tell: who knows the source sets it at the end.
-	Unseen uint64
-}
-
 // maxProcesses is how many processes are told apart, so that a trace of weeks
 // does not fill the memory.
 const maxProcesses = 1 << 16
@@ -125,8 +108,8 @@ const maxProcesses = 1 << 16
 // Summary is a [stream.Sink]. Its memory grows with the number of cgroups and
 // processes in the trace.
 type Summary struct {
-	header stream.Header
-	Names  cgroup.Names
+	info  stream.Info
+	Names cgroup.Names
 	// Total is the sum of all.
 	Total Totals
 	// Causes are the charges for each [cause.Cause], where stacks are known, and
@@ -149,7 +132,8 @@ type Summary struct {
 	Nets *Nets
 	// OOMKills are the events of that type.
 	OOMKills []event.Event
-	Coverage Coverage
+	// Counts are known after Close.
+	Counts stream.Counts
 
 	// Some that were last added to, each at its number modulo the length: most events
 	// are of the processes that charge at the same time.
@@ -162,10 +146,10 @@ type recentCgroup struct {
 	totals *Totals
 }
 
-// New returns an empty Summary of a trace with that header.
-func New(header stream.Header) *Summary {
+// New returns an empty Summary of that trace.
+func New(info stream.Info) *Summary {
 	s := &Summary{
-		header: header,
+		info: info,
 
 		Kinds: make([]Totals, len(event.KindNames())+1),
 
@@ -175,7 +159,7 @@ func New(header stream.Header) *Summary {
 		Processes:   make(map[uint32]*Process),
 		Limits:      make(map[LimitKey]*Limit),
 	}
-	if header.Net {
+	if info.Net {
 		s.Nets = NewNets()
 	}
 	return s
@@ -202,15 +186,16 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.Names.Add(e)
 		case event.Stack:
 			s.Stacks.Add(e)
-		case event.Lost:
-			s.Coverage.Lost += e.LostEvents
 		}
 	}
 	return nil
 }
 
-// Close does nothing.
-func (s *Summary) Close() error { return nil }
+// Close implements [stream.Sink].
+func (s *Summary) Close(c stream.Counts) error {
+	s.Counts = c
+	return nil
+}
 
 func (s *Summary) addCharge(e *event.Event) {
 	s.Total.AddCharge(e)
@@ -220,15 +205,6 @@ func (s *Summary) addCharge(e *event.Event) {
 	}
 	s.cgroup(e.Cgroup).AddCharge(e)
 	s.process(e).AddCharge(e)
-	if e.Flags&event.Predicted != 0 {
-		s.Coverage.Predicted++
-	}
-	if e.Flags&event.WalkCut != 0 {
-		s.Coverage.WalksCut++
-	}
-	if e.Kind == event.Unknown {
-		s.Coverage.UnknownKinds++
-	}
 	key, max, hit := HitLimit(e)
 	if !hit {
 		return

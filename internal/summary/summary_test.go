@@ -10,7 +10,7 @@ import (
 
 const ms = 1_000_000
 
-var header = stream.Header{PageSize: 4096, StartBootNanos: 1000 * ms}
+var header = stream.Info{PageSize: 4096, StartBootNanos: 1000 * ms}
 
 func comm(s string) (c [16]byte) {
 	copy(c[:], s)
@@ -82,13 +82,13 @@ func TestSummary(t *testing.T) {
 	if got := s.Processes[7].Totals; got != want {
 		t.Errorf("process 7 %+v\nwant      %+v", got, want)
 	}
-	if want := (Coverage{Lost: 3, Predicted: 1, WalksCut: 1, UnknownKinds: 1}); s.Coverage != want {
-		t.Errorf("coverage %+v, want %+v", s.Coverage, want)
-	}
 	if len(s.Limits) != 2 {
 		t.Errorf("%d limits", len(s.Limits))
 	}
 
+	if err := s.Close(stream.Counts{Predicted: 1, WalksCut: 1, UnknownKinds: 1}); err != nil {
+		t.Fatal(err)
+	}
 	var b strings.Builder
 	if err := s.Print(&b); err != nil {
 		t.Fatal(err)

@@ -43,7 +43,7 @@ func (p *printer) since(bootNanos uint64) string {
 	if bootNanos == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d ms", int64(bootNanos-p.s.header.StartBootNanos)/int64(time.Millisecond))
+	return fmt.Sprintf("%d ms", int64(bootNanos-p.s.info.StartBootNanos)/int64(time.Millisecond))
 }
 
 func (p *printer) cgroups() {
@@ -179,7 +179,7 @@ func (p *printer) oomKills() {
 }
 
 func (p *printer) coverage() {
-	c := &p.s.Coverage
+	c := &p.s.Counts
 	var lines []string
 	for _, l := range []struct {
 		n    uint64

@@ -55,7 +55,7 @@ func ParseTimeFormat(name string) (TimeFormat, error) {
 // of cgroups in the trace.
 type Table struct {
 	w         io.Writer
-	header    stream.Header
+	info      stream.Info
 	units     text.Units
 	time      TimeFormat
 	timeWidth int
@@ -122,11 +122,11 @@ type seenLevel struct {
 	atLimit bool
 }
 
-// New returns a Table that prints to w the events of a source with that header.
-func New(w io.Writer, header stream.Header, o Options) *Table {
+// New returns a Table that prints to w the events of a source with that info.
+func New(w io.Writer, info stream.Info, o Options) *Table {
 	t := &Table{
 		w:         w,
-		header:    header,
+		info:      info,
 		units:     o.Units,
 		time:      o.Time,
 		timeWidth: 8,
@@ -201,7 +201,7 @@ func (t *Table) Write(batch []event.Event) error {
 }
 
 // Close prints the header if nothing else was printed.
-func (t *Table) Close() error {
+func (t *Table) Close(stream.Counts) error {
 	if t.started {
 		return nil
 	}
@@ -393,14 +393,14 @@ func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
 		return pad(t.wall(bootNanos).AppendFormat(b, dateLayout), from, t.timeWidth)
 	}
 	s := &t.shownTime
-	if millis := int64(bootNanos-t.header.StartBootNanos) / int64(time.Millisecond); s.column == nil || s.millis != millis {
+	if millis := int64(bootNanos-t.info.StartBootNanos) / int64(time.Millisecond); s.column == nil || s.millis != millis {
 		s.millis, s.column = millis, pad(strconv.AppendInt(s.column[:0], millis, 10), 0, t.timeWidth)
 	}
 	return append(b, s.column...)
 }
 
 func (t *Table) wall(bootNanos uint64) time.Time {
-	return time.Unix(0, t.header.BootWallNanos+int64(bootNanos)).In(t.location)
+	return time.Unix(0, t.info.BootWallNanos+int64(bootNanos)).In(t.location)
 }
 
 // appendCount appends a number of pages in the units of the table. Device
@@ -412,7 +412,7 @@ func (t *Table) appendCount(b []byte, kind event.Kind, n int64) []byte {
 		}
 		return append(strconv.AppendInt(b, n, 10), 'B')
 	}
-	return t.units.AppendPages(b, n, t.header.PageSize)
+	return t.units.AppendPages(b, n, t.info.PageSize)
 }
 
 func (t *Table) appendMax(b []byte, kind event.Kind, max uint64) []byte {

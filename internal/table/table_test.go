@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/text"
 )
 
-var header = stream.Header{
+var info = stream.Info{
 	PageSize:       4096,
 	StartBootNanos: 1_000_000_000,
 	BootWallNanos:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(),
@@ -23,7 +23,7 @@ var header = stream.Header{
 // a cgroup whose ancestors have no limit.
 func charge(micros uint64, comm string, cgroup, requested uint64, usage int64, max uint64) event.Event {
 	e := event.Event{
-		Type: event.Charge, BootNanos: header.StartBootNanos + micros*1000, PID: 25980, TID: 25981,
+		Type: event.Charge, BootNanos: info.StartBootNanos + micros*1000, PID: 25980, TID: 25981,
 		Kind: event.Memory, Outcome: event.OK, Cgroup: event.CgroupID{ID: cgroup}, Counter: cgroup,
 		RequestedPages: requested, UsagePages: usage, MaxPages: max,
 		Limiting: event.Level{CgroupID: cgroup, UsagePages: usage, MaxPages: max},
@@ -63,13 +63,13 @@ var kill = with(charge(1500, "small", 2, 0, 0, 0), func(e *event.Event) {
 func render(t *testing.T, o Options, events ...event.Event) string {
 	t.Helper()
 	var b strings.Builder
-	tb := New(&b, header, o)
+	tb := New(&b, info, o)
 	if len(events) > 0 {
 		if err := tb.Write(events); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := tb.Close(); err != nil {
+	if err := tb.Close(stream.Counts{}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -258,7 +258,7 @@ func TestAfterAnother(t *testing.T) {
 
 // TestCause has the column of causes where there are stacks.
 func TestCause(t *testing.T) {
-	h := header
+	h := info
 	h.KernelStacks = true
 	var out strings.Builder
 	tb := New(&out, h, Options{Wide: true})
@@ -280,11 +280,11 @@ type failingWriter struct{}
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
 func TestWriteFails(t *testing.T) {
-	tb := New(failingWriter{}, header, Options{})
+	tb := New(failingWriter{}, info, Options{})
 	if err := tb.Write([]event.Event{charge(0, "a", 1, 1, 1, 2)}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Write: %v", err)
 	}
-	if err := New(failingWriter{}, header, Options{}).Close(); !errors.Is(err, io.ErrShortWrite) {
+	if err := New(failingWriter{}, info, Options{}).Close(stream.Counts{}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Close: %v", err)
 	}
 }
@@ -301,7 +301,7 @@ func batch() []event.Event {
 
 func TestNoAllocation(t *testing.T) {
 	for _, o := range []Options{{}, {Time: Clock}, {Time: Date}, {Wide: true}} {
-		tb := New(io.Discard, header, o)
+		tb := New(io.Discard, info, o)
 		events := batch()
 		tb.Write(tree)
 		tb.Write(events)
@@ -314,7 +314,7 @@ func TestNoAllocation(t *testing.T) {
 func BenchmarkWrite(b *testing.B) {
 	for _, o := range []Options{{}, {Units: text.Human}, {Time: Clock}, {Time: Date}, {Wide: true}} {
 		b.Run(fmt.Sprintf("units=%s/time=%s/wide=%v", o.Units, o.Time, o.Wide), func(b *testing.B) {
-			tb := New(io.Discard, header, o)
+			tb := New(io.Discard, info, o)
 			events := batch()
 			tb.Write(tree)
 			b.ReportAllocs()

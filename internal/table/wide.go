@@ -29,7 +29,7 @@ const (
 // narrowest.
 func (t *Table) fit(columns int) {
 	more := columns - wideColumnsToFit
-	if t.header.KernelStacks {
+	if t.info.KernelStacks {
 		more = max(0, more-causeWidth-1)
 	}
 	t.cgroupWidth = minCgroupWidth + more/2
@@ -50,7 +50,7 @@ func (t *Table) startWide() {
 	b = appendColumn(b, "CGROUP", t.cgroupWidth)
 	b = appendColumn(b, "LIMITED BY", t.limitedByWidth)
 	b = appendColumn(b, "ROOM", roomWidth)
-	if t.header.KernelStacks {
+	if t.info.KernelStacks {
 		b = appendColumn(b, "CAUSE", causeWidth)
 	}
 	t.buf = append(b, "FLAGS\n"...)
@@ -85,7 +85,7 @@ func (t *Table) appendWideCharge(e *event.Event) {
 		b = append(b, '-')
 	}
 	b = pad(b, from, roomWidth)
-	if t.header.KernelStacks {
+	if t.info.KernelStacks {
 		b = appendColumn(b, t.stacks.Cause(e).String(), causeWidth)
 	}
 	t.buf = endLine(t.appendFlags(b, e))

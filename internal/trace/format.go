@@ -23,8 +23,8 @@
 //	40     8    0
 //
 // The payload is compressed with Zstandard. That of meta, the first block, is a
-// JSON object ([Meta]); that of end, the last of a recording that was brought to
-// its end, is another ([Totals]).
+// JSON object ([stream.Info]); that of end, the last of a recording that was brought
+// to its end, is another ([stream.Counts] and the kernel's batch).
 //
 // A block of events stands alone: none is needed to read another, so that one can be
 // skipped by its times, and a damaged one costs no more than itself, as long as its
@@ -110,54 +110,9 @@ const (
 	maxPayload = 16 << 20
 )
 
-// Meta says what made a recording, and how its numbers are to be read.
-type Meta struct {
-	// PageSize, StartBootNanos and BootWallNanos are those of stream.Header.
-	PageSize       int    `json:"page_size"`
-	StartBootNanos uint64 `json:"start_boot_ns"`
-	BootWallNanos  int64  `json:"boot_wall_ns"`
-
-	Program     string   `json:"program"`
-	CommandLine []string `json:"command_line"`
-	Host        string   `json:"host"`
-	Kernel      string   `json:"kernel_release"`
-	Arch        string   `json:"architecture"`
-	Attach      string   `json:"attach"`
-	// KernelStacks and UserStacks are those of stream.Header.
-	KernelStacks bool `json:"kernel_stacks,omitempty"`
-	UserStacks   bool `json:"user_stacks,omitempty"`
-	// Net is that of stream.Header.
-	Net bool `json:"net,omitempty"`
-}
-
-func (m *Meta) header() stream.Header {
-	return stream.Header{PageSize: m.PageSize, StartBootNanos: m.StartBootNanos, BootWallNanos: m.BootWallNanos,
-		KernelStacks: m.KernelStacks, UserStacks: m.UserStacks, Net: m.Net}
-}
-
-// Totals are what the kernel counted and the recording holds, once it is at its
-// end.
-type Totals struct {
-	// Seen charges were met by the programs in the kernel: the recorded ones,
-	// Filtered and Lost.
-	Seen     uint64 `json:"seen"`
-	Filtered uint64 `json:"filtered"`
-	Lost     uint64 `json:"lost"`
-	// LostOthers is how many other events were lost.
-	LostOthers uint64 `json:"lost_others"`
-	// Missed calls were not noticed by the programs.
-	Missed uint64 `json:"missed"`
-	// Events is how many events, of whatever type but names, are recorded, and
-	// Charges how many of them are charges.
-	Events  uint64 `json:"events"`
-	Charges uint64 `json:"charges"`
-	// Unstacked is how many stacks of charges are missing: they could not be taken, or
-	// there were too many different ones. Unnamed is how many processes have user
-	// stacks of addresses alone, for they could not be looked at, or not in time.
-	Unstacked uint64 `json:"unstacked,omitempty"`
-	Unnamed   uint64 `json:"unnamed,omitempty"`
-	// DamagedBlocks could not be read of the recordings that this one was made of.
-	DamagedBlocks uint64 `json:"damaged_blocks,omitempty"`
+// totals are the payload of a recording's end.
+type totals struct {
+	stream.Counts
 	// BatchPages is how many pages the kernel charges at once, going by what most
 	// charges asked for (MEMCG_CHARGE_BATCH: 64, before Linux 6.1 32); 0 where
 	// none was seen.

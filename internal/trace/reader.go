@@ -34,7 +34,7 @@ type Reader struct {
 	from    uint64
 	to      uint64 // 0 for no bound
 	zstd    *zstd.Decoder
-	meta    Meta
+	info    stream.Info
 	stopped atomic.Bool
 
 	header [headerBytes]byte // of a block, as it is in the file
@@ -46,7 +46,7 @@ type Reader struct {
 	toldNames  map[event.CgroupID]cgroupName
 	toldStacks map[uint32]string
 
-	totals *Totals
+	totals *totals
 	err    error // what it ended with, io.EOF or another
 	events uint64
 }
@@ -113,10 +113,10 @@ func (r *Reader) readMeta() error {
 	if h.kind != kindMeta {
 		return errDamaged
 	}
-	if err := json.Unmarshal(payload, &r.meta); err != nil {
+	if err := json.Unmarshal(payload, &r.info); err != nil {
 		return err
 	}
-	if n := r.meta.PageSize; n < 1<<12 || n > 1<<20 || n&(n-1) != 0 {
+	if n := r.info.PageSize; n < 1<<12 || n > 1<<20 || n&(n-1) != 0 {
 		return fmt.Errorf("a page size of %d", n)
 	}
 	return nil
@@ -126,15 +126,18 @@ func (r *Reader) readMeta() error {
 // part of them, to is not, and 0 for no bound. Blocks that have none are skipped.
 func (r *Reader) Limit(from, to uint64) { r.from, r.to = from, to }
 
-// Meta says what made the recording.
-func (r *Reader) Meta() *Meta { return &r.meta }
+// Info implements [stream.Source].
+func (r *Reader) Info() stream.Info { return r.info }
 
-// Header implements [stream.Source].
-func (r *Reader) Header() stream.Header { return r.meta.header() }
-
-// Totals returns what the recording says at its end; nil before that, and where
-// it has none.
-func (r *Reader) Totals() *Totals { return r.totals }
+// Counts implements [stream.Source]. They are Whole once the recording's end was read.
+func (r *Reader) Counts() (c stream.Counts, err error) {
+	if r.totals != nil {
+		c = r.totals.Counts
+		c.Whole = true
+	}
+	c.DamagedBlocks += r.damaged
+	return c, nil
+}
 
 // Events is how many events were read so far, names aside.
 func (r *Reader) Events() uint64 { return r.events }
@@ -249,7 +252,7 @@ func (r *Reader) nextBlock() error {
 				return nil
 			}
 		case h.kind == kindEnd:
-			var t Totals
+			var t totals
 			if err = json.Unmarshal(payload, &t); err == nil {
 				r.totals = &t
 				return r.end(io.EOF)

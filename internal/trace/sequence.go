@@ -12,7 +12,7 @@ import (
 // Sequence is a [stream.Source] that plays recordings one after the other, on
 // the clock of the first.
 type Sequence struct {
-	meta    Meta
+	info    stream.Info
 	readers []*Reader
 	current int
 	err     error // of those that were not whole
@@ -23,25 +23,22 @@ var _ stream.Source = (*Sequence)(nil)
 // NewSequence returns the sequence of some recordings, at least one. They must be
 // of machines with pages of one size.
 func NewSequence(readers ...*Reader) (*Sequence, error) {
-	meta := readers[0].meta
+	info := readers[0].info
 	for _, r := range readers {
-		if r.meta.PageSize != meta.PageSize {
+		if r.info.PageSize != info.PageSize {
 			return nil, errors.New("recordings of machines with pages of different sizes cannot be played together")
 		}
-		meta.KernelStacks = meta.KernelStacks || r.meta.KernelStacks
-		meta.UserStacks = meta.UserStacks || r.meta.UserStacks
+		info.KernelStacks = info.KernelStacks || r.info.KernelStacks
+		info.UserStacks = info.UserStacks || r.info.UserStacks
 		// Of a time without what was given back there is no balance.
-		meta.Net = meta.Net && r.meta.Net
+		info.Net = info.Net && r.info.Net
 	}
-	return &Sequence{meta: meta, readers: readers}, nil
+	return &Sequence{info: info, readers: readers}, nil
 }
 
-// Meta says what made the first recording, and what is part of the whole: stacks
-// where any has some, what was given back where all have it.
-func (s *Sequence) Meta() *Meta { return &s.meta }
-
-// Header implements [stream.Source].
-func (s *Sequence) Header() stream.Header { return s.meta.header() }
+// Info implements [stream.Source]. It is that of the first recording, with stacks where
+// any recording has some, and a balance where all have one.
+func (s *Sequence) Info() stream.Info { return s.info }
 
 // Stop implements [stream.Source].
 func (s *Sequence) Stop() {
@@ -64,7 +61,7 @@ func (s *Sequence) Read(batch []event.Event) (int, error) {
 			continue
 		}
 		// Another boot has another clock.
-		if shift := r.meta.BootWallNanos - s.meta.BootWallNanos; shift != 0 && r.meta.StartBootNanos != s.meta.StartBootNanos {
+		if shift := r.info.BootWallNanos - s.info.BootWallNanos; shift != 0 && r.info.StartBootNanos != s.info.StartBootNanos {
 			for i := range batch[:n] {
 				batch[i].BootNanos += uint64(shift)
 			}
@@ -74,41 +71,39 @@ func (s *Sequence) Read(batch []event.Event) (int, error) {
 	return 0, cmp.Or(s.err, io.EOF)
 }
 
-// Recorded adds up what the recordings that were played to their ends say of the
-// trace. Parts of one trace count what the kernel saw once, in the last.
-func (s *Sequence) Recorded() (t Totals, complete bool) {
-	complete = true
+// Counts implements [stream.Source]: it adds up what the recordings count. They are
+// Whole once each was read to its end. Parts of one trace hold the kernel's counts
+// once, in the last.
+func (s *Sequence) Counts() (sum stream.Counts, err error) {
+	sum.Whole = true
 	for _, r := range s.readers {
-		t.DamagedBlocks += r.damaged
-		if r.totals == nil {
-			complete = false
-			continue
+		c, err := r.Counts()
+		if err != nil {
+			return sum, err
 		}
-		t.Seen += r.totals.Seen
-		t.Filtered += r.totals.Filtered
-		t.Lost += r.totals.Lost
-		t.LostOthers += r.totals.LostOthers
-		t.Missed += r.totals.Missed
-		t.Unstacked += r.totals.Unstacked
-		t.Unnamed += r.totals.Unnamed
-		t.DamagedBlocks += r.totals.DamagedBlocks
-		t.Events += r.totals.Events
-		t.Charges += r.totals.Charges
-		t.BatchPages = max(t.BatchPages, r.totals.BatchPages)
+		sum.Whole = sum.Whole && c.Whole
+		sum.Seen += c.Seen
+		sum.Filtered += c.Filtered
+		sum.Lost += c.Lost
+		sum.LostNonCharge += c.LostNonCharge
+		sum.Missed += c.Missed
+		sum.RecordedEvents += c.RecordedEvents
+		sum.RecordedCharges += c.RecordedCharges
+		sum.LostStacks += c.LostStacks
+		sum.UnnamedProcesses += c.UnnamedProcesses
+		sum.DamagedBlocks += c.DamagedBlocks
 	}
-	return t, complete
+	return sum, nil
 }
 
 // Next ends this recording and returns one that goes on where it ends, in another
 // file: with the same beginning, and the names and stacks that this one knew.
 func (w *Writer) Next(out io.Writer) (*Writer, error) {
-	totals := w.totals
-	// What the kernel counted comes with the last.
-	w.totals = func() (Totals, error) { return Totals{}, nil }
-	if err := w.Close(); err != nil {
+	// The counts come with the last.
+	if err := w.Close(stream.Counts{}); err != nil {
 		return nil, err
 	}
-	next, err := NewWriter(out, w.meta, totals)
+	next, err := NewWriter(out, w.info)
 	if err != nil {
 		return nil, err
 	}

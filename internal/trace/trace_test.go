@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -21,9 +22,10 @@ import (
 	"chargetrace/internal/stream"
 )
 
-var meta = Meta{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18, Host: "h\x1b", CommandLine: []string{"chargetrace", "-o"}}
+var info = stream.Info{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18, Host: "h\x1b", CommandLine: []string{"chargetrace", "-o"}}
 
-func noTotals() (Totals, error) { return Totals{Seen: 9, Filtered: 2, Lost: 3}, nil }
+// counted are the counts that most recordings here end with.
+var counted = stream.Counts{Seen: 9, Filtered: 2, Lost: 3}
 
 func comm(s string) (c [16]byte) {
 	copy(c[:], s)
@@ -49,7 +51,7 @@ func story(n int) []event.Event {
 	for i := range n {
 		pid := uint32(4000 + r.IntN(3))
 		e := event.Event{
-			Type: event.Charge, CPU: r.Uint32N(2), BootNanos: meta.StartBootNanos + uint64(i)*1000 + r.Uint64N(2000), PID: pid, TID: pid + r.Uint32N(2),
+			Type: event.Charge, CPU: r.Uint32N(2), BootNanos: info.StartBootNanos + uint64(i)*1000 + r.Uint64N(2000), PID: pid, TID: pid + r.Uint32N(2),
 			Comm: comm("alloc"), Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK, Counter: 0xffff8880_12345678, StackPointer: 0xffffc900_00001000 + uint64(pid),
 			RequestedPages: 64, UsagePages: usage, MaxPages: math.MaxInt64 / 4096,
 			Limiting: event.Level{CgroupID: 2, UsagePages: usage + 5, MaxPages: 100_000}, High: event.Level{MaxPages: math.MaxUint64},
@@ -89,7 +91,7 @@ func story(n int) []event.Event {
 				e.Type, e.Cgroup.Hierarchy, e.Kind, e.RequestedPages, e.UsagePages = event.ForcedCharge, 4, event.Memsw, math.MaxUint64, math.MinInt64
 			}
 		case 19, 20:
-			e = event.Event{Type: event.Usage, BootNanos: meta.StartBootNanos, Cgroup: e.Cgroup, UsagePages: math.MaxInt64}
+			e = event.Event{Type: event.Usage, BootNanos: info.StartBootNanos, Cgroup: e.Cgroup, UsagePages: math.MaxInt64}
 			if i%50 == 20 {
 				e.UsagePages, e.Flags = 0, event.Existing
 			}
@@ -102,7 +104,7 @@ func story(n int) []event.Event {
 func record(t testing.TB, events []event.Event) []byte {
 	t.Helper()
 	var buf bytes.Buffer
-	w, err := NewWriter(&buf, meta, noTotals)
+	w, err := NewWriter(&buf, info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +115,7 @@ func record(t testing.TB, events []event.Event) []byte {
 		}
 		events = events[n:]
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(counted); err != nil {
 		t.Fatal(err)
 	}
 	if w.Bytes() != int64(buf.Len()) {
@@ -184,8 +186,8 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("no name %+v in %+v", name, names)
 		}
 	}
-	if rd.Header() != (stream.Header{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18}) || rd.Meta().Host != meta.Host {
-		t.Errorf("meta %+v", rd.Meta())
+	if got := rd.Info(); !reflect.DeepEqual(got, info) {
+		t.Errorf("%+v, want %+v", got, info)
 	}
 	charges := uint64(0)
 	for _, e := range events {
@@ -193,15 +195,16 @@ func TestRoundTrip(t *testing.T) {
 			charges++
 		}
 	}
-	totals := *rd.Totals()
-	if totals.Seen != 9 || totals.Events != n || totals.Charges != charges || totals.BatchPages != 64 || rd.Events() != n {
-		t.Errorf("totals %+v", totals)
+	want := counted
+	want.Whole, want.RecordedEvents, want.RecordedCharges = true, n, charges
+	if got, err := rd.Counts(); err != nil || got != want || rd.totals.BatchPages != 64 || rd.Events() != n {
+		t.Errorf("%+v, want %+v; batches of %d pages, %d events; %v", got, want, rd.totals.BatchPages, rd.Events(), err)
 	}
 }
 
 func TestEmpty(t *testing.T) {
 	got, _, rd, err := play(bytes.NewReader(record(t, nil)), Options{})
-	if err != nil || len(got) != 0 || rd.Totals() == nil {
+	if err != nil || len(got) != 0 || rd.totals == nil {
 		t.Errorf("%d events, %v", len(got), err)
 	}
 }
@@ -266,11 +269,11 @@ func TestMerged(t *testing.T) {
 		t.Fatal(err)
 	}
 	var merged bytes.Buffer
-	w, err := NewWriter(&merged, meta, noTotals)
+	w, err := NewWriter(&merged, info)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Copy(w, parts, stream.Aim{}); err != nil {
+	if _, err := stream.Copy(w, parts, stream.Filter{}); err != nil {
 		t.Fatal(err)
 	}
 	rd, err := NewReader(&merged, Options{})
@@ -303,7 +306,7 @@ func TestMerged(t *testing.T) {
 func TestTimes(t *testing.T) {
 	events := story(3*blockEvents + 10)
 	file := record(t, events)
-	from, to := meta.StartBootNanos+140_000_000, meta.StartBootNanos+150_000_000
+	from, to := info.StartBootNanos+140_000_000, info.StartBootNanos+150_000_000
 	var want []event.Event
 	for _, e := range events[told:] {
 		if e.BootNanos >= from && e.BootNanos < to {
@@ -363,7 +366,7 @@ func TestCut(t *testing.T) {
 	const perBlock = 60
 	events := story(4 * perBlock)
 	var buf bytes.Buffer
-	w, err := NewWriter(&buf, meta, noTotals)
+	w, err := NewWriter(&buf, info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +375,7 @@ func TestCut(t *testing.T) {
 		w.Write(events[i : i+perBlock])
 		w.tick()
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(counted); err != nil {
 		t.Fatal(err)
 	}
 	file := buf.Bytes()
@@ -386,7 +389,7 @@ func TestCut(t *testing.T) {
 			whole++
 		}
 		got, _, rd, err := play(bytes.NewReader(file[:cut]), Options{})
-		if !errors.Is(err, ErrEndsEarly) || rd.Totals() != nil {
+		if !errors.Is(err, ErrEndsEarly) || rd.totals != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
 		same(t, got, events[told:told+min(whole, 4)*perBlock])
@@ -408,7 +411,7 @@ func TestCut(t *testing.T) {
 				same(t, got, events[told:told+i*perBlock])
 				continue
 			}
-			if want := "x: the recording is damaged: 1 of its blocks could not be read"; !errors.Is(err, ErrDamaged) || err.Error() != want || rd.Totals() == nil {
+			if want := "x: the recording is damaged: 1 of its blocks could not be read"; !errors.Is(err, ErrDamaged) || err.Error() != want || rd.totals == nil {
 				t.Fatalf("block %d, byte %d damaged: %v, want %s", i, n, err, want)
 			}
 			same(t, got, others)
@@ -419,7 +422,7 @@ func TestCut(t *testing.T) {
 	bad[at[2]-1] ^= 0x10
 	bad[at[5]+headerBytes] ^= 0x10
 	got, _, rd, err := play(bytes.NewReader(bad), Options{Name: "x"})
-	if want := "x: the recording ends early: EOF; the recording is damaged: 2 of its blocks could not be read"; err == nil || err.Error() != want || rd.Totals() != nil {
+	if want := "x: the recording ends early: EOF; the recording is damaged: 2 of its blocks could not be read"; err == nil || err.Error() != want || rd.totals != nil {
 		t.Errorf("%v, want %s", err, want)
 	}
 	same(t, got, events[told+perBlock:])
@@ -441,13 +444,13 @@ func TestDamagedInside(t *testing.T) {
 		payload := b.payload()
 		spoil(&h, payload)
 		var file bytes.Buffer
-		w, err := NewWriter(&file, meta, noTotals)
+		w, err := NewWriter(&file, info)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.writeBlock(h, payload)
 		w.Write(events[:told+1])
-		w.Close()
+		w.Close(counted)
 		return file.Bytes()
 	}
 	for name, spoil := range map[string]func(*blockHeader, []byte){
@@ -456,7 +459,7 @@ func TestDamagedInside(t *testing.T) {
 		"too many events": func(h *blockHeader, _ []byte) { h.events += 1000 },
 	} {
 		got, names, rd, err := play(bytes.NewReader(part(spoil)), Options{})
-		if !errors.Is(err, ErrDamaged) || errors.Is(err, ErrEndsEarly) || rd.damaged != 1 || rd.Totals() == nil {
+		if !errors.Is(err, ErrDamaged) || errors.Is(err, ErrEndsEarly) || rd.damaged != 1 || rd.totals == nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		same(t, got, events[told:told+1])
@@ -483,14 +486,14 @@ func TestVersions(t *testing.T) {
 // not.
 func TestSequence(t *testing.T) {
 	events := story(3)
-	part := func(name string, m Meta, spoil func([]byte) []byte) *Reader {
+	part := func(name string, i stream.Info, spoil func([]byte) []byte) *Reader {
 		var file bytes.Buffer
-		w, err := NewWriter(&file, m, func() (Totals, error) { return Totals{Seen: 3, Unstacked: 2, Unnamed: 1, DamagedBlocks: 4}, nil })
+		w, err := NewWriter(&file, i)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.Write(events)
-		w.Close()
+		w.Close(stream.Counts{Seen: 3, LostStacks: 2, UnnamedProcesses: 1, DamagedBlocks: 4})
 		rd, err := NewReader(bytes.NewReader(spoil(file.Bytes())), Options{Name: name})
 		if err != nil {
 			t.Fatal(err)
@@ -506,7 +509,7 @@ func TestSequence(t *testing.T) {
 		file[blocks(t, file)[1]+headerBytes] ^= 1
 		return file
 	}
-	stacks, net, both := meta, meta, meta
+	stacks, net, both := info, info, info
 	stacks.KernelStacks, stacks.Net = true, true
 	net.Net = true
 	both.UserStacks, both.Net = true, true
@@ -515,25 +518,26 @@ func TestSequence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h := s.Header(); h != (stream.Header{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18, KernelStacks: true, UserStacks: true, Net: true}) {
-		t.Errorf("header %+v", h)
+	all := info
+	all.KernelStacks, all.UserStacks, all.Net = true, true, true
+	if got := s.Info(); !reflect.DeepEqual(got, all) {
+		t.Errorf("%+v, want %+v", got, all)
 	}
 	sink := new(counter)
-	_, err = stream.Copy(sink, s, stream.Aim{})
+	got, err := stream.Copy(sink, s, stream.Filter{})
 	if want := "a: the recording ends early: EOF\nc: the recording is damaged: 1 of its blocks could not be read"; err == nil || err.Error() != want || sink.events != 9 {
 		t.Errorf("%d events, %v, want %s", sink.events, err, want)
 	}
-	got, complete := s.Recorded()
-	if want := (Totals{Seen: 9, Events: 9, Charges: 9, Unstacked: 6, Unnamed: 3, DamagedBlocks: 13, BatchPages: 64}); complete || got != want {
-		t.Errorf("%+v, %v, want %+v", got, complete, want)
+	want := stream.Counts{Seen: 9, RecordedEvents: 9, RecordedCharges: 9, LostStacks: 6, UnnamedProcesses: 3, DamagedBlocks: 13, Read: 9, Shown: 9}
+	if got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 
-	if s, err = NewSequence(part("a", net, whole), part("b", meta, whole)); err != nil || s.Header().Net || s.Meta().Net {
+	if s, err = NewSequence(part("a", net, whole), part("b", info, whole)); err != nil || s.Info().Net {
 		t.Errorf("what was given back is part of all: %+v, %v", s, err)
 	}
-	_, err = stream.Copy(new(counter), s, stream.Aim{})
-	if _, complete := s.Recorded(); err != nil || !complete {
-		t.Errorf("%v, %v", complete, err)
+	if got, err = stream.Copy(new(counter), s, stream.Filter{}); err != nil || !got.Whole {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -549,7 +553,7 @@ func (c *counter) Write(batch []event.Event) error {
 	return nil
 }
 
-func (c *counter) Close() error { return nil }
+func (c *counter) Close(stream.Counts) error { return nil }
 
 func TestRefuses(t *testing.T) {
 	file := record(t, story(10))
@@ -591,7 +595,7 @@ func (w *writeTeller) Write(p []byte) (int, error) {
 func TestDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		buf := &writeTeller{written: make(chan time.Time, 10)}
-		w, err := NewWriter(buf, meta, noTotals)
+		w, err := NewWriter(buf, info)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -608,7 +612,7 @@ func TestDelay(t *testing.T) {
 			t.Error(err)
 		}
 		same(t, got, events[told:])
-		w.Close()
+		w.Close(counted)
 	})
 }
 
@@ -626,7 +630,7 @@ func TestFollow(t *testing.T) {
 	}
 	defer in.Close()
 	events := story(99)
-	w, err := NewWriter(out, meta, noTotals)
+	w, err := NewWriter(out, info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -642,7 +646,7 @@ func TestFollow(t *testing.T) {
 		w.Write(chunk)
 		w.tick()
 	}
-	w.Close()
+	w.Close(counted)
 	same(t, <-result, events[told:])
 }
 
@@ -667,7 +671,7 @@ func TestFollowFrom(t *testing.T) {
 	first := event.Event{Type: event.Fork, BootNanos: 1, ChildPID: 1}
 	last := event.Event{Type: event.Fork, BootNanos: 2 * uint64(maxDelay), ChildPID: 2}
 	var file bytes.Buffer
-	w, err := NewWriter(&file, meta, noTotals)
+	w, err := NewWriter(&file, info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -675,7 +679,7 @@ func TestFollowFrom(t *testing.T) {
 		w.Write([]event.Event{e})
 		w.tick()
 	}
-	w.Close()
+	w.Close(counted)
 	at := blocks(t, file.Bytes())
 	for half := at[1] + headerBytes; half < at[2]; half++ {
 		synctest.Test(t, func(t *testing.T) {
@@ -714,7 +718,7 @@ func (d *fullDisk) Write(b []byte) (int, error) {
 }
 
 func TestWriteFails(t *testing.T) {
-	w, err := NewWriter(&fullDisk{600}, meta, noTotals)
+	w, err := NewWriter(&fullDisk{600}, info)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -723,7 +727,7 @@ func TestWriteFails(t *testing.T) {
 	if err := w.Write(story(1)); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Write: %v", err)
 	}
-	if err := w.Close(); !errors.Is(err, io.ErrShortWrite) {
+	if err := w.Close(counted); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Close: %v", err)
 	}
 }
@@ -831,7 +835,7 @@ func BenchmarkWriter(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				w, err := NewWriter(io.Discard, meta, noTotals)
+				w, err := NewWriter(io.Discard, info)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -840,7 +844,7 @@ func BenchmarkWriter(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
-				if err := w.Close(); err != nil {
+				if err := w.Close(counted); err != nil {
 					b.Fatal(err)
 				}
 			}

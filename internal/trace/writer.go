@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
 )
 
 // blockEvents is how many events a block has at most: enough to compress well,
@@ -31,16 +32,16 @@ const maxDelay = time.Second
 
 // Writer is a [stream.Sink] that writes a recording. It is for one goroutine.
 type Writer struct {
-	w      io.Writer
-	meta   Meta
-	totals func() (Totals, error)
-	zstd   *zstd.Encoder
+	w    io.Writer
+	info stream.Info
+	zstd *zstd.Encoder
 
-	mu     sync.Mutex // the timer writes blocks too
-	timer  *time.Timer
-	err    error // of the timer's
-	block  blockWriter
-	counts Totals
+	mu    sync.Mutex // the timer writes blocks too
+	timer *time.Timer
+	err   error // of the timer's
+	block blockWriter
+	// events and charges are how many were written.
+	events, charges uint64
 	// batches is how many charges asked for 32 and for 64 pages.
 	batches [2]uint64
 	bytes   int64
@@ -51,14 +52,13 @@ type cgroupName struct {
 	name   string
 }
 
-// NewWriter begins a recording. At its end totals is asked for what the kernel
-// has counted; Events and Charges are the Writer's to count.
-func NewWriter(w io.Writer, meta Meta, totals func() (Totals, error)) (*Writer, error) {
+// NewWriter begins a recording.
+func NewWriter(w io.Writer, info stream.Info) (*Writer, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, err
 	}
-	wr := &Writer{w: w, meta: meta, totals: totals, zstd: enc, block: newBlockWriter()}
+	wr := &Writer{w: w, info: info, zstd: enc, block: newBlockWriter()}
 	wr.timer = time.AfterFunc(time.Hour, wr.tick)
 	wr.timer.Stop()
 	head := binary.LittleEndian.AppendUint32([]byte(signature), Version)
@@ -66,7 +66,7 @@ func NewWriter(w io.Writer, meta Meta, totals func() (Totals, error)) (*Writer, 
 		return nil, err
 	}
 	wr.bytes = int64(len(head))
-	payload, err := json.Marshal(meta)
+	payload, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +100,9 @@ func (w *Writer) Write(batch []event.Event) error {
 			w.timer.Reset(maxDelay)
 		}
 		w.block.add(e)
-		w.counts.Events++
+		w.events++
 		if e.Type == event.Charge {
-			w.counts.Charges++
+			w.charges++
 			switch e.RequestedPages {
 			case 32:
 				w.batches[0]++
@@ -126,25 +126,23 @@ func (w *Writer) tick() {
 	w.err = errors.Join(w.err, w.flush())
 }
 
-// Close writes what is left and the end.
-func (w *Writer) Close() error {
+// Close writes what is left and the end, with the counts; of those, RecordedEvents and
+// RecordedCharges are this recording's.
+func (w *Writer) Close(c stream.Counts) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer.Stop()
 	if err := errors.Join(w.err, w.flush()); err != nil {
 		return err
 	}
-	totals, err := w.totals()
-	if err != nil {
-		return err
-	}
-	totals.Events, totals.Charges = w.counts.Events, w.counts.Charges
+	end := totals{Counts: c}
+	end.RecordedEvents, end.RecordedCharges = w.events, w.charges
 	if n := w.batches; n[0] > n[1] {
-		totals.BatchPages = 32
+		end.BatchPages = 32
 	} else if n[1] > 0 {
-		totals.BatchPages = 64
+		end.BatchPages = 64
 	}
-	payload, err := json.Marshal(totals)
+	payload, err := json.Marshal(end)
 	if err != nil {
 		return err
 	}

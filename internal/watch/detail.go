@@ -35,7 +35,7 @@ func (p *painter) detail(r *row) {
 		b.WriteString("; " + r.container)
 	}
 	p.line(b.String())
-	if p.header.KernelStacks {
+	if p.info.KernelStacks {
 		p.line(p.chargedFor(r.group))
 	}
 	if p.nets != nil {

@@ -32,7 +32,7 @@ const (
 
 // state sums up a trace for the screen. It reads no clock: tick gets the time.
 type state struct {
-	header      stream.Header
+	info        stream.Info
 	names       cgroup.Names
 	stacks      cause.Stacks
 	totals      summary.Totals
@@ -107,15 +107,15 @@ type hit struct {
 	lastNanos uint64
 }
 
-func newState(header stream.Header) *state {
+func newState(info stream.Info) *state {
 	s := &state{
-		header:   header,
+		info:     info,
 		groups:   make(map[event.CgroupID]*group),
 		levels:   make(map[event.CgroupID]*level),
 		hits:     make(map[summary.LimitKey]hit),
-		lastTick: header.StartBootNanos,
+		lastTick: info.StartBootNanos,
 	}
-	if header.Net {
+	if info.Net {
 		s.nets = summary.NewNets()
 	}
 	return s

@@ -120,7 +120,7 @@ func (p *painter) body(rows []row) {
 	}
 	// The graph gets what the others leave, up to 12 lines.
 	titles := 7
-	if p.header.KernelStacks {
+	if p.info.KernelStacks {
 		titles++
 	}
 	if p.nets != nil {

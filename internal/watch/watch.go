@@ -68,10 +68,10 @@ type Watch struct {
 }
 
 // New returns a Watch that shows the events of a source on out.
-func New(out io.Writer, header stream.Header, o Options) *Watch {
-	header.StartBootNanos = min(header.StartBootNanos, maxBootNanos)
+func New(out io.Writer, info stream.Info, o Options) *Watch {
+	info.StartBootNanos = min(info.StartBootNanos, maxBootNanos)
 	w := &Watch{
-		o: o, out: out, state: newState(header), position: header.StartBootNanos,
+		o: o, out: out, state: newState(info), position: info.StartBootNanos,
 		keys:   keys{units: o.Units},
 		screen: screen{width: 80, height: 24, ascii: o.ASCII},
 		left:   make(chan struct{}), pressed: make(chan struct{}, 1), closing: make(chan struct{}),
@@ -263,7 +263,7 @@ func (w *Watch) LeaveOnPanic() {
 
 // Close takes a last sample and leaves the screen; a recording stays until a key ends
 // it. The last screen is printed to the terminal.
-func (w *Watch) Close() error {
+func (w *Watch) Close(stream.Counts) error {
 	close(w.closing)
 	w.ticking.Wait()
 	w.mu.Lock()

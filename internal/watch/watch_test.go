@@ -23,7 +23,7 @@ import (
 
 const second = uint64(time.Second)
 
-var header = stream.Header{PageSize: 4096, StartBootNanos: 100 * second}
+var info = stream.Info{PageSize: 4096, StartBootNanos: 100 * second}
 
 func named(id, parent uint64, name string) event.Event {
 	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
@@ -41,7 +41,7 @@ var names = []event.Event{named(root, 0, ""), named(pod, root, "pod"), named(web
 // limit of 2560 pages.
 func charge(at uint64, cgroup uint64, pid uint32, usage, podUsage int64) event.Event {
 	e := event.Event{
-		Type: event.Charge, BootNanos: header.StartBootNanos + at, PID: pid, TID: pid, Kind: event.Memory, Outcome: event.OK,
+		Type: event.Charge, BootNanos: info.StartBootNanos + at, PID: pid, TID: pid, Kind: event.Memory, Outcome: event.OK,
 		Cgroup: event.CgroupID{ID: cgroup}, RequestedPages: 64, UsagePages: usage, MaxPages: unlimited,
 		Limiting: event.Level{CgroupID: pod, UsagePages: podUsage, MaxPages: 2560},
 	}
@@ -66,14 +66,14 @@ func fill(s *state, seconds int) {
 	for i := range 4 * seconds {
 		at := uint64(i) * second / 4
 		if i > 0 && i%4 == 0 {
-			s.tick(header.StartBootNanos + at)
+			s.tick(info.StartBootNanos + at)
 		}
 		s.add([]event.Event{charge(at, web+uint64(i%2), uint32(10+i%2), usage[i%2], usage[0]+usage[1])})
 		if usage[0]+usage[1]+64 <= 2560 {
 			usage[i%2] += 64
 		}
 	}
-	s.tick(header.StartBootNanos + uint64(seconds)*second)
+	s.tick(info.StartBootNanos + uint64(seconds)*second)
 }
 
 // plain returns a screen of 80 columns and 24 lines without colors.
@@ -86,12 +86,12 @@ func plain(s *state, k *keys) string {
 }
 
 func TestScreen(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	fill(s, 7)
 	free := unlimitedCharge(6*second, 1)
 	reclaim := event.Event{Type: event.ReclaimEnd, BootNanos: free.BootNanos, PID: 10, Cgroup: event.CgroupID{ID: web}, DurationNanos: second / 4}
 	s.add([]event.Event{free, reclaim})
-	s.tick(header.StartBootNanos + 8*second)
+	s.tick(info.StartBootNanos + 8*second)
 	want := `chargetrace  8.000 s  3 cgroups  29 charges  0 failed  0 OOM kills
   CGROUP                         LIMIT    ROOM  FILL/S TO LIM FAIL MISS RECL OOM
 > /pod/db           ███▒▒▒▒░░░   ^2560     768    +204   3.8s    0    0   0%   0
@@ -125,7 +125,7 @@ q quit  ? help  enter open  / filter  s sort: fullness  p pause  u units  r reve
 // TestTimeToLimit has a process charge two batches a second, then four: the fill rate is
 // that of the last five ticks.
 func TestTimeToLimit(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	s.add(names)
 	var usage int64
 	for i, tc := range []struct {
@@ -142,7 +142,7 @@ func TestTimeToLimit(t *testing.T) {
 			s.add([]event.Event{charge(at, web, 10, usage, usage)})
 			usage += 64
 		}
-		s.tick(header.StartBootNanos + uint64(i+1)*second)
+		s.tick(info.StartBootNanos + uint64(i+1)*second)
 		r := s.row(event.CgroupID{ID: web})
 		want := time.Duration(tc.fullAfter * float64(time.Second))
 		if r.toLimit != want || r.fillRate != tc.fillRate && !(math.IsNaN(r.fillRate) && math.IsNaN(tc.fillRate)) {
@@ -153,7 +153,7 @@ func TestTimeToLimit(t *testing.T) {
 
 // TestReadings has readings without charges.
 func TestReadings(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	fill(s, 5)
 	read := func(webUsage, podUsage int64, webMax uint64) row {
 		s.read(map[event.CgroupID]reading{
@@ -184,7 +184,7 @@ func TestReadings(t *testing.T) {
 
 // TestNetGrowth has charges and uncharges.
 func TestNetGrowth(t *testing.T) {
-	h := header
+	h := info
 	h.Net = true
 	s := newState(h)
 	s.add(names)
@@ -210,9 +210,9 @@ func TestNetGrowth(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	fill(s, 12) // 10 s to the limit
-	kill := event.Event{Type: event.OOMKill, BootNanos: header.StartBootNanos + 12*second, PID: 11, Cgroup: event.CgroupID{ID: pod}}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 12*second, PID: 11, Cgroup: event.CgroupID{ID: pod}}
 	copy(kill.Comm[:], "p11")
 	kill.Victim = event.Victim{PID: 10, AnonPages: 1280}
 	copy(kill.Victim.Comm[:], "p10")
@@ -250,7 +250,7 @@ func paths(rows []row) string {
 }
 
 func TestKeys(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	fill(s, 5)
 	s.add([]event.Event{unlimitedCharge(5*second, 5000)})
 	s.tick(s.lastTick + second)
@@ -296,7 +296,7 @@ func TestKeys(t *testing.T) {
 // TestAnySize holds that a screen has the size of the terminal, whatever that is, and
 // that hostile names do not change it.
 func TestAnySize(t *testing.T) {
-	s := newState(stackedHeader)
+	s := newState(stackedInfo)
 	fill(s, 12)
 	s.add(stacks)
 	s.add([]event.Event{chargeFor(12*second, 1, 5), chargeFor(12*second, 2, 5)})
@@ -333,10 +333,10 @@ func TestAnySize(t *testing.T) {
 	}
 }
 
-// stackedHeader is the header of a trace with stacks; each of stacks has another cause.
+// stackedInfo is the info of a trace with stacks; each of stacks has another cause.
 var (
-	stackedHeader = stream.Header{PageSize: 4096, StartBootNanos: 100 * second, KernelStacks: true}
-	stacks        = []event.Event{
+	stackedInfo = stream.Info{PageSize: 4096, StartBootNanos: 100 * second, KernelStacks: true}
+	stacks      = []event.Event{
 		{Type: event.Stack, StackNumber: 1, Frames: "do_anonymous_page+0x1"},
 		{Type: event.Stack, StackNumber: 2, Frames: "filemap_fault+0x1"},
 		{Type: event.Stack, StackNumber: 3, Frames: "pte_alloc_one+0x1"},
@@ -352,7 +352,7 @@ func chargeFor(at uint64, stack uint32, pages uint64) event.Event {
 }
 
 func TestCauses(t *testing.T) {
-	s := newState(stackedHeader)
+	s := newState(stackedInfo)
 	s.add(names)
 	s.add(stacks)
 	line := func() string {
@@ -406,7 +406,7 @@ func TestCauses(t *testing.T) {
 // TestLines pins the lines for an output that is no terminal.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	w := New(&out, header, Options{Units: text.Human})
+	w := New(&out, info, Options{Units: text.Human})
 	if err := w.Write(names); err != nil {
 		t.Fatal(err)
 	}
@@ -416,7 +416,7 @@ func TestLines(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(stream.Counts{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  CGROUP
@@ -435,13 +435,13 @@ func TestLines(t *testing.T) {
 
 func TestLinesWithCauses(t *testing.T) {
 	var out bytes.Buffer
-	w := New(&out, stackedHeader, Options{Units: text.Human})
+	w := New(&out, stackedInfo, Options{Units: text.Human})
 	other := chargeFor(second+1, 3, 5)
 	other.Cgroup.ID = free
 	if err := w.Write(slices.Concat(stacks, names, []event.Event{chargeFor(1, 1, 3), chargeFor(1, 2, 1), other})); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
+	if err := w.Close(stream.Counts{}); err != nil {
 		t.Fatal(err)
 	}
 	const want = `TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  FOR                CGROUP
@@ -461,10 +461,10 @@ func (failingWriter) Write([]byte) (int, error) { return 0, unix.EPIPE }
 // charges.
 func TestReaderGone(t *testing.T) {
 	stopped := make(chan struct{})
-	now := header.StartBootNanos
-	w := New(failingWriter{}, header, Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
+	now := info.StartBootNanos
+	w := New(failingWriter{}, info, Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
 	<-stopped
-	if err := w.Close(); !errors.Is(err, unix.EPIPE) {
+	if err := w.Close(stream.Counts{}); !errors.Is(err, unix.EPIPE) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -484,7 +484,7 @@ func TestPanic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := New(guest, header, Options{Keys: guest})
+	w := New(guest, info, Options{Keys: guest})
 	var shown bytes.Buffer
 	readUntil(t, host, &shown, "nothing is charged yet")
 	during, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
@@ -525,9 +525,9 @@ func readUntil(t *testing.T, host *os.File, shown *bytes.Buffer, what string) {
 
 // TestHostileRecording has a cycle of parents, and huge times.
 func TestHostileRecording(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	s.add([]event.Event{named(5, 5, "x"), charge(0, 5, 1, 1, 1)})
-	s.tick(header.StartBootNanos + second)
+	s.tick(info.StartBootNanos + second)
 	k := keys{}
 	k.press("enter", s.rows(&k))
 	if rows := s.rows(&k); len(rows) != 256 {
@@ -536,13 +536,13 @@ func TestHostileRecording(t *testing.T) {
 	s.toRead()
 
 	var out bytes.Buffer
-	w := New(&out, header, Options{})
+	w := New(&out, info, Options{})
 	late := charge(0, 5, 1, 1, 1)
 	late.BootNanos = math.MaxUint64
 	if err := w.Write([]event.Event{late, late}); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
+	if err := w.Close(stream.Counts{}); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
 		t.Errorf("%v, %d lines", err, bytes.Count(out.Bytes(), []byte("\n")))
 	}
 }
@@ -550,7 +550,7 @@ func TestHostileRecording(t *testing.T) {
 // TestManyProcesses holds that a process that charges now is shown among many that no
 // longer do, and that those and idle cgroups are dropped.
 func TestManyProcesses(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	s.add(names)
 	for i := range 3 * maxCharging {
 		if i%maxCharging == 0 {
@@ -571,7 +571,7 @@ func TestManyProcesses(t *testing.T) {
 
 	for i := range uint64(2 * maxGroups) { // of a pod each
 		pod, group := 1000+2*i, 1001+2*i
-		e := charge(s.lastTick-header.StartBootNanos, group, 1, 1, 2560)
+		e := charge(s.lastTick-info.StartBootNanos, group, 1, 1, 2560)
 		e.Limiting.CgroupID, e.FailedAt = pod, pod
 		s.add([]event.Event{named(pod, root, "p"), named(group, pod, "c"), e})
 		s.read(map[event.CgroupID]reading{{ID: group}: {1, 2}})
@@ -584,7 +584,7 @@ func TestManyProcesses(t *testing.T) {
 
 // TestOldFailure holds that a failure before the graph has no mark.
 func TestOldFailure(t *testing.T) {
-	s := newState(header)
+	s := newState(info)
 	s.add(names)
 	s.add([]event.Event{charge(0, web, 1, 1, 2560)})
 	for range historyTicks + 5 {
@@ -597,7 +597,7 @@ func TestOldFailure(t *testing.T) {
 
 // benchmarkState has 100 cgroups, of 10 processes each.
 func benchmarkState() *state {
-	s := newState(header)
+	s := newState(info)
 	s.add(names)
 	for i := range 100 {
 		id := uint64(100 + i)

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"chargetrace/internal/capture"
+	"chargetrace/internal/stream"
+)
+
+// live traces the running kernel until something stops it or the command it runs ends.
+func live(cfg *config, args []string, child *launched, stdout, stderr io.Writer) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	if child == nil { // otherwise signals are the command's
+		ctx, cancel = untilSignal()
+	}
+	defer cancel()
+	src, err := newKernelSource(cfg, args, child)
+	if err != nil {
+		return err
+	}
+	defer src.close()
+	defer capture.Prioritize()()
+	s := session{cfg, src, child}
+	return s.run(ctx, cancel, stdout, stderr)
+}
+
+// kernelSource is a trace of the running kernel.
+type kernelSource struct {
+	stream.Source // tracer, or a sampler of cgroups' usage around it
+	tracer        *capture.Tracer
+	options       capture.Options
+	info          stream.Info
+	cfg           *config
+	child         *launched // nil: no command is run
+
+	targets *processes
+	cgroups *cgroups
+	closers []func()
+}
+
+// newKernelSource begins to trace what the flags select, or the command.
+func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSource, err error) {
+	s := &kernelSource{cfg: cfg, child: child}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	filter := cfg.filter
+	if child != nil {
+		filter.PIDs, filter.Follow = []uint32{uint32(child.cmd.Process.Pid)}, true
+	}
+	// Opened first, so that later processes with the same numbers are not mistaken for
+	// them.
+	if s.targets, err = openProcesses(filter.PIDs); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, s.targets.close)
+	if s.cgroups, err = openCgroups(filter); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, s.cgroups.close)
+
+	s.options = capture.Options{
+		Filter: filter, Attach: cfg.attach, BufferBytes: cfg.bufferBytes,
+		Forks:        filter.Follow || len(filter.PIDs) == 0 && cfg.keepsForks(),
+		KernelStacks: cfg.stack, UserStacks: cfg.ustack, Net: cfg.net,
+	}
+	for _, t := range s.cgroups.targets {
+		s.options.CgroupIDs = append(s.options.CgroupIDs, t.ID)
+		s.options.AboveIDs = append(s.options.AboveIDs, t.Above...)
+	}
+	if s.tracer, err = capture.Start(s.options); err != nil {
+		f := capture.Explain(err, cfg.attach)
+		return nil, &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
+	}
+	s.closers = append(s.closers, func() { s.tracer.Close() })
+	// Collect the garbage of BTF parsing now: a GC cycle during the trace costs as much
+	// as thousands of events.
+	runtime.GC()
+	debug.SetGCPercent(400)
+
+	s.Source, s.info = s.tracer, s.tracer.Info()
+	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
+	if s.info.Net && filter.BalancesMemory() {
+		r, err := newReadings(s.tracer, s.cgroups.targets)
+		if err != nil {
+			return nil, err
+		}
+		s.closers = append(s.closers, r.Close)
+		s.Source = r
+	}
+	return s, nil
+}
+
+func (s *kernelSource) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+}
+
+func (s *kernelSource) Info() stream.Info { return s.info }
+
+// filter implements source. The kernel matches processes and cgroups, by its own numbers.
+func (s *kernelSource) filter() (selected, left stream.Filter) {
+	return s.options.Filter, s.options.Filter.ByCharge()
+}
+
+func (s *kernelSource) isLive() bool { return true }
+
+func (s *kernelSource) warn(stderr io.Writer) {
+	if rounded := capture.RoundBuffer(s.cfg.bufferBytes); rounded != s.cfg.bufferBytes {
+		fmt.Fprintf(stderr, "chargetrace: buffer rounded up to %d bytes, a power of two of pages\n", rounded)
+	}
+	if s.cfg.attach == capture.Auto {
+		fmt.Fprintf(stderr, "chargetrace: attached with %s\n", s.info.Attach)
+	}
+	if s.tracer.LacksFentry() {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", capture.NoFentry)
+	}
+	for _, what := range s.tracer.Lacking() {
+		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no place to see %s\n", what)
+	}
+	for _, f := range capture.Unnamed(s.options) {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\nhint: %s\n", f.Detail, f.Hint)
+	}
+}
+
+// begin implements source. It lets the command begin.
+func (s *kernelSource) begin(ctx context.Context, stderr io.Writer, end func()) error {
+	if s.child == nil {
+		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.Function)
+	} else {
+		fmt.Fprintf(stderr, "Tracing %s while %s runs.\n", capture.Function, s.child.name)
+		if err := s.child.begin(); err != nil {
+			return err
+		}
+	}
+	if s.cfg.duration > 0 {
+		time.AfterFunc(s.cfg.duration, end)
+	}
+	if len(s.options.PIDs) > 0 {
+		go s.awaitProcesses(ctx, stderr, end)
+	}
+	if len(s.cgroups.targets) > 0 {
+		go s.awaitCgroups(stderr, end)
+	}
+	return nil
+}
+
+// awaitProcesses calls end when the traced processes have exited.
+func (s *kernelSource) awaitProcesses(ctx context.Context, stderr io.Writer, end func()) {
+	err := s.targets.wait(func(pid int) {
+		if s.child == nil {
+			fmt.Fprintf(stderr, "chargetrace: process %d has exited\n", pid)
+		}
+	})
+	if err == nil && s.options.Follow && s.child == nil {
+		err = s.tracer.WaitTargets(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "chargetrace: warning: the end of the processes will not be noticed: %v\n", err)
+		return
+	}
+	end()
+}
+
+// awaitCgroups calls end when the traced cgroups are removed.
+func (s *kernelSource) awaitCgroups(stderr io.Writer, end func()) {
+	if err := s.cgroups.wait(); err != nil {
+		fmt.Fprintf(stderr, "chargetrace: warning: the end of the cgroups will not be noticed: %v\n", err)
+		return
+	}
+	fmt.Fprintf(stderr, "chargetrace: %s was removed\n", s.cgroups)
+	end()
+}
+
+func (s *kernelSource) printCounts(w io.Writer, c stream.Counts) error {
+	filtered := c.Filtered + c.Read - c.Shown
+	fmt.Fprintf(w, "chargetrace: seen %d = shown %d + filtered %d + lost %d\n", c.Seen, c.Shown, filtered, c.Lost)
+	if c.Lost > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d events were lost, the buffer was full\n", c.Lost)
+		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid leaves out what is not of interest\n", 2*capture.RoundBuffer(s.cfg.bufferBytes))
+	}
+	if c.LostNonCharge > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d events that are no charges were lost as well\n", c.LostNonCharge)
+	}
+	if c.Unfollowed > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)
+	}
+	printLostStacks(w, &c)
+	if c.Missed > 0 {
+		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)
+	}
+	if c.Seen != c.Shown+filtered+c.Lost {
+		return errors.New("the counts of this trace do not add up: it is not complete")
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package stream
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/glob"
+)
+
+// Filter says which events of a source are shown. Its fields combine with AND, several
+// values of one field with OR. The zero value shows all.
+type Filter struct {
+	// PIDs are the processes whose charges and reclaim are shown, and the OOM kills
+	// that they cause or fall victim to; none means all.
+	PIDs []uint32
+	// Follow adds their descendants.
+	Follow bool
+	// Comms are the names of the threads whose events are shown, and of the victims of
+	// OOM kills; nil means all.
+	Comms *glob.Set
+	// Cgroups are those whose charges are shown, and those of their descendants; none
+	// means all. Reclaim and OOM kills of their ancestors are shown too.
+	Cgroups []cgroup.Path
+	// Containers are prefixes of container ids; their cgroups add to Cgroups.
+	Containers []string
+	// Kinds are the kinds of counters whose charges are shown; none means all.
+	Kinds event.Kinds
+	// MinPages drops charges of fewer pages. Since some charges have no balance, it also
+	// drops all events of [event.Type.IsNet].
+	MinPages uint64
+	// OnlyLimited drops charges for which [event.Event.LimitHit] is false, and the same
+	// events.
+	OnlyLimited bool
+	// MaxCharges is how many charges are shown; 0 means no limit.
+	MaxCharges uint64
+}
+
+// ByCharge returns the part of the filter that looks at a charge alone, and not at who
+// made it or which cgroup pays: what is left where the kernel has filtered by those.
+func (f Filter) ByCharge() Filter {
+	return Filter{Kinds: f.Kinds, MinPages: f.MinPages, OnlyLimited: f.OnlyLimited, MaxCharges: f.MaxCharges}
+}
+
+// Balances reports whether the uncharges that are shown can be set against the charges
+// that are: processes give back what others charged.
+func (f Filter) Balances() bool {
+	return len(f.PIDs) == 0 && f.Comms == nil && !f.dropsCharges()
+}
+
+// BalancesMemory reports whether memory.current can be compared with both.
+func (f Filter) BalancesMemory() bool {
+	return f.Balances() && (f.Kinds == 0 || f.Kinds.Has(event.Memory))
+}
+
+// Info returns the Info of the events that pass the filter, from that of their source.
+func (f Filter) Info(i Info) Info {
+	i.Net = i.Net && f.Balances()
+	return i
+}
+
+// FiltersCgroups reports whether only some cgroups' charges are shown.
+func (f Filter) FiltersCgroups() bool { return len(f.Cgroups)+len(f.Containers) > 0 }
+
+// dropsCharges reports whether charges are dropped for what they are.
+func (f Filter) dropsCharges() bool { return f.MinPages > 0 || f.OnlyLimited }
+
+// matcher applies a Filter.
+type matcher struct {
+	Filter
+	pageSize uint64
+	// targets are the PIDs, and with Follow their descendants. children are the
+	// processes forked before the trace.
+	targets  map[uint32]bool
+	children map[uint32][]uint32
+
+	names  cgroup.Names
+	places map[event.CgroupID]place
+	// found are the full ids of Filter.Containers, and containers their cgroups.
+	found      map[string]string
+	containers []cgroup.Path
+	err        error
+}
+
+// place is where a cgroup is, relative to those of the filter.
+type place uint8
+
+const (
+	placeUnknown place = iota
+	elsewhere
+	above
+	within
+)
+
+func newMatcher(filter Filter, pageSize int) *matcher {
+	m := &matcher{
+		Filter: filter, pageSize: uint64(pageSize), targets: make(map[uint32]bool), children: make(map[uint32][]uint32),
+		places: make(map[event.CgroupID]place), found: make(map[string]string),
+	}
+	for _, pid := range filter.PIDs {
+		m.targets[pid] = true
+	}
+	return m
+}
+
+func (m *matcher) matches(e *event.Event) bool {
+	switch e.Type {
+	case event.Lost, event.Stack:
+		return true
+	case event.CgroupName:
+		if m.FiltersCgroups() {
+			m.names.Add(e)
+			delete(m.places, e.Cgroup)
+		}
+		return true
+	case event.Fork:
+		return m.fork(e)
+	case event.Usage:
+		return m.BalancesMemory() && (!m.FiltersCgroups() || m.placeOf(e.Cgroup) == within)
+	}
+	if !m.matchesTask(e.PID, &e.Comm) &&
+		(e.Type != event.OOMKill || !m.matchesTask(e.Victim.PID, &e.Victim.Comm)) {
+		return false
+	}
+	if m.FiltersCgroups() {
+		if p := m.placeOf(e.Cgroup); p != within && (p != above || e.Type == event.Charge || e.Type.IsNet()) {
+			return false
+		}
+	}
+	switch ofKind := m.Kinds == 0 || m.Kinds.Has(e.Kind); {
+	case e.Type.IsNet():
+		return ofKind && !m.dropsCharges()
+	case e.Type != event.Charge:
+		return true
+	case !ofKind:
+		return false
+	}
+	minimum := m.MinPages
+	if e.Kind == event.Dmem {
+		minimum *= m.pageSize
+	}
+	return e.RequestedPages >= minimum && (!m.OnlyLimited || e.LimitHit())
+}
+
+func (m *matcher) matchesTask(pid uint32, comm *event.Comm) bool {
+	return (len(m.PIDs) == 0 || m.targets[pid]) && (m.Comms == nil || m.Comms.Match(comm.Bytes()))
+}
+
+// fork learns of a process. A fork is shown where its parent is aimed at.
+func (m *matcher) fork(e *event.Event) bool {
+	if len(m.PIDs) == 0 {
+		return true
+	}
+	byTarget := m.targets[e.PID]
+	switch {
+	case !m.Follow:
+	case byTarget:
+		m.follow(e.ChildPID)
+	case e.Flags&event.Existing != 0:
+		// They come by their numbers, which go round: the parent may be next.
+		m.children[e.PID] = append(m.children[e.PID], e.ChildPID)
+	case !slices.Contains(m.PIDs, e.ChildPID):
+		delete(m.targets, e.ChildPID) // what had that number is gone
+	}
+	return byTarget
+}
+
+func (m *matcher) follow(pid uint32) {
+	m.targets[pid] = true
+	children := m.children[pid]
+	delete(m.children, pid)
+	for _, child := range children {
+		m.follow(child)
+	}
+}
+
+// placeOf returns where a cgroup is. The machine as a whole is above all.
+func (m *matcher) placeOf(id event.CgroupID) place {
+	if id.ID == 0 {
+		return above
+	}
+	p, ok := m.places[id]
+	if !ok {
+		p = m.findPlace(id, m.names.Path(id))
+		m.places[id] = p
+	}
+	return p
+}
+
+func (m *matcher) findPlace(id event.CgroupID, path string) place {
+	m.findContainer(path)
+	p := elsewhere
+	for _, target := range slices.Concat(m.Cgroups, m.containers) {
+		in := target.In(id.Hierarchy)
+		switch {
+		case cgroup.IsWithin(path, in):
+			return within
+		case cgroup.IsWithin(in, path):
+			p = above
+		}
+	}
+	return p
+}
+
+// findContainer makes the container of a path a target, if it is aimed at.
+func (m *matcher) findContainer(path string) {
+	container := cgroup.ContainerOf(path)
+	for _, prefix := range m.Containers {
+		if container.ID == "" || !strings.HasPrefix(container.ID, prefix) {
+			continue
+		}
+		switch other, ok := m.found[prefix]; {
+		case !ok:
+			m.found[prefix] = container.ID
+		case other != container.ID:
+			m.err = fmt.Errorf("-container %s is ambiguous: there are %s and %s", prefix, other, container.ID)
+		}
+		end := strings.Index(path, container.ID) + len(container.ID)
+		if slash := strings.IndexByte(path[end:], '/'); slash >= 0 {
+			path = path[:end+slash]
+		}
+		target := cgroup.Path{V1: path, V2: path}
+		if !slices.Contains(m.containers, target) {
+			m.containers = append(m.containers, target)
+			clear(m.places)
+		}
+	}
+}
