@@ -8,40 +8,22 @@ import (
 	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
-	"chargetrace/internal/text"
 )
-
-// checkDiff says what of the flags does not go with -diff.
-func (cfg *config) checkDiff() error {
-	switch o := cfg.outputs[0]; {
-	case cfg.diff == "":
-		return nil
-	case len(cfg.inputs) == 0:
-		return usageErrorf("-diff compares with what -r plays")
-	case cfg.tail:
-		return usageErrorf("-diff compares what is at its end, and -follow waits for more")
-	case len(cfg.outputs) > 1 || o.format != "table" && o.format != "html":
-		return usageErrorf("-diff makes one output: a table or .html")
-	case cfg.wide || cfg.units != text.Pages:
-		return usageErrorf("-diff counts pages and has no rows of charges: -units and -wide are for those")
-	}
-	return nil
-}
 
 // diff compares what -r plays with another recording.
 func diff(cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
-	before, beforeErr := cfg.side(cfg.inputs, stdin)
+	before, beforeErr := cfg.side(cfg.play.paths, stdin)
 	if before == nil {
 		return beforeErr
 	}
-	after, afterErr := cfg.side([]string{cfg.diff}, stdin)
+	after, afterErr := cfg.side([]string{cfg.play.diff}, stdin)
 	if after == nil {
 		return afterErr
 	}
 	// What ends early is compared all the same.
 	defer func() { err = errors.Join(err, beforeErr, afterErr) }()
 	out := stdout
-	o := cfg.outputs[0]
+	o := cfg.out.outputs[0]
 	if o.path != "-" {
 		f, _, err := cfg.create(o.path)
 		if err != nil {

@@ -26,7 +26,7 @@ func usageErrorf(format string, args ...any) error {
 // writeError adds a way out to an error of an output.
 func (cfg *config) writeError(err error) error {
 	switch {
-	case isBrokenPipe(err) && len(cfg.outputs) > 1:
+	case isBrokenPipe(err) && len(cfg.out.outputs) > 1:
 		// Said aloud, for they are not whole.
 		return &hintedError{fmt.Errorf("an output is not read any more (%v)", err), "the others end there too"}
 	case errors.Is(err, syscall.ENOSPC) && cfg.keepsForks():

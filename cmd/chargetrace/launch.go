@@ -25,7 +25,7 @@ func runCommand(cfg *config, args []string, stdin io.Reader, stdout, stderr io.W
 	if err != nil {
 		return 1, err
 	}
-	err = c.prepare(cfg.limits)
+	err = c.prepare(cfg.child.limits)
 	if err == nil {
 		err = live(cfg, args, c, stdout, stderr)
 	}
@@ -49,7 +49,7 @@ type launched struct {
 
 // launch starts the process that becomes the command when it is told to.
 func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, error) {
-	as, err := findIdentity(cfg.user)
+	as, err := findIdentity(cfg.child.user)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 			signal.Notify(signals, s)
 		}
 	}
-	c := &launched{name: event.Printable(cfg.command[0]), cmd: exec.Command(self, cfg.command...), ended: make(chan struct{})}
+	c := &launched{name: event.Printable(cfg.child.argv[0]), cmd: exec.Command(self, cfg.child.argv...), ended: make(chan struct{})}
 	c.cmd.Args[0] = os.Args[0]
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, stdout, stderr
 	if cfg.hasScreen(stdout) {

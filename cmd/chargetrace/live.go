@@ -68,16 +68,16 @@ func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSour
 	s.closers = append(s.closers, s.cgroups.close)
 
 	s.options = capture.Options{
-		Filter: filter, Attach: cfg.attach, BufferBytes: cfg.bufferBytes,
+		Filter: filter, Attach: cfg.kernel.attach, BufferBytes: cfg.kernel.bufferBytes,
 		Forks:        filter.Follow || len(filter.PIDs) == 0 && cfg.keepsForks(),
-		KernelStacks: cfg.stack, UserStacks: cfg.ustack, Net: cfg.net,
+		KernelStacks: cfg.kernel.stack, UserStacks: cfg.kernel.ustack, Net: cfg.kernel.net,
 	}
 	for _, t := range s.cgroups.targets {
 		s.options.CgroupIDs = append(s.options.CgroupIDs, t.ID)
 		s.options.AboveIDs = append(s.options.AboveIDs, t.Above...)
 	}
 	if s.tracer, err = capture.Start(s.options); err != nil {
-		f := capture.Explain(err, cfg.attach)
+		f := capture.Explain(err, cfg.kernel.attach)
 		return nil, &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
 	}
 	s.closers = append(s.closers, func() { s.tracer.Close() })
@@ -115,10 +115,10 @@ func (s *kernelSource) filter() (selected, left stream.Filter) {
 func (s *kernelSource) isLive() bool { return true }
 
 func (s *kernelSource) warn(stderr io.Writer) {
-	if rounded := capture.RoundBuffer(s.cfg.bufferBytes); rounded != s.cfg.bufferBytes {
+	if rounded := capture.RoundBuffer(s.cfg.kernel.bufferBytes); rounded != s.cfg.kernel.bufferBytes {
 		fmt.Fprintf(stderr, "chargetrace: buffer rounded up to %d bytes, a power of two of pages\n", rounded)
 	}
-	if s.cfg.attach == capture.Auto {
+	if s.cfg.kernel.attach == capture.Auto {
 		fmt.Fprintf(stderr, "chargetrace: attached with %s\n", s.info.Attach)
 	}
 	if s.tracer.LacksFentry() {
@@ -186,7 +186,7 @@ func (s *kernelSource) printCounts(w io.Writer, c stream.Counts) error {
 	fmt.Fprintf(w, "chargetrace: seen %d = shown %d + filtered %d + lost %d\n", c.Seen, c.Shown, filtered, c.Lost)
 	if c.Lost > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d events were lost, the buffer was full\n", c.Lost)
-		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid leaves out what is not of interest\n", 2*capture.RoundBuffer(s.cfg.bufferBytes))
+		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid leaves out what is not of interest\n", 2*capture.RoundBuffer(s.cfg.kernel.bufferBytes))
 	}
 	if c.LostNonCharge > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d events that are no charges were lost as well\n", c.LostNonCharge)

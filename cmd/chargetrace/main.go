@@ -64,11 +64,11 @@ func dispatch(args []string, stdin io.Reader, stdout, stderr io.Writer) (status 
 		_, err = io.WriteString(stdout, completion(cfg.completion))
 	case cfg.check:
 		err = printCheck(stdout)
-	case cfg.diff != "":
+	case cfg.play.diff != "":
 		err = diff(cfg, stdin, stdout)
-	case len(cfg.inputs) > 0:
+	case len(cfg.play.paths) > 0:
 		err = replay(cfg, stdin, stdout, stderr)
-	case len(cfg.command) > 0:
+	case len(cfg.child.argv) > 0:
 		return runCommand(cfg, args, stdin, stdout, stderr)
 	default:
 		err = live(cfg, args, nil, stdout, stderr)

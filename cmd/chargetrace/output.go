@@ -29,37 +29,36 @@ type output struct {
 	format string
 }
 
-// parseOutputs returns the outputs that -o and -format ask for; without any, the
-// table on stdout.
-func parseOutputs(paths []string, format string) ([]output, error) {
-	if format != "" && !slices.Contains(formats, format) {
-		return nil, usageErrorf("-format %s: want %s", format, strings.Join(formats, ", "))
+// parseOutputs makes the outputs from -o and -format; without any, the table on stdout.
+func (o *outputFlags) parseOutputs() error {
+	if o.format != "" && !slices.Contains(formats, o.format) {
+		return usageErrorf("-format %s: want %s", o.format, strings.Join(formats, ", "))
 	}
+	paths := o.paths
 	if len(paths) == 0 {
 		paths = []string{"-"}
 	}
-	var outputs []output
 	for _, path := range paths {
-		o := output{path, format}
+		out := output{path, o.format}
 		if i := slices.IndexFunc(formats[1:], func(f string) bool { return strings.HasSuffix(path, "."+f) }); i >= 0 {
-			o.format = formats[1+i]
-		} else if path == "-" && format == "" {
-			o.format = "table"
+			out.format = formats[1+i]
+		} else if path == "-" && o.format == "" {
+			out.format = "table"
 		}
-		if o.format == "" {
-			return nil, usageErrorf("-o %s: its ending, none of .%s, does not say its form; -format does", path, strings.Join(formats[1:], ", ."))
+		if out.format == "" {
+			return usageErrorf("-o %s: unknown extension; use one of .%s, or add -format", path, strings.Join(formats[1:], ", ."))
 		}
-		if slices.ContainsFunc(outputs, func(x output) bool { return x.path == path }) {
-			return nil, usageErrorf("-o %s is given twice", path)
+		if slices.ContainsFunc(o.outputs, func(x output) bool { return x.path == path }) {
+			return usageErrorf("-o %s is given twice", path)
 		}
-		outputs = append(outputs, o)
+		o.outputs = append(o.outputs, out)
 	}
-	return outputs, nil
+	return nil
 }
 
 // keepsForks reports whether an output keeps forks, for -f when it is played.
 func (cfg *config) keepsForks() bool {
-	return slices.ContainsFunc(cfg.outputs, func(o output) bool { return o.format == "ctrace" })
+	return slices.ContainsFunc(cfg.out.outputs, func(o output) bool { return o.format == "ctrace" })
 }
 
 // info returns the Info of the events that pass the filter. It prints where there is no
@@ -70,7 +69,7 @@ func (cfg *config) info(filter stream.Filter, i stream.Info, stderr io.Writer) s
 		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: of some processes, threads or charges there is no balance\n")
 	}
 	ofStacks := func(o output) bool { return o.format == "pb.gz" || o.format == "folded" }
-	if !i.KernelStacks && !i.UserStacks && slices.ContainsFunc(cfg.outputs, ofStacks) {
+	if !i.KernelStacks && !i.UserStacks && slices.ContainsFunc(cfg.out.outputs, ofStacks) {
 		fmt.Fprintf(stderr, "chargetrace: warning: there are no stacks, and so no functions, in the .pb.gz or .folded: trace with -stack or -ustack\n")
 	}
 	return shown
@@ -91,10 +90,10 @@ func (cfg *config) open(stdout io.Writer, info stream.Info) (_ stream.Sink, err 
 			}
 		}
 	}()
-	for _, o := range cfg.outputs {
+	for _, o := range cfg.out.outputs {
 		var sink stream.Sink
 		switch {
-		case o.format == "ctrace" && o.path != "-" && (cfg.rotateBytes > 0 || cfg.rotateAfter > 0):
+		case o.format == "ctrace" && o.path != "-" && (cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0):
 			var r *rotator
 			if r, err = newRotator(o.path, cfg, info); err == nil {
 				sink = r
@@ -149,7 +148,7 @@ func (cfg *config) newSink(format string, w io.Writer, info stream.Info) (stream
 	case "png":
 		return report.NewPNG(w, info), nil
 	}
-	return table.New(w, info, table.Options{Units: cfg.units, Time: cfg.time, Wide: cfg.wide, Columns: columns(w)}), nil
+	return table.New(w, info, table.Options{Units: cfg.view.units, Time: cfg.view.time, Wide: cfg.view.wide, Columns: columns(w)}), nil
 }
 
 // fileSink is a sink and the file that it writes to.
@@ -186,7 +185,7 @@ func (cfg *config) create(path string) (_ *os.File, isNew bool, err error) {
 // overwrite opens what is there.
 func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 	exists := &hintedError{fmt.Errorf("%s exists", path), "-force overwrites it"}
-	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && !cfg.force {
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && !cfg.out.force {
 		return nil, exists
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
@@ -204,7 +203,7 @@ func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 		return nil, err
 	case !info.Mode().IsRegular():
 		return f, nil
-	case !cfg.force: // it is another by now
+	case !cfg.out.force: // it is another by now
 		return nil, exists
 	case cfg.plays(info):
 		return nil, usageErrorf("-o %s is what is played", path)
@@ -214,7 +213,7 @@ func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 
 // plays reports whether a file is one of the recordings to play.
 func (cfg *config) plays(file os.FileInfo) bool {
-	for _, path := range append(slices.Clone(cfg.inputs), cfg.diff) {
+	for _, path := range append(slices.Clone(cfg.play.paths), cfg.play.diff) {
 		info, err := os.Stat(path)
 		if path == "-" {
 			info, err = os.Stdin.Stat()
@@ -292,8 +291,8 @@ func (r *rotator) create() error {
 }
 
 func (r *rotator) Write(batch []event.Event) error {
-	if r.cfg.rotateBytes > 0 && r.current.Bytes() >= r.cfg.rotateBytes ||
-		r.cfg.rotateAfter > 0 && time.Since(r.begun) >= r.cfg.rotateAfter {
+	if r.cfg.out.rotateBytes > 0 && r.current.Bytes() >= r.cfg.out.rotateBytes ||
+		r.cfg.out.rotateAfter > 0 && time.Since(r.begun) >= r.cfg.out.rotateAfter {
 		if err := r.rotate(); err != nil {
 			return err
 		}
@@ -311,7 +310,7 @@ func (r *rotator) rotate() error {
 		return err
 	}
 	r.current = next
-	if oldest := r.number - r.cfg.keep; r.cfg.keep > 0 && oldest > r.earlier {
+	if oldest := r.number - r.cfg.out.keep; r.cfg.out.keep > 0 && oldest > r.earlier {
 		if err := os.Remove(r.name(oldest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

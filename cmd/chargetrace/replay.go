@@ -16,7 +16,7 @@ import (
 
 // replay plays recordings.
 func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
-	src, err := openRecordings(cfg.inputs, cfg, stdin)
+	src, err := openRecordings(cfg.play.paths, cfg, stdin)
 	if err != nil {
 		return err
 	}
@@ -107,20 +107,20 @@ func explain(err error) error {
 // newReader reads the beginning of a recording, of which -for, -from and -to
 // choose a part.
 func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
-	r, err := trace.NewReader(in, trace.Options{Name: path, Follow: cfg.tail})
+	r, err := trace.NewReader(in, trace.Options{Name: path, Follow: cfg.play.follow})
 	if err != nil {
 		return nil, &hintedError{err, "-o x.ctrace makes recordings; this is none, or cut or damaged in its beginning, or of a later chargetrace"}
 	}
 	info := r.Info()
 	var from, to uint64
-	if cfg.from != "" {
-		if from, err = parseTime(cfg.from, info); err != nil {
-			return nil, usageErrorf("-from %s: %w", cfg.from, err)
+	if cfg.play.from != "" {
+		if from, err = parseTime(cfg.play.from, info); err != nil {
+			return nil, usageErrorf("-from %s: %w", cfg.play.from, err)
 		}
 	}
-	if cfg.to != "" {
-		if to, err = parseTime(cfg.to, info); err != nil {
-			return nil, usageErrorf("-to %s: %w", cfg.to, err)
+	if cfg.play.to != "" {
+		if to, err = parseTime(cfg.play.to, info); err != nil {
+			return nil, usageErrorf("-to %s: %w", cfg.play.to, err)
 		}
 	}
 	if cfg.duration > 0 {

@@ -54,7 +54,7 @@ func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stder
 	sum := summary.New(info)
 	sinks := []stream.Sink{outputs, sum}
 	leave := func() {}
-	if s.cfg.watch {
+	if s.cfg.view.watch {
 		screen, err := s.cfg.newWatch(stdout, stderr, info, s.src.isLive(), s.interrupt(end), end)
 		if err != nil {
 			return s.abandon(outputs, err)

@@ -19,7 +19,7 @@ import (
 // hasScreen reports whether -watch has a terminal to itself.
 func (cfg *config) hasScreen(stdout io.Writer) bool {
 	term := os.Getenv("TERM")
-	return cfg.watch && isTerminal(stdout) && term != "" && term != "dumb"
+	return cfg.view.watch && isTerminal(stdout) && term != "" && term != "dumb"
 }
 
 func isTerminal(x any) bool {
@@ -33,7 +33,7 @@ func isTerminal(x any) bool {
 
 // newWatch returns the sink of -watch. A recording has neither a clock nor files.
 func (cfg *config) newWatch(stdout, stderr io.Writer, info stream.Info, live bool, interrupt, stop func()) (*watch.Watch, error) {
-	o := watch.Options{ASCII: !isUTF8(), Units: cfg.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
+	o := watch.Options{ASCII: !isUTF8(), Units: cfg.view.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
 		if !isTerminal(os.Stdin) { // a recording, perhaps

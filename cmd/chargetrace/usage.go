@@ -1,0 +1,116 @@
+package main
+
+const usage = `Usage: chargetrace [flags] [-- command [arg ...]]
+
+Shows each charge of memory to a cgroup: who asked, for how many pages, how
+many are charged, and the limit. Rows at the limit end in *. At the end, a
+summary by cgroup and process: limits hit, reclaim, OOM kills.
+
+Examples:
+  sudo chargetrace -memory 10M -- ./alloc  run ./alloc with 10 MiB, and see it fail
+  sudo chargetrace -pid 4711               what process 4711 charges, to its exit
+  sudo chargetrace -pid 4711 -f            and what it forks
+  sudo chargetrace -cgroup /system.slice   what is charged there, and below
+  sudo chargetrace -pid 4711,4712 -n 100   the first 100 charges of two processes
+  sudo chargetrace -for 10s -time clock    all charges of ten seconds
+  sudo chargetrace -limited -wide          whatever hits a limit, at which level
+  sudo chargetrace -watch                  a live screen: what fills up, how fast
+  sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
+  chargetrace -r oom.ctrace -limited       with flags as above
+  chargetrace -r oom.ctrace -o oom.html    a report to look at in a browser
+  chargetrace -check                       can this kernel be traced by this user?
+
+Where from:
+  -r FILE           a recording instead of the running kernel; - is stdin;
+                    repeatable, one after the other. Needs no root
+  -from TIME        from then on: since the start, as in 90s, or 15:04:05
+  -to TIME          up to then
+  -follow           at its end, wait for what is still being recorded
+  -diff FILE        compare what -r plays with this recording, by cgroup, process
+                    and kind of counter: a table, or a page, with -o FILE.html
+
+What to run:
+  -- COMMAND [ARG ...]
+                    what it charges from its start on, and all that it forks;
+                    ends when it does, with its exit status. Under sudo it runs
+                    as the user who called
+  -user NAME        as this user, or the one of this number; root stays root
+  -memory SIZE      in a cgroup of its own with this limit, as in 10M or 1g. At
+                    the end what is left in it is killed, and it is removed
+  -swap SIZE        with this limit of swap there; 0 is none
+  -high SIZE        slowed down from this size on there (cgroup v2)
+
+What to trace (all that is asked for must hold, and of what is repeated, any):
+  -pid N[,N...]     repeatable; these processes only; ends when the last has
+                    exited
+  -f                and what they fork, or have forked
+  -comm GLOB        repeatable; threads of that name only, as in 'java' or
+                    'kworker/*'
+  -cgroup PATH      repeatable; charges to that cgroup or one below it: as in
+                    /proc/PID/cgroup, or with /sys/fs/cgroup before it; ends when
+                    the last is removed
+  -container ID     repeatable; likewise of a container, by the beginning of its
+                    id
+  -counter KIND[,KIND...]
+                    these kinds of counters only: memory, swap, hugetlb,
+                    hugetlb_rsvd, dmem, and of cgroup v1 memsw, kmem, tcpmem
+  -min-pages N      only charges of so many pages or more
+  -limited          only charges that failed or found a limit reached
+
+When to stop (Ctrl-C and SIGTERM always do; a command gets them too):
+  -for DURATION     after this time, as in 90s or 5m; a command goes on, and is
+                    waited for
+  -n ROWS           after this many rows; likewise
+
+What to show:
+  -stack            what each charge was for, by its kernel stack: CAUSE in -wide,
+                    a line in -watch, plots in .html, and a table at the end
+  -ustack           where in the program it was, by its user stack: for .pb.gz,
+                    .folded, .html and .jsonl. Needs frame pointers
+  -net              also what is given back, and what is charged whatever the
+                    limit: at the end the net growth of each cgroup, beside that
+                    of its memory.current
+  -wide             for each charge also the thread, the kind of counter, what
+                    came of it, the cgroup that pays, the level of the tree
+                    with the least room, and how much; and reclaim. As wide as
+                    the terminal or $COLUMNS, 120 at least
+  -watch            for a terminal: a screen of the cgroups, how far each is from
+                    its limit and when it will be there, and who charges it; ?
+                    explains it. Elsewhere a line each second. A command has no
+                    terminal beside the screen; what it prints comes afterwards
+  -units UNITS      pages (default), bytes, or human: 3.9M, rounded down (default
+                    for -watch)
+  -time FORMAT      relative: milliseconds since the start (default),
+                    clock: 15:04:05.000000, or date: with the date and zone
+
+Where to (the table on stdout, if nothing else is asked for):
+  -o FILE           repeatable; the ending says the form: .ctrace, a recording
+                    for -r, .html, a report, .svg or .png, its main plot, .jsonl,
+                    .csv, or .pftrace, for Perfetto; of stacks .pb.gz, for pprof,
+                    or .folded, for flame graphs; - is stdout
+  -format FORM      for other endings and for -: table (default for -), ctrace,
+                    jsonl, csv, pftrace, html, svg, png, pb.gz, folded
+  -force            overwrite files
+  -rotate SIZE|DURATION
+                    go on in another recording after so much, as in 100M, or 1h:
+                    x-1.ctrace, x-2.ctrace, ..., after the last that is there
+  -keep N           of these, keep the last N only
+
+The kernel:
+  -attach HOW       kprobe, fentry for kernels without kprobes, or auto: whichever
+                    works. The default is kprobe, but fentry where there is such
+                    for what is of -net alone
+  -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
+                    rounded up to a power of two of pages
+  -check            print what this kernel and this user offer, and what to do
+                    about each lack; exit 0 if a trace would start
+
+  -completion SHELL
+                    print what completes all this in bash, zsh or fish
+  -version          print the version
+  -h                print this text
+
+Data goes to stdout, everything else to stderr. Exit status: 0, 1 for an
+error, 2 for wrong usage; or the command's, 128+N if signal N killed it, 126 if
+it cannot be run, 127 if there is none.
+`

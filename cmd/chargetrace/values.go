@@ -1,0 +1,124 @@
+package main
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"chargetrace/internal/capture"
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/glob"
+)
+
+func (cfg *config) addComm(pattern string) (err error) {
+	cfg.comms = append(cfg.comms, pattern)
+	cfg.filter.Comms, err = glob.Compile(cfg.comms...)
+	if err != nil {
+		return badValue("a pattern, as in 'java' or 'kworker/*': " + err.Error())
+	}
+	return nil
+}
+
+func appendCgroup(paths []cgroup.Path, path string) ([]cgroup.Path, error) {
+	if !strings.HasPrefix(path, "/") {
+		return nil, badValue("a path, as in /proc/PID/cgroup or /sys/fs/cgroup/system.slice")
+	}
+	return append(paths, cgroup.ParsePath(path)), nil
+}
+
+func appendContainer(ids []string, id string) ([]string, error) {
+	if id == "" || strings.Trim(id, "0123456789abcdef") != "" {
+		return nil, badValue("a container id or a prefix of one, in hexadecimal digits, as crictl ps or docker ps prints it")
+	}
+	return append(ids, id), nil
+}
+
+// parseRotate parses a size or a time.
+func (o *outputFlags) parseRotate(s string) error {
+	if d, err := time.ParseDuration(s); err == nil && d > 0 {
+		o.rotateAfter = d
+		return nil
+	}
+	n, err := parseSize(s)
+	if err != nil {
+		return badValue("a size, such as 100M, or a time, such as 1h")
+	}
+	o.rotateBytes = n
+	return nil
+}
+
+// badValue is the error for a flag's value; package flag prints the value and the flag
+// before it.
+type badValue string
+
+func (e badValue) Error() string { return "want " + string(e) }
+
+// appendPIDs appends the pids of a comma-separated list, each once.
+func appendPIDs(pids []uint32, list string) ([]uint32, error) {
+	for field := range strings.SplitSeq(list, ",") {
+		// The kernel's pid_t is a positive int.
+		pid, err := strconv.ParseInt(field, 10, 32)
+		if err != nil || pid <= 0 {
+			return nil, badValue("process ids, such as 4711 or 12,34")
+		}
+		if !slices.Contains(pids, uint32(pid)) {
+			pids = append(pids, uint32(pid))
+		}
+	}
+	return pids, nil
+}
+
+func parsePositiveDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, badValue("a time, such as 500ms, 90s or 5m")
+	}
+	return d, nil
+}
+
+func parseCount(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n == 0 {
+		return 0, badValue("a number, 1 or more")
+	}
+	return n, nil
+}
+
+func parseSwap(s string) (*int64, error) {
+	if s == "0" {
+		return new(int64), nil
+	}
+	n, err := parseSize(s)
+	return &n, err
+}
+
+func parseBuffer(s string) (int, error) {
+	n, err := parseSize(s)
+	if err != nil {
+		return 0, err
+	}
+	if n > capture.MaxBufferBytes {
+		return 0, badValue("at most 2G")
+	}
+	return int(n), nil
+}
+
+// parseSize parses a size in bytes, such as 4096, 512K or 2MiB: as docker and
+// kubectl, in powers of 1024.
+func parseSize(s string) (int64, error) {
+	number := strings.TrimRight(s, "KMGTkmgtiBb")
+	shift, ok := map[string]uint{
+		"": 0, "b": 0,
+		"k": 10, "kb": 10, "kib": 10, "ki": 10,
+		"m": 20, "mb": 20, "mib": 20, "mi": 20,
+		"g": 30, "gb": 30, "gib": 30, "gi": 30,
+		"t": 40, "tb": 40, "tib": 40, "ti": 40,
+	}[strings.ToLower(s[len(number):])]
+	n, err := strconv.ParseInt(number, 10, 64)
+	if !ok || err != nil || n <= 0 || n > math.MaxInt64>>shift {
+		return 0, badValue("a size, such as 4096, 512K or 2M")
+	}
+	return n << shift, nil
+}
