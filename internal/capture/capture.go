@@ -172,6 +172,7 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 			t.Close()
 		}
 	}()
+	t.batches.fixed = o.MinPages > 1
 	if o.KernelStacks || o.UserStacks {
 		if t.stacks, err = newStacks(&o); err != nil {
 			return nil, err

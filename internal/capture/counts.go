@@ -26,6 +26,7 @@ func (r *reader) Counts() (stream.Counts, error) {
 			c.UnnamedProcesses = p.last.unknown + p.late
 		}
 	}
+	c.BatchPages = r.batches.pages
 	var err error
 	if c.Unfollowed, err = r.kernel.readUnfollowed(); err != nil {
 		return stream.Counts{}, fmt.Errorf("read the counters: %w", err)

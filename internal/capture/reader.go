@@ -20,7 +20,7 @@ import (
 const readInterval = 50 * time.Millisecond
 
 // maxPending is how long a failed batch charge waits for the next event of its thread;
-// see resolveMisses. That event follows at once, unless the thread is preempted, on a
+// see batchSize.resolveMisses. That event follows at once, unless the thread is preempted, on a
 // busy machine for long.
 const maxPending = 2 * time.Second
 
@@ -66,8 +66,9 @@ type reader struct {
 	// idleIntervals counts the intervals without an event in which none was pending.
 	idleIntervals int
 
+	batches batchSize
 	// pending are failed batch charges that wait for the next event of their thread, and
-	// the events after them; see resolveMisses.
+	// the events after them; see batchSize.resolveMisses.
 	pending []event.Event
 	// queue holds the events to read before the ring buffer.
 	queue []event.Event
@@ -96,18 +97,19 @@ func (r *reader) Read(batch []event.Event) (int, error) {
 		if err != nil && err != io.EOF {
 			return 0, err
 		}
-		final := resolveMisses(batch[:n])
+		final := r.batches.resolveMisses(batch[:n])
 		if final == 0 && n == len(batch) { // no room for what it waits for
-			final = 1 + resolveMisses(batch[1:])
+			final = 1 + r.batches.resolveMisses(batch[1:])
 		}
 		for final < n && r.clock.boot() > batch[final].BootNanos+uint64(maxPending) {
 			final++
-			final += resolveMisses(batch[final:n])
+			final += r.batches.resolveMisses(batch[final:n])
 		}
 		if err == io.EOF {
 			final = n
 		}
 		if final > 0 {
+			r.batches.learn(batch[:final])
 			r.pending = append(r.pending, batch[final:n]...)
 			return final, nil
 		}

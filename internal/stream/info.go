@@ -61,6 +61,9 @@ type Counts struct {
 	UnnamedProcesses uint64 `json:"unnamed,omitempty"`
 	// DamagedBlocks of recordings could not be read.
 	DamagedBlocks uint64 `json:"damaged_blocks,omitempty"`
+	// BatchPages is how many pages the kernel charges at once where it needs fewer
+	// (MEMCG_CHARGE_BATCH); 0 if the trace was too short to tell.
+	BatchPages uint64 `json:"batch_pages"`
 	// Unfollowed processes were forked by traced ones, but there were too many to trace
 	// them too.
 	Unfollowed uint64 `json:"-"`

@@ -24,7 +24,7 @@
 //
 // The payload is compressed with Zstandard. That of meta, the first block, is a
 // JSON object ([stream.Info]); that of end, the last of a recording that was brought
-// to its end, is another ([stream.Counts] and the kernel's batch).
+// to its end, is another ([stream.Counts]).
 //
 // A block of events stands alone: none is needed to read another, so that one can be
 // skipped by its times, and a damaged one costs no more than itself, as long as its
@@ -90,7 +90,6 @@ import (
 	"hash/crc32"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/stream"
 )
 
 const (
@@ -109,15 +108,6 @@ const (
 	// reader takes is no more than twice that. The writer stays far below.
 	maxPayload = 16 << 20
 )
-
-// totals are the payload of a recording's end.
-type totals struct {
-	stream.Counts
-	// BatchPages is how many pages the kernel charges at once, going by what most
-	// charges asked for (MEMCG_CHARGE_BATCH: 64, before Linux 6.1 32); 0 where
-	// none was seen.
-	BatchPages uint64 `json:"batch_pages"`
-}
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -46,8 +46,8 @@ type Reader struct {
 	toldNames  map[event.CgroupID]cgroupName
 	toldStacks map[uint32]string
 
-	totals *totals
-	err    error // what it ended with, io.EOF or another
+	totals *stream.Counts // nil: the end was not read
+	err    error          // what it ended with, io.EOF or another
 	events uint64
 }
 
@@ -132,7 +132,7 @@ func (r *Reader) Info() stream.Info { return r.info }
 // Counts implements [stream.Source]. They are Whole once the recording's end was read.
 func (r *Reader) Counts() (c stream.Counts, err error) {
 	if r.totals != nil {
-		c = r.totals.Counts
+		c = *r.totals
 		c.Whole = true
 	}
 	c.DamagedBlocks += r.damaged
@@ -252,7 +252,7 @@ func (r *Reader) nextBlock() error {
 				return nil
 			}
 		case h.kind == kindEnd:
-			var t totals
+			var t stream.Counts
 			if err = json.Unmarshal(payload, &t); err == nil {
 				r.totals = &t
 				return r.end(io.EOF)

@@ -92,6 +92,7 @@ func (s *Sequence) Counts() (sum stream.Counts, err error) {
 		sum.LostStacks += c.LostStacks
 		sum.UnnamedProcesses += c.UnnamedProcesses
 		sum.DamagedBlocks += c.DamagedBlocks
+		sum.BatchPages = max(sum.BatchPages, c.BatchPages)
 	}
 	return sum, nil
 }

@@ -42,9 +42,7 @@ type Writer struct {
 	block blockWriter
 	// events and charges are how many were written.
 	events, charges uint64
-	// batches is how many charges asked for 32 and for 64 pages.
-	batches [2]uint64
-	bytes   int64
+	bytes           int64
 }
 
 type cgroupName struct {
@@ -103,12 +101,6 @@ func (w *Writer) Write(batch []event.Event) error {
 		w.events++
 		if e.Type == event.Charge {
 			w.charges++
-			switch e.RequestedPages {
-			case 32:
-				w.batches[0]++
-			case 64:
-				w.batches[1]++
-			}
 		}
 		if w.block.events == blockEvents || w.block.size() >= blockBytes {
 			if err := w.flush(); err != nil {
@@ -135,14 +127,8 @@ func (w *Writer) Close(c stream.Counts) error {
 	if err := errors.Join(w.err, w.flush()); err != nil {
 		return err
 	}
-	end := totals{Counts: c}
-	end.RecordedEvents, end.RecordedCharges = w.events, w.charges
-	if n := w.batches; n[0] > n[1] {
-		end.BatchPages = 32
-	} else if n[1] > 0 {
-		end.BatchPages = 64
-	}
-	payload, err := json.Marshal(end)
+	c.RecordedEvents, c.RecordedCharges = w.events, w.charges
+	payload, err := json.Marshal(c)
 	if err != nil {
 		return err
 	}
