@@ -71,7 +71,7 @@ func launch(cfg *config, stdin io.Reader, stdout, stderr io.Writer) (*launched, 
 		c.takeTerminal()
 	}
 	c.cmd.Env = append(os.Environ(), as.environ()...)
-	c.socket, err = startSelf(c.cmd, role{Become: as})
+	c.socket, err = startSelf(c.cmd, role{ExecAs: as})
 	if err != nil {
 		signal.Stop(signals)
 		return nil, err
@@ -217,9 +217,9 @@ func (w *oomWatch) print(stderr io.Writer) {
 		w.kill.Victim.Comm.Of(w.pid), w.names.RanOut(w.kill))
 }
 
-// become makes this process the command, under the identity of as, once
+// execAs makes this process the command, under the identity of as, once
 // chargetrace says so on the socket.
-func become(as *identity, socket *os.File, argv []string) answer {
+func execAs(as *identity, socket *os.File, argv []string) answer {
 	if err := as.assume(); err != nil {
 		return answer{Err: err.Error()}
 	}

@@ -24,10 +24,10 @@ type role struct {
 	// Socket is a file descriptor. Its other end is chargetrace's, and closes
 	// with it, however it ends.
 	Socket int
-	// Become is, for the process that becomes the command, who it is then.
-	Become *identity
-	// Keep is what the keeper of the command's cgroup keeps; nil for the other.
-	Keep *keep
+	// ExecAs is, for the process that becomes the command, who it is then.
+	ExecAs *identity
+	// Reap is the cgroup that the reaper makes and removes; nil for the other role.
+	Reap *cgroupReaper
 }
 
 const roleVariable = "CHARGETRACE_ROLE"
@@ -103,10 +103,10 @@ func playRole() {
 	unix.CloseOnExec(r.Socket)
 	socket := os.NewFile(uintptr(r.Socket), "socket")
 	var last answer
-	if r.Keep != nil {
-		last = r.Keep.run(socket)
+	if r.Reap != nil {
+		last = r.Reap.run(socket)
 	} else {
-		last = become(r.Become, socket, os.Args[1:])
+		last = execAs(r.ExecAs, socket, os.Args[1:])
 	}
 	if err := writeAnswer(socket, last); err != nil {
 		os.Exit(1)
@@ -114,8 +114,8 @@ func playRole() {
 	os.Exit(0)
 }
 
-// keep is a group to be made, and removed when chargetrace ends.
-type keep struct {
+// cgroupReaper is a group to be made, and removed when chargetrace ends.
+type cgroupReaper struct {
 	Name      string
 	Delegated bool
 	Limits    cgroup.Limits
@@ -123,9 +123,9 @@ type keep struct {
 
 // run makes the group, and removes it when the socket says that chargetrace has
 // ended, or does not need it any more.
-func (k *keep) run(socket *os.File) answer {
+func (r *cgroupReaper) run(socket *os.File) answer {
 	signal.Ignore(unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
-	g, err := cgroup.Make(k.Name, k.Delegated, k.Limits)
+	g, err := cgroup.Make(r.Name, r.Delegated, r.Limits)
 	if err != nil {
 		return answer{Err: "cannot make a cgroup: " + err.Error(), Hint: groupHint(err)}
 	}
@@ -160,7 +160,7 @@ func groupHint(err error) string {
 // can be killed at any time.
 type group struct {
 	cgroup.Group
-	keeper *exec.Cmd
+	reaper *exec.Cmd
 	stderr bytes.Buffer
 	socket *os.File
 }
@@ -170,19 +170,19 @@ func newGroup(limits cgroup.Limits) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &keep{Name: fmt.Sprintf("chargetrace-%d", os.Getpid()), Limits: limits}
+	reap := &cgroupReaper{Name: fmt.Sprintf("chargetrace-%d", os.Getpid()), Limits: limits}
 	argv := []string{self, "keeper"}
 	// systemd(1) wants to know who makes cgroups in its tree, and gives out parts
 	// of it (https://systemd.io/CGROUP_DELEGATION).
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
-		argv = append([]string{"systemd-run", "--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--unit", k.Name, "--"}, argv...)
-		k.Name, k.Delegated = "command", true
+		argv = append([]string{"systemd-run", "--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--unit", reap.Name, "--"}, argv...)
+		reap.Name, reap.Delegated = "command", true
 	}
-	g := &group{keeper: exec.Command(argv[0], argv[1:]...)}
+	g := &group{reaper: exec.Command(argv[0], argv[1:]...)}
 	// Out of the reach of the terminal's signals.
-	g.keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	g.keeper.Stderr = &g.stderr
-	g.socket, err = startSelf(g.keeper, role{Keep: k})
+	g.reaper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	g.reaper.Stderr = &g.stderr
+	g.socket, err = startSelf(g.reaper, role{Reap: reap})
 	if err != nil {
 		return nil, &hintedError{fmt.Errorf("cannot make a cgroup: %w", err), "systemd-run comes with systemd"}
 	}
@@ -192,7 +192,7 @@ func newGroup(limits cgroup.Limits) (*group, error) {
 		return g, nil
 	}
 	g.socket.Close()
-	waitErr := g.keeper.Wait()
+	waitErr := g.reaper.Wait()
 	if err == nil {
 		return nil, r.error()
 	}
@@ -210,7 +210,7 @@ func (g *group) remove() (killed int, err error) {
 		return 0, err
 	}
 	r, err := readAnswer(g.socket)
-	waitErr := g.keeper.Wait()
+	waitErr := g.reaper.Wait()
 	if err != nil {
 		return 0, fmt.Errorf("%s may not be removed: its keeper ended: %w: %s", g.Dir, errors.Join(err, waitErr), strings.TrimSpace(g.stderr.String()))
 	}
