@@ -28,6 +28,9 @@
 // package glob has patterns for names of threads in a form for both. Package help
 // makes the man page and the completions of shells from what -h prints.
 //
+// Package launch starts the command of "chargetrace -- command" and waits with its exec until
+// the trace has begun.
+//
 // Package vm boots real kernels in QEMU, for the demonstration and for package guest,
 // whose tests run on them.
 package chargetrace

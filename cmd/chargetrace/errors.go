@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"syscall"
+
+	"chargetrace/internal/launch"
 )
 
 // hintedError is an error with a way out.
@@ -15,6 +17,19 @@ type hintedError struct {
 
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
+
+// hintOf returns the hint of an error, or an empty string.
+func hintOf(err error) string {
+	var hinted *hintedError
+	if errors.As(err, &hinted) {
+		return hinted.hint
+	}
+	var launchErr *launch.Error
+	if errors.As(err, &launchErr) {
+		return launchErr.Hint
+	}
+	return ""
+}
 
 // usageError is an error in how the command was called.
 type usageError struct{ error }

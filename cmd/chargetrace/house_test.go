@@ -22,6 +22,7 @@ func TestImports(t *testing.T) {
 		"cgroup":   {"event"},
 		"symbol":   {"event"},
 		"capture":  {"event", "stream", "glob", "symbol"},
+		"launch":   {"event", "cgroup"},
 		"text":     {},
 		"cause":    {"event"},
 		"table":    {"event", "stream", "cgroup", "cause", "text"},

@@ -54,7 +54,7 @@ func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSour
 	}()
 	filter := cfg.filter
 	if child != nil {
-		filter.PIDs, filter.Follow = []uint32{uint32(child.cmd.Process.Pid)}, true
+		filter.PIDs, filter.Follow = []uint32{uint32(child.PID())}, true
 	}
 	// Opened first, so that later processes with the same numbers are not mistaken for
 	// them.
@@ -138,7 +138,7 @@ func (s *kernelSource) begin(ctx context.Context, stderr io.Writer, end func()) 
 		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.Function)
 	} else {
 		fmt.Fprintf(stderr, "Tracing %s while %s runs.\n", capture.Function, s.child.name)
-		if err := s.child.begin(); err != nil {
+		if err := s.child.Begin(); err != nil {
 			return err
 		}
 	}

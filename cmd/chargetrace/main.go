@@ -20,10 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/capture"
+	"chargetrace/internal/launch"
 )
 
 func main() {
-	playRole()
+	launch.PlayRole()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -41,9 +42,8 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	// What is wrong with a file is so with each write, and with its end.
 	lines := slices.Compact(strings.Split(err.Error(), "\n"))
 	fmt.Fprintf(stderr, "chargetrace: %s\n", strings.Join(lines, "\n"))
-	var hinted *hintedError
-	if errors.As(err, &hinted) {
-		fmt.Fprintf(stderr, "hint: %s\n", hinted.hint)
+	if hint := hintOf(err); hint != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hint)
 	}
 	if errors.As(err, new(usageError)) {
 		return 2

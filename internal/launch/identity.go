@@ -1,4 +1,4 @@
-package main
+package launch
 
 import (
 	"cmp"
@@ -10,24 +10,23 @@ import (
 	"syscall"
 )
 
-// identity is the user that a command runs as. The nil pointer is whoever runs
-// chargetrace.
+// identity is the user that a command runs as. A nil identity is that of chargetrace.
 type identity struct {
 	UID, GID   int
 	Groups     []int
 	Name, Home string
 }
 
-// findIdentity returns the identity of the user of that name or number, and of
-// who called sudo where it is empty.
+// findIdentity returns the identity of a user by name or number, or of the caller of sudo(8) if
+// name is empty.
 func findIdentity(name string) (*identity, error) {
 	if name == "" {
 		return sudoCaller()
 	}
 	if os.Geteuid() != 0 {
-		return nil, &hintedError{errors.New("only root can run a command as another user"), "run chargetrace with sudo"}
+		return nil, &Error{Message: "only root can run a command as another user", Hint: "run chargetrace with sudo"}
 	}
-	// What root has is kept, also where there is no list of users.
+	// Root keeps its groups, and needs no /etc/passwd.
 	if name == "root" || name == "0" {
 		return nil, nil
 	}
@@ -38,7 +37,7 @@ func findIdentity(name string) (*identity, error) {
 		}
 	}
 	if errors.As(err, new(user.UnknownUserError)) || errors.As(err, new(user.UnknownUserIdError)) {
-		return nil, &hintedError{fmt.Errorf("there is no user %s", name), "-user takes a name or number that is in /etc/passwd, or root"}
+		return nil, &Error{Message: "there is no user " + name, Hint: "-user takes a name or number that is in /etc/passwd, or root"}
 	}
 	if err != nil {
 		return nil, err
@@ -46,7 +45,7 @@ func findIdentity(name string) (*identity, error) {
 	return newIdentity(u)
 }
 
-// sudoCaller returns who called sudo, nil where that was root, or nobody.
+// sudoCaller returns the caller of sudo(8), or nil if that was root or if there is none.
 func sudoCaller() (*identity, error) {
 	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
 	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
@@ -55,7 +54,7 @@ func sudoCaller() (*identity, error) {
 	}
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if errors.As(err, new(user.UnknownUserIdError)) {
-		// Of a directory service, which a static executable cannot ask.
+		// A user of a directory service: only the C library can ask that, and this executable is static.
 		return &identity{
 			UID: uid, GID: gid, Groups: []int{gid},
 			Name: os.Getenv("SUDO_USER"), Home: cmp.Or(os.Getenv("SUDO_HOME"), "/"),
@@ -94,7 +93,7 @@ func newIdentity(u *user.User) (*identity, error) {
 	return as, nil
 }
 
-// environ is what the environment says of the identity.
+// environ returns the environment variables of the identity.
 func (as *identity) environ() []string {
 	if as == nil {
 		return nil
@@ -102,7 +101,7 @@ func (as *identity) environ() []string {
 	return []string{"HOME=" + as.Home, "USER=" + as.Name, "LOGNAME=" + as.Name}
 }
 
-// assume makes it the identity of this process, for good.
+// assume gives this process the identity, for good.
 func (as *identity) assume() error {
 	if as == nil {
 		return nil
