@@ -200,12 +200,14 @@ func (c *Command) prepare(limits cgroup.Limits) error {
 }
 
 // awaitChild waits for the next message of execAs and returns the error in it. It returns nil at
-// EOF: after the exec, or if a signal has killed the child, which Wait reports.
+// EOF: after the exec, or if a signal has killed the child, which Wait reports. A child killed
+// before it reads the byte of Begin gives ECONNRESET instead (net/unix/af_unix.c, unix_release_sock).
 func (c *Command) awaitChild() error {
-	if _, err := receive(c.socket); err != io.EOF {
-		return err
+	_, err := receive(c.socket)
+	if err == io.EOF || errors.Is(err, unix.ECONNRESET) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 // PID returns the pid of the command, which its process has before the exec.

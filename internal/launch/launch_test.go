@@ -124,6 +124,28 @@ func TestNotBegun(t *testing.T) {
 	}
 }
 
+// TestKilledBeforeExec has a signal kill the process that waits: before chargetrace lets it begin,
+// and before it reads that.
+func TestKilledBeforeExec(t *testing.T) {
+	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP} {
+		var out bytes.Buffer
+		c := start(t, &out, "echo begun")
+		if err := unix.Kill(c.PID(), s); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Begin(); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(c.PID(), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		exit, err := c.Wait()
+		if exit != (Exit{Status: 137, Signaled: true}) || err != nil || out.Len() > 0 {
+			t.Errorf("%v: %+v, %v, %s", s, exit, err, &out)
+		}
+	}
+}
+
 // TestTracerDies kills chargetrace before the command begins.
 func TestTracerDies(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "begun")
