@@ -86,8 +86,9 @@ func (r *readings) drain(walked <-chan struct{}) {
 func (r *readings) read(flags event.Flags) iter.Seq[event.Event] {
 	return func(yield func(event.Event) bool) {
 		for i := range r.targets {
-			for u := range r.targets[i].Readings(capture.BootNanos) {
-				if !yield(event.Event{Type: event.Usage, BootNanos: u.At, Cgroup: u.ID, UsagePages: u.Pages, Flags: flags}) {
+			for e := range r.targets[i].Samples(capture.BootNanos) {
+				e.Flags = flags
+				if !yield(e) {
 					return
 				}
 			}

@@ -100,8 +100,8 @@ func inode(t *testing.T, dir string) event.CgroupID {
 	return target.ID
 }
 
-// TestReadings reads trees of v2 and of v1.
-func TestReadings(t *testing.T) {
+// TestSamples reads trees of v2 and of v1.
+func TestSamples(t *testing.T) {
 	root := t.TempDir()
 	for file, content := range map[string]string{
 		"memory.current": "409600", "memory.usage_in_bytes": "409600", // of the root
@@ -137,10 +137,10 @@ func TestReadings(t *testing.T) {
 		}
 		got := map[event.CgroupID]int64{}
 		clock := uint64(0)
-		for r := range targets[0].Readings(func() uint64 { clock++; return clock }) {
-			got[r.ID] = r.Pages
-			if r.Pages >= 0 && r.At != clock {
-				t.Errorf("read %+v at %d", r, clock)
+		for e := range targets[0].Samples(func() uint64 { clock++; return clock }) {
+			got[e.Cgroup] = e.UsagePages
+			if e.Type != event.Usage || e.UsagePages >= 0 && e.BootNanos != clock {
+				t.Errorf("read %+v at %d", e, clock)
 			}
 		}
 		if !maps.Equal(got, tc.want) {

@@ -13,10 +13,9 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Usage returns what a cgroup of one of these trees holds, and its limit, in
-// pages, as its files say: memory.current and memory.max, in v1
-// memory.usage_in_bytes and memory.limit_in_bytes. ok is false where the cgroup is
-// not there, and for a root, which has no limit.
+// Usage returns the usage and the limit of a cgroup of one of these trees, in pages, from
+// memory.current and memory.max, or in v1 memory.usage_in_bytes and memory.limit_in_bytes. ok is
+// false if there is no such cgroup, and for a root, which has no limit.
 func Usage(trees []Tree, id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
 	for _, t := range trees {
 		if t.Hierarchy == id.Hierarchy && path != "/" {
@@ -26,8 +25,8 @@ func Usage(trees []Tree, id event.CgroupID, path string) (usagePages int64, maxP
 	return 0, 0, false
 }
 
-// usage is called for each cgroup on a screen each second, hence without what
-// package os does for files that may block.
+// usage runs for each cgroup on a screen each second. It avoids package os, which adds each file
+// that supports poll(2), as these do, to an epoll instance.
 func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
 	dir, number, err := openDir(filepath.Join(t.Dir, path))
 	if err != nil {
@@ -41,26 +40,17 @@ func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages 
 	if t.Hierarchy != 0 {
 		limit = "memory.limit_in_bytes"
 	}
-	usagePages, usageOK := readUsage(dir, t.Hierarchy, nil)
+	usageBytes, usageOK := readBytes(dir, usageFile(t.Hierarchy))
 	maxBytes, maxOK := readBytes(dir, limit)
-	return usagePages, maxBytes / uint64(unix.Getpagesize()), usageOK && maxOK
+	return pagesOf(usageBytes), maxBytes / uint64(unix.Getpagesize()), usageOK && maxOK
 }
 
-// A Reading is what a cgroup held at a time.
-type Reading struct {
-	ID event.CgroupID
-	// Pages is -1 where the usage cannot be read.
-	Pages int64
-	// At is the time right after the kernel summed it up.
-	At uint64
-}
-
-// Readings reads what the cgroup holds, and each below it, in pages, as [Usage] does, with
-// the time that now returns. It cannot read a root, nor a cgroup whose parents do not
-// count it too: the counters of cgroup v1 without memory.use_hierarchy, which is there
-// until Linux 5.10.
-func (t *Target) Readings(now func() uint64) iter.Seq[Reading] {
-	return func(yield func(Reading) bool) {
+// Samples reads the usage of the cgroup and of each below it. It yields events of type
+// [event.Usage], with the time that now returns right after the kernel summed the usage up. The
+// usage is -1 if it cannot be read: of a root, and in cgroup v1 without memory.use_hierarchy (until
+// Linux 5.10), where a cgroup does not count those below it.
+func (t *Target) Samples(now func() uint64) iter.Seq[event.Event] {
+	return func(yield func(event.Event) bool) {
 		// An error is that of a cgroup that was removed meanwhile.
 		filepath.WalkDir(t.Dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
@@ -71,15 +61,11 @@ func (t *Target) Readings(now func() uint64) iter.Seq[Reading] {
 				return nil
 			}
 			defer unix.Close(dir)
-			r := Reading{ID: event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, Pages: -1}
+			e := event.Event{Type: event.Usage, Cgroup: event.CgroupID{ID: number, Hierarchy: t.ID.Hierarchy}, UsagePages: -1}
 			if isRoot := path == t.Dir && len(t.Above) == 0; !isRoot && countsBelow(dir, t.ID.Hierarchy) {
-				// Before the file is closed: that gives back what reading it took, perhaps
-				// to this very cgroup.
-				if pages, ok := readUsage(dir, t.ID.Hierarchy, func() { r.At = now() }); ok {
-					r.Pages = pages
-				}
+				e.UsagePages, e.BootNanos = sampleUsage(dir, t.ID.Hierarchy, now)
 			}
-			if !yield(r) {
+			if !yield(e) {
 				return fs.SkipAll
 			}
 			return nil
@@ -87,8 +73,25 @@ func (t *Target) Readings(now func() uint64) iter.Seq[Reading] {
 	}
 }
 
-// countsBelow reports whether the cgroup of a directory counts what those below it
-// hold too.
+// sampleUsage reads the usage of a cgroup, -1 if it cannot, and the time right after read(2).
+func sampleUsage(dir int, hierarchy uint32, now func() uint64) (pages int64, bootNanos uint64) {
+	fd, err := openFile(dir, usageFile(hierarchy))
+	if err != nil {
+		return -1, 0
+	}
+	// After now: close(2) uncharges the buffer that read(2) charged, perhaps to this very cgroup
+	// (fs/seq_file.c, seq_buf_alloc).
+	defer unix.Close(fd)
+	content := readFile(fd)
+	bootNanos = now()
+	n, ok := parseBytes(content)
+	if !ok {
+		return -1, bootNanos
+	}
+	return pagesOf(n), bootNanos
+}
+
+// countsBelow reports whether a cgroup counts the usage of those below it too.
 func countsBelow(dir int, hierarchy uint32) bool {
 	if hierarchy == 0 {
 		return true
@@ -97,7 +100,17 @@ func countsBelow(dir int, hierarchy uint32) bool {
 	return !ok || n != 0
 }
 
-// openDir opens the directory of a cgroup, and tells its number.
+// usageFile returns the name of the file with a cgroup's usage.
+func usageFile(hierarchy uint32) string {
+	if hierarchy == 0 {
+		return "memory.current"
+	}
+	return "memory.usage_in_bytes"
+}
+
+func pagesOf(bytes uint64) int64 { return int64(bytes / uint64(unix.Getpagesize())) }
+
+// openDir opens the directory of a cgroup. It returns the cgroup's number too.
 func openDir(path string) (dir int, number uint64, err error) {
 	dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -111,40 +124,36 @@ func openDir(path string) (dir int, number uint64, err error) {
 	return dir, stat.Ino, nil
 }
 
-// readUsage reads what the cgroup of a directory holds, and calls whenRead, if it is not
-// nil, while the file is still open.
-func readUsage(dir int, hierarchy uint32, whenRead func()) (pages int64, ok bool) {
-	name := "memory.current"
-	if hierarchy != 0 {
-		name = "memory.usage_in_bytes"
-	}
-	n, ok := readBytesThen(dir, name, whenRead)
-	return int64(n / uint64(unix.Getpagesize())), ok
-}
-
-// readBytes reads a number of bytes from a file; "max" is the largest.
-func readBytes(dir int, name string) (n uint64, ok bool) { return readBytesThen(dir, name, nil) }
-
-// readBytesThen is readBytes, and calls whenRead, if it is not nil, while the file is still
-// open.
-func readBytesThen(dir int, name string, whenRead func()) (n uint64, ok bool) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// readBytes reads a number of bytes from a file of a cgroup.
+func readBytes(dir int, name string) (n uint64, ok bool) {
+	fd, err := openFile(dir, name)
 	if err != nil {
 		return 0, false
 	}
 	defer unix.Close(fd)
+	return parseBytes(readFile(fd))
+}
+
+func openFile(dir int, name string) (fd int, err error) {
+	return unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+}
+
+// readFile returns the content of a short file, or an empty string for an error.
+func readFile(fd int) string {
 	var buf [32]byte
-	length, err := unix.Read(fd, buf[:])
-	if whenRead != nil {
-		whenRead()
-	}
+	n, err := unix.Read(fd, buf[:])
 	if err != nil {
-		return 0, false
+		return ""
 	}
-	s := strings.TrimSuffix(string(buf[:length]), "\n")
+	return string(buf[:n])
+}
+
+// parseBytes parses a number of bytes; "max" is the largest.
+func parseBytes(content string) (n uint64, ok bool) {
+	s := strings.TrimSuffix(content, "\n")
 	if s == "max" {
 		return math.MaxUint64, true
 	}
-	n, err = strconv.ParseUint(s, 10, 64)
+	n, err := strconv.ParseUint(s, 10, 64)
 	return n, err == nil
 }
