@@ -89,7 +89,7 @@ func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSour
 	s.Source, s.info = s.tracer, s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
 	if s.info.Net && filter.BalancesMemory() {
-		r, err := newReadings(s.tracer, s.cgroups.targets)
+		r, err := newUsageSampler(s.tracer, s.cgroups.targets)
 		if err != nil {
 			return nil, err
 		}

@@ -74,9 +74,9 @@ func makeCgroup(t *testing.T, dir, current string) event.CgroupID {
 	return targets[0].ID
 }
 
-// TestReadings reads a tree in which a cgroup charges, another does not, a third is
+// TestSampler reads a tree in which a cgroup charges, another does not, a third is
 // made, a fourth removed, and a fifth cannot be read.
-func TestReadings(t *testing.T) {
+func TestSampler(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
 	old := makeCgroup(t, filepath.Join(root, "old"), "8192\n")
@@ -99,7 +99,7 @@ func TestReadings(t *testing.T) {
 	}
 	src := &eventSource{batches: make(chan []event.Event)}
 	begun := capture.BootNanos()
-	r, err := newReadings(src, targets)
+	r, err := newUsageSampler(src, targets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,9 +150,9 @@ func TestReadings(t *testing.T) {
 	}
 }
 
-// TestReadingsAbove holds that nothing is told of what is above the cgroups that are
+// TestSamplerAbove holds that nothing is told of what is above the cgroups that are
 // read.
-func TestReadingsAbove(t *testing.T) {
+func TestSamplerAbove(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
 	above := makeCgroup(t, filepath.Join(root, "above"), "8192\n")
@@ -162,23 +162,23 @@ func TestReadingsAbove(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := &eventSource{batches: make(chan []event.Event)}
-	r, err := newReadings(src, targets)
+	r, err := newUsageSampler(src, targets)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []event.Event{
 		{Type: event.CgroupName, Cgroup: below, ParentID: above.ID}, {Type: event.CgroupName, Cgroup: above, ParentID: rootID.ID},
-		{Type: event.CgroupName, Cgroup: rootID}, r.begin[below], {Type: event.ReclaimBegin, BootNanos: 1, Cgroup: above},
+		{Type: event.CgroupName, Cgroup: rootID}, r.first[below], {Type: event.ReclaimBegin, BootNanos: 1, Cgroup: above},
 	}
 	go src.deliver(slices.Delete(slices.Clone(want), 3, 4))
-	if got := readAll(t, r); !slices.Equal(got, want) || r.begin[below].UsagePages != 1 {
+	if got := readAll(t, r); !slices.Equal(got, want) || r.first[below].UsagePages != 1 {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
 
-// TestReadingsDrain has a file of the beginning that can be read once some batches
+// TestSamplerDrain has a file of the beginning that can be read once some batches
 // have been taken from the source.
-func TestReadingsDrain(t *testing.T) {
+func TestSamplerDrain(t *testing.T) {
 	root := t.TempDir()
 	id := makeCgroup(t, filepath.Join(root, "slow"), "")
 	file := filepath.Join(root, "slow", "memory.current")
@@ -201,12 +201,12 @@ func TestReadingsDrain(t *testing.T) {
 		}
 		src.deliver([]event.Event{charged})
 	}()
-	r, err := newReadings(src, targets)
+	r, err := newUsageSampler(src, targets)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []event.Event{named, r.begin[id], charged, named, charged, named, charged, charged}
-	if got := readAll(t, r); !slices.Equal(got, want) || r.begin[id].UsagePages != 2 {
+	want := []event.Event{named, r.first[id], charged, named, charged, named, charged, charged}
+	if got := readAll(t, r); !slices.Equal(got, want) || r.first[id].UsagePages != 2 {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
