@@ -28,6 +28,9 @@
 // package glob has patterns for names of threads in a form for both. Package help
 // makes the man page and the completions of shells from what -h prints.
 //
+// Package sampler is a source around capture, which adds the usage of cgroups at the beginning and
+// the end of a trace, for the balance.
+//
 // Package launch starts the command of "chargetrace -- command" and waits with its exec until
 // the trace has begun.
 //

@@ -23,6 +23,7 @@ func TestImports(t *testing.T) {
 		"symbol":   {"event"},
 		"capture":  {"event", "stream", "glob", "symbol"},
 		"launch":   {"event", "cgroup"},
+		"sampler":  {"event", "stream", "cgroup"},
 		"text":     {},
 		"cause":    {"event"},
 		"table":    {"event", "stream", "cgroup", "cause", "text"},

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chargetrace/internal/capture"
+	"chargetrace/internal/sampler"
 	"chargetrace/internal/stream"
 )
 
@@ -89,7 +90,7 @@ func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSour
 	s.Source, s.info = s.tracer, s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
 	if s.info.Net && filter.BalancesMemory() {
-		r, err := newUsageSampler(s.tracer, s.cgroups.targets)
+		r, err := sampler.New(s.tracer, s.cgroups.targets, capture.BootNanos)
 		if err != nil {
 			return nil, err
 		}

@@ -1,4 +1,4 @@
-package main
+package sampler
 
 import (
 	"io"
@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"chargetrace/internal/capture"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -33,12 +32,18 @@ func (s *eventSource) Read(batch []event.Event) (int, error) {
 	return copy(batch, next), nil
 }
 
-// deliver has a source deliver some batches, and end.
+// deliver delivers some batches and the end.
 func (s *eventSource) deliver(batches ...[]event.Event) {
 	for _, b := range batches {
 		s.batches <- b
 	}
 	close(s.batches)
+}
+
+// newClock returns a clock that goes on by 1 each time.
+func newClock() func() uint64 {
+	bootNanos := uint64(1000)
+	return func() uint64 { bootNanos++; return bootNanos }
 }
 
 // readAll reads a source to its end.
@@ -56,7 +61,7 @@ func readAll(t *testing.T, src stream.Source) (got []event.Event) {
 	}
 }
 
-// makeCgroup makes what looks like a cgroup of v2.
+// makeCgroup makes a directory that looks like a cgroup of v2.
 func makeCgroup(t *testing.T, dir, current string) event.CgroupID {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -74,8 +79,8 @@ func makeCgroup(t *testing.T, dir, current string) event.CgroupID {
 	return targets[0].ID
 }
 
-// TestSampler reads a tree in which a cgroup charges, another does not, a third is
-// made, a fourth removed, and a fifth cannot be read.
+// TestSampler samples a tree in which one cgroup charges, one does not, one is made, one is removed,
+// and one cannot be read.
 func TestSampler(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
@@ -98,18 +103,19 @@ func TestSampler(t *testing.T) {
 		return event.Event{Type: event.Uncharge, BootNanos: nanos, Cgroup: id}
 	}
 	src := &eventSource{batches: make(chan []event.Event)}
-	begun := capture.BootNanos()
-	r, err := newUsageSampler(src, targets)
+	clock := newClock()
+	begun := clock()
+	r, err := New(src, targets, clock)
 	if err != nil {
 		t.Fatal(err)
 	}
-	read := capture.BootNanos()
+	read := clock()
 	made := makeCgroup(t, filepath.Join(root, "made"), "20480\n")
 	makeCgroup(t, filepath.Join(root, "old"), "16384\n")
 	if err := os.RemoveAll(filepath.Join(root, "removed")); err != nil {
 		t.Fatal(err)
 	}
-	later := capture.BootNanos() + 1e12
+	later := clock() + 1e12
 	go src.deliver(
 		[]event.Event{name(old), name(rootID)}, []event.Event{at(read, old), name(removed), name(made), at(read, removed)},
 		[]event.Event{name(old), at(read, old), name(blind), at(read, blind), at(later, made), at(later, old)},
@@ -138,10 +144,10 @@ func TestSampler(t *testing.T) {
 		switch {
 		case e.Cgroup == made && e.UsagePages == 0:
 			if e.BootNanos != 5 {
-				t.Errorf("%+v is not of the trace's start", e)
+				t.Errorf("%+v is not from the start of the trace", e)
 			}
 		case e.BootNanos < begun || e.BootNanos > later || (e.BootNanos <= read) != (e.Flags&event.Existing != 0):
-			t.Errorf("%+v was not read when it says", e)
+			t.Errorf("%+v has the wrong time", e)
 		}
 		e.BootNanos = 0
 	}
@@ -150,8 +156,7 @@ func TestSampler(t *testing.T) {
 	}
 }
 
-// TestSamplerAbove holds that nothing is told of what is above the cgroups that are
-// read.
+// TestSamplerAbove holds that there are no samples of cgroups above the targets.
 func TestSamplerAbove(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
@@ -162,7 +167,7 @@ func TestSamplerAbove(t *testing.T) {
 		t.Fatal(err)
 	}
 	src := &eventSource{batches: make(chan []event.Event)}
-	r, err := newUsageSampler(src, targets)
+	r, err := New(src, targets, newClock())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,8 +181,8 @@ func TestSamplerAbove(t *testing.T) {
 	}
 }
 
-// TestSamplerDrain has a file of the beginning that can be read once some batches
-// have been taken from the source.
+// TestSamplerDrain has New read a file that blocks until some batches have been taken from the
+// source.
 func TestSamplerDrain(t *testing.T) {
 	root := t.TempDir()
 	id := makeCgroup(t, filepath.Join(root, "slow"), "")
@@ -201,7 +206,7 @@ func TestSamplerDrain(t *testing.T) {
 		}
 		src.deliver([]event.Event{charged})
 	}()
-	r, err := newUsageSampler(src, targets)
+	r, err := New(src, targets, newClock())
 	if err != nil {
 		t.Fatal(err)
 	}
