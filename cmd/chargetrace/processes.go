@@ -12,14 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processes are handles (pidfds) of running processes: unlike a pid, a handle
-// cannot come to mean another process.
+// processes holds pidfds of processes. Unlike a pid, a pidfd never refers to another process.
 type processes struct {
 	pids []uint32
 	fds  []unix.PollFd
 }
 
-// openProcesses opens the processes with these pids. All must exist.
+// openProcesses opens pidfds. It fails if one of the processes does not exist.
 func openProcesses(pids []uint32) (*processes, error) {
 	ps := &processes{pids: pids}
 	for _, pid := range pids {
@@ -33,7 +32,7 @@ func openProcesses(pids []uint32) (*processes, error) {
 	return ps, nil
 }
 
-// noProcess explains why the process with that pid could not be opened.
+// noProcess explains an error of pidfd_open(2).
 func noProcess(pid int, err error) error {
 	if tgid := threadGroup(pid); tgid != 0 && tgid != pid {
 		return &hintedError{
@@ -50,14 +49,13 @@ func noProcess(pid int, err error) error {
 	return fmt.Errorf("open process %d: %w", pid, err)
 }
 
-// threadGroup returns the thread group that a thread belongs to, or 0 where
-// there is no such thread.
+// threadGroup returns the thread group of a thread, or 0 if there is no such thread.
 func threadGroup(tid int) int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", tid))
 	if err != nil {
 		return 0
 	}
-	// The name comes before it, but with its newlines escaped.
+	// The name, which comes before it, has its newlines escaped.
 	_, rest, _ := strings.Cut(string(status), "\nTgid:\t")
 	line, _, _ := strings.Cut(rest, "\n")
 	tgid, err := strconv.Atoi(line)
@@ -67,18 +65,18 @@ func threadGroup(tid int) int {
 	return tgid
 }
 
-// wait returns when all the processes have exited, and tells of each.
+// wait calls exited for each process that exits. It returns when all have.
 func (ps *processes) wait(exited func(pid int)) error {
 	fds := slices.Clone(ps.fds)
 	for left := len(fds); left > 0; {
-		// A pidfd is readable once the whole thread group has exited.
+		// A pidfd is readable when the whole thread group has exited: pidfd_open(2).
 		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
 			return err
 		}
 		for i := range fds {
 			if fds[i].Revents != 0 {
 				exited(int(ps.pids[i]))
-				fds[i] = unix.PollFd{Fd: -1} // is left out
+				fds[i] = unix.PollFd{Fd: -1} // poll(2) ignores it
 				left--
 			}
 		}

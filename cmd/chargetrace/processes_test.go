@@ -21,7 +21,7 @@ func TestThread(t *testing.T) {
 		<-done
 	}()
 	thread := <-tid
-	if thread == os.Getpid() { // the first thread; then this test runs on another
+	if thread == os.Getpid() { // the first thread: this test runs on another one
 		runtime.LockOSThread()
 		thread = unix.Gettid()
 	}
