@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"syscall"
-
-	"chargetrace/internal/launch"
 )
 
 // hintedError is an error with a way out.
@@ -23,10 +21,6 @@ func hintOf(err error) string {
 	var hinted *hintedError
 	if errors.As(err, &hinted) {
 		return hinted.hint
-	}
-	var launchErr *launch.Error
-	if errors.As(err, &launchErr) {
-		return launchErr.Hint
 	}
 	return ""
 }

@@ -17,14 +17,11 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
-	"chargetrace/internal/capture"
-	"chargetrace/internal/launch"
+	"github.com/charmbracelet/x/term"
 )
 
 func main() {
-	launch.PlayRole()
+	playRole()
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -86,41 +83,11 @@ func columns(w io.Writer) int {
 	if !ok {
 		return 0
 	}
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	width, _, err := term.GetSize(f.Fd())
 	if err != nil {
 		return 0
 	}
-	return int(size.Col)
-}
-
-// printCheck prints what this kernel and this user offer, and fails if that is
-// not enough.
-func printCheck(w io.Writer) error {
-	findings := capture.Check()
-	if capture.Blocking(findings, capture.Kprobe) == nil {
-		findings = append(findings, capture.Try(capture.Kprobe), capture.TryNet())
-	}
-	if capture.Blocking(findings, capture.Fentry) == nil {
-		findings = append(findings, capture.Try(capture.Fentry))
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-18s %-8s %s\n", "CHECK", "RESULT", "FOUND")
-	for _, f := range findings {
-		fmt.Fprintf(&b, "%-18s %-8s %s\n", f.Name, f.State, f.Detail)
-		if f.Hint != "" {
-			fmt.Fprintf(&b, "%-18s %-8s hint: %s\n", "", "", f.Hint)
-		}
-	}
-	if _, err := io.WriteString(w, b.String()); err != nil {
-		return err
-	}
-	switch blocked := capture.Blocking(findings, capture.Auto); {
-	case blocked != nil:
-		return errors.New("this kernel cannot be traced by this user, for the reasons above")
-	case capture.Blocking(findings, capture.Kprobe) != nil:
-		return &hintedError{errors.New("-attach kprobe, the default, does not work here"), "-attach fentry does"}
-	}
-	return nil
+	return width
 }
 
 func version() string {

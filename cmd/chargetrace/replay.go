@@ -12,6 +12,7 @@ import (
 
 	"chargetrace/internal/stream"
 	"chargetrace/internal/trace"
+	"chargetrace/internal/watch"
 )
 
 // replay plays recordings.
@@ -37,7 +38,7 @@ type recordings struct {
 // filter implements source.
 func (r *recordings) filter() (selected, left stream.Filter) { return r.selected, r.selected }
 
-func (r *recordings) isLive() bool { return false }
+func (r *recordings) completeScreen(*watch.Options) error { return nil }
 
 func (r *recordings) warn(io.Writer) {}
 

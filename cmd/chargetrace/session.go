@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/watch"
 )
 
 // source is where the events of a session come from: a trace of the running kernel, or
@@ -21,8 +21,8 @@ type source interface {
 	// filter says which events are shown, and what of that the source has not applied
 	// itself.
 	filter() (selected, left stream.Filter)
-	// isLive reports whether the events happen now, on this machine.
-	isLive() bool
+	// completeScreen gives the screen a clock and the cgroups' files, if the source has.
+	completeScreen(*watch.Options) error
 	// warn prints what is missing from the events.
 	warn(stderr io.Writer)
 	// begin is called once the outputs are ready for events. The source calls end when
@@ -36,7 +36,19 @@ type source interface {
 type session struct {
 	cfg   *config
 	src   source
-	child *launched // nil: no command is run
+	child *child // nil: no command is run
+}
+
+// child is the command that is traced.
+type child struct {
+	name string // printable
+	pid  uint32
+	// begin lets it begin.
+	begin func() error
+	// interrupt does to chargetrace and the command what Ctrl-C on their terminal does.
+	interrupt func()
+	oom       oomWatch
+	output    lateWriter // where it writes while there is a screen
 }
 
 // run copies until the source ends or ctx is done. giveSignalsBack restores the usual
@@ -55,7 +67,7 @@ func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stder
 	sinks := []stream.Sink{outputs, sum}
 	leave := func() {}
 	if s.cfg.view.watch {
-		screen, err := s.cfg.newWatch(stdout, stderr, info, s.src.isLive(), s.interrupt(end), end)
+		screen, err := s.cfg.newWatch(s.src, stdout, stderr, info, s.interrupt(end), end)
 		if err != nil {
 			return s.abandon(outputs, err)
 		}
@@ -89,7 +101,7 @@ func (s *session) interrupt(end func()) func() {
 	if s.child == nil {
 		return end
 	}
-	return func() { unix.Kill(0, unix.SIGINT) } // as the terminal does
+	return s.child.interrupt
 }
 
 // abandon closes dst before the first event.
@@ -100,7 +112,7 @@ func (s *session) abandon(dst stream.Sink, err error) error {
 
 // untilSignal returns a context that ends at a signal that asks chargetrace to stop.
 func untilSignal() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	return signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 }
 
 // leaveScreen gives the terminal back, and then the signals their usual effect, so that a

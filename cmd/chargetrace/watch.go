@@ -7,32 +7,25 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"github.com/charmbracelet/x/term"
 
-	"chargetrace/internal/capture"
-	"chargetrace/internal/cgroup"
-	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/watch"
 )
 
 // hasScreen reports whether -watch has a terminal to itself.
 func (cfg *config) hasScreen(stdout io.Writer) bool {
-	term := os.Getenv("TERM")
-	return cfg.view.watch && isTerminal(stdout) && term != "" && term != "dumb"
+	kind := os.Getenv("TERM")
+	return cfg.view.watch && isTerminal(stdout) && kind != "" && kind != "dumb"
 }
 
 func isTerminal(x any) bool {
 	f, ok := x.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return ok && term.IsTerminal(f.Fd())
 }
 
-// newWatch returns the sink of -watch. A recording has neither a clock nor files.
-func (cfg *config) newWatch(stdout, stderr io.Writer, info stream.Info, live bool, interrupt, stop func()) (*watch.Watch, error) {
+// newWatch returns the sink of -watch, which shows the events of a source.
+func (cfg *config) newWatch(src source, stdout, stderr io.Writer, info stream.Info, interrupt, stop func()) (*watch.Watch, error) {
 	o := watch.Options{ASCII: !isUTF8(), Units: cfg.view.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
@@ -40,13 +33,8 @@ func (cfg *config) newWatch(stdout, stderr io.Writer, info stream.Info, live boo
 			o.Keys = stdout.(*os.File)
 		}
 	}
-	if live {
-		trees, err := cgroup.Trees()
-		if err != nil {
-			return nil, err
-		}
-		o.Now = capture.BootNanos
-		o.Usage = func(id event.CgroupID, path string) (int64, uint64, bool) { return cgroup.Usage(trees, id, path) }
+	if err := src.completeScreen(&o); err != nil {
+		return nil, err
 	}
 	return watch.New(stdout, info, o), nil
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package guest runs tests of the command in virtual machines, on real kernels.
 //
 // A test says at its beginning which machines it needs:

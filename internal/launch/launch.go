@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package launch runs the command of "chargetrace ... -- command". It splits the start in two, so
 // that a trace can begin between fork and exec and sees the command from its first charge. It also
 // gives the command a cgroup with limits, and removes that, however chargetrace ends.

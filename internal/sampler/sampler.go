@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package sampler adds the usage of cgroups to a live trace, when it begins and when it ends: a
 // balance of charges and uncharges needs both.
 //

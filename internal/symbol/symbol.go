@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package symbol names addresses of processes: which function of which file they
 // are in. It reads what a process has mapped and the files themselves while the
 // process is there, and keeps that, since it is gone later.

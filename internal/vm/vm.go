@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package vm boots a Linux kernel in QEMU and runs a command in it: for the
 // tests, which need kernels that this machine does not run, and for the
 // demonstration. It needs no privilege and no KVM. Kernels, packages and QEMU

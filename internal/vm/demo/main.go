@@ -1,3 +1,5 @@
+//go:build linux
+
 // Demo is the experiment of the article that chargetrace grew out of: a program
 // that allocates 20 MiB in steps of 1 MiB, in a cgroup limited to 10 MiB, under
 // chargetrace until the OOM killer comes. It runs on this machine's kernel where

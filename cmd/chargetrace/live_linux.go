@@ -10,12 +10,15 @@ import (
 	"time"
 
 	"chargetrace/internal/capture"
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
 	"chargetrace/internal/sampler"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/watch"
 )
 
 // live traces the running kernel until something stops it or the command it runs ends.
-func live(cfg *config, args []string, child *launched, stdout, stderr io.Writer) error {
+func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	if child == nil { // otherwise signals are the command's
 		ctx, cancel = untilSignal()
@@ -38,7 +41,7 @@ type kernelSource struct {
 	options       capture.Options
 	info          stream.Info
 	cfg           *config
-	child         *launched // nil: no command is run
+	child         *child // nil: no command is run
 
 	targets *processes
 	cgroups *cgroups
@@ -46,7 +49,7 @@ type kernelSource struct {
 }
 
 // newKernelSource begins to trace what the flags select, or the command.
-func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSource, err error) {
+func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource, err error) {
 	s := &kernelSource{cfg: cfg, child: child}
 	defer func() {
 		if err != nil {
@@ -55,7 +58,7 @@ func newKernelSource(cfg *config, args []string, child *launched) (_ *kernelSour
 	}()
 	filter := cfg.filter
 	if child != nil {
-		filter.PIDs, filter.Follow = []uint32{uint32(child.PID())}, true
+		filter.PIDs, filter.Follow = []uint32{child.pid}, true
 	}
 	// Opened first, so that later processes with the same numbers are not mistaken for
 	// them.
@@ -113,7 +116,15 @@ func (s *kernelSource) filter() (selected, left stream.Filter) {
 	return s.options.Filter, s.options.Filter.ByCharge()
 }
 
-func (s *kernelSource) isLive() bool { return true }
+func (s *kernelSource) completeScreen(o *watch.Options) error {
+	trees, err := cgroup.Trees()
+	if err != nil {
+		return err
+	}
+	o.Now = capture.BootNanos
+	o.Usage = func(id event.CgroupID, path string) (int64, uint64, bool) { return cgroup.Usage(trees, id, path) }
+	return nil
+}
 
 func (s *kernelSource) warn(stderr io.Writer) {
 	if rounded := capture.RoundBuffer(s.cfg.kernel.bufferBytes); rounded != s.cfg.kernel.bufferBytes {
@@ -139,7 +150,7 @@ func (s *kernelSource) begin(ctx context.Context, stderr io.Writer, end func()) 
 		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.Function)
 	} else {
 		fmt.Fprintf(stderr, "Tracing %s while %s runs.\n", capture.Function, s.child.name)
-		if err := s.child.Begin(); err != nil {
+		if err := s.child.begin(); err != nil {
 			return err
 		}
 	}

@@ -14,14 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits are what a group is limited to.
-type Limits struct {
-	// MemoryBytes and HighBytes are memory.max and memory.high; 0 is no limit.
-	MemoryBytes, HighBytes int64
-	// SwapBytes is memory.swap.max; nil is no limit.
-	SwapBytes *int64
-}
-
 // settings returns the files that hold the limits, and what to write to them, in
 // that order.
 func (l Limits) settings(v1 bool) (settings [][2]string, err error) {
