@@ -6,15 +6,13 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
-	"github.com/creack/pty"
-	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -455,7 +453,7 @@ func TestLinesWithCauses(t *testing.T) {
 
 type failingWriter struct{}
 
-func (failingWriter) Write([]byte) (int, error) { return 0, unix.EPIPE }
+func (failingWriter) Write([]byte) (int, error) { return 0, syscall.EPIPE }
 
 // TestReaderGone holds that the trace stops when the lines have no reader, even without
 // charges.
@@ -464,62 +462,8 @@ func TestReaderGone(t *testing.T) {
 	now := info.StartBootNanos
 	w := New(failingWriter{}, info, Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
 	<-stopped
-	if err := w.Close(stream.Counts{}); !errors.Is(err, unix.EPIPE) {
+	if err := w.Close(stream.Counts{}); !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("error %v", err)
-	}
-}
-
-// TestPanic holds that a panic restores the terminal.
-func TestPanic(t *testing.T) {
-	host, guest, err := pty.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
-	defer guest.Close()
-	if err := pty.Setsize(host, &pty.Winsize{Rows: 24, Cols: 80}); err != nil {
-		t.Fatal(err)
-	}
-	before, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := New(guest, info, Options{Keys: guest})
-	var shown bytes.Buffer
-	readUntil(t, host, &shown, "nothing is charged yet")
-	during, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
-	if err != nil || during.Lflag&unix.ICANON != 0 {
-		t.Errorf("the terminal is not raw: %v", err)
-	}
-	func() {
-		defer func() {
-			if r := recover(); r != "oops" {
-				t.Errorf("it panics with %v", r)
-			}
-		}()
-		defer w.LeaveOnPanic()
-		panic("oops")
-	}()
-	after, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)
-	if err != nil || *after != *before {
-		t.Errorf("%v, the terminal was %+v and is %+v", err, before, after)
-	}
-	readUntil(t, host, &shown, ansi.ResetModeAltScreenSaveCursor)
-}
-
-// readUntil reads from a terminal until a text appears.
-func readUntil(t *testing.T, host *os.File, shown *bytes.Buffer, what string) {
-	t.Helper()
-	if err := host.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
-		t.Fatal(err)
-	}
-	for !strings.Contains(shown.String(), what) {
-		var buf [4096]byte
-		n, err := host.Read(buf[:])
-		shown.Write(buf[:n])
-		if err != nil {
-			t.Fatalf("no %q: %v: %q", what, err, shown)
-		}
 	}
 }
 
