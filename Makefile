@@ -55,7 +55,7 @@ test-short: tools-shells tools-browser
 # Instructions for each charge, in a virtual machine, and Go's benchmarks.
 bench: tools-bpf
 	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./internal/guest
-	go test -run '^$$' -bench . ./cmd/chargetrace ./internal/event ./internal/symbol ./internal/table ./internal/summary ./internal/trace
+	go test -run '^$$' -bench . ./cmd/chargetrace ./internal/event ./internal/export ./internal/symbol ./internal/table ./internal/summary ./internal/trace
 
 # The recordings that the tests of the host play, which are committed: one of each
 # kernel, and one with the raw samples of the ring buffer.
