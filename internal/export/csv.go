@@ -1,20 +1,20 @@
 package export
 
 import (
-	"bytes"
 	"io"
+	"strings"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 )
 
-// CSV is a [stream.Sink] that writes a line for each event (RFC 4180), after one
-// with the names of the columns. Columns that an event has no value for are
-// empty, as is max where there is no limit. unit says what requested, usage, max
-// and room count; of what was given back or charged whatever the limit, requested
-// is how much that was. flags has existing where a process was there before the trace,
-// and where usage is of its beginning. Names are escaped as in the table, and one that a spreadsheet
-// would take for a formula stands after an apostrophe.
+// CSV is a [stream.Sink] that writes one line per event (RFC 4180), after a line with
+// the names of the columns. A column is empty where an event has no such value, as max
+// is without a limit. The columns requested, usage, max and room count what unit says.
+// For an uncharge or a forced charge, requested is its size. flags contains existing for
+// a process that is older than the trace, and for a usage read when the trace began.
+// Names are escaped as in the table, and a name that a spreadsheet would evaluate as a
+// formula starts with an apostrophe.
 type CSV struct {
 	writer
 	started bool
@@ -25,10 +25,63 @@ func NewCSV(w io.Writer, header stream.Info) *CSV {
 	return &CSV{writer: newWriter(w, header)}
 }
 
-const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hierarchy,container,kind,outcome,unit," +
-	"requested,usage,max,limiting_cgroup,limiting_usage,limiting_max,limiting_room,high_cgroup,high_usage,high_max," +
-	"failed_at,flags,freed_pages,duration_ns,victim_pid,victim_comm,victim_anon_pages,victim_file_pages," +
-	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause\r\n"
+// columns are the columns of a line: which events have a value there, and what appends
+// it.
+var columns = []struct {
+	name  string
+	types types
+	value func(c *CSV, e *event.Event)
+}{
+	{"type", timed, func(c *CSV, e *event.Event) { c.string(typeNames[e.Type]) }},
+	{"time_ns", timed, func(c *CSV, e *event.Event) { c.int(c.sinceStart(e)) }},
+	{"wall_time", timed, func(c *CSV, e *event.Event) { c.buf = c.appendWallTime(c.buf, e) }},
+	{"cpu", onCPU, func(c *CSV, e *event.Event) { c.uint(uint64(e.CPU)) }},
+	{"pid", byTask, func(c *CSV, e *event.Event) { c.uint(uint64(e.PID)) }},
+	{"tid", byTask, func(c *CSV, e *event.Event) { c.uint(uint64(e.TID)) }},
+	{"comm", byTask, func(c *CSV, e *event.Event) { c.comm(&e.Comm) }},
+	{"cgroup", ofCgroup, func(c *CSV, e *event.Event) { c.cgroup(e.Cgroup) }},
+	{"cgroup_id", ofCgroup, func(c *CSV, e *event.Event) { c.uint(e.Cgroup.ID) }},
+	{"hierarchy", ofCgroup, func(c *CSV, e *event.Event) { c.uint(uint64(e.Cgroup.Hierarchy)) }},
+	{"container", ofCgroup, func(c *CSV, e *event.Event) { c.string(c.container(e.Cgroup).short) }},
+	{"kind", ofCounter, func(c *CSV, e *event.Event) { c.string(e.Kind.String()) }},
+	{"outcome", charge, func(c *CSV, e *event.Event) { c.string(e.Outcome.String()) }},
+	{"unit", ofCounter | usage, func(c *CSV, e *event.Event) { c.string(unit(e)) }},
+	{"requested", ofCounter, func(c *CSV, e *event.Event) { c.uint(e.RequestedPages) }},
+	{"usage", ofCounter | usage, func(c *CSV, e *event.Event) { c.int(e.UsagePages) }},
+	{"max", charge, func(c *CSV, e *event.Event) {
+		if e.Limited() {
+			c.uint(e.MaxPages)
+		}
+	}},
+	{"limiting_cgroup", charge, func(c *CSV, e *event.Event) { c.levelCgroup(e, &e.Limiting) }},
+	{"limiting_usage", charge, func(c *CSV, e *event.Event) { c.levelUsage(&e.Limiting) }},
+	{"limiting_max", charge, func(c *CSV, e *event.Event) { c.levelMax(&e.Limiting) }},
+	{"limiting_room", charge, func(c *CSV, e *event.Event) {
+		if e.Limiting.Limited() {
+			c.int(e.Limiting.RoomPages())
+		}
+	}},
+	{"high_cgroup", charge, func(c *CSV, e *event.Event) { c.levelCgroup(e, &e.High) }},
+	{"high_usage", charge, func(c *CSV, e *event.Event) { c.levelUsage(&e.High) }},
+	{"high_max", charge, func(c *CSV, e *event.Event) { c.levelMax(&e.High) }},
+	{"failed_at", charge, func(c *CSV, e *event.Event) { c.cgroup(e.InCgroup(e.FailedAt)) }},
+	{"flags", charge | fork | usage, (*CSV).flags},
+	{"freed_pages", reclaimEnd, func(c *CSV, e *event.Event) { c.uint(e.FreedPages) }},
+	{"duration_ns", reclaimEnd, func(c *CSV, e *event.Event) { c.uint(e.DurationNanos) }},
+	{"victim_pid", oomKill, func(c *CSV, e *event.Event) { c.uint(uint64(e.Victim.PID)) }},
+	{"victim_comm", oomKill, func(c *CSV, e *event.Event) { c.comm(&e.Victim.Comm) }},
+	{"victim_anon_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.AnonPages) }},
+	{"victim_file_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.FilePages) }},
+	{"victim_shmem_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.ShmemPages) }},
+	{"victim_swap_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.SwapPages) }},
+	{"lost_events", lost, func(c *CSV, e *event.Event) { c.uint(e.LostEvents) }},
+	{"child_pid", fork, func(c *CSV, e *event.Event) { c.uint(uint64(e.ChildPID)) }},
+	{"cause", charge, func(c *CSV, e *event.Event) {
+		if e.KernelStack != 0 {
+			c.buf = appendField(c.buf, c.stacks.Cause(e).String()) // it can be "-"
+		}
+	}},
+}
 
 // Write writes the lines of a batch.
 func (c *CSV) Write(batch []event.Event) error {
@@ -43,181 +96,107 @@ func (c *CSV) Close(stream.Counts) error {
 }
 
 func (c *CSV) start() {
-	if !c.started {
-		c.started = true
-		c.buf = append(c.buf, csvHeader...)
+	if c.started {
+		return
 	}
+	c.started = true
+	for i := range columns {
+		c.string(columns[i].name)
+		c.buf = append(c.buf, ',')
+	}
+	c.endLine()
 }
 
 func (c *CSV) encode(e *event.Event) {
 	if e.Type == event.Stack {
 		return
 	}
-	c.buf = append(c.buf, typeNames[e.Type]...)
-	c.int(c.sinceStart(e))
-	c.buf = c.appendWallTime(append(c.buf, ','), e)
-	if e.Type == event.Usage { // of no task
-		c.empty(4)
-		c.whose(e)
-		c.empty(2)
-		c.text([]byte("pages"))
-		c.empty(1)
-		c.int(e.UsagePages)
-		c.empty(9)
-		c.existing(e)
-		c.empty(11)
-		c.buf = append(c.buf, "\r\n"...)
-		return
-	}
-	c.uint(uint64(e.CPU))
-	if e.Type == event.Lost {
-		c.empty(30)
-		c.uint(e.LostEvents)
-		c.buf = append(c.buf, ",,\r\n"...)
-		return
-	}
-	c.uint(uint64(e.PID))
-	c.uint(uint64(e.TID))
-	c.text(event.AppendPrintable(nil, e.Comm.Bytes()))
-	if e.Type == event.Fork {
-		c.empty(18)
-		c.existing(e)
-		c.empty(9)
-		c.uint(uint64(e.ChildPID))
-		c.buf = append(c.buf, ",\r\n"...)
-		return
-	}
-	c.whose(e)
-	switch e.Type {
-	case event.Charge:
-		c.charge(e)
-	case event.Uncharge, event.ForcedCharge:
-		c.text([]byte(e.Kind.String()))
-		c.empty(1)
-		c.text([]byte(unit(e.Kind)))
-		c.uint(e.RequestedPages)
-		c.int(e.UsagePages)
-		c.empty(10)
-	default:
-		c.empty(15)
-	}
-	if e.Type == event.ReclaimEnd {
-		c.uint(e.FreedPages)
-		c.uint(e.DurationNanos)
-	} else {
-		c.empty(2)
-	}
-	if e.Type == event.OOMKill {
-		v := &e.Victim
-		c.uint(uint64(v.PID))
-		c.text(event.AppendPrintable(nil, v.Comm.Bytes()))
-		for _, n := range []uint64{v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages} {
-			c.uint(n)
+	for i := range columns {
+		if columns[i].types.has(e.Type) {
+			columns[i].value(c, e)
 		}
-	} else {
-		c.empty(6)
+		c.buf = append(c.buf, ',')
 	}
-	c.empty(2)
-	if e.Type == event.Charge && e.KernelStack != 0 {
-		c.text([]byte(c.stacks.Cause(e).String()))
-	} else {
-		c.empty(1)
-	}
-	c.buf = append(c.buf, "\r\n"...)
+	c.endLine()
 }
 
-// whose appends the cgroup of an event.
-func (c *CSV) whose(e *event.Event) {
-	c.cgroup(e.Cgroup)
-	c.uint(e.Cgroup.ID)
-	c.uint(uint64(e.Cgroup.Hierarchy))
-	c.text([]byte(c.container(e.Cgroup).String()))
+// endLine replaces the comma after the last column.
+func (c *CSV) endLine() { c.buf = append(c.buf[:len(c.buf)-1], "\r\n"...) }
+
+func (c *CSV) levelCgroup(e *event.Event, l *event.Level) {
+	if l.Limited() {
+		c.cgroup(e.InCgroup(l.CgroupID))
+	}
 }
 
-func (c *CSV) charge(e *event.Event) {
-	c.text([]byte(e.Kind.String()))
-	c.text([]byte(e.Outcome.String()))
-	c.text([]byte(unit(e.Kind)))
-	c.uint(e.RequestedPages)
-	c.int(e.UsagePages)
-	if e.Limited() {
-		c.uint(e.MaxPages)
-	} else {
-		c.empty(1)
-	}
-	if l := &e.Limiting; l.Limited() {
-		c.cgroup(e.InCgroup(l.CgroupID))
+func (c *CSV) levelUsage(l *event.Level) {
+	if l.Limited() {
 		c.int(l.UsagePages)
-		c.uint(l.MaxPages)
-		c.int(l.RoomPages())
-	} else {
-		c.empty(4)
 	}
-	if l := &e.High; l.Limited() {
-		c.cgroup(e.InCgroup(l.CgroupID))
-		c.int(l.UsagePages)
+}
+
+func (c *CSV) levelMax(l *event.Level) {
+	if l.Limited() {
 		c.uint(l.MaxPages)
-	} else {
-		c.empty(3)
 	}
-	c.cgroup(e.InCgroup(e.FailedAt))
-	c.buf = append(c.buf, ',')
+}
+
+func (c *CSV) flags(e *event.Event) {
+	if e.Type != event.Charge {
+		if e.Flags&event.Existing != 0 {
+			c.string("existing")
+		}
+		return
+	}
 	from := len(c.buf)
 	for _, flag := range flags {
 		if flag.has(e) {
 			if len(c.buf) > from {
 				c.buf = append(c.buf, ' ')
 			}
-			c.buf = append(c.buf, flag.name...)
+			c.string(flag.name)
 		}
 	}
 }
 
-// existing appends the flags of an event of no charge.
-func (c *CSV) existing(e *event.Event) {
-	c.buf = append(c.buf, ',')
-	if e.Flags&event.Existing != 0 {
-		c.buf = append(c.buf, "existing"...)
-	}
-}
+func (c *CSV) uint(n uint64) { c.buf = appendUint(c.buf, n) }
+func (c *CSV) int(n int64)   { c.buf = appendInt(c.buf, n) }
 
-func (c *CSV) empty(n int) {
-	for range n {
-		c.buf = append(c.buf, ',')
-	}
-}
+// string appends text that needs no quotes.
+func (c *CSV) string(s string) { c.buf = append(c.buf, s...) }
 
-func (c *CSV) uint(n uint64) { c.buf = appendUint(append(c.buf, ','), n) }
-func (c *CSV) int(n int64)   { c.buf = appendInt(append(c.buf, ','), n) }
+func (c *CSV) comm(comm *event.Comm) {
+	var printable [printableComm]byte
+	c.buf = appendField(c.buf, event.AppendPrintable(printable[:0], comm.Bytes()))
+}
 
 func (c *CSV) cgroup(id event.CgroupID) {
-	if id.ID == 0 {
-		c.empty(1)
-		return
+	if id.ID != 0 {
+		c.buf = appendField(c.buf, c.names.Printable(id))
 	}
-	c.text([]byte(c.names.Printable(id)))
 }
 
-// text appends text that is printable, whatever it says.
-func (c *CSV) text(s []byte) {
-	c.buf = append(c.buf, ',')
-	formula := len(s) > 0 && bytes.IndexByte([]byte("=+-@"), s[0]) >= 0
-	quote := bytes.ContainsAny(s, "\",")
+// appendField appends printable text, which may be anything else.
+func appendField[T string | []byte](b []byte, s T) []byte {
+	formula := len(s) > 0 && strings.IndexByte("=+-@", s[0]) >= 0
+	quote := false
+	for i := range len(s) {
+		quote = quote || s[i] == '"' || s[i] == ','
+	}
 	if quote {
-		c.buf = append(c.buf, '"')
+		b = append(b, '"')
 	}
 	if formula {
-		c.buf = append(c.buf, '\'')
+		b = append(b, '\'')
 	}
 	if !quote {
-		c.buf = append(c.buf, s...)
-		return
+		return append(b, s...)
 	}
-	for _, b := range s {
-		if b == '"' {
-			c.buf = append(c.buf, '"')
+	for i := range len(s) {
+		if s[i] == '"' {
+			b = append(b, '"')
 		}
-		c.buf = append(c.buf, b)
+		b = append(b, s[i])
 	}
-	c.buf = append(c.buf, '"')
+	return append(b, '"')
 }

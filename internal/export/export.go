@@ -12,20 +12,53 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// writer is what the forms have in common: a Sink that encodes events one by one
-// and writes a batch at once.
+// types is a set of types of events, each a bit: 1 << [event.Type].
+type types uint16
+
+func (s types) has(t event.Type) bool { return s>>t&1 != 0 }
+
+const (
+	charge      types = 1 << event.Charge
+	lost        types = 1 << event.Lost
+	reclaimEnd  types = 1 << event.ReclaimEnd
+	oomKill     types = 1 << event.OOMKill
+	fork        types = 1 << event.Fork
+	stack       types = 1 << event.Stack
+	usageChange types = 1<<event.Uncharge | 1<<event.ForcedCharge
+	usage       types = 1 << event.Usage
+
+	// The types of the events that have a time, a CPU, a task, a cgroup, and a counter.
+	timed     = ^stack
+	onCPU     = timed &^ usage
+	byTask    = onCPU &^ lost
+	ofCgroup  = byTask&^fork | usage
+	ofCounter = charge | usageChange
+)
+
+var typeNames = [...]string{
+	event.Charge: "charge", event.Lost: "lost", event.ReclaimBegin: "reclaim_begin", event.ReclaimEnd: "reclaim_end",
+	event.OOMKill: "oom_kill", event.Fork: "fork", event.Stack: "stack",
+	event.Uncharge: "uncharge", event.ForcedCharge: "forced_charge", event.Usage: "usage",
+}
+
+// writer is the common part of the sinks. It encodes events one by one, and writes once
+// per batch.
 type writer struct {
-	w      io.Writer
-	header stream.Info
-	names  cgroup.Names
-	stacks cause.Stacks
-	buf    []byte
-	// containers are those of the cgroups that were met.
-	containers map[event.CgroupID]cgroup.Container
+	w          io.Writer
+	header     stream.Info
+	names      cgroup.Names
+	stacks     cause.Stacks
+	buf        []byte
+	containers map[event.CgroupID]container // a cache
+}
+
+type container struct {
+	cgroup.Container
+	short string // its String
 }
 
 func newWriter(w io.Writer, header stream.Info) writer {
-	return writer{w: w, header: header, containers: make(map[event.CgroupID]cgroup.Container)}
+	return writer{w: w, header: header, containers: make(map[event.CgroupID]container)}
 }
 
 // write encodes a batch and writes it.
@@ -54,35 +87,36 @@ func (w *writer) flush() error {
 	return err
 }
 
-func (w *writer) container(id event.CgroupID) cgroup.Container {
+func (w *writer) container(id event.CgroupID) container {
 	c, ok := w.containers[id]
 	if !ok {
-		c = cgroup.ContainerOf(w.names.Path(id))
+		c.Container = cgroup.ContainerOf(w.names.Path(id))
+		c.short = c.String()
 		w.containers[id] = c
 	}
 	return c
 }
 
-// sinceStart is the time of an event since the trace began.
+// sinceStart returns the nanoseconds from the start of the trace to an event.
 func (w *writer) sinceStart(e *event.Event) int64 {
 	return int64(e.BootNanos - w.header.StartBootNanos)
 }
 
-// appendWallTime appends the time of day, in UTC, as in RFC 3339.
+// appendWallTime appends the time of day of an event, in UTC and RFC 3339.
 func (w *writer) appendWallTime(b []byte, e *event.Event) []byte {
 	const layout = "2006-01-02T15:04:05.000000000Z07:00"
 	return time.Unix(0, w.header.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
 }
 
-// unit is what the numbers of a kind of counter count.
-func unit(kind event.Kind) string {
-	if kind == event.Dmem {
+// unit returns what the amounts of an event count.
+func unit(e *event.Event) string {
+	if e.Kind == event.Dmem && e.Type != event.Usage {
 		return "bytes"
 	}
 	return "pages"
 }
 
-// flags in the order in which they are written.
+// flags are the flags of a charge, in output order.
 var flags = []struct {
 	name string
 	has  func(e *event.Event) bool
@@ -94,6 +128,9 @@ var flags = []struct {
 	{"walk_cut", func(e *event.Event) bool { return e.Flags&event.WalkCut != 0 }},
 	{"retry", func(e *event.Event) bool { return e.Flags&event.Retry != 0 }},
 }
+
+// printableComm is the length of the longest printable [event.Comm]: each byte as \xNN.
+const printableComm = 4 * len(event.Comm{})
 
 func appendUint(b []byte, n uint64) []byte { return strconv.AppendUint(b, n, 10) }
 func appendInt(b []byte, n int64) []byte   { return strconv.AppendInt(b, n, 10) }

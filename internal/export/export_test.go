@@ -155,6 +155,38 @@ func TestCSV(t *testing.T) {
 	}
 }
 
+const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hierarchy,container,kind,outcome,unit," +
+	"requested,usage,max,limiting_cgroup,limiting_usage,limiting_max,limiting_room,high_cgroup,high_usage,high_max," +
+	"failed_at,flags,freed_pages,duration_ns,victim_pid,victim_comm,victim_anon_pages,victim_file_pages," +
+	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause\r\n"
+
+func TestCSVAllocations(t *testing.T) {
+	c := NewCSV(io.Discard, header)
+	events := story()
+	if err := c.Write(events); err != nil {
+		t.Fatal(err)
+	}
+	rows := events[3:] // without the names
+	if n := testing.AllocsPerRun(100, func() { c.Write(rows) }); n != 0 {
+		t.Errorf("%v allocations in %d rows", n, len(rows))
+	}
+}
+
+// TestCSVUnknownCause has a charge whose stack is not in the trace: its cause, "-", is no
+// formula.
+func TestCSVUnknownCause(t *testing.T) {
+	var b strings.Builder
+	c := NewCSV(&b, header)
+	e := story()[3]
+	e.KernelStack = 1
+	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasSuffix(b.String(), ",'-\r\n") {
+		t.Errorf("%q", b.String())
+	}
+}
+
 func TestEmpty(t *testing.T) {
 	var a, b strings.Builder
 	if err := errors.Join(NewJSONL(&a, header).Close(stream.Counts{}), NewCSV(&b, header).Close(stream.Counts{})); err != nil {

@@ -62,12 +62,6 @@ func (j *JSONL) Close(stream.Counts) error {
 	return j.flush()
 }
 
-var typeNames = map[event.Type]string{
-	event.Charge: "charge", event.Lost: "lost", event.ReclaimBegin: "reclaim_begin", event.ReclaimEnd: "reclaim_end",
-	event.OOMKill: "oom_kill", event.Fork: "fork",
-	event.Uncharge: "uncharge", event.ForcedCharge: "forced_charge", event.Usage: "usage",
-}
-
 // encodeStack writes the object of a stack.
 func (j *JSONL) encodeStack(e *event.Event) {
 	j.buf = append(j.buf, `{"type":"stack"`...)
@@ -116,9 +110,9 @@ func (j *JSONL) encode(e *event.Event) {
 	j.whose(e)
 	switch e.Type {
 	case event.Uncharge, event.ForcedCharge:
-		f := fields[unit(e.Kind)]
+		f := fields[unit(e)]
 		j.kind(e)
-		j.uint(unit(e.Kind), e.RequestedPages)
+		j.uint(unit(e), e.RequestedPages)
 		j.int(f.usage, e.UsagePages)
 	case event.Charge:
 		j.charges++
@@ -166,7 +160,7 @@ var fields = map[string]struct{ requested, usage, max, room string }{
 }
 
 func (j *JSONL) charge(e *event.Event) {
-	f := fields[unit(e.Kind)]
+	f := fields[unit(e)]
 	j.kind(e)
 	j.key("outcome")
 	j.buf = append(append(append(j.buf, '"'), e.Outcome.String()...), '"')
@@ -231,7 +225,7 @@ func (j *JSONL) int(name string, n int64) {
 // comm appends a name that came from outside.
 func (j *JSONL) comm(name string, comm []byte) {
 	j.key(name)
-	var printable [64]byte
+	var printable [printableComm]byte
 	j.buf = appendQuoted(j.buf, event.AppendPrintable(printable[:0], comm))
 }
 
@@ -274,7 +268,7 @@ func (j *JSONL) level(name string, e *event.Event, l *event.Level) {
 		j.null(name)
 		return
 	}
-	f := fields[unit(e.Kind)]
+	f := fields[unit(e)]
 	j.key(name)
 	j.buf = append(j.buf, `{"cgroup":`...)
 	if l.CgroupID == 0 {

@@ -159,7 +159,7 @@ func (p *Perfetto) charge(e *event.Event) {
 		return
 	}
 	p.begin(typeInstant, p.thread(e), "charge failed")
-	p.annotateUint("requested_"+unit(e.Kind), e.RequestedPages)
+	p.annotateUint("requested_"+unit(e), e.RequestedPages)
 	p.annotate("kind", e.Kind.String())
 	p.annotate("cgroup", p.names.Printable(e.Cgroup))
 	p.annotate("failed_at", p.names.Printable(e.InCgroup(e.FailedAt)))
