@@ -111,8 +111,9 @@ func (c *CSV) encode(e *event.Event) {
 	if e.Type == event.Stack {
 		return
 	}
+	t := types(1) << e.Type
 	for i := range columns {
-		if columns[i].types.has(e.Type) {
+		if columns[i].types&t != 0 {
 			columns[i].value(c, e)
 		}
 		c.buf = append(c.buf, ',')

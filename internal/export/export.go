@@ -1,4 +1,5 @@
-// Package export writes a trace in forms that other programs read.
+// Package export writes a trace in the formats of other programs. It must not know where
+// events come from, nor the other sinks.
 package export
 
 import (
@@ -14,8 +15,6 @@ import (
 
 // types is a set of types of events, each a bit: 1 << [event.Type].
 type types uint16
-
-func (s types) has(t event.Type) bool { return s>>t&1 != 0 }
 
 const (
 	charge      types = 1 << event.Charge
@@ -49,7 +48,7 @@ type writer struct {
 	names      cgroup.Names
 	stacks     cause.Stacks
 	buf        []byte
-	containers map[event.CgroupID]container // a cache
+	containers map[event.CgroupID]*container // a cache
 }
 
 type container struct {
@@ -58,7 +57,7 @@ type container struct {
 }
 
 func newWriter(w io.Writer, header stream.Info) writer {
-	return writer{w: w, header: header, containers: make(map[event.CgroupID]container)}
+	return writer{w: w, header: header, containers: make(map[event.CgroupID]*container)}
 }
 
 // write encodes a batch and writes it.
@@ -87,10 +86,10 @@ func (w *writer) flush() error {
 	return err
 }
 
-func (w *writer) container(id event.CgroupID) container {
-	c, ok := w.containers[id]
-	if !ok {
-		c.Container = cgroup.ContainerOf(w.names.Path(id))
+func (w *writer) container(id event.CgroupID) *container {
+	c := w.containers[id]
+	if c == nil {
+		c = &container{Container: cgroup.ContainerOf(w.names.Path(id))}
 		c.short = c.String()
 		w.containers[id] = c
 	}
@@ -127,6 +126,17 @@ var flags = []struct {
 	{"predicted", func(e *event.Event) bool { return e.Flags&event.Predicted != 0 }},
 	{"walk_cut", func(e *event.Event) bool { return e.Flags&event.WalkCut != 0 }},
 	{"retry", func(e *event.Event) bool { return e.Flags&event.Retry != 0 }},
+}
+
+// victimPages are the amounts of a victim, in output order.
+var victimPages = []struct {
+	name string
+	of   func(v *event.Victim) uint64
+}{
+	{"anon_pages", func(v *event.Victim) uint64 { return v.AnonPages }},
+	{"file_pages", func(v *event.Victim) uint64 { return v.FilePages }},
+	{"shmem_pages", func(v *event.Victim) uint64 { return v.ShmemPages }},
+	{"swap_pages", func(v *event.Victim) uint64 { return v.SwapPages }},
 }
 
 // printableComm is the length of the longest printable [event.Comm]: each byte as \xNN.

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"bytes"
 	"io"
 	"strconv"
 	"strings"
@@ -9,38 +10,37 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// JSONL is a [stream.Sink] that writes an object a line. Each has a "type", and
-// but for the end "time_ns", the time since the trace began in nanoseconds,
-// "wall_time", in UTC, and "cpu":
+// JSONL is a [stream.Sink] that writes one object per line. Each has a "type". All but
+// stack and end have "time_ns", the nanoseconds since the trace began, and "wall_time",
+// in UTC. The other members, in the order of the line:
 //
-//	charge         pid, tid, comm, cgroup, cgroup_id, hierarchy, container, kind,
+//	charge         cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, container, kind,
 //	               outcome (ok, failed, miss), requested_pages, usage_pages,
 //	               max_pages, limiting, high, failed_at, cause, kernel_stack,
 //	               user_stack, flags
-//	stack          stack, the number that charges after it have as their
-//	               kernel_stack or user_stack, and frames, an array: the
-//	               functions, the innermost first. It has no time
-//	reclaim_begin  pid, tid, comm, cgroup, cgroup_id, hierarchy, container
-//	reclaim_end    likewise, and freed_pages, duration_ns
-//	oom_kill       likewise, and victim: pid, comm, anon_pages, file_pages,
+//	stack          stack, the number that later charges have as their kernel_stack or
+//	               user_stack, and frames, an array of functions, innermost first
+//	reclaim_begin  cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, container
+//	reclaim_end    the same, and freed_pages, duration_ns
+//	oom_kill       the same, and victim: pid, comm, anon_pages, file_pages,
 //	               shmem_pages, swap_pages
-//	uncharge       likewise, and kind, pages, usage_pages: what page_counter_uncharge
-//	               gives back, and what the counter held before
-//	forced_charge  likewise: what page_counter_charge charges, whatever the limit
+//	uncharge       the same, and kind, pages, usage_pages: what page_counter_uncharge
+//	               uncharges, and the usage before
+//	forced_charge  the same, for page_counter_charge, which ignores the limit
 //	usage          cgroup, cgroup_id, hierarchy, container, usage_pages, existing:
-//	               what memory.current said, existing when the trace began, else
-//	               when it ended. It has no cpu
-//	fork           pid, tid, comm of the parent, child_pid, existing: it was there
-//	               before the trace
-//	lost           events
+//	               a reading of memory.current; existing is true for the one when
+//	               the trace began, false for the one when it ended
+//	fork           cpu, pid, tid, comm of the parent, child_pid, existing: whether
+//	               the process is older than the trace
+//	lost           cpu, events
 //	end            charges
 //
-// limiting and high are levels: cgroup, usage_pages, max_pages, room_pages. What
-// is not there is null: max_pages where there is no limit, a level where none is
-// limited, container, failed_at, cgroup where the machine ran out. The numbers
-// of device memory are bytes, and end in _bytes. flags is an array of some of
-// remote, kernel_thread, idle, predicted, walk_cut and retry. Names are escaped
-// as in the table, so that every line is valid whatever they hold.
+// limiting and high are levels: cgroup, usage_pages, max_pages, room_pages. null stands
+// for a missing value: max_pages without a limit, a level if none has a limit,
+// container, failed_at, and the cgroup of an oom_kill if the machine ran out. Amounts of
+// device memory are in bytes, and their names end in _bytes. flags is an array of remote,
+// kernel_thread, idle, predicted, walk_cut and retry. Names are escaped as in the table,
+// so each line is valid JSON.
 type JSONL struct {
 	writer
 	charges uint64
@@ -62,10 +62,84 @@ func (j *JSONL) Close(stream.Counts) error {
 	return j.flush()
 }
 
-// encodeStack writes the object of a stack.
-func (j *JSONL) encodeStack(e *event.Event) {
-	j.buf = append(j.buf, `{"type":"stack"`...)
-	j.uint("stack", uint64(e.StackNumber))
+// members are the members of an object after its type: which events have it, and what
+// appends it.
+var members = []struct {
+	types  types
+	append func(j *JSONL, e *event.Event)
+}{
+	{stack, func(j *JSONL, e *event.Event) { j.uint("stack", uint64(e.StackNumber)) }},
+	{stack, (*JSONL).frames},
+	{timed, func(j *JSONL, e *event.Event) { j.int("time_ns", j.sinceStart(e)) }},
+	{timed, func(j *JSONL, e *event.Event) {
+		j.key("wall_time")
+		j.buf = append(j.appendWallTime(append(j.buf, '"'), e), '"')
+	}},
+	{onCPU, func(j *JSONL, e *event.Event) { j.uint("cpu", uint64(e.CPU)) }},
+	{lost, func(j *JSONL, e *event.Event) { j.uint("events", e.LostEvents) }},
+	{byTask, func(j *JSONL, e *event.Event) { j.uint("pid", uint64(e.PID)) }},
+	{byTask, func(j *JSONL, e *event.Event) { j.uint("tid", uint64(e.TID)) }},
+	{byTask, func(j *JSONL, e *event.Event) { j.comm("comm", &e.Comm) }},
+	{fork, func(j *JSONL, e *event.Event) { j.uint("child_pid", uint64(e.ChildPID)) }},
+	{ofCgroup, func(j *JSONL, e *event.Event) { j.cgroup("cgroup", e.Cgroup) }},
+	{ofCgroup, func(j *JSONL, e *event.Event) { j.uint("cgroup_id", e.Cgroup.ID) }},
+	{ofCgroup, func(j *JSONL, e *event.Event) { j.uint("hierarchy", uint64(e.Cgroup.Hierarchy)) }},
+	{ofCgroup, (*JSONL).container},
+	{ofCounter, func(j *JSONL, e *event.Event) { j.string("kind", e.Kind.String()) }},
+	{charge, func(j *JSONL, e *event.Event) { j.string("outcome", e.Outcome.String()) }},
+	{charge, func(j *JSONL, e *event.Event) { j.uint(amounts(e).requested, e.RequestedPages) }},
+	{usageChange, func(j *JSONL, e *event.Event) { j.uint(unit(e), e.RequestedPages) }},
+	{ofCounter | usage, func(j *JSONL, e *event.Event) { j.int(amounts(e).usage, e.UsagePages) }},
+	{charge, func(j *JSONL, e *event.Event) { j.uintOrNull(amounts(e).max, e.MaxPages, e.Limited()) }},
+	{charge, func(j *JSONL, e *event.Event) { j.level("limiting", e, &e.Limiting) }},
+	{charge, func(j *JSONL, e *event.Event) { j.level("high", e, &e.High) }},
+	{charge, func(j *JSONL, e *event.Event) { j.cgroup("failed_at", e.InCgroup(e.FailedAt)) }},
+	{charge, (*JSONL).cause},
+	{charge, func(j *JSONL, e *event.Event) {
+		j.uintOrNull("kernel_stack", uint64(e.KernelStack), e.KernelStack != 0)
+	}},
+	{charge, func(j *JSONL, e *event.Event) { j.uintOrNull("user_stack", uint64(e.UserStack), e.UserStack != 0) }},
+	{charge, (*JSONL).flags},
+	{reclaimEnd, func(j *JSONL, e *event.Event) { j.uint("freed_pages", e.FreedPages) }},
+	{reclaimEnd, func(j *JSONL, e *event.Event) { j.uint("duration_ns", e.DurationNanos) }},
+	{oomKill, (*JSONL).victim},
+	{fork | usage, func(j *JSONL, e *event.Event) {
+		j.key("existing")
+		j.buf = strconv.AppendBool(j.buf, e.Flags&event.Existing != 0)
+	}},
+}
+
+func (j *JSONL) encode(e *event.Event) {
+	if e.Type == event.Charge {
+		j.charges++
+	}
+	j.buf = append(append(append(j.buf, `{"type":"`...), typeNames[e.Type]...), '"')
+	t := types(1) << e.Type
+	for i := range members {
+		if members[i].types&t != 0 {
+			members[i].append(j, e)
+		}
+	}
+	j.buf = append(j.buf, "}\n"...)
+}
+
+// amountNames are the names of amounts in one unit.
+type amountNames struct{ requested, usage, max, room string }
+
+var (
+	inPages = amountNames{"requested_pages", "usage_pages", "max_pages", "room_pages"}
+	inBytes = amountNames{"requested_bytes", "usage_bytes", "max_bytes", "room_bytes"}
+)
+
+// amounts returns the names in the unit of an event.
+func amounts(e *event.Event) *amountNames {
+	if unit(e) == "bytes" {
+		return &inBytes
+	}
+	return &inPages
+}
+
+func (j *JSONL) frames(e *event.Event) {
 	j.key("frames")
 	separator := byte('[')
 	for frame := range strings.SplitSeq(e.Frames, ";") {
@@ -73,115 +147,18 @@ func (j *JSONL) encodeStack(e *event.Event) {
 		j.buf = appendQuoted(j.buf, event.AppendPrintable(nil, []byte(frame)))
 		separator = ','
 	}
-	j.buf = append(j.buf, "]}\n"...)
+	j.buf = append(j.buf, ']')
 }
 
-func (j *JSONL) encode(e *event.Event) {
-	if e.Type == event.Stack {
-		j.encodeStack(e)
-		return
-	}
-	j.buf = append(append(append(j.buf, `{"type":"`...), typeNames[e.Type]...), '"')
-	j.int("time_ns", j.sinceStart(e))
-	j.key("wall_time")
-	j.buf = append(j.appendWallTime(append(j.buf, '"'), e), '"')
-	if e.Type == event.Usage {
-		j.whose(e)
-		j.int("usage_pages", e.UsagePages)
-		j.existing(e)
-		j.buf = append(j.buf, "}\n"...)
-		return
-	}
-	j.uint("cpu", uint64(e.CPU))
-	if e.Type == event.Lost {
-		j.uint("events", e.LostEvents)
-		j.buf = append(j.buf, "}\n"...)
-		return
-	}
-	j.uint("pid", uint64(e.PID))
-	j.uint("tid", uint64(e.TID))
-	j.comm("comm", e.Comm.Bytes())
-	if e.Type == event.Fork {
-		j.uint("child_pid", uint64(e.ChildPID))
-		j.existing(e)
-		j.buf = append(j.buf, "}\n"...)
-		return
-	}
-	j.whose(e)
-	switch e.Type {
-	case event.Uncharge, event.ForcedCharge:
-		f := fields[unit(e)]
-		j.kind(e)
-		j.uint(unit(e), e.RequestedPages)
-		j.int(f.usage, e.UsagePages)
-	case event.Charge:
-		j.charges++
-		j.charge(e)
-	case event.ReclaimEnd:
-		j.uint("freed_pages", e.FreedPages)
-		j.uint("duration_ns", e.DurationNanos)
-	case event.OOMKill:
-		v := &e.Victim
-		j.key("victim")
-		j.buf = append(j.buf, `{"pid":`...)
-		j.buf = appendUint(j.buf, uint64(v.PID))
-		j.comm("comm", v.Comm.Bytes())
-		j.uint("anon_pages", v.AnonPages)
-		j.uint("file_pages", v.FilePages)
-		j.uint("shmem_pages", v.ShmemPages)
-		j.uint("swap_pages", v.SwapPages)
-		j.buf = append(j.buf, '}')
-	}
-	j.buf = append(j.buf, "}\n"...)
-}
-
-// whose writes the cgroup of an event.
-func (j *JSONL) whose(e *event.Event) {
-	j.cgroup("cgroup", e.Cgroup)
-	j.uint("cgroup_id", e.Cgroup.ID)
-	j.uint("hierarchy", uint64(e.Cgroup.Hierarchy))
-	j.container(e.Cgroup)
-}
-
-func (j *JSONL) existing(e *event.Event) {
-	j.key("existing")
-	j.buf = strconv.AppendBool(j.buf, e.Flags&event.Existing != 0)
-}
-
-func (j *JSONL) kind(e *event.Event) {
-	j.key("kind")
-	j.buf = append(append(append(j.buf, '"'), e.Kind.String()...), '"')
-}
-
-// fields are the names of numbers in each unit.
-var fields = map[string]struct{ requested, usage, max, room string }{
-	"pages": {"requested_pages", "usage_pages", "max_pages", "room_pages"},
-	"bytes": {"requested_bytes", "usage_bytes", "max_bytes", "room_bytes"},
-}
-
-func (j *JSONL) charge(e *event.Event) {
-	f := fields[unit(e)]
-	j.kind(e)
-	j.key("outcome")
-	j.buf = append(append(append(j.buf, '"'), e.Outcome.String()...), '"')
-	j.uint(f.requested, e.RequestedPages)
-	j.int(f.usage, e.UsagePages)
-	if e.Limited() {
-		j.uint(f.max, e.MaxPages)
-	} else {
-		j.null(f.max)
-	}
-	j.level("limiting", e, &e.Limiting)
-	j.level("high", e, &e.High)
-	j.cgroup("failed_at", e.InCgroup(e.FailedAt))
-	if e.KernelStack != 0 {
-		j.key("cause")
-		j.buf = append(append(append(j.buf, '"'), j.stacks.Cause(e).String()...), '"')
-	} else {
+func (j *JSONL) cause(e *event.Event) {
+	if e.KernelStack == 0 {
 		j.null("cause")
+		return
 	}
-	j.stack("kernel_stack", e.KernelStack)
-	j.stack("user_stack", e.UserStack)
+	j.string("cause", j.stacks.Cause(e).String())
+}
+
+func (j *JSONL) flags(e *event.Event) {
 	j.key("flags")
 	j.buf = append(j.buf, '[')
 	for _, flag := range flags {
@@ -189,18 +166,19 @@ func (j *JSONL) charge(e *event.Event) {
 			j.buf = append(append(append(j.buf, '"'), flag.name...), `",`...)
 		}
 	}
-	if j.buf[len(j.buf)-1] == ',' {
-		j.buf = j.buf[:len(j.buf)-1]
-	}
-	j.buf = append(j.buf, ']')
+	j.buf = append(bytes.TrimSuffix(j.buf, []byte{','}), ']')
 }
 
-func (j *JSONL) stack(name string, number uint32) {
-	if number == 0 {
-		j.null(name)
-		return
+func (j *JSONL) victim(e *event.Event) {
+	v := &e.Victim
+	j.key("victim")
+	j.buf = append(j.buf, `{"pid":`...)
+	j.buf = appendUint(j.buf, uint64(v.PID))
+	j.comm("comm", &v.Comm)
+	for _, p := range victimPages {
+		j.uint(p.name, p.of(v))
 	}
-	j.uint(name, uint64(number))
+	j.buf = append(j.buf, '}')
 }
 
 func (j *JSONL) key(name string) {
@@ -222,23 +200,37 @@ func (j *JSONL) int(name string, n int64) {
 	j.buf = appendInt(j.buf, n)
 }
 
-// comm appends a name that came from outside.
-func (j *JSONL) comm(name string, comm []byte) {
+func (j *JSONL) uintOrNull(name string, n uint64, known bool) {
+	if !known {
+		j.null(name)
+		return
+	}
+	j.uint(name, n)
+}
+
+// string appends text that needs no escapes.
+func (j *JSONL) string(name, s string) {
+	j.key(name)
+	j.buf = append(append(append(j.buf, '"'), s...), '"')
+}
+
+func (j *JSONL) comm(name string, comm *event.Comm) {
 	j.key(name)
 	var printable [printableComm]byte
-	j.buf = appendQuoted(j.buf, event.AppendPrintable(printable[:0], comm))
+	j.buf = appendQuoted(j.buf, event.AppendPrintable(printable[:0], comm.Bytes()))
 }
 
 // appendQuoted appends printable text as a JSON string.
 func appendQuoted[T string | []byte](b []byte, printable T) []byte {
 	b = append(b, '"')
+	done := 0
 	for i := range len(printable) {
 		if c := printable[i]; c == '"' || c == '\\' {
-			b = append(b, '\\')
+			b = append(append(b, printable[done:i]...), '\\')
+			done = i
 		}
-		b = append(b, printable[i])
 	}
-	return append(b, '"')
+	return append(append(b, printable[done:]...), '"')
 }
 
 func (j *JSONL) cgroup(name string, id event.CgroupID) {
@@ -250,8 +242,8 @@ func (j *JSONL) cgroup(name string, id event.CgroupID) {
 	j.buf = appendQuoted(j.buf, j.names.Printable(id))
 }
 
-func (j *JSONL) container(id event.CgroupID) {
-	c := j.writer.container(id)
+func (j *JSONL) container(e *event.Event) {
+	c := j.writer.container(e.Cgroup)
 	if c.ID == "" && c.Pod == "" {
 		j.null("container")
 		return
@@ -268,7 +260,7 @@ func (j *JSONL) level(name string, e *event.Event, l *event.Level) {
 		j.null(name)
 		return
 	}
-	f := fields[unit(e)]
+	names := amounts(e)
 	j.key(name)
 	j.buf = append(j.buf, `{"cgroup":`...)
 	if l.CgroupID == 0 {
@@ -276,8 +268,8 @@ func (j *JSONL) level(name string, e *event.Event, l *event.Level) {
 	} else {
 		j.buf = appendQuoted(j.buf, j.names.Printable(e.InCgroup(l.CgroupID)))
 	}
-	j.int(f.usage, l.UsagePages)
-	j.uint(f.max, l.MaxPages)
-	j.int(f.room, l.RoomPages())
+	j.int(names.usage, l.UsagePages)
+	j.uint(names.max, l.MaxPages)
+	j.int(names.room, l.RoomPages())
 	j.buf = append(j.buf, '}')
 }
