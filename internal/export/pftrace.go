@@ -9,14 +9,14 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// Perfetto is a [stream.Sink] that writes a trace for Perfetto's user interface
-// and trace processor: a track for each cgroup and kind of counter, with its
-// usage, limit and room as counters and OOM kills as instants; and for each
-// thread, with reclaim as slices, and failed charges and OOM kills as instants.
-// Times are on CLOCK_BOOTTIME, as of other traces of the machine.
+// Perfetto is a [stream.Sink] that writes a trace for Perfetto's user interface and
+// trace processor. Each cgroup and kind of counter has a track, with usage, limit and
+// room as counters, and OOM kills as instants. Each thread has a track with reclaim as
+// slices, and failed charges and OOM kills as instants. Times are on CLOCK_BOOTTIME, the
+// default clock of Perfetto's own traces of a machine.
 type Perfetto struct {
 	writer
-	tracks  uint64 // the number of the last
+	tracks  uint64 // the last track's number
 	started bool
 	levels  map[levelKey]*levelTracks
 	threads map[threadKey]uint64
@@ -30,16 +30,16 @@ type levelKey struct {
 	kind   event.Kind
 }
 
-// levelTracks are the tracks of a level, and what was last written to them, in
-// what the counter counts.
+// levelTracks are the tracks of a level, and the last values written to them, in the
+// unit of the counter.
 type levelTracks struct {
 	track, usage, limit, room uint64
 	lastUsage                 int64
-	used                      bool   // there is such
-	lastLimit                 uint64 // and 1; 0: none
+	used                      bool   // lastUsage is set
+	lastLimit                 uint64 // plus 1; 0 without a limit
 }
 
-// threadKey tells a thread from a later one with its number, as far as names do.
+// threadKey has the name too, because a later thread can have the same number.
 type threadKey struct {
 	tid  uint32
 	comm event.Comm
@@ -57,10 +57,10 @@ func NewPerfetto(w io.Writer, header stream.Info) *Perfetto {
 // Write writes the packets of a batch.
 func (p *Perfetto) Write(batch []event.Event) error { return p.write(batch, p.encode) }
 
-// Close does nothing: a trace may end after any packet.
+// Close does nothing: a trace can end after any packet.
 func (p *Perfetto) Close(stream.Counts) error { return nil }
 
-// The numbers of fields and of values in Perfetto's protos/perfetto/trace/.
+// The numbers of fields and values in Perfetto's protos/perfetto/trace/.
 const (
 	tracePacket = 1 // Trace
 
@@ -132,10 +132,9 @@ func (p *Perfetto) encode(e *event.Event) {
 			p.begin(typeInstant, track, "OOM kill")
 			p.annotateUint("victim_pid", uint64(v.PID))
 			p.annotate("victim", v.Comm.String())
-			p.annotateUint("anon_pages", v.AnonPages)
-			p.annotateUint("file_pages", v.FilePages)
-			p.annotateUint("shmem_pages", v.ShmemPages)
-			p.annotateUint("swap_pages", v.SwapPages)
+			for _, pages := range victimPages {
+				p.annotateUint(pages.name, pages.of(v))
+			}
 			p.end(e)
 		}
 	case event.Lost:
@@ -166,15 +165,15 @@ func (p *Perfetto) charge(e *event.Event) {
 	p.end(e)
 }
 
-// bytes is how many of them what a counter counts has.
-func (p *Perfetto) bytes(kind event.Kind) int64 {
+// unitBytes returns the size of the unit of a counter.
+func (p *Perfetto) unitBytes(kind event.Kind) int64 {
 	if kind == event.Dmem {
 		return 1
 	}
 	return int64(p.header.PageSize)
 }
 
-// counters writes what a charge leaves at a level.
+// counters writes the limit, usage and room of a level after a charge.
 func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
 	t := p.level(e.InCgroup(l.CgroupID), e.Kind)
 	if l.Limited() {
@@ -182,9 +181,9 @@ func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
 			t.limit = p.describeCounter(t.track, "limit")
 			t.room = p.describeCounter(t.track, "room")
 		}
-		if t.lastLimit != l.MaxPages+1 { // 0 is a limit too
+		if t.lastLimit != l.MaxPages+1 {
 			t.lastLimit = l.MaxPages + 1
-			p.counter(e, t.limit, int64(l.MaxPages)*p.bytes(e.Kind))
+			p.counter(e, t.limit, int64(l.MaxPages)*p.unitBytes(e.Kind))
 		}
 	} else {
 		t.lastLimit = 0
@@ -192,25 +191,25 @@ func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
 	p.setUsage(e, t, e.Kind, l.UsagePages+charged)
 }
 
-// setUsage writes what a level holds, and the room that this leaves.
+// setUsage writes the usage of a level, and its room.
 func (p *Perfetto) setUsage(e *event.Event, t *levelTracks, kind event.Kind, usage int64) {
 	t.lastUsage, t.used = usage, true
-	p.counter(e, t.usage, usage*p.bytes(kind))
+	p.counter(e, t.usage, usage*p.unitBytes(kind))
 	if t.lastLimit != 0 {
-		p.counter(e, t.room, (int64(t.lastLimit-1)-usage)*p.bytes(kind))
+		p.counter(e, t.room, (int64(t.lastLimit-1)-usage)*p.unitBytes(kind))
 	}
 }
 
-// moveAbove moves what the levels above an event's held last by what it changes. Of
-// them a charge tells only those with the least room, and an uncharge none. What is
-// no part of the trace is missing until the next charge tells.
+// moveAbove adds the change of an event to the last usages of the levels above its
+// cgroup. A charge contains the usage of the limiting level only, an uncharge contains
+// none. A change that is not in the trace is missing until the next charge.
 func (p *Perfetto) moveAbove(e *event.Event) {
 	if !p.header.Net {
 		return
 	}
 	for id := range p.names.Lineage(e.Cgroup) {
 		if id == e.Cgroup || e.Type == event.Charge && id.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
-			continue // it was told
+			continue // counters wrote it
 		}
 		if t := p.levels[levelKey{id, e.Kind}]; t != nil && t.used {
 			p.setUsage(e, t, e.Kind, t.lastUsage+e.UsageAfterPages()-e.UsagePages)
@@ -224,7 +223,7 @@ func (p *Perfetto) counter(e *event.Event, track uint64, value int64) {
 	p.end(e)
 }
 
-// level returns the tracks of a level.
+// level returns the tracks of a level. It describes them before their first use.
 func (p *Perfetto) level(id event.CgroupID, kind event.Kind) *levelTracks {
 	key := levelKey{id, kind}
 	t := p.levels[key]
@@ -240,7 +239,7 @@ func (p *Perfetto) level(id event.CgroupID, kind event.Kind) *levelTracks {
 	return t
 }
 
-// describeCounter makes a track for a counter of bytes below another track.
+// describeCounter adds a track for a counter of bytes below another track.
 func (p *Perfetto) describeCounter(parent uint64, name string) uint64 {
 	return p.describe(func(d []byte) []byte {
 		d = appendString(d, descriptorName, name)
@@ -249,7 +248,8 @@ func (p *Perfetto) describeCounter(parent uint64, name string) uint64 {
 	})
 }
 
-// thread returns the track of a thread.
+// thread returns the track of the thread of an event. It describes the thread and its
+// process before their first use.
 func (p *Perfetto) thread(e *event.Event) uint64 {
 	key := threadKey{e.TID, e.Comm}
 	if track, ok := p.threads[key]; ok {
@@ -271,7 +271,7 @@ func (p *Perfetto) thread(e *event.Event) uint64 {
 	return track
 }
 
-// describe writes a descriptor of a new track, and returns its number.
+// describe writes the descriptor of a new track, and returns the track's number.
 func (p *Perfetto) describe(fill func([]byte) []byte) uint64 {
 	p.tracks++
 	descriptor := fill(appendVarint(nil, descriptorUUID, p.tracks))
@@ -279,7 +279,7 @@ func (p *Perfetto) describe(fill func([]byte) []byte) uint64 {
 	return p.tracks
 }
 
-// begin begins an event; what is appended to p.message then, belongs to it.
+// begin starts an event in p.message. Callers append fields to it until end.
 func (p *Perfetto) begin(typ, track uint64, name string) {
 	p.message = appendVarint(p.message[:0], eventType, typ)
 	p.message = appendVarint(p.message, eventTrackUUID, track)
@@ -299,7 +299,7 @@ func (p *Perfetto) annotateUint(name string, value uint64) {
 	p.message = appendBytes(p.message, eventAnnotations, appendVarint(a, annotationUint, value))
 }
 
-// end writes the event.
+// end writes the event that begin started.
 func (p *Perfetto) end(e *event.Event) {
 	p.packet = appendVarint(p.packet[:0], packetTimestamp, e.BootNanos)
 	p.writePacket(appendBytes(p.packet, packetTrackEvent, p.message))

@@ -14,30 +14,28 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// A Profile is a [stream.Sink] that adds up what was charged by stack, and
-// writes that when it is closed. A charge whose stack is not known counts as one
-// of no functions.
+// A Profile is a [stream.Sink] that sums charges by stack, and writes the sums when it is
+// closed. A charge without a known stack counts as a stack without functions.
 type Profile struct {
 	writer
 	samples cause.Profile
-	pprof   bool // the samples are by process and cgroup too
+	pprof   bool // samples also differ in process and cgroup
 }
 
-// NewFolded returns a Profile that writes lines for flame-graph tools: the name of
-// the process, the functions from the outermost on, separated by semicolons, a
-// blank, and the pages charged.
+// NewFolded returns a Profile that writes the lines of flame-graph tools: the name of the
+// process and its functions, outermost first, separated by semicolons, then a blank and
+// the charged pages.
 func NewFolded(w io.Writer, header stream.Info) *Profile {
 	return &Profile{newWriter(w, header), make(cause.Profile), false}
 }
 
-// NewPprof returns a Profile that writes the gzipped protocol buffer of pprof, with
-// the values charges, pages and failed_pages and the labels cgroup, comm, pid and
-// cause.
+// NewPprof returns a Profile that writes the gzipped protocol buffer of pprof, with the
+// values charges, pages and failed_pages, and the labels cgroup, comm, pid and cause.
 func NewPprof(w io.Writer, header stream.Info) *Profile {
 	return &Profile{newWriter(w, header), make(cause.Profile), true}
 }
 
-// Write adds up the charges of a batch.
+// Write adds the charges of a batch.
 func (p *Profile) Write(batch []event.Event) error { return p.write(batch, p.add) }
 
 // Close writes the profile.
@@ -71,12 +69,24 @@ func (p *Profile) writeFolded() error {
 	return p.flush()
 }
 
+// sampleValues are the values of a sample in a pprof profile.
+var sampleValues = []struct {
+	name, unit string
+	of         func(s *cause.Sums) uint64
+}{
+	{"charges", "count", func(s *cause.Sums) uint64 { return s.Charges }},
+	{"pages", "pages", func(s *cause.Sums) uint64 { return s.Pages }},
+	{"failed_pages", "pages", func(s *cause.Sums) uint64 { return s.FailedPages }},
+}
+
 func (p *Profile) writePprof() error {
 	prof := &profile.Profile{
-		SampleType: []*profile.ValueType{{Type: "charges", Unit: "count"}, {Type: "pages", Unit: "pages"}, {Type: "failed_pages", Unit: "pages"}},
 		TimeNanos:  p.header.BootWallNanos + int64(p.header.StartBootNanos),
 		PeriodType: &profile.ValueType{Type: "pages", Unit: "pages"}, Period: 1,
 		DefaultSampleType: "pages",
+	}
+	for _, v := range sampleValues {
+		prof.SampleType = append(prof.SampleType, &profile.ValueType{Type: v.name, Unit: v.unit})
 	}
 	locations := make(map[string]*profile.Location)
 	location := func(name string) *profile.Location {
@@ -91,13 +101,14 @@ func (p *Profile) writePprof() error {
 	}
 	samples := slices.SortedFunc(maps.Keys(p.samples), cause.Sample.Compare)
 	for _, s := range samples {
-		sums := p.samples[s]
 		x := &profile.Sample{
-			Value: []int64{int64(sums.Charges), int64(sums.Pages), int64(sums.FailedPages)},
 			Label: map[string][]string{
 				"comm": {s.Comm.String()}, "cgroup": {p.names.Printable(s.Cgroup)}, "cause": {s.Cause().String()},
 			},
 			NumLabel: map[string][]int64{"pid": {int64(s.PID)}},
+		}
+		for _, v := range sampleValues {
+			x.Value = append(x.Value, int64(v.of(p.samples[s])))
 		}
 		for _, f := range s.Functions() {
 			x.Location = append(x.Location, location(f))
