@@ -2,7 +2,9 @@ package main
 
 import (
 	"flag"
+	"maps"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -10,23 +12,28 @@ import (
 	"chargetrace/internal/help"
 )
 
-// TestUsageHasFlags holds the flags that there are against those of -h and of
-// the man page.
-func TestUsageHasFlags(t *testing.T) {
+// definedFlags returns the flags, and whether each takes a value.
+func definedFlags(t *testing.T) (takesValue map[string]bool) {
+	t.Helper()
 	fs := flag.NewFlagSet("chargetrace", flag.ContinueOnError)
 	if _, err := parseFlags(fs, nil); err != nil {
 		t.Fatal(err)
 	}
-	var defined, described []string
-	takesValue := make(map[string]bool)
+	takesValue = make(map[string]bool)
 	fs.VisitAll(func(f *flag.Flag) {
-		// -help is for those who do not know of -h.
-		if f.Name != "help" {
-			defined = append(defined, f.Name)
+		if f.Name != "help" { // -h is documented
 			b, ok := f.Value.(interface{ IsBoolFlag() bool })
 			takesValue[f.Name] = !ok || !b.IsBoolFlag()
 		}
 	})
+	return takesValue
+}
+
+// TestUsageHasFlags compares the flags with those of -h and of the man page.
+func TestUsageHasFlags(t *testing.T) {
+	takesValue := definedFlags(t)
+	defined := slices.Sorted(maps.Keys(takesValue))
+	var described []string
 	text := help.Parse(usage)
 	page := text.Man()
 	for _, f := range text.Flags() {
@@ -38,14 +45,62 @@ func TestUsageHasFlags(t *testing.T) {
 			t.Errorf("the man page lacks -%s", f.Name)
 		}
 	}
-	for name := range completers {
-		if !slices.Contains(defined, name) {
-			t.Errorf("-%s is completed, but is no flag", name)
-		}
-	}
 	slices.Sort(described)
 	if !slices.Equal(defined, described) {
 		t.Errorf("the flags are\n%q, in the usage text are\n%q", defined, described)
+	}
+}
+
+// TestCompletionFlags compares the flags with those that each script completes, and those
+// that the templates name.
+func TestCompletionFlags(t *testing.T) {
+	defined := definedFlags(t)
+	withValue := maps.Clone(defined)
+	maps.DeleteFunc(withValue, func(_ string, takesValue bool) bool { return !takesValue })
+	find := func(pattern, text string) (names []string) {
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+			names = append(names, m[1])
+		}
+		slices.Sort(names)
+		return names
+	}
+	const name = `([a-z-]+)`
+	words := find(`\n\t\*\) _chargetrace_words '(.*)' ;;`, completion("bash"))
+	for _, tc := range []struct {
+		what string
+		got  []string
+		of   map[string]bool
+	}{
+		{"bash", find(` -`+name, " "+strings.Join(words, "")), defined},
+		{"the values in bash", find(`\n\t-`+name+`\) `, completion("bash")), withValue},
+		{"zsh", find(`'\*?-`+name+`\[`, completion("zsh")), defined},
+		{"the values in zsh", find(`'\*?-`+name+`\[.*\]:`, completion("zsh")), withValue},
+		{"fish", find(`\ncomplete -c chargetrace -o `+name+` `, completion("fish")), defined},
+		{"the values in fish", find(`\ncomplete -c chargetrace -o `+name+` -(?:x|r)`, completion("fish")), withValue},
+	} {
+		if want := slices.Sorted(maps.Keys(tc.of)); !slices.Equal(tc.got, want) {
+			t.Errorf("%s: completes\n%q, the flags are\n%q", tc.what, tc.got, want)
+		}
+	}
+	for name := range flagWords {
+		if !defined[name] {
+			t.Errorf("-%s has words, but takes no value", name)
+		}
+	}
+	for _, shell := range shells {
+		script, err := completionScripts.ReadFile("completion." + shell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := find(`eq \.Name ("[^}]*)}}`, string(script))
+		if len(named) == 0 {
+			t.Errorf("%s: the template names no flag", shell)
+		}
+		for _, name := range find(`"([^"]*)"`, strings.Join(named, " ")) {
+			if !defined[name] {
+				t.Errorf("%s: completes the value of -%s, which takes none", shell, name)
+			}
+		}
 	}
 }
 
