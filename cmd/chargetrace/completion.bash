@@ -50,7 +50,7 @@ _chargetrace() {
 		fi
 		return
 	done
-	# In COMP_WORDS, -flag=value is three words.
+	# COMP_WORDS splits -flag=value into three words.
 	if [[ $cur == = ]]; then
 		cur=
 	elif [[ $flag == = ]]; then

@@ -10,7 +10,7 @@
 {{- end -}}
 # Completion of chargetrace(1) for fish.
 
-# The command after --, and what completes it.
+# Completes the command after -- and its arguments.
 function __chargetrace_command
 	set -l before (commandline -opc)
 	set -l dashes (contains -i -- -- $before)

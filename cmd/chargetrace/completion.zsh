@@ -11,7 +11,7 @@
 #compdef chargetrace
 # Completion of chargetrace(1) for zsh.
 
-# _pids has those of this terminal only.
+# _pids completes processes of this terminal only.
 _chargetrace_pids() {
 	local -a pids=(${${${(f)"$(ps -e -o pid= -o comm=)"}## #}/ /:})
 	_describe process pids "$@"

@@ -128,7 +128,7 @@ func TestCompletionBash(t *testing.T) {
 		{"-n 1", ""},
 		{"-- chargetrac -at", ""},
 	} {
-		// Outside of a completion there are no options of it to be set.
+		// compopt fails outside of a completion.
 		script := completion("bash") + `
 			compopt() { :; }
 			COMP_WORDS=(chargetrace ` + tc.words + `) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
