@@ -3,8 +3,6 @@
 package capture
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"chargetrace/internal/symbol"
 )
 
 // State says how a [Finding] turned out.
@@ -219,15 +219,15 @@ func (m machine) checkFunction() Finding {
 		return f
 	}
 	defer file.Close()
-	// address, type and name, and for a module's symbol its module
-	suffix := []byte(" " + Function)
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		if bytes.HasSuffix(lines.Bytes(), suffix) {
-			return f
-		}
-	}
-	if lines.Err() != nil {
+	found := false
+	err = symbol.Kallsyms(file, func(_ uint64, _ byte, name []byte) bool {
+		found = string(name) == Function
+		return !found
+	})
+	switch {
+	case found:
+		return f
+	case err != nil:
 		f.State = Unknown
 		f.Detail = "cannot read /proc/kallsyms"
 		return f
@@ -307,20 +307,18 @@ func (m machine) checkKernelStacks() Finding {
 	return f
 }
 
-// showsSymbols reports whether /proc/kallsyms has any address.
-func (m machine) showsSymbols() bool {
+// showsSymbols reports whether /proc/kallsyms has an address other than 0.
+func (m machine) showsSymbols() (shown bool) {
 	file, err := os.Open(m.path("proc/kallsyms"))
 	if err != nil {
 		return false
 	}
 	defer file.Close()
-	lines := bufio.NewScanner(file)
-	for lines.Scan() {
-		if strings.Trim(lines.Text()[:min(len(lines.Text()), 16)], "0") != "" {
-			return true
-		}
-	}
-	return false
+	_ = symbol.Kallsyms(file, func(address uint64, _ byte, _ []byte) bool {
+		shown = address != 0
+		return !shown
+	})
+	return shown
 }
 
 func (m machine) checkUserStacks() Finding {

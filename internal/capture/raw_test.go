@@ -343,7 +343,7 @@ func TestRaw(t *testing.T) {
 	m.callStacks[3] = s
 
 	r := m.reader()
-	r.stacks = &stacks{named: make(map[string]uint32), functions: functions{}}
+	r.stacks = &stacks{named: make(map[string]uint32)}
 	var file, recording bytes.Buffer
 	i := stream.Info{PageSize: 4096, StartBootNanos: 1, BootWallNanos: 2, KernelStacks: true}
 	if err := recordRaw(r, i).record(&file, &recording); err != nil {

@@ -353,7 +353,7 @@ func TestInflight(t *testing.T) {
 
 // TestInflightStacks ends a trace with charges whose stacks the reader has, and has not.
 func TestInflightStacks(t *testing.T) {
-	functions, err := parseSymbols(strings.NewReader("1000 t inner\n2000 t outer\n"))
+	functions, err := symbol.ReadKernel(strings.NewReader("1000 t inner\n2000 t outer\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,7 +382,7 @@ func TestInflightStacks(t *testing.T) {
 	m.callStacks[41] = s
 
 	r := m.reader()
-	r.stacks = &stacks{functions: functions, named: make(map[string]uint32)}
+	r.stacks = &stacks{kernel: functions, named: make(map[string]uint32)}
 	got := slices.Concat(readAll(t, r, 256)...)
 	p := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags = event.Predicted }) }
 	compare(t, [][]event.Event{got}, [][]event.Event{{

@@ -34,8 +34,8 @@ const (
 // processes can have the same names at different addresses, and different ones at the
 // same.
 type stacks struct {
-	functions functions
-	programs  *namer // nil: user stacks stay addresses
+	kernel   symbol.Kernel
+	programs *namer // nil: user stacks stay addresses
 
 	told  [sentStacks]struct{ id, number uint32 }
 	named map[string]uint32 // numbers by frames
@@ -53,7 +53,7 @@ func newStacks(o *Options) (*stacks, error) {
 			return nil, fmt.Errorf("read the kernel's symbols: %w", err)
 		}
 		defer f.Close()
-		if s.functions, err = parseSymbols(f); err != nil {
+		if s.kernel, err = symbol.ReadKernel(f); err != nil {
 			return nil, fmt.Errorf("read the kernel's symbols: %w", err)
 		}
 	}
@@ -85,7 +85,7 @@ func (s *stacks) learn(e *event.Event, raw []byte) (told bool, err error) {
 	var frames string
 	switch {
 	case of.Layout == 0:
-		frames = s.functions.frames(addresses)
+		frames = kernelFrames(&s.kernel, addresses)
 	case s.programs == nil:
 		frames = plainFrames(addresses)
 	default:
@@ -123,14 +123,14 @@ func (s *stacks) number(e *event.Event) {
 	}
 }
 
-// frames returns the functions that addresses are in; see [event.Event.Frames].
-func (f *functions) frames(addresses []uint64) string {
+// kernelFrames resolves the addresses of a kernel stack; see [event.Event.Frames].
+func kernelFrames(kernel *symbol.Kernel, addresses []uint64) string {
 	var frames []byte
 	for i, address := range addresses {
 		if i > 0 {
 			frames = append(frames, ';')
 		}
-		frames = f.appendFrame(frames, address)
+		frames = kernel.AppendFrame(frames, address)
 	}
 	return string(frames)
 }

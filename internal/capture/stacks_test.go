@@ -27,11 +27,11 @@ func rawStack(id uint32, of symbol.Process, addresses ...uint64) []byte {
 }
 
 func TestStacks(t *testing.T) {
-	functions, err := parseSymbols(strings.NewReader("1000 t inner\n2000 t outer\n"))
+	functions, err := symbol.ReadKernel(strings.NewReader("1000 t inner\n2000 t outer\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stacks{functions: functions, named: make(map[string]uint32)}
+	s := &stacks{kernel: functions, named: make(map[string]uint32)}
 	kernel, user := symbol.Process{}, symbol.Process{PID: 7, Layout: 8}
 	deep := make([]uint64, stackDepth)
 	for i := range deep {

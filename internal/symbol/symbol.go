@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package symbol names addresses of processes: which function of which file they
-// are in. It reads what a process has mapped and the files themselves while the
-// process is there, and keeps that, since it is gone later.
+// Package symbol resolves addresses of processes and of the kernel to functions. It reads
+// what a process has mapped and the files themselves while the process is there, and
+// keeps that, since it is gone later.
 //
 // All that it reads is in the hands of the processes, and is checked: files are
 // opened so that nothing happens to them, what is read of each is bounded, and a

@@ -1,0 +1,61 @@
+//go:build linux
+
+package symbol
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Kernel resolves kernel addresses to functions. The zero value has no functions.
+type Kernel struct{ functions functions }
+
+// maxKernelFunction bounds the size of a kernel function: /proc/kallsyms has none.
+const maxKernelFunction = 1<<16 + 1
+
+// ReadKernel reads the functions of /proc/kallsyms. There are none if the kernel hides
+// addresses from the reader (kernel.kptr_restrict).
+func ReadKernel(kallsyms io.Reader) (Kernel, error) {
+	var symbols []symbol
+	var names []byte
+	err := Kallsyms(kallsyms, func(address uint64, kind byte, name []byte) bool {
+		if address == 0 || strings.IndexByte("tTwW", kind) < 0 {
+			return true
+		}
+		// Of several names of one address the last counts.
+		symbols = append(symbols, symbol{start: address, name: uint32(len(names)), rank: math.MaxUint32 - uint32(len(symbols))})
+		names = append(append(names, bytes.ReplaceAll(name, []byte("\t"), []byte(" "))...), 0)
+		return true
+	})
+	return Kernel{newFunctions(symbols, names, func(start uint64) uint64 { return start + maxKernelFunction })}, err
+}
+
+// Kallsyms calls yield for each line of /proc/kallsyms, until that returns false: for its
+// address, type and name. The name of a module's symbol is followed by a tab and the
+// module in brackets. Hidden addresses are 0.
+func Kallsyms(r io.Reader, yield func(address uint64, kind byte, name []byte) bool) error {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		hex, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
+		kind, name, ok := bytes.Cut(rest, []byte(" "))
+		address, err := strconv.ParseUint(string(hex), 16, 64)
+		if ok && err == nil && len(kind) == 1 && !yield(address, kind[0], name) {
+			return nil
+		}
+	}
+	return lines.Err()
+}
+
+// AppendFrame appends the function that contains an address and the offset in it, as
+// "ext4_map_blocks [ext4]+0x3a", or the address if no function contains it.
+func (k *Kernel) AppendFrame(dst []byte, address uint64) []byte {
+	name, start, ok := k.functions.find(address)
+	if !ok {
+		return appendHex(dst, "0x", address)
+	}
+	return appendHex(append(dst, name...), "+0x", address-start)
+}
