@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
 	"strings"
 
 	"chargetrace/internal/report"
@@ -10,8 +11,8 @@ import (
 	"chargetrace/internal/summary"
 )
 
-// diff compares what -r plays with another recording.
-func diff(cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
+// diff compares the recordings of -r with another one.
+func diff(cfg *config, stdin io.Reader, stdout io.Writer) error {
 	before, beforeErr := cfg.side(cfg.play.paths, stdin)
 	if before == nil {
 		return beforeErr
@@ -20,27 +21,36 @@ func diff(cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
 	if after == nil {
 		return afterErr
 	}
-	// What ends early is compared all the same.
-	defer func() { err = errors.Join(err, beforeErr, afterErr) }()
-	out := stdout
-	o := cfg.out.outputs[0]
-	if o.path != "-" {
-		f, _, err := cfg.create(o.path)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, f.Close()) }()
-		out = f
-	}
 	c := report.Compare(*before, *after)
-	if o.format == "html" {
-		return cfg.writeError(c.HTML(out))
+	write := c.Text
+	if cfg.out.outputs[0].format == "html" {
+		write = c.HTML
 	}
-	return cfg.writeError(c.Text(out))
+	err := cfg.writeError(cfg.writeOnce(stdout, write))
+	// A recording that ends early is compared all the same.
+	return errors.Join(err, beforeErr, afterErr)
 }
 
-// side plays recordings to their end, and adds up what the flags aim at. Where
-// they end early it returns both what there was and an error.
+// writeOnce writes an output that is complete after one call of write. It removes a new
+// file that is not complete.
+func (cfg *config) writeOnce(stdout io.Writer, write func(io.Writer) error) error {
+	path := cfg.out.outputs[0].path
+	if path == "-" {
+		return write(stdout)
+	}
+	f, isNew, err := cfg.create(path)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(write(f), f.Close())
+	if err != nil && isNew {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
+}
+
+// side sums up the events of recordings that match the filters. If a recording ends early,
+// it returns both the sums and an error.
 func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 	src, err := openRecordings(paths, cfg, stdin)
 	if err != nil {
