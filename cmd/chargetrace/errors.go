@@ -3,11 +3,45 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"reflect"
 	"slices"
+	"strings"
 	"syscall"
 )
 
-// hintedError is an error with a way out.
+// joinedType is the type of the errors that [errors.Join] returns. Other errors that wrap
+// several, as of fmt.Errorf, have a message of their own.
+var joinedType = reflect.TypeOf(errors.Join(errors.ErrUnsupported))
+
+// printError prints an error and its hint. Of joined errors with the same message it
+// prints the first: a full disk fails each write, and Close.
+func printError(stderr io.Writer, err error) {
+	fmt.Fprintf(stderr, "chargetrace: %s\n", strings.Join(appendMessages(nil, err), "\n"))
+	var hinted *hintedError
+	if errors.As(err, &hinted) {
+		fmt.Fprintf(stderr, "hint: %s\n", hinted.hint)
+	}
+}
+
+// appendMessages appends the messages of the errors that err joins, without repeats.
+func appendMessages(messages []string, err error) []string {
+	if hinted, ok := err.(*hintedError); ok {
+		return appendMessages(messages, hinted.err)
+	}
+	if reflect.TypeOf(err) == joinedType {
+		for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+			messages = appendMessages(messages, e)
+		}
+		return messages
+	}
+	if m := err.Error(); !slices.Contains(messages, m) {
+		messages = append(messages, m)
+	}
+	return messages
+}
+
+// hintedError is an error with advice for the user.
 type hintedError struct {
 	err  error
 	hint string
@@ -16,15 +50,6 @@ type hintedError struct {
 func (e *hintedError) Error() string { return e.err.Error() }
 func (e *hintedError) Unwrap() error { return e.err }
 
-// hintOf returns the hint of an error, or an empty string.
-func hintOf(err error) string {
-	var hinted *hintedError
-	if errors.As(err, &hinted) {
-		return hinted.hint
-	}
-	return ""
-}
-
 // usageError is an error in how the command was called.
 type usageError struct{ error }
 
@@ -32,11 +57,11 @@ func usageErrorf(format string, args ...any) error {
 	return &hintedError{usageError{fmt.Errorf(format, args...)}, "chargetrace -h lists the flags"}
 }
 
-// writeError adds a way out to an error of an output.
+// writeError adds a hint to an error of an output.
 func (cfg *config) writeError(err error) error {
 	switch {
 	case isBrokenPipe(err) && len(cfg.out.outputs) > 1:
-		// Said aloud, for they are not whole.
+		// No silent exit: the other outputs are incomplete.
 		return &hintedError{fmt.Errorf("an output is not read any more (%v)", err), "the others end there too"}
 	case errors.Is(err, syscall.ENOSPC) && cfg.keepsForks():
 		return &hintedError{err, "the disk is full; what was recorded until then can be played"}
@@ -46,8 +71,7 @@ func (cfg *config) writeError(err error) error {
 	return err
 }
 
-// isBrokenPipe reports whether an error says that nobody reads an output any more,
-// and nothing else.
+// isBrokenPipe reports whether an error is a closed pipe of an output, and nothing else.
 func isBrokenPipe(err error) bool {
 	if several, ok := err.(interface{ Unwrap() []error }); ok {
 		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !isBrokenPipe(err) })

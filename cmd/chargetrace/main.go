@@ -12,9 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/charmbracelet/x/term"
@@ -36,12 +34,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil || isBrokenPipe(err) {
 		return status
 	}
-	// What is wrong with a file is so with each write, and with its end.
-	lines := slices.Compact(strings.Split(err.Error(), "\n"))
-	fmt.Fprintf(stderr, "chargetrace: %s\n", strings.Join(lines, "\n"))
-	if hint := hintOf(err); hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
-	}
+	printError(stderr, err)
 	if errors.As(err, new(usageError)) {
 		return 2
 	}
