@@ -17,7 +17,7 @@ func chargesOfContainers() (names, charges []event.Event) {
 		names = append(names, event.Event{Type: event.CgroupName, Cgroup: cgroup, ParentID: 1, Name: fmt.Sprintf("docker-%d%s.scope", i, id[1:])})
 		for j := range uint64(32) {
 			charges = append(charges, event.Event{
-				Type: event.Charge, BootNanos: header.StartBootNanos + j*1_000_000, PID: 4711, TID: 4712, Comm: comm("java"), Cgroup: cgroup,
+				Type: event.Charge, BootNanos: info.StartBootNanos + j*1_000_000, PID: 4711, TID: 4712, Comm: comm("java"), Cgroup: cgroup,
 				Kind: event.Memory, Outcome: event.OK, RequestedPages: 64, UsagePages: int64(64 * j), MaxPages: unlimited,
 				Limiting: event.Level{CgroupID: cgroup.ID, UsagePages: int64(64 * j), MaxPages: 1 << 20}, High: event.Level{MaxPages: unlimited},
 			})
@@ -40,6 +40,6 @@ func benchmark(b *testing.B, sink stream.Sink) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(charges)), "ns/event")
 }
 
-func BenchmarkCSV(b *testing.B)      { benchmark(b, NewCSV(io.Discard, header)) }
-func BenchmarkJSONL(b *testing.B)    { benchmark(b, NewJSONL(io.Discard, header)) }
-func BenchmarkPerfetto(b *testing.B) { benchmark(b, NewPerfetto(io.Discard, header)) }
+func BenchmarkCSV(b *testing.B)      { benchmark(b, NewCSV(io.Discard, info)) }
+func BenchmarkJSONL(b *testing.B)    { benchmark(b, NewJSONL(io.Discard, info)) }
+func BenchmarkPerfetto(b *testing.B) { benchmark(b, NewPerfetto(io.Discard, info)) }

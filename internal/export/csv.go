@@ -20,9 +20,9 @@ type CSV struct {
 	started bool
 }
 
-// NewCSV returns a CSV that writes to w the events of a source with that header.
-func NewCSV(w io.Writer, header stream.Info) *CSV {
-	return &CSV{writer: newWriter(w, header)}
+// NewCSV returns a CSV that writes to w the events of a source with that info.
+func NewCSV(w io.Writer, info stream.Info) *CSV {
+	return &CSV{writer: newWriter(w, info)}
 }
 
 // columns are the columns of a line: which events have a value there, and what appends

@@ -44,7 +44,7 @@ var typeNames = [...]string{
 // per batch.
 type writer struct {
 	w          io.Writer
-	header     stream.Info
+	info       stream.Info
 	names      cgroup.Names
 	stacks     cause.Stacks
 	buf        []byte
@@ -56,8 +56,8 @@ type container struct {
 	short string // its String
 }
 
-func newWriter(w io.Writer, header stream.Info) writer {
-	return writer{w: w, header: header, containers: make(map[event.CgroupID]*container)}
+func newWriter(w io.Writer, info stream.Info) writer {
+	return writer{w: w, info: info, containers: make(map[event.CgroupID]*container)}
 }
 
 // write encodes a batch and writes it.
@@ -98,13 +98,13 @@ func (w *writer) container(id event.CgroupID) *container {
 
 // sinceStart returns the nanoseconds from the start of the trace to an event.
 func (w *writer) sinceStart(e *event.Event) int64 {
-	return int64(e.BootNanos - w.header.StartBootNanos)
+	return int64(e.BootNanos - w.info.StartBootNanos)
 }
 
 // appendWallTime appends the time of day of an event, in UTC and RFC 3339.
 func (w *writer) appendWallTime(b []byte, e *event.Event) []byte {
 	const layout = "2006-01-02T15:04:05.000000000Z07:00"
-	return time.Unix(0, w.header.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
+	return time.Unix(0, w.info.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
 }
 
 // unit returns what the amounts of an event count.

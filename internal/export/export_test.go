@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-var header = stream.Info{
+var info = stream.Info{
 	PageSize:       4096,
 	StartBootNanos: 1_000_000_000,
 	BootWallNanos:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(),
@@ -32,7 +32,7 @@ func comm(s string) (c [16]byte) {
 // story has an event of each type, with hostile names.
 func story() []event.Event {
 	charge := event.Event{
-		Type: event.Charge, CPU: 1, BootNanos: header.StartBootNanos + 1500, PID: 7, TID: 8, Comm: comm("=1\x1b\",x"),
+		Type: event.Charge, CPU: 1, BootNanos: info.StartBootNanos + 1500, PID: 7, TID: 8, Comm: comm("=1\x1b\",x"),
 		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.Failed, Flags: event.Remote | event.Predicted, FailedAt: 2,
 		RequestedPages: 64, UsagePages: -3, MaxPages: unlimited,
 		Limiting: event.Level{CgroupID: 2, UsagePages: 101, MaxPages: 100}, High: event.Level{MaxPages: unlimited},
@@ -40,7 +40,7 @@ func story() []event.Event {
 	dmem := charge
 	dmem.Kind, dmem.Outcome, dmem.Flags, dmem.FailedAt, dmem.MaxPages = event.Dmem, event.OK, 0, 0, 8192
 	dmem.Comm, dmem.Limiting, dmem.High = comm("x"), event.Level{CgroupID: 3, UsagePages: -3, MaxPages: 8192}, event.Level{CgroupID: 2, UsagePages: 1, MaxPages: 2}
-	begin := event.Event{Type: event.ReclaimBegin, BootNanos: header.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}}
+	begin := event.Event{Type: event.ReclaimBegin, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}}
 	end := begin
 	end.Type, end.FreedPages, end.DurationNanos = event.ReclaimEnd, 5, 6
 	kill := begin
@@ -51,11 +51,11 @@ func story() []event.Event {
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a,\"\n"},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 		charge, dmem, begin, end, kill,
-		{Type: event.Fork, BootNanos: header.StartBootNanos, PID: 7, TID: 8, Comm: comm("sh"), ChildPID: 10, Flags: event.Existing},
-		{Type: event.Lost, CPU: 2, BootNanos: header.StartBootNanos - 1, LostEvents: 12},
-		{Type: event.Usage, BootNanos: header.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Flags: event.Existing},
-		{Type: event.Uncharge, BootNanos: header.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Memory, RequestedPages: 63, UsagePages: 90},
-		{Type: event.ForcedCharge, BootNanos: header.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Dmem, RequestedPages: 4, UsagePages: -5},
+		{Type: event.Fork, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("sh"), ChildPID: 10, Flags: event.Existing},
+		{Type: event.Lost, CPU: 2, BootNanos: info.StartBootNanos - 1, LostEvents: 12},
+		{Type: event.Usage, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Flags: event.Existing},
+		{Type: event.Uncharge, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Memory, RequestedPages: 63, UsagePages: 90},
+		{Type: event.ForcedCharge, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Dmem, RequestedPages: 4, UsagePages: -5},
 	}
 }
 
@@ -70,7 +70,7 @@ func render(t *testing.T, sink func(io.Writer) stream.Sink) string {
 	return b.String()
 }
 
-func jsonl(w io.Writer) stream.Sink { return NewJSONL(w, header) }
+func jsonl(w io.Writer) stream.Sink { return NewJSONL(w, info) }
 
 func TestJSONL(t *testing.T) {
 	got := render(t, jsonl)
@@ -103,7 +103,7 @@ func TestJSONL(t *testing.T) {
 }
 
 func TestCSV(t *testing.T) {
-	got := render(t, func(w io.Writer) stream.Sink { return NewCSV(w, header) })
+	got := render(t, func(w io.Writer) stream.Sink { return NewCSV(w, info) })
 	records, err := csv.NewReader(strings.NewReader(got)).ReadAll() // all of one length
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hier
 	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause\r\n"
 
 func TestCSVAllocations(t *testing.T) {
-	c := NewCSV(io.Discard, header)
+	c := NewCSV(io.Discard, info)
 	events := story()
 	if err := c.Write(events); err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestCSVAllocations(t *testing.T) {
 // formula.
 func TestCSVUnknownCause(t *testing.T) {
 	var b strings.Builder
-	c := NewCSV(&b, header)
+	c := NewCSV(&b, info)
 	e := story()[3]
 	e.KernelStack = 1
 	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
@@ -189,7 +189,7 @@ func TestCSVUnknownCause(t *testing.T) {
 
 func TestEmpty(t *testing.T) {
 	var a, b strings.Builder
-	if err := errors.Join(NewJSONL(&a, header).Close(stream.Counts{}), NewCSV(&b, header).Close(stream.Counts{})); err != nil {
+	if err := errors.Join(NewJSONL(&a, info).Close(stream.Counts{}), NewCSV(&b, info).Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 	if a.String() != `{"type":"end","charges":0}`+"\n" || b.String() != csvHeader {
@@ -205,7 +205,7 @@ func FuzzJSONL(f *testing.F) {
 		copy(events[3].Comm[:], name)
 		events[0].Name = cgroup
 		var b strings.Builder
-		j := NewJSONL(&b, header)
+		j := NewJSONL(&b, info)
 		j.Write(events)
 		j.Close(stream.Counts{})
 		for line := range strings.Lines(b.String()) {

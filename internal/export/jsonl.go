@@ -47,9 +47,9 @@ type JSONL struct {
 }
 
 // NewJSONL returns a JSONL that writes to w the events of a source with that
-// header.
-func NewJSONL(w io.Writer, header stream.Info) *JSONL {
-	return &JSONL{writer: newWriter(w, header)}
+// info.
+func NewJSONL(w io.Writer, info stream.Info) *JSONL {
+	return &JSONL{writer: newWriter(w, info)}
 }
 
 // Write writes the objects of a batch.

@@ -46,10 +46,10 @@ type threadKey struct {
 }
 
 // NewPerfetto returns a Perfetto that writes to w the events of a source with
-// that header.
-func NewPerfetto(w io.Writer, header stream.Info) *Perfetto {
+// that info.
+func NewPerfetto(w io.Writer, info stream.Info) *Perfetto {
 	return &Perfetto{
-		writer: newWriter(w, header),
+		writer: newWriter(w, info),
 		levels: make(map[levelKey]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
 	}
 }
@@ -170,7 +170,7 @@ func (p *Perfetto) unitBytes(kind event.Kind) int64 {
 	if kind == event.Dmem {
 		return 1
 	}
-	return int64(p.header.PageSize)
+	return int64(p.info.PageSize)
 }
 
 // counters writes the limit, usage and room of a level after a charge.
@@ -204,7 +204,7 @@ func (p *Perfetto) setUsage(e *event.Event, t *levelTracks, kind event.Kind, usa
 // cgroup. A charge contains the usage of the limiting level only, an uncharge contains
 // none. A change that is not in the trace is missing until the next charge.
 func (p *Perfetto) moveAbove(e *event.Event) {
-	if !p.header.Net {
+	if !p.info.Net {
 		return
 	}
 	for id := range p.names.Lineage(e.Cgroup) {

@@ -83,7 +83,7 @@ func perfettoLines(t *testing.T, file string) (got []string) {
 		if track != 0 && names[track] == "" {
 			t.Errorf("event on a track that is not described: %v", e)
 		}
-		line := fmt.Sprintf("%d %s: ", packet[8][0].(uint64)-header.StartBootNanos, names[track])
+		line := fmt.Sprintf("%d %s: ", packet[8][0].(uint64)-info.StartBootNanos, names[track])
 		switch e[9][0].(uint64) {
 		case 1:
 			line += "begin " + text(e[23][0])
@@ -109,7 +109,7 @@ func perfettoLines(t *testing.T, file string) (got []string) {
 }
 
 func TestPerfetto(t *testing.T) {
-	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return NewPerfetto(w, header) }))
+	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return NewPerfetto(w, info) }))
 	want := []string{
 		`1500 /a,"\n/docker-ID.scope: usage: -12288`,
 		`1500 /a,"\n: limit: 409600`,
@@ -137,17 +137,17 @@ func TestPerfetto(t *testing.T) {
 // TestPerfettoGivenBack holds that what is charged and given back below a level moves
 // that too, where all of it is told.
 func TestPerfettoGivenBack(t *testing.T) {
-	h := header
+	h := info
 	h.Net = true
 	var b strings.Builder
 	p := NewPerfetto(&b, h)
 	limited := event.Event{
-		Type: event.Charge, BootNanos: header.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK,
+		Type: event.Charge, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK,
 		RequestedPages: 8, UsagePages: 1, MaxPages: 1 << 60, Limiting: event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 30},
 	}
 	free := limited // nothing limits it any more
 	free.UsagePages, free.Limiting = 9, event.Level{UsagePages: 9, MaxPages: 1 << 60}
-	uncharge := event.Event{Type: event.Uncharge, BootNanos: header.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, RequestedPages: 16, UsagePages: 17}
+	uncharge := event.Event{Type: event.Uncharge, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, RequestedPages: 16, UsagePages: 17}
 	events := []event.Event{
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "b"},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a"},

@@ -25,14 +25,14 @@ type Profile struct {
 // NewFolded returns a Profile that writes the lines of flame-graph tools: the name of the
 // process and its functions, outermost first, separated by semicolons, then a blank and
 // the charged pages.
-func NewFolded(w io.Writer, header stream.Info) *Profile {
-	return &Profile{newWriter(w, header), make(cause.Profile), false}
+func NewFolded(w io.Writer, info stream.Info) *Profile {
+	return &Profile{newWriter(w, info), make(cause.Profile), false}
 }
 
 // NewPprof returns a Profile that writes the gzipped protocol buffer of pprof, with the
 // values charges, pages and failed_pages, and the labels cgroup, comm, pid and cause.
-func NewPprof(w io.Writer, header stream.Info) *Profile {
-	return &Profile{newWriter(w, header), make(cause.Profile), true}
+func NewPprof(w io.Writer, info stream.Info) *Profile {
+	return &Profile{newWriter(w, info), make(cause.Profile), true}
 }
 
 // Write adds the charges of a batch.
@@ -81,7 +81,7 @@ var sampleValues = []struct {
 
 func (p *Profile) writePprof() error {
 	prof := &profile.Profile{
-		TimeNanos:  p.header.BootWallNanos + int64(p.header.StartBootNanos),
+		TimeNanos:  p.info.BootWallNanos + int64(p.info.StartBootNanos),
 		PeriodType: &profile.ValueType{Type: "pages", Unit: "pages"}, Period: 1,
 		DefaultSampleType: "pages",
 	}

@@ -29,7 +29,7 @@ func stackedEvents() []event.Event {
 
 func TestFolded(t *testing.T) {
 	var out bytes.Buffer
-	p := NewFolded(&out, header)
+	p := NewFolded(&out, info)
 	if err := p.Write(stackedEvents()); err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestFolded(t *testing.T) {
 // TestFoldedKeeps holds that what is kept does not grow with processes, cgroups and
 // offsets, which are not in the lines.
 func TestFoldedKeeps(t *testing.T) {
-	p := NewFolded(new(bytes.Buffer), header)
+	p := NewFolded(new(bytes.Buffer), info)
 	for i := range uint32(100) {
 		events := stackedEvents()
 		for j := range events {
@@ -62,7 +62,7 @@ func TestFoldedKeeps(t *testing.T) {
 
 func TestPprof(t *testing.T) {
 	var out bytes.Buffer
-	p := NewPprof(&out, header)
+	p := NewPprof(&out, info)
 	if err := p.Write(stackedEvents()); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ func withKind(kind event.Kind, e event.Event) event.Event {
 
 // net is an event of a counter of memory.
 func net(typ event.Type, at, id, pages uint64) event.Event {
-	return event.Event{Type: typ, BootNanos: header.StartBootNanos + at*ms, Cgroup: event.CgroupID{ID: id}, Kind: event.Memory, RequestedPages: pages, Outcome: outcomeOf(typ)}
+	return event.Event{Type: typ, BootNanos: info.StartBootNanos + at*ms, Cgroup: event.CgroupID{ID: id}, Kind: event.Memory, RequestedPages: pages, Outcome: outcomeOf(typ)}
 }
 
 func outcomeOf(typ event.Type) event.Outcome {
@@ -28,12 +28,12 @@ func outcomeOf(typ event.Type) event.Outcome {
 }
 
 func usage(at, id uint64, pages int64, flags event.Flags) event.Event {
-	return event.Event{Type: event.Usage, BootNanos: header.StartBootNanos + at*ms, Cgroup: event.CgroupID{ID: id}, UsagePages: pages, Flags: flags}
+	return event.Event{Type: event.Usage, BootNanos: info.StartBootNanos + at*ms, Cgroup: event.CgroupID{ID: id}, UsagePages: pages, Flags: flags}
 }
 
 func summaryOf(t *testing.T, events ...event.Event) *Summary {
 	t.Helper()
-	h := header
+	h := info
 	h.Net = true
 	s := New(h)
 	if err := s.Write(append([]event.Event{name(3, 2, "b"), name(4, 2, "c"), name(2, 1, "a"), name(1, 0, "")}, events...)); err != nil {
@@ -117,7 +117,7 @@ func TestNetsDifferBelow(t *testing.T) {
 // TestNetsNamedLater holds that a cgroup's ancestors count what it is charged from
 // when on they are known.
 func TestNetsNamedLater(t *testing.T) {
-	h := header
+	h := info
 	h.Net = true
 	s := New(h)
 	s.Write([]event.Event{
@@ -168,7 +168,7 @@ func TestNetsUnread(t *testing.T) {
 		}
 	}
 	// Where a trace does not tell, there is no table.
-	s := New(header)
+	s := New(info)
 	s.Write([]event.Event{net(event.Charge, 1, 3, 4), net(event.Uncharge, 1, 3, 4)})
 	if got := nets(t, s); got != "CGROUP, AND BELOW " {
 		t.Errorf("got\n%s", got)

@@ -10,7 +10,7 @@ import (
 
 const ms = 1_000_000
 
-var header = stream.Info{PageSize: 4096, StartBootNanos: 1000 * ms}
+var info = stream.Info{PageSize: 4096, StartBootNanos: 1000 * ms}
 
 func comm(s string) (c [16]byte) {
 	copy(c[:], s)
@@ -24,7 +24,7 @@ func name(id, parent uint64, name string) event.Event {
 // charge is one of process pid to the cgroup 3, limited by its parent 2.
 func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
 	e := event.Event{
-		Type: event.Charge, BootNanos: header.StartBootNanos + at*ms, PID: pid, Comm: comm("p"),
+		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: pid, Comm: comm("p"),
 		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: o, RequestedPages: requested,
 		Limiting: event.Level{CgroupID: 2, UsagePages: usage, MaxPages: 100},
 	}
@@ -35,7 +35,7 @@ func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcom
 }
 
 func TestSummary(t *testing.T) {
-	kill := event.Event{Type: event.OOMKill, BootNanos: header.StartBootNanos + 9*ms, PID: 7, Comm: comm("small\x1b"), Cgroup: event.CgroupID{ID: 2}}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 7, Comm: comm("small\x1b"), Cgroup: event.CgroupID{ID: 2}}
 	kill.Victim = event.Victim{PID: 8, Comm: comm("big"), AnonPages: 80, FilePages: 2, ShmemPages: 1, SwapPages: 5}
 	reclaim := charge(8, 7, 0, 0, event.OK)
 	reclaim.Type, reclaim.Cgroup.ID, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 2, 1_500_000, 4
@@ -49,7 +49,7 @@ func TestSummary(t *testing.T) {
 	own := charge(7, 8, 64, 99, event.Failed)
 	own.FailedAt, own.MaxPages = 3, 200
 
-	s := New(header)
+	s := New(info)
 	for _, batch := range [][]event.Event{
 		{name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, "")},
 		{charge(1, 7, 64, 0, event.OK), charge(2, 8, 20, 64, event.OK), charge(3, 7, 64, 90, event.BatchMiss), charge(4, 7, 1, 100, event.Failed)},
@@ -130,13 +130,13 @@ coverage:
 
 func TestEmpty(t *testing.T) {
 	var b strings.Builder
-	if err := New(header).Print(&b); err != nil || b.Len() > 0 {
+	if err := New(info).Print(&b); err != nil || b.Len() > 0 {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 }
 
 func TestManyProcesses(t *testing.T) {
-	s := New(header)
+	s := New(info)
 	for pid := range uint32(maxProcesses + 10) {
 		s.Write([]event.Event{charge(0, pid, 1, 0, event.OK)})
 	}
@@ -146,7 +146,7 @@ func TestManyProcesses(t *testing.T) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	s := New(header)
+	s := New(info)
 	var events []event.Event
 	for i := range uint64(256) {
 		events = append(events, charge(i, uint32(i/64), 64, 0, event.OK))
