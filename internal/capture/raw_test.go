@@ -376,6 +376,9 @@ func TestRaw(t *testing.T) {
 // TestRawKernels reads the samples that TestRecord took on each kernel, and compares the
 // events with the recording of the same trace.
 func TestRawKernels(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		t.Skip("the samples are in the byte order of the machines that sent them, little-endian")
+	}
 	files, err := filepath.Glob("testdata/*.raw")
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@
 package capture
 
 import (
+	"encoding/binary"
 	"errors"
 	"io"
 	"slices"
@@ -304,7 +305,7 @@ func TestReadFails(t *testing.T) {
 	}{
 		{name: "the ring", script: []step{{err: broken}}, message: "read the ring buffer: broken"},
 		{name: "the ring, after an event", script: []step{sample(failed(at(1, 0, 7))), {err: broken}}, message: "read the ring buffer: broken"},
-		{name: "an unknown type", script: []step{{raw: []byte{99, 0, 0, 0}}}, message: "read the ring buffer: event of unknown type 99"},
+		{name: "an unknown type", script: []step{{raw: binary.NativeEndian.AppendUint32(nil, 99)}}, message: "read the ring buffer: event of unknown type 99"},
 		{name: "a short sample", script: []step{{raw: []byte{1, 0}}}, message: "read the ring buffer: event of 2 bytes"},
 		{name: "a CPU too many", script: []step{sample(at(1, 2, 7))}, message: "read the ring buffer: event of CPU 2 of 2"},
 		{name: "a stack that nobody asked for", script: []step{{raw: rawStack(1, symbol.Process{}, 2)}}, message: "read the ring buffer: event of unknown type 12"},
