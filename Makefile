@@ -75,6 +75,7 @@ generate: tools-bpf
 check: generate
 	test -z "$$(gofmt -l .)"
 	go vet ./...
+	for arch in ppc64le riscv64 s390x; do GOARCH=$$arch go build ./... || exit; done
 	go tool staticcheck ./...
 	git diff --exit-code -- 'internal/capture/bpf_*'
 

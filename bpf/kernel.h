@@ -57,6 +57,36 @@ enum bpf_func_id {
 	BPF_FUNC_get_current_task_btf = 1, /* since 5.11 (3ca1032ab7ab) */
 };
 
+/*
+ * The registers that hold a function's arguments, result and stack. Here they need no
+ * CO-RE: a uapi struct, which does not change, is the beginning of struct pt_regs
+ * (arch/ARCH/include/uapi/asm/ptrace.h). Not tested: no kernel has run these programs.
+ */
+#if defined(__TARGET_ARCH_powerpc)
+struct pt_regs {
+	union {
+		unsigned long gpr[32];
+		struct {
+			unsigned long gpr0;
+			unsigned long sp; /* gpr[1]; libbpf's PT_REGS_SP reads this name, which the kernel lacks */
+		};
+	};
+};
+#elif defined(__TARGET_ARCH_riscv)
+struct user_regs_struct {
+	unsigned long pc, ra, sp, gp, tp, t0, t1, t2, s0, s1;
+	unsigned long a0, a1, a2, a3, a4, a5, a6, a7;
+};
+#elif defined(__TARGET_ARCH_s390)
+typedef struct {
+	unsigned long args[1];
+	struct {
+		unsigned long mask, addr;
+	} psw;
+	unsigned long gprs[16];
+} user_pt_regs;
+#endif
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 /* The registers that hold a function's arguments, result and stack. */

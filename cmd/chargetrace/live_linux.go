@@ -24,6 +24,9 @@ func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) er
 		ctx, cancel = untilSignal()
 	}
 	defer cancel()
+	if untested := capture.Untested(runtime.GOARCH); untested != "" {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", untested)
+	}
 	src, err := newKernelSource(cfg, args, child)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -171,7 +172,7 @@ func TestCheck(t *testing.T) {
 					if f.State != tc.state || !strings.Contains(f.Detail, tc.detail) || !strings.Contains(f.Hint, tc.hint) {
 						t.Errorf("%+v", f)
 					}
-				} else if want := f.Name == "kernel stacks" && tc.noStacks; (f.State != OK) != want {
+				} else if want := f.Name == "kernel stacks" && tc.noStacks || f.Name == "fentry" && Untested(runtime.GOARCH) != ""; (f.State != OK) != want {
 					t.Errorf("unexpected: %+v", f)
 				}
 			}
@@ -281,6 +282,9 @@ func TestFentryByArchitecture(t *testing.T) {
 	}
 	if f := checkFentry("6.4.0", "arm64"); f.State != OK {
 		t.Errorf("arm64, 6.4: %+v", f)
+	}
+	if f := checkFentry("6.4.0", "riscv64"); f.State != Unknown || f.Detail != "never tested on riscv64" {
+		t.Errorf("riscv64: %+v", f)
 	}
 }
 

@@ -251,6 +251,10 @@ func (m machine) checkKprobes() Finding {
 // checkFentry tells what the version tells; [Try] finds out the rest.
 func checkFentry(release, arch string) Finding {
 	f := Finding{Name: "fentry", Blocks: onlyFentry}
+	if untested := Untested(arch); untested != "" {
+		f.State, f.Detail = Unknown, untested
+		return f
+	}
 	// An arm64 kernel got ftrace's direct calls with 2aa6ac03516d.
 	major, minor := 5, 5
 	if arch == "arm64" {
@@ -262,6 +266,14 @@ func checkFentry(release, arch string) Finding {
 		f.Hint = "use -attach kprobe"
 	}
 	return f
+}
+
+// Untested returns a warning if the programs never ran on an architecture, else "".
+func Untested(arch string) string {
+	if arch == "amd64" || arch == "arm64" {
+		return ""
+	}
+	return "never tested on " + arch
 }
 
 func (m machine) checkLockdown() Finding {

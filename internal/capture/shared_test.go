@@ -18,6 +18,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 
 	"chargetrace/internal/event"
@@ -221,17 +222,36 @@ func TestStackLayout(t *testing.T) {
 	}
 }
 
-// TestArchitectures holds that both objects share the same types with Go.
+// objects are the committed objects by GOARCH.
+var objects = map[string]string{
+	"amd64": "bpf_x86_bpfel.o", "arm64": "bpf_arm64_bpfel.o", "ppc64le": "bpf_powerpc_bpfel.o", "riscv64": "bpf_riscv_bpfel.o", "s390x": "bpf_s390_bpfeb.o",
+}
+
+func loadObject(t *testing.T, arch string) *ebpf.CollectionSpec {
+	t.Helper()
+	raw, err := os.ReadFile(objects[arch])
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatalf("%s: %v", arch, err)
+	}
+	return spec
+}
+
+// TestArchitectures compares what the objects share with Go, and their programs, maps and
+// variables.
 func TestArchitectures(t *testing.T) {
-	layouts := func(file string) map[string]string {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(raw))
-		if err != nil {
-			t.Fatal(err)
-		}
+	files, err := filepath.Glob("bpf_*.o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := slices.Sorted(maps.Values(objects)); !slices.Equal(files, want) {
+		t.Errorf("the objects are %q, want %q", files, want)
+	}
+	describe := func(arch string) map[string]string {
+		spec := loadObject(t, arch)
 		shared := make(map[string]string)
 		for _, name := range []string{
 			"charge_event", "reclaim_event", "oom_kill_event", "fork_event", "uncharge_event", "cgroup_event", "stack_event",
@@ -249,14 +269,82 @@ func TestArchitectures(t *testing.T) {
 				t.Errorf("%s is neither struct nor enum", name)
 			}
 		}
+		for name, p := range spec.Programs {
+			shared["program "+name] = fmt.Sprintln(p.Type, p.AttachType, p.AttachTo, p.SectionName)
+		}
+		for name, m := range spec.Maps {
+			shared["map "+name] = fmt.Sprintln(m.Type, m.KeySize, m.ValueSize, m.MaxEntries, m.Flags)
+		}
+		for name, v := range spec.Variables {
+			shared["variable "+name] = fmt.Sprintln(v.SectionName, v.Offset, len(v.Value))
+		}
 		return shared
 	}
-	amd64, arm64 := layouts("bpf_x86_bpfel.o"), layouts("bpf_arm64_bpfel.o")
-	for name, want := range amd64 {
-		if got := arm64[name]; got != want {
-			t.Errorf("%s on arm64\n%s\non amd64\n%s", name, got, want)
+	want := describe("amd64")
+	for arch := range objects {
+		got := describe(arch)
+		for name := range want {
+			if got[name] != want[name] {
+				t.Errorf("%s on %s\n%s\non amd64\n%s", name, arch, got[name], want[name])
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("%s has %d types, programs, maps and variables, want %d", arch, len(got), len(want))
 		}
 	}
+}
+
+// TestRegisters checks where the programs read registers if CO-RE does not relocate that:
+// the offsets in struct pt_regs of arch/ARCH/include/uapi/asm/ptrace.h.
+func TestRegisters(t *testing.T) {
+	const word = 8
+	for arch, want := range map[string]struct {
+		args   [3]int16
+		sp, rc int16
+	}{
+		"ppc64le": {[3]int16{3 * word, 4 * word, 5 * word}, 1 * word, 3 * word},                                // gpr[3], gpr[1]
+		"riscv64": {[3]int16{10 * word, 11 * word, 12 * word}, 2 * word, 10 * word},                            // a0, sp
+		"s390x":   {[3]int16{(3 + 2) * word, (3 + 3) * word, (3 + 4) * word}, (3 + 15) * word, (3 + 2) * word}, // args and psw, gprs[2], gprs[15]
+	} {
+		spec := loadObject(t, arch)
+		for program, offsets := range map[string][]int16{
+			bpfProgKprobeTryCharge:    append(want.args[:], want.sp),
+			bpfProgKretprobeTryCharge: {want.rc, want.sp},
+			bpfProgKprobeUncharge:     want.args[:2],
+			bpfProgKprobeReclaimBegin: want.args[:1],
+		} {
+			slices.Sort(offsets)
+			if got := contextLoads(t, spec.Programs[program]); !slices.Equal(got, offsets) {
+				t.Errorf("%s on %s reads its context at %d, want %d", program, arch, got, offsets)
+			}
+		}
+	}
+}
+
+// contextLoads returns the offsets at which a program reads its context, before its first
+// jump.
+func contextLoads(t *testing.T, p *ebpf.ProgramSpec) (offsets []int16) {
+	t.Helper()
+	contexts := map[asm.Register]bool{asm.R1: true}
+	for _, ins := range p.Instructions {
+		switch class := ins.OpCode.Class(); {
+		case ins.IsFunctionCall() || ins.IsBuiltinCall():
+			delete(contexts, asm.R1)
+			continue
+		case class.IsJump():
+			return slices.Sorted(slices.Values(offsets))
+		case class.IsLoad() && contexts[ins.Src]:
+			if ins.OpCode.Size() != asm.DWord || btf.CORERelocationMetadata(&ins) != nil {
+				t.Errorf("%s: %v", p.Name, ins)
+			}
+			offsets = append(offsets, ins.Offset)
+		}
+		if class := ins.OpCode.Class(); class.IsLoad() || class.IsALU() {
+			isCopy := ins.OpCode.ALUOp() == asm.Mov && class.IsALU() && ins.OpCode.Source() == asm.RegSource
+			contexts[ins.Dst] = isCopy && contexts[ins.Src]
+		}
+	}
+	return nil
 }
 
 // layout describes a struct's fields, or an enum's values.
