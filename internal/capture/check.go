@@ -212,30 +212,32 @@ func (m machine) checkBTF() Finding {
 
 func (m machine) checkFunction() Finding {
 	f := Finding{Name: "function", Detail: Function + " is in /proc/kallsyms", Blocks: both}
-	file, err := os.Open(m.path("proc/kallsyms"))
-	if err != nil {
-		f.State = Unknown
-		f.Detail = "cannot read /proc/kallsyms"
-		return f
-	}
-	defer file.Close()
 	found := false
-	err = symbol.Kallsyms(file, func(_ uint64, _ byte, name []byte) bool {
+	err := m.kallsyms(func(_ uint64, _ byte, name []byte) bool {
 		found = string(name) == Function
 		return !found
 	})
 	switch {
 	case found:
-		return f
 	case err != nil:
 		f.State = Unknown
 		f.Detail = "cannot read /proc/kallsyms"
-		return f
+	default:
+		f.State = Lacking
+		f.Detail = Function + " is not in /proc/kallsyms"
+		f.Hint = "use a kernel built with CONFIG_MEMCG=y, and without link-time optimisation, which can inline the function"
 	}
-	f.State = Lacking
-	f.Detail = Function + " is not in /proc/kallsyms"
-	f.Hint = "use a kernel built with CONFIG_MEMCG=y, and without link-time optimisation, which can inline the function"
 	return f
+}
+
+// kallsyms is [symbol.Kallsyms] of the machine's file.
+func (m machine) kallsyms(yield func(address uint64, kind byte, name []byte) bool) error {
+	file, err := os.Open(m.path("proc/kallsyms"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return symbol.Kallsyms(file, yield)
 }
 
 func (m machine) checkKprobes() Finding {
@@ -321,12 +323,7 @@ func (m machine) checkKernelStacks() Finding {
 
 // showsSymbols reports whether /proc/kallsyms has an address other than 0.
 func (m machine) showsSymbols() (shown bool) {
-	file, err := os.Open(m.path("proc/kallsyms"))
-	if err != nil {
-		return false
-	}
-	defer file.Close()
-	_ = symbol.Kallsyms(file, func(address uint64, _ byte, _ []byte) bool {
+	_ = m.kallsyms(func(address uint64, _ byte, _ []byte) bool {
 		shown = address != 0
 		return !shown
 	})
