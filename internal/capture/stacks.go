@@ -37,7 +37,7 @@ type stacks struct {
 	kernel   symbol.Kernel
 	programs *namer // nil: user stacks stay addresses
 
-	told  [sentStacks]struct{ id, number uint32 }
+	sent  [sentStacks]struct{ id, number uint32 }
 	named map[string]uint32 // numbers by frames
 	bytes int               // of all frames
 	// missing is how many stacks of charges were left out: there were too many, or
@@ -71,7 +71,7 @@ func isStack(raw []byte) bool {
 
 // learn takes what the program tells of a stack, and makes e the event that does so in
 // the trace, if there has been none with its names.
-func (s *stacks) learn(e *event.Event, raw []byte) (told bool, err error) {
+func (s *stacks) learn(e *event.Event, raw []byte) (isNew bool, err error) {
 	ne := binary.NativeEndian
 	if len(raw) <= stackHeader || len(raw) > stackHeader+8*stackDepth || len(raw)%8 != 0 {
 		return false, fmt.Errorf("a stack of %d bytes", len(raw))
@@ -100,11 +100,11 @@ func (s *stacks) learn(e *event.Event, raw []byte) (told bool, err error) {
 		s.named[frames] = number
 		s.bytes += len(frames)
 		*e = event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
-		told = true
+		isNew = true
 	}
-	place := &s.told[id%uint32(sentStacks)]
-	place.id, place.number = id, number
-	return told, nil
+	slot := &s.sent[id%uint32(sentStacks)]
+	slot.id, slot.number = id, number
+	return isNew, nil
 }
 
 // number makes the ids of a charge's stacks the numbers that they have in the trace.
@@ -113,13 +113,13 @@ func (s *stacks) number(e *event.Event) {
 		if *stack == 0 {
 			continue
 		}
-		place := &s.told[*stack%uint32(sentStacks)]
-		if place.id != *stack || place.number == 0 {
+		slot := &s.sent[*stack%uint32(sentStacks)]
+		if slot.id != *stack || slot.number == 0 {
 			s.missing++
 			*stack = 0
 			continue
 		}
-		*stack = place.number
+		*stack = slot.number
 	}
 }
 

@@ -50,10 +50,10 @@ func TestStacks(t *testing.T) {
 		{rawStack(uint32(sentStacks)+6, kernel, 0x3000_0000), 4, "0x30000000"}, // in the place of another
 	} {
 		var e event.Event
-		told, err := s.learn(&e, tc.raw)
+		isNew, err := s.learn(&e, tc.raw)
 		want := event.Event{Type: event.Stack, StackNumber: tc.number, Frames: tc.frames}
-		if err != nil || told != (tc.number != 0) || told && e != want {
-			t.Errorf("%v, %v: %+v, want %+v", told, err, e, want)
+		if err != nil || isNew != (tc.number != 0) || isNew && e != want {
+			t.Errorf("%v, %v: %+v, want %+v", isNew, err, e, want)
 		}
 	}
 	for _, tc := range []struct{ kernel, user, wantKernel, wantUser uint32 }{
@@ -71,7 +71,7 @@ func TestStacks(t *testing.T) {
 		t.Errorf("%d are missing, want 2", s.missing)
 	}
 	for _, raw := range [][]byte{rawStack(1, kernel), rawStack(1, kernel, append(deep, 1)...), rawStack(1, kernel, 1)[:20]} {
-		if told, err := s.learn(new(event.Event), raw); told || err == nil {
+		if isNew, err := s.learn(new(event.Event), raw); isNew || err == nil {
 			t.Errorf("accepted %d bytes", len(raw))
 		}
 	}
@@ -79,8 +79,8 @@ func TestStacks(t *testing.T) {
 	// There is a limit to what is remembered.
 	s.bytes = maxNamedBytes
 	e := event.Event{KernelStack: 77}
-	if told, err := s.learn(new(event.Event), rawStack(77, kernel, 0x4000_0000)); told || err != nil {
-		t.Errorf("%v, %v", told, err)
+	if isNew, err := s.learn(new(event.Event), rawStack(77, kernel, 0x4000_0000)); isNew || err != nil {
+		t.Errorf("%v, %v", isNew, err)
 	}
 	if s.number(&e); e.KernelStack != 0 || s.missing != 3 {
 		t.Errorf("number %d, %d are missing", e.KernelStack, s.missing)
