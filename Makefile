@@ -29,7 +29,7 @@ demo:
 
 # On every kernel. What failed is printed last. test-short boots no kernel. ROWS is a
 # directory for the rows of the traces in machines of one CPU.
-test: tools-bpf test-short
+test: tools-bpf test-short cross
 	go test -count=1 -timeout 80m -run '^TestRecord$$' ./internal/capture
 	go test -count=1 -timeout 80m ./internal/guest $(if $(ROWS),-rows $(ROWS))
 
@@ -51,6 +51,12 @@ test-short: tools-shells tools-browser
 	go test -run '^$$' -fuzz FuzzMaps $(FUZZ) ./internal/symbol
 	go test -run '^$$' -fuzz FuzzPerfMap $(FUZZ) ./internal/symbol
 	go test -run '^$$' -fuzz FuzzName $(FUZZ) ./internal/symbol
+
+# All that plays recordings, and its tests, compiles for other systems; what traces, for
+# other architectures.
+CROSS = darwin/arm64 windows/amd64 linux/ppc64le linux/riscv64 linux/s390x
+cross:
+	for t in $(CROSS); do GOOS=$${t%/*} GOARCH=$${t#*/} go vet ./... || exit; done
 
 # Instructions for each charge, in a virtual machine, and Go's benchmarks.
 bench: tools-bpf
@@ -75,7 +81,6 @@ generate: tools-bpf
 check: generate
 	test -z "$$(gofmt -l .)"
 	go vet ./...
-	for arch in ppc64le riscv64 s390x; do GOARCH=$$arch go build ./... || exit; done
 	go tool staticcheck ./...
 	git diff --exit-code -- 'internal/capture/bpf_*'
 
@@ -94,4 +99,4 @@ tools-bpf:
 	{ $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy --no-install-recommends clang-$(CLANG) llvm-$(CLANG) lld-$(CLANG) libbpf-dev ; }
 
 FORCE:
-.PHONY: FORCE install man demo test test-short bench recordings screenshot generate check tools-shells tools-browser tools-bpf
+.PHONY: FORCE install man demo test test-short cross bench recordings screenshot generate check tools-shells tools-browser tools-bpf

@@ -40,7 +40,7 @@ package chargetrace
 
 // The generated files are committed, so that building needs no clang. The
 // version of clang is part of the output, hence pinned.
-//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64,ppc64le,riscv64,s390x -output-dir internal/capture -go-package capture -type event_type -type cgroup_verdict -type stack_slots -type event -type level -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event -type uncharge_event -type stack_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64,ppc64le,riscv64,s390x -tags linux -output-dir internal/capture -go-package capture -type event_type -type cgroup_verdict -type stack_slots -type event -type level -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event -type uncharge_event -type stack_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror
 
 // A test compares this with the sources: the object must not be older.
 //go:generate sh -c "LC_ALL=C; cat bpf/* | sha256sum > internal/capture/bpf_sources.sha256"
