@@ -288,27 +288,16 @@ func (g *Group) kill() (killed int, err error) {
 	if err != nil || len(pids) == 0 {
 		return 0, err
 	}
-	// A handle cannot come to mean another process, and if its pid is still
-	// listed, it means that one.
-	handles := map[int]int{}
+	handles, err := openAll(pids)
 	defer func() {
 		for _, fd := range handles {
 			unix.Close(fd)
 		}
 	}()
-	for pid := range pids {
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err == unix.ESRCH {
-			continue
-		}
-		if err == unix.EMFILE && len(handles) > 0 {
-			break // the others are for the next time
-		}
-		if err != nil {
-			return 0, fmt.Errorf("open process %d: %w", pid, err)
-		}
-		handles[pid] = fd
+	if err != nil {
+		return 0, err
 	}
+	// A pidfd never refers to another process: it is that of a pid that is still listed.
 	pids, err = g.pids()
 	if err != nil {
 		return 0, err
@@ -343,6 +332,26 @@ func (g *Group) kill() (killed int, err error) {
 		}
 	}
 	return killed, nil
+}
+
+// openAll opens pidfds of the processes that still exist, at least one: out of file
+// descriptors, it leaves the others for the next time.
+func openAll(pids map[int]bool) (handles map[int]int, err error) {
+	handles = make(map[int]int)
+	for pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err == unix.ESRCH {
+			continue
+		}
+		if err == unix.EMFILE && len(handles) > 0 {
+			break
+		}
+		if err != nil {
+			return handles, fmt.Errorf("open process %d: %w", pid, err)
+		}
+		handles[pid] = fd
+	}
+	return handles, nil
 }
 
 // waitEmpty waits until v2 says that there is no process left in the group or

@@ -309,7 +309,7 @@ func (e *Event) Decode(src []byte) error {
 	if typ == CgroupName {
 		return e.decodeCgroupName(src)
 	}
-	// Of an array the compiler knows the bounds.
+	// The compiler checks the bounds of an array once.
 	common, rest := (*[commonSize]byte)(src), src[commonSize:]
 	kind, outcome := Kind(common[52]), Outcome(common[53])
 	if kind >= numKinds || outcome >= numOutcomes {
@@ -329,18 +329,7 @@ func (e *Event) Decode(src []byte) error {
 
 	switch typ {
 	case Charge, Lost:
-		b := (*[ChargeSize - commonSize]byte)(rest)
-		e.Counter = ne.Uint64(b[0:])
-		e.StackPointer = ne.Uint64(b[8:])
-		e.RequestedPages = ne.Uint64(b[16:])
-		e.UsagePages = int64(ne.Uint64(b[24:]))
-		e.MaxPages = ne.Uint64(b[32:])
-		e.Limiting = decodeLevel((*[levelSize]byte)(b[40:]))
-		e.High = decodeLevel((*[levelSize]byte)(b[64:]))
-		e.FailedAt = ne.Uint64(b[88:])
-		e.LostEvents = ne.Uint64(b[96:])
-		e.KernelStack = ne.Uint32(b[104:])
-		e.UserStack = ne.Uint32(b[108:])
+		e.decodeCharge((*[ChargeSize - commonSize]byte)(rest))
 	case ReclaimBegin, ReclaimEnd:
 		e.FreedPages = ne.Uint64(rest)
 		e.DurationNanos = ne.Uint64(rest[8:])
@@ -361,6 +350,20 @@ func (e *Event) Decode(src []byte) error {
 		e.UsagePages = int64(ne.Uint64(rest[16:]))
 	}
 	return nil
+}
+
+func (e *Event) decodeCharge(b *[ChargeSize - commonSize]byte) {
+	e.Counter = ne.Uint64(b[0:])
+	e.StackPointer = ne.Uint64(b[8:])
+	e.RequestedPages = ne.Uint64(b[16:])
+	e.UsagePages = int64(ne.Uint64(b[24:]))
+	e.MaxPages = ne.Uint64(b[32:])
+	e.Limiting = decodeLevel((*[levelSize]byte)(b[40:]))
+	e.High = decodeLevel((*[levelSize]byte)(b[64:]))
+	e.FailedAt = ne.Uint64(b[88:])
+	e.LostEvents = ne.Uint64(b[96:])
+	e.KernelStack = ne.Uint32(b[104:])
+	e.UserStack = ne.Uint32(b[108:])
 }
 
 func decodeLevel(b *[levelSize]byte) Level {

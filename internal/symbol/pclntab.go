@@ -13,15 +13,7 @@ import (
 // runtime/symtab.go). Package gosym would take the file's word for how many there
 // are. dynamic are the file's dynamic symbols.
 func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol {
-	var table []byte
-	var text uint64
-	for _, s := range f.Sections {
-		if strings.HasSuffix(s.Name, ".gopclntab") {
-			table = section(s, maxStringBytes)
-		} else if s.Name == ".text" {
-			text = s.Addr
-		}
-	}
+	table, text := goSections(f)
 	order, word := f.ByteOrder, 8
 	if f.Class == elf.ELFCLASS32 {
 		word = 4
@@ -73,14 +65,32 @@ func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol
 	if start == 0 {
 		return nil
 	}
+	*names = append(*names, table[namesAt:namesEnd]...)
+	return i.moveInside(symbols, start)
+}
+
+// goSections returns the section .gopclntab and the address of .text.
+func goSections(f *elf.File) (table []byte, text uint64) {
+	for _, s := range f.Sections {
+		if strings.HasSuffix(s.Name, ".gopclntab") {
+			table = section(s, maxStringBytes)
+		} else if s.Name == ".text" {
+			text = s.Addr
+		}
+	}
+	return table, text
+}
+
+// moveInside moves symbols by an offset, and cuts them to their segments. It drops those
+// outside of any.
+func (i *image) moveInside(symbols []symbol, offset uint64) []symbol {
 	inside := symbols[:0]
 	for _, s := range symbols {
-		s.start += start
+		s.start += offset
 		if end := i.segmentEnd(s.start); end != s.start {
 			s.size = uint32(min(uint64(s.size), end-s.start))
 			inside = append(inside, s)
 		}
 	}
-	*names = append(*names, table[namesAt:namesEnd]...)
 	return inside
 }
