@@ -21,11 +21,11 @@ import (
 type State int
 
 const (
-	// OK: it is there.
+	// OK: present.
 	OK State = iota
-	// Lacking: it is not there, and Hint says what to do.
+	// Lacking: absent. Hint says what to do.
 	Lacking
-	// Unknown: this user cannot tell.
+	// Unknown: this user cannot find out.
 	Unknown
 )
 
@@ -39,15 +39,15 @@ func (s State) String() string {
 	return "unknown"
 }
 
-// Finding is one thing that a trace needs of the kernel or the user.
+// Finding is the result of one check of the kernel or the user.
 type Finding struct {
 	Name  string
 	State State
-	// Detail is what was found, in words.
+	// Detail describes the result.
 	Detail string
-	// Hint is what to do about it; empty where nothing need be done.
+	// Hint is what to do about it; empty if nothing.
 	Hint string
-	// Blocks are the ways to attach that cannot do without it.
+	// Blocks are the ways to attach that need it.
 	Blocks []Attach
 }
 
@@ -57,8 +57,7 @@ var (
 	onlyFentry = []Attach{Fentry}
 )
 
-// Check looks at what this kernel and this user offer, without changing
-// anything.
+// Check reports what this kernel and this user offer. It changes nothing.
 func Check() []Finding { return check("/") }
 
 // Try attaches in the given way and detaches again.
@@ -76,7 +75,7 @@ func Try(attach Attach) Finding {
 	return Finding{Name: name, Detail: "attached and removed again", Blocks: []Attach{attach}}
 }
 
-// TryNet does so as [Options.Net] asks for.
+// TryNet does the same with [Options.Net].
 func TryNet() Finding {
 	f := Finding{Name: "attach -net"}
 	t, err := Start(Options{Net: true, BufferBytes: 1})
@@ -119,8 +118,7 @@ func explain(root string, err error, attach Attach) Finding {
 	return f
 }
 
-// Blocking returns the first of the findings that keeps a program from being
-// attached in the given way, or nil.
+// Blocking returns the first finding that prevents attaching in the given way, or nil.
 func Blocking(findings []Finding, attach Attach) *Finding {
 	if attach == Default {
 		attach = Kprobe
@@ -164,7 +162,7 @@ type machine struct{ root string }
 
 func (m machine) path(name string) string { return filepath.Join(m.root, name) }
 
-// read returns the text of a small file, or "" where it cannot be read.
+// read returns the text of a small file, or "" if it cannot be read.
 func (m machine) read(name string) string {
 	b, err := os.ReadFile(m.path(name))
 	if err != nil {
@@ -190,8 +188,8 @@ func atLeast(release string, major, minor int) bool {
 
 func checkKernel(release string) Finding {
 	f := Finding{Name: "kernel", Detail: "Linux " + release, Blocks: both}
-	// The ring buffer is there since 5.8, BPF_PROG_TEST_RUN of raw tracepoints, which
-	// start uses, since 5.10 (1b4d60ec162f).
+	// BPF has ring buffers since 5.8, and BPF_PROG_TEST_RUN of raw tracepoints, which start
+	// uses, since 5.10 (1b4d60ec162f).
 	if !atLeast(release, 5, 10) {
 		f.State = Lacking
 		f.Detail += " is too old"
@@ -250,7 +248,7 @@ func (m machine) checkKprobes() Finding {
 	return f
 }
 
-// checkFentry tells what the version tells; [Try] finds out the rest.
+// checkFentry checks the version only; [Try] attaches.
 func checkFentry(release, arch string) Finding {
 	f := Finding{Name: "fentry", Blocks: onlyFentry}
 	if untested := Untested(arch); untested != "" {
@@ -297,8 +295,7 @@ func (m machine) checkLockdown() Finding {
 	return f
 }
 
-// Unnamed returns what keeps the functions of the stacks that are asked for from being
-// named; a trace has addresses then.
+// Unnamed returns the findings that leave addresses in the stacks that o asks for.
 func Unnamed(o Options) []Finding {
 	m := machine{root: "/"}
 	var findings []Finding
@@ -375,12 +372,12 @@ func (m machine) checkCapabilities(release string) Finding {
 	needed := []capability{capBPF, capPerfmon}
 	var missing []string
 	for _, c := range needed {
-		// CAP_SYS_ADMIN is what both were split off from, in 5.8.
+		// Both were split off from CAP_SYS_ADMIN in 5.8.
 		if !has(c) && effective>>unix.CAP_SYS_ADMIN&1 == 0 {
 			missing = append(missing, c.name)
 		}
 	}
-	// Until 5.11 a map counts against RLIMIT_MEMLOCK, which is to be raised.
+	// Until 5.11 maps count against RLIMIT_MEMLOCK, which Start raises.
 	if !atLeast(release, 5, 11) {
 		needed = append(needed, capSysResource)
 		if !has(capSysResource) {
@@ -416,9 +413,8 @@ func (m machine) effective() (set uint64, ok bool) {
 	return set, found && err == nil
 }
 
-// checkPerfEvents looks at a setting of the kernels of Debian and its kin:
-// above 2, some of them let nobody but CAP_SYS_ADMIN open a perf event, which
-// a kprobe needs.
+// checkPerfEvents reads a setting of Debian's and related kernels. Above 2, some of them
+// require CAP_SYS_ADMIN for perf events, which kprobes use.
 func (m machine) checkPerfEvents() Finding {
 	f := Finding{Name: "perf events", Blocks: onlyKprobe}
 	level := m.read("proc/sys/kernel/perf_event_paranoid")
@@ -433,15 +429,15 @@ func (m machine) checkPerfEvents() Finding {
 	return f
 }
 
-// initialUserNamespace reports whether all user ids are mapped to themselves,
-// as they are in the initial user namespace alone (user_namespaces(7)).
+// initialUserNamespace reports whether all user ids are mapped to themselves, as only in
+// the initial user namespace (user_namespaces(7)).
 func (m machine) initialUserNamespace() bool {
 	fields := strings.Fields(m.read("proc/self/uid_map"))
 	return len(fields) == 0 || slices.Equal(fields, []string{"0", "0", "4294967295"})
 }
 
-// cgroupMounts returns where cgroup v2 and the memory controller of v1 are
-// mounted; "" where they are not.
+// cgroupMounts returns the mount points of cgroup v2 and of the memory controller of v1,
+// or "".
 func (m machine) cgroupMounts() (v2, v1Memory string) {
 	for line := range strings.Lines(m.read("proc/self/mounts")) {
 		// device, mount point, type, options; a blank in a path is \040

@@ -24,12 +24,12 @@ import (
 	"chargetrace/internal/event"
 )
 
-// What the BPF program and the packages event and capture have to agree on. The bpf
-// types and constants of bpf_*_bpfel.go are generated from the committed object; package
-// event, which imports no other, has its own.
+// These tests compare the BPF program with the packages event and capture. The bpf types
+// and constants of bpf_*.go are generated from the committed objects; package event, which
+// imports no other, has its own.
 
-// TestGenerated holds that the object was made of the sources as they are: else it says
-// nothing about them. "make generate" makes it.
+// TestGenerated checks that the objects were made from the current sources, by "make
+// generate".
 func TestGenerated(t *testing.T) {
 	const sources = "../../bpf"
 	files, err := os.ReadDir(sources) // sorted by name
@@ -53,7 +53,7 @@ func TestGenerated(t *testing.T) {
 	}
 }
 
-// TestEnums holds the constants of package event against the program's.
+// TestEnums compares the constants of package event with the program's.
 func TestEnums(t *testing.T) {
 	types := loadSpec(t).Types
 	for name, want := range map[string]map[string]uint64{

@@ -17,22 +17,21 @@ import (
 
 const (
 	stackDepth = len(bpfStackEvent{}.Address)
-	// stackHeader is how many bytes come before the addresses of a stack's sample.
+	// stackHeader is the size of a stack's sample without its addresses.
 	stackHeader = int(unsafe.Offsetof(bpfStackEvent{}.Address))
-	// sentStacks is how many stacks the program remembers to have sent.
+	// sentStacks is the size of the program's map sent_stacks.
 	sentStacks = int(bpfStackSlotsSENT_STACKS)
 	// maxNamed and maxNamedBytes bound the different stacks of a trace.
 	maxNamed      = 1 << 16
 	maxNamedBytes = 64 << 20
 )
 
-// stacks names those of a trace.
+// stacks resolves the stacks of a trace.
 //
-// The program tells of a stack before the first charge that has it, by addresses, and
-// again where another stack has taken its place in what the program knows to have been
-// told; told is that too. In the trace a stack has the number of its names: two
-// processes can have the same names at different addresses, and different ones at the
-// same.
+// The program sends the addresses of a stack before the first charge that has its id, and
+// again if another stack took its slot in sent_stacks; sent has the same slots. In the
+// trace the number of a stack stands for its frames: two processes can have the same frames
+// at different addresses, and different frames at the same.
 type stacks struct {
 	kernel   symbol.Kernel
 	programs *namer // nil: user stacks stay addresses
@@ -40,8 +39,8 @@ type stacks struct {
 	sent  [sentStacks]struct{ id, number uint32 }
 	named map[string]uint32 // numbers by frames
 	bytes int               // of all frames
-	// missing is how many stacks of charges were left out: there were too many, or
-	// what tells of them was lost.
+	// missing counts stacks left out of charges: there were too many different ones, or
+	// their sample was lost.
 	missing uint64
 }
 
@@ -57,20 +56,19 @@ func newStacks(o *Options) (*stacks, error) {
 			return nil, fmt.Errorf("read the kernel's symbols: %w", err)
 		}
 	}
-	// Elsewhere /proc has other numbers than events.
+	// The pids of events are those of the initial namespace, the pids of /proc may not be.
 	if o.UserStacks && inInitialPIDNamespace() {
 		s.programs = newNamer()
 	}
 	return s, nil
 }
 
-// isStack reports whether the program tells of a stack.
+// isStack reports whether a sample is a stack.
 func isStack(raw []byte) bool {
 	return len(raw) >= 4 && bpfEventType(binary.NativeEndian.Uint32(raw)) == bpfEventTypeEVENT_STACK
 }
 
-// learn takes what the program tells of a stack, and makes e the event that does so in
-// the trace, if there has been none with its names.
+// learn resolves the stack of a sample. If its frames are new, it sets e to their event.
 func (s *stacks) learn(e *event.Event, raw []byte) (isNew bool, err error) {
 	ne := binary.NativeEndian
 	if len(raw) <= stackHeader || len(raw) > stackHeader+8*stackDepth || len(raw)%8 != 0 {
@@ -107,7 +105,7 @@ func (s *stacks) learn(e *event.Event, raw []byte) (isNew bool, err error) {
 	return isNew, nil
 }
 
-// number makes the ids of a charge's stacks the numbers that they have in the trace.
+// number replaces the ids of a charge's stacks by their numbers in the trace.
 func (s *stacks) number(e *event.Event) {
 	for _, stack := range []*uint32{&e.KernelStack, &e.UserStack} {
 		if *stack == 0 {
@@ -143,17 +141,17 @@ func plainFrames(addresses []uint64) string {
 	return strings.Join(frames, ";")
 }
 
-// namer names the addresses of user stacks in a goroutine of its own: what it reads
-// is in the hands of the traced processes, and need not answer, as files of a FUSE
-// file system. The reader of the ring buffer does not wait for long.
+// namer resolves user stacks in a goroutine of its own. It reads files that the traced
+// processes control, and a FUSE file system may never answer; the reader of the ring buffer
+// must not wait long.
 type namer struct {
 	questions chan question
 	answers   chan answer
-	patience  time.Duration // how long an answer is waited for
-	// busy says that an answer is still to come, which is of no use any more.
+	patience  time.Duration // the timeout of an answer
+	// busy is set after a timeout, until the late answer comes.
 	busy bool
 	last answer
-	// late is how many stacks were not named in time.
+	// late counts stacks that were not resolved in time.
 	late uint64
 }
 
@@ -164,22 +162,22 @@ type question struct {
 
 type answer struct {
 	frames string
-	// unknown is that of symbol.Resolver.
+	// unknown is the Resolver's Unknown.
 	unknown uint64
 }
 
 func newNamer() *namer {
-	// To read a program of 100 MB takes a tenth of a second.
+	// Reading a program of 100 MB takes a tenth of a second.
 	n := &namer{questions: make(chan question), answers: make(chan answer, 1), patience: 2 * time.Second}
 	go func() {
-		defer Prioritize()() // the reader waits for it, and a process may be gone soon
+		defer Prioritize()() // the reader waits for it, and the process may exit soon
 		r := symbol.NewResolver()
 		for q := range n.questions {
 			var frames []byte
 			for i, address := range q.addresses {
 				if i > 0 {
 					frames = append(frames, ';')
-					address -= min(address, 1) // where it returns to may be the next function
+					address -= min(address, 1) // a call can be the last instruction of a function
 				}
 				frames = r.AppendFrame(frames, q.of, address)
 			}

@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/symbol"
 )
 
-// rawStack is what the BPF program tells of a stack.
+// rawStack returns the sample of a stack.
 func rawStack(id uint32, of symbol.Process, addresses ...uint64) []byte {
 	ne := binary.NativeEndian
 	raw := ne.AppendUint32(nil, uint32(bpfEventTypeEVENT_STACK))
@@ -39,15 +39,15 @@ func TestStacks(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		raw    []byte
-		number uint32 // of the event that tells of it; 0 for none
+		number uint32 // of its event; 0 if it is not new
 		frames string
 	}{
 		{rawStack(5, kernel, 0x1001, 0x2002), 1, "inner+0x1;outer+0x2"},
 		{rawStack(5, kernel, 0x1001, 0x2002), 0, ""}, // again
-		{rawStack(6, user, 0x1001), 2, "0x1001"},     // whose names there is no way to
+		{rawStack(6, user, 0x1001), 2, "0x1001"},     // without a resolver
 		{rawStack(9, user, 0x1001), 0, ""},           // other ids, the same names
 		{rawStack(10, kernel, deep...), 3, strings.Repeat("outer+0x1;", stackDepth) + "[truncated]"},
-		{rawStack(uint32(sentStacks)+6, kernel, 0x3000_0000), 4, "0x30000000"}, // in the place of another
+		{rawStack(uint32(sentStacks)+6, kernel, 0x3000_0000), 4, "0x30000000"}, // in the slot of another
 	} {
 		var e event.Event
 		isNew, err := s.learn(&e, tc.raw)
@@ -58,7 +58,7 @@ func TestStacks(t *testing.T) {
 	}
 	for _, tc := range []struct{ kernel, user, wantKernel, wantUser uint32 }{
 		{5, 9, 1, 2}, {10, 0, 3, 0}, {uint32(sentStacks) + 6, 0, 4, 0},
-		{0, 6, 0, 0}, // is not told of any more
+		{0, 6, 0, 0}, // its slot was taken
 		{4711, 9, 0, 2},
 	} {
 		e := event.Event{KernelStack: tc.kernel, UserStack: tc.user}
