@@ -14,7 +14,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// fields decodes a message into its fields, in order.
+// fieldsOf decodes a message into its fields, in order.
 func fieldsOf(t *testing.T, b []byte) map[protowire.Number][]any {
 	t.Helper()
 	m := make(map[protowire.Number][]any)
@@ -46,8 +46,8 @@ func fieldsOf(t *testing.T, b []byte) map[protowire.Number][]any {
 	return m
 }
 
-// perfettoLines returns what is in a .pftrace, an event a line. It decodes that with
-// the field numbers of Perfetto's published schema, written out here again.
+// perfettoLines returns the events of a .pftrace, one per line. It has the field numbers of
+// Perfetto's published schema on its own.
 func perfettoLines(t *testing.T, file string) (got []string) {
 	t.Helper()
 	text := func(v any) string { return string(v.([]byte)) }
@@ -134,8 +134,8 @@ func TestPerfetto(t *testing.T) {
 	}
 }
 
-// TestPerfettoGivenBack holds that what is charged and given back below a level moves
-// that too, where all of it is told.
+// TestPerfettoGivenBack checks that charges and uncharges below a level change its usage,
+// if the trace has all of them.
 func TestPerfettoGivenBack(t *testing.T) {
 	h := info
 	h.Net = true

@@ -41,8 +41,8 @@ func TestFolded(t *testing.T) {
 	}
 }
 
-// TestFoldedKeeps holds that what is kept does not grow with processes, cgroups and
-// offsets, which are not in the lines.
+// TestFoldedKeeps checks that the samples do not grow with processes, cgroups and offsets,
+// which are not in the lines.
 func TestFoldedKeeps(t *testing.T) {
 	p := NewFolded(new(bytes.Buffer), info)
 	for i := range uint32(100) {
