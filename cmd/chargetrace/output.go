@@ -75,55 +75,71 @@ func (cfg *config) info(filter stream.Filter, i stream.Info, stderr io.Writer) s
 	return shown
 }
 
-// open makes the outputs of a trace, all of them one sink. Where one fails, none
-// is left open, nor is a file left that was made.
-func (cfg *config) open(stdout io.Writer, info stream.Info) (_ stream.Sink, err error) {
+// outputs are the sinks of -o.
+type outputs struct {
+	stream.Sink
+	created []string // the files that did not exist before
+}
+
+// discard removes the new files of closed outputs that have no event.
+func (o *outputs) discard() error {
+	var errs []error
+	for _, path := range o.created {
+		if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) { // see fileSink.Close
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// open opens the outputs of a trace. If one fails, it leaves no new file behind.
+func (cfg *config) open(stdout io.Writer, info stream.Info) (*outputs, error) {
+	o := new(outputs)
 	var sinks []stream.Sink
-	var made []string
-	defer func() {
+	for _, out := range cfg.out.outputs {
+		sink, created, err := cfg.openOutput(out, stdout, info)
 		if err != nil {
-			for _, s := range sinks {
-				s.Close(stream.Counts{})
-			}
-			for _, path := range made {
-				os.Remove(path)
-			}
-		}
-	}()
-	for _, o := range cfg.out.outputs {
-		var sink stream.Sink
-		switch {
-		case o.format == "ctrace" && o.path != "-" && (cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0):
-			var r *rotator
-			if r, err = newRotator(o.path, cfg, info); err == nil {
-				sink = r
-				made = append(made, r.file.Name())
-			}
-		case o.path == "-":
-			sink, err = cfg.newSink(o.format, stdout, info)
-		default:
-			var f *os.File
-			var isNew bool
-			f, isNew, err = cfg.create(o.path)
-			if err != nil {
-				return nil, err
-			}
-			if isNew {
-				made = append(made, o.path)
-			}
-			sink, err = cfg.newSink(o.format, f, info)
-			if err != nil {
-				f.Close()
-				return nil, err
-			}
-			sink = &fileSink{sink, f}
-		}
-		if err != nil {
-			return nil, err
+			stream.Tee(sinks...).Close(stream.Counts{})
+			return nil, errors.Join(err, o.discard())
 		}
 		sinks = append(sinks, sink)
+		if created != "" {
+			o.created = append(o.created, created)
+		}
 	}
-	return stream.Tee(sinks...), nil
+	o.Sink = stream.Tee(sinks...)
+	return o, nil
+}
+
+// openOutput opens one output. created is its file if that is new.
+func (cfg *config) openOutput(o output, stdout io.Writer, info stream.Info) (_ stream.Sink, created string, err error) {
+	if o.path == "-" {
+		sink, err := cfg.newSink(o.format, stdout, info)
+		return sink, "", err
+	}
+	if o.format == "ctrace" && (cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0) {
+		r, err := newRotator(o.path, cfg, info)
+		if err != nil {
+			return nil, "", err
+		}
+		return r, r.file.Name(), nil
+	}
+	f, isNew, err := cfg.create(o.path)
+	if err != nil {
+		return nil, "", err
+	}
+	if isNew {
+		created = o.path
+	}
+	sink, err := cfg.newSink(o.format, f, info)
+	if err != nil {
+		f.Close()
+		if isNew {
+			err = errors.Join(err, os.Remove(o.path))
+		}
+		return nil, "", err
+	}
+	return &fileSink{sink, f, isNew && slices.Contains(writtenAtEnd, o.format)}, created, nil
 }
 
 // newSink returns a sink that writes to w in a form.
@@ -151,13 +167,25 @@ func (cfg *config) newSink(format string, w io.Writer, info stream.Info) (stream
 	return table.New(w, info, table.Options{Units: cfg.view.units, Time: cfg.view.time, Wide: cfg.view.wide, Columns: columns(w)}), nil
 }
 
+// writtenAtEnd are the formats that are useless in parts: all of the file is written when
+// its sink is closed.
+var writtenAtEnd = []string{"html", "svg", "png", "pb.gz", "folded"}
+
 // fileSink is a sink and the file that it writes to.
 type fileSink struct {
 	stream.Sink
 	file *os.File
+	// allOrNothing removes the file if it could not be written.
+	allOrNothing bool
 }
 
-func (s *fileSink) Close(c stream.Counts) error { return errors.Join(s.Sink.Close(c), s.file.Close()) }
+func (s *fileSink) Close(c stream.Counts) error {
+	err := errors.Join(s.Sink.Close(c), s.file.Close())
+	if err != nil && s.allOrNothing {
+		err = errors.Join(err, os.Remove(s.file.Name()))
+	}
+	return err
+}
 
 // create makes a file that only the user may read who called, also through sudo:
 // a trace tells of all processes. An existing one is overwritten with -force only,
@@ -307,7 +335,8 @@ func (r *rotator) rotate() error {
 	}
 	next, err := r.current.Next(r.file)
 	if err := errors.Join(err, old.Close()); err != nil {
-		return err
+		r.current = nil // it has ended
+		return errors.Join(err, r.file.Close(), os.Remove(r.file.Name()))
 	}
 	r.current = next
 	if oldest := r.number - r.cfg.out.keep; r.cfg.out.keep > 0 && oldest > r.earlier {
@@ -319,5 +348,8 @@ func (r *rotator) rotate() error {
 }
 
 func (r *rotator) Close(c stream.Counts) error {
+	if r.current == nil {
+		return nil
+	}
 	return errors.Join(r.current.Close(c), r.file.Close())
 }

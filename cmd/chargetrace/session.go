@@ -69,7 +69,7 @@ func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stder
 	if s.cfg.view.watch {
 		screen, err := s.cfg.newWatch(s.src, stdout, stderr, info, s.interrupt(end), end)
 		if err != nil {
-			return s.abandon(outputs, err)
+			return s.abandon(outputs, outputs, err)
 		}
 		defer screen.LeaveOnPanic()
 		sinks = append(sinks, screen)
@@ -83,7 +83,7 @@ func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stder
 	}
 	dst := stream.Tee(sinks...)
 	if err := s.src.begin(ctx, stderr, end); err != nil {
-		return s.abandon(dst, err)
+		return s.abandon(outputs, dst, err)
 	}
 	context.AfterFunc(ctx, func() {
 		s.src.Stop()
@@ -104,10 +104,9 @@ func (s *session) interrupt(end func()) func() {
 	return s.child.interrupt
 }
 
-// abandon closes dst before the first event.
-func (s *session) abandon(dst stream.Sink, err error) error {
-	counts, countsErr := s.src.Counts()
-	return errors.Join(err, countsErr, dst.Close(counts))
+// abandon closes dst before the first event, and leaves no new output behind.
+func (s *session) abandon(o *outputs, dst stream.Sink, err error) error {
+	return errors.Join(err, dst.Close(stream.Counts{}), o.discard())
 }
 
 // untilSignal returns a context that ends at a signal that asks chargetrace to stop.
