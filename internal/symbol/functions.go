@@ -72,7 +72,7 @@ func newFunctions(symbols []symbol, names []byte, end func(address uint64) uint6
 	})
 	symbols = slices.CompactFunc(symbols, func(a, b symbol) bool { return a.start == b.start })
 
-	f := functions{byStart: make([]function, 0, len(symbols))}
+	f := functions{byStart: make([]function, 0, len(symbols)), names: make([]byte, 0, min(len(names), maxStringBytes))}
 	var covered uint64
 	for i, s := range symbols {
 		if s.size == 0 {

@@ -28,7 +28,11 @@ func ReadKernel(kallsyms io.Reader) (Kernel, error) {
 		}
 		// Of several names of one address the last counts.
 		symbols = append(symbols, symbol{start: address, name: uint32(len(names)), rank: math.MaxUint32 - uint32(len(symbols))})
-		names = append(append(names, bytes.ReplaceAll(name, []byte("\t"), []byte(" "))...), 0)
+		from := len(names)
+		names = append(append(names, name...), 0)
+		if tab := bytes.IndexByte(names[from:], '\t'); tab >= 0 { // before the module
+			names[from+tab] = ' '
+		}
 		return true
 	})
 	return Kernel{newFunctions(symbols, names, func(start uint64) uint64 { return start + maxKernelFunction })}, err
@@ -42,8 +46,11 @@ func Kallsyms(r io.Reader, yield func(address uint64, kind byte, name []byte) bo
 	for lines.Scan() {
 		hex, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
 		kind, name, ok := bytes.Cut(rest, []byte(" "))
+		if !ok || len(kind) != 1 {
+			continue
+		}
 		address, err := strconv.ParseUint(string(hex), 16, 64)
-		if ok && err == nil && len(kind) == 1 && !yield(address, kind[0], name) {
+		if err == nil && !yield(address, kind[0], name) {
 			return nil
 		}
 	}
