@@ -127,11 +127,11 @@ func (c *collector) addCharge(e *event.Event) {
 // usage of its limiting levels only, an uncharge of none. Changes outside the trace are
 // missing until the next charge that has the usage.
 func (c *collector) moveAbove(e *event.Event) {
-	if c.sum.Nets == nil {
+	if c.sum.Balances == nil {
 		return
 	}
 	moved := e.UsageAfterPages() - e.UsagePages
-	for _, n := range c.sum.Nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &c.sum.Names)[1:] {
+	for _, n := range c.sum.Balances.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &c.sum.Names)[1:] {
 		id := n.Key.Cgroup.ID
 		if e.Type == event.Charge && (id == e.Limiting.CgroupID && e.Limiting.Limited() || id == e.High.CgroupID && e.High.Limited()) {
 			continue // the charge has its usage

@@ -166,10 +166,10 @@ func (r *Report) netTable() table {
 		{"Cgroup", false}, {"Kind", false}, {"Charged", true}, {"Forced", true}, {"Given back", true}, {"Net", true},
 		{"At begin", true}, {"At end", true}, {"Difference", true},
 	}}
-	if r.sum.Nets == nil {
+	if r.sum.Balances == nil {
 		return t
 	}
-	nets := r.sum.Nets.Sorted(&r.sum.Names)
+	nets := r.sum.Balances.Sorted(&r.sum.Names)
 	for _, n := range nets {
 		kind := n.Key.Kind
 		row := []cell{
@@ -184,7 +184,7 @@ func (r *Report) netTable() table {
 		}
 		t.Rows = append(t.Rows, row)
 	}
-	t.Note = strings.Join(r.sum.NetNotes(nets), " ")
+	t.Note = strings.Join(r.sum.BalanceNotes(nets), " ")
 	return t
 }
 

@@ -128,8 +128,8 @@ type Summary struct {
 	Processes map[uint32]*Process
 	Others    Totals
 	Limits    map[LimitKey]*Limit
-	// Nets is nil where the trace does not tell what was given back.
-	Nets *Nets
+	// Balances is nil where the trace does not tell what was given back.
+	Balances *Balances
 	// OOMKills are the events of that type.
 	OOMKills []event.Event
 	// Counts are known after Close.
@@ -160,7 +160,7 @@ func New(info stream.Info) *Summary {
 		Limits:      make(map[LimitKey]*Limit),
 	}
 	if info.Net {
-		s.Nets = NewNets()
+		s.Balances = NewBalances()
 	}
 	return s
 }
@@ -169,8 +169,8 @@ func New(info stream.Info) *Summary {
 func (s *Summary) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
-		if s.Nets != nil {
-			s.Nets.Add(e, &s.Names)
+		if s.Balances != nil {
+			s.Balances.Add(e, &s.Names)
 		}
 		switch e.Type {
 		case event.Charge:

@@ -23,7 +23,7 @@ const maxLines = 10
 func (s *Summary) Print(w io.Writer) error {
 	p := printer{s: s}
 	p.cgroups()
-	p.nets()
+	p.balances()
 	p.processes()
 	p.causes()
 	p.limits()
@@ -56,39 +56,39 @@ func (p *printer) cgroups() {
 	})
 }
 
-// nets prints what became of the counters: of those that were charged or gave
+// balances prints what became of the counters: of those that were charged or gave
 // back themselves, and of those whose usage was read.
-func (p *printer) nets() {
-	if p.s.Nets == nil {
+func (p *printer) balances() {
+	if p.s.Balances == nil {
 		return
 	}
-	nets := p.s.Nets.Sorted(&p.s.Names)
-	if len(nets) == 0 {
+	balances := p.s.Balances.Sorted(&p.s.Names)
+	if len(balances) == 0 {
 		return
 	}
 	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\nCGROUP, AND BELOW\tCHARGED\tFORCED\tGIVEN BACK\tNET\tAT BEGIN\tAT END\tDIFFERENCE\n")
-	for _, n := range nets[:min(len(nets), maxLines)] {
-		name, unit := p.s.Names.Printable(n.Key.Cgroup), ""
-		if n.Key.Kind != event.Memory {
-			name += " [" + n.Key.Kind.String() + "]"
+	for _, b := range balances[:min(len(balances), maxLines)] {
+		name, unit := p.s.Names.Printable(b.Key.Cgroup), ""
+		if b.Key.Kind != event.Memory {
+			name += " [" + b.Key.Kind.String() + "]"
 		}
-		if n.Key.Kind == event.Dmem {
+		if b.Key.Kind == event.Dmem {
 			unit = "B"
 		}
-		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, n.ChargedPages, unit, n.ForcedPages, unit, n.UnchargedPages, unit, n.Pages(), unit)
-		if difference, ok := n.Difference(); ok {
-			begin, end, _ := n.Readings()
+		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, b.ChargedPages, unit, b.ForcedPages, unit, b.UnchargedPages, unit, b.Pages(), unit)
+		if difference, ok := b.Difference(); ok {
+			begin, end, _ := b.Readings()
 			fmt.Fprintf(w, "\t%d\t%d\t%d\n", begin, end, difference)
 		} else {
 			fmt.Fprint(w, "\t-\t-\t-\n")
 		}
 	}
 	w.Flush()
-	if n := len(nets) - maxLines; n > 0 {
+	if n := len(balances) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "and %d more\n", n)
 	}
-	for _, note := range p.s.NetNotes(nets) {
+	for _, note := range p.s.BalanceNotes(balances) {
 		p.b.WriteString(note + "\n")
 	}
 }

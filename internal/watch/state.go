@@ -40,7 +40,7 @@ type state struct {
 
 	groups   map[event.CgroupID]*group
 	levels   map[event.CgroupID]*level // the memory counters
-	nets     *summary.Nets             // nil: a trace without -net
+	nets     *summary.Balances         // nil: a trace without -net
 	log      []*entry
 	logged   int                      // the number of all entries, dropped ones too
 	hits     map[summary.LimitKey]hit // the limits that were hit
@@ -116,7 +116,7 @@ func newState(info stream.Info) *state {
 		lastTick: info.StartBootNanos,
 	}
 	if info.Net {
-		s.nets = summary.NewNets()
+		s.nets = summary.NewBalances()
 	}
 	return s
 }

@@ -10,10 +10,10 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Net is what a counter gained and gave back, and those below it: in pages, or in
+// Balance is what a counter gained and gave back, and those below it: in pages, or in
 // bytes for [event.Dmem]. Where its usage was read, it begins with the first
 // reading and ends with the last.
-type Net struct {
+type Balance struct {
 	Key LimitKey
 	// ChargedPages were asked for, ForcedPages charged whatever the limit, and
 	// UnchargedPages given back.
@@ -35,130 +35,130 @@ type reading struct {
 }
 
 // Pages is by how much the counter rose, as its events tell.
-func (n *Net) Pages() int64 { return int64(n.ChargedPages + n.ForcedPages - n.UnchargedPages) }
+func (b *Balance) Pages() int64 { return int64(b.ChargedPages + b.ForcedPages - b.UnchargedPages) }
 
 // Readings returns what was read of the usage at the beginning and the end.
-func (n *Net) Readings() (beginPages, endPages int64, ok bool) {
-	return n.begin.pages, n.end.pages, n.begin.ok && n.end.ok
+func (b *Balance) Readings() (beginPages, endPages int64, ok bool) {
+	return b.begin.pages, b.end.pages, b.begin.ok && b.end.ok
 }
 
 // read takes a reading.
-func (n *Net) read(e *event.Event) {
+func (b *Balance) read(e *event.Event) {
 	r := reading{e.BootNanos, e.UsagePages, true}
 	switch {
-	case n.again:
+	case b.again:
 	case e.Flags&event.Existing == 0:
-		n.end = r
-	case n.begin.ok:
-		n.begin, n.end, n.again = reading{}, reading{}, true
+		b.end = r
+	case b.begin.ok:
+		b.begin, b.end, b.again = reading{}, reading{}, true
 	default:
-		n.begin = r
+		b.begin = r
 	}
 }
 
 // Difference is by how much more the counter rose between the readings than its
 // events tell.
-func (n *Net) Difference() (pages int64, ok bool) {
-	begin, end, ok := n.Readings()
+func (b *Balance) Difference() (pages int64, ok bool) {
+	begin, end, ok := b.Readings()
 	if !ok {
 		return 0, false
 	}
-	return end - begin - n.Pages(), true
+	return end - begin - b.Pages(), true
 }
 
 // differs reports whether there is such a difference.
-func (n *Net) differs() bool {
-	pages, _ := n.Difference()
+func (b *Balance) differs() bool {
+	pages, _ := b.Difference()
 	return pages != 0
 }
 
-// Nets are those of all counters, as a trace with [stream.Info.Net] tells them.
-type Nets struct {
-	counters map[LimitKey]*Net
+// Balances are those of all counters, as a trace with [stream.Info.Net] tells them.
+type Balances struct {
+	counters map[LimitKey]*Balance
 	// lineages are those that an event of a counter is added to. To find them for
 	// each event would cost more than all the rest.
-	lineages map[LimitKey][]*Net
+	lineages map[LimitKey][]*Balance
 	// last is that of the event before, since most events are like that one.
 	last        LimitKey
-	lastLineage []*Net
+	lastLineage []*Balance
 }
 
-// NewNets returns Nets of no counter.
-func NewNets() *Nets {
-	return &Nets{counters: make(map[LimitKey]*Net), lineages: make(map[LimitKey][]*Net)}
+// NewBalances returns Balances of no counter.
+func NewBalances() *Balances {
+	return &Balances{counters: make(map[LimitKey]*Balance), lineages: make(map[LimitKey][]*Balance)}
 }
 
 // Add adds an event to the counter that it is of, and to all that are above it. It
 // takes all events, and a name before names has it.
-func (ns *Nets) Add(e *event.Event, names *cgroup.Names) {
+func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 	switch {
 	case e.Type == event.CgroupName:
 		if parent, ok := names.Parent(e.Cgroup); !ok || parent.ID != e.ParentID {
-			ns.forgetLineages()
+			bs.forgetLineages()
 		}
 	case e.Type == event.Usage:
-		ns.of(LimitKey{e.Cgroup, event.Memory}).read(e)
+		bs.counter(LimitKey{e.Cgroup, event.Memory}).read(e)
 	case e.Type.IsNet() || e.Type == event.Charge && e.Outcome == event.OK:
-		lineage := ns.Lineage(LimitKey{e.Cgroup, e.Kind}, names)
+		lineage := bs.Lineage(LimitKey{e.Cgroup, e.Kind}, names)
 		lineage[0].Own = true
-		for _, n := range lineage {
-			n.add(e)
+		for _, b := range lineage {
+			b.add(e)
 		}
 	}
 }
 
 // Lineage returns a counter and those above it, the lowest first.
-func (ns *Nets) Lineage(key LimitKey, names *cgroup.Names) []*Net {
-	if ns.lastLineage != nil && ns.last == key {
-		return ns.lastLineage
+func (bs *Balances) Lineage(key LimitKey, names *cgroup.Names) []*Balance {
+	if bs.lastLineage != nil && bs.last == key {
+		return bs.lastLineage
 	}
-	lineage, ok := ns.lineages[key]
+	lineage, ok := bs.lineages[key]
 	if !ok {
 		for id := range names.Lineage(key.Cgroup) {
-			lineage = append(lineage, ns.of(LimitKey{id, key.Kind}))
+			lineage = append(lineage, bs.counter(LimitKey{id, key.Kind}))
 		}
-		ns.lineages[key] = lineage
+		bs.lineages[key] = lineage
 	}
-	ns.last, ns.lastLineage = key, lineage
+	bs.last, bs.lastLineage = key, lineage
 	return lineage
 }
 
-func (ns *Nets) forgetLineages() {
-	clear(ns.lineages)
-	ns.lastLineage = nil
+func (bs *Balances) forgetLineages() {
+	clear(bs.lineages)
+	bs.lastLineage = nil
 }
 
-func (ns *Nets) of(key LimitKey) *Net {
-	n := ns.counters[key]
-	if n == nil {
-		n = &Net{Key: key}
-		ns.counters[key] = n
+func (bs *Balances) counter(key LimitKey) *Balance {
+	b := bs.counters[key]
+	if b == nil {
+		b = &Balance{Key: key}
+		bs.counters[key] = b
 	}
-	return n
+	return b
 }
 
-// Of returns the Net of a counter; nil is none.
-func (ns *Nets) Of(key LimitKey) *Net { return ns.counters[key] }
+// Of returns the Balance of a counter; nil is none.
+func (bs *Balances) Of(key LimitKey) *Balance { return bs.counters[key] }
 
 // Forget drops those of some cgroups.
-func (ns *Nets) Forget(of func(event.CgroupID) bool) {
-	ns.forgetLineages()
-	maps.DeleteFunc(ns.counters, func(key LimitKey, _ *Net) bool { return of(key.Cgroup) })
+func (bs *Balances) Forget(match func(event.CgroupID) bool) {
+	bs.forgetLineages()
+	maps.DeleteFunc(bs.counters, func(key LimitKey, _ *Balance) bool { return match(key.Cgroup) })
 }
 
 // Sorted returns those that something was charged to or given back by, without
 // what is below them, and those whose usage was read: first those with a
 // difference, then those that grew most, and last those that count bytes.
-func (ns *Nets) Sorted(names *cgroup.Names) []*Net {
-	nets := slices.SortedFunc(maps.Values(ns.counters), func(a, b *Net) int {
+func (bs *Balances) Sorted(names *cgroup.Names) []*Balance {
+	balances := slices.SortedFunc(maps.Values(bs.counters), func(a, b *Balance) int {
 		return cmp.Or(
 			trueFirst(a.differs(), b.differs()), trueFirst(a.Key.Kind != event.Dmem, b.Key.Kind != event.Dmem),
 			cmp.Compare(b.Pages(), a.Pages()), cmp.Compare(names.Path(a.Key.Cgroup), names.Path(b.Key.Cgroup)), cmp.Compare(a.Key.Kind, b.Key.Kind),
 			cmp.Compare(a.Key.Cgroup.Hierarchy, b.Key.Cgroup.Hierarchy), cmp.Compare(a.Key.Cgroup.ID, b.Key.Cgroup.ID))
 	})
-	return slices.DeleteFunc(nets, func(n *Net) bool {
-		_, _, read := n.Readings()
-		return !read && !n.Own
+	return slices.DeleteFunc(balances, func(b *Balance) bool {
+		_, _, read := b.Readings()
+		return !read && !b.Own
 	})
 }
 
@@ -172,19 +172,19 @@ func trueFirst(a, b bool) int {
 	return 1
 }
 
-// NetNotes say how a table of nets is to be read: what its columns are, what is
+// BalanceNotes say how a table of balances is to be read: what its columns are, what is
 // missing, and what differs.
-func (s *Summary) NetNotes(nets []*Net) (notes []string) {
+func (s *Summary) BalanceNotes(balances []*Balance) (notes []string) {
 	var read, differ int
 	grown := false
-	for _, n := range nets {
-		if _, ok := n.Difference(); ok {
+	for _, b := range balances {
+		if _, ok := b.Difference(); ok {
 			read++
 		}
-		if n.differs() {
+		if b.differs() {
 			differ++
 		}
-		grown = grown || n.Pages() > 0
+		grown = grown || b.Pages() > 0
 	}
 	if read > 0 {
 		notes = append(notes, "At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.")
@@ -202,16 +202,16 @@ func (s *Summary) NetNotes(nets []*Net) (notes []string) {
 }
 
 // add adds what happened between the readings.
-func (n *Net) add(e *event.Event) {
-	if n.end.ok || n.begin.ok && e.BootNanos <= n.begin.bootNanos {
+func (b *Balance) add(e *event.Event) {
+	if b.end.ok || b.begin.ok && e.BootNanos <= b.begin.bootNanos {
 		return
 	}
 	switch e.Type {
 	case event.Charge:
-		n.ChargedPages += e.RequestedPages
+		b.ChargedPages += e.RequestedPages
 	case event.ForcedCharge:
-		n.ForcedPages += e.RequestedPages
+		b.ForcedPages += e.RequestedPages
 	case event.Uncharge:
-		n.UnchargedPages += e.RequestedPages
+		b.UnchargedPages += e.RequestedPages
 	}
 }

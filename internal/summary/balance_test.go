@@ -15,8 +15,8 @@ func withKind(kind event.Kind, e event.Event) event.Event {
 	return e
 }
 
-// net is an event of a counter of memory.
-func net(typ event.Type, at, id, pages uint64) event.Event {
+// memoryEvent is an event of a counter of memory.
+func memoryEvent(typ event.Type, at, id, pages uint64) event.Event {
 	return event.Event{Type: typ, BootNanos: info.StartBootNanos + at*ms, Cgroup: event.CgroupID{ID: id}, Kind: event.Memory, RequestedPages: pages, Outcome: outcomeOf(typ)}
 }
 
@@ -42,8 +42,8 @@ func summaryOf(t *testing.T, events ...event.Event) *Summary {
 	return s
 }
 
-// nets returns the table of nets, and what follows it.
-func nets(t *testing.T, s *Summary) string {
+// balances returns the table of balances, and what follows it.
+func balances(t *testing.T, s *Summary) string {
 	t.Helper()
 	var b strings.Builder
 	if err := s.Print(&b); err != nil {
@@ -54,17 +54,17 @@ func nets(t *testing.T, s *Summary) string {
 	return "CGROUP, AND BELOW " + strings.TrimSuffix(table, "\n")
 }
 
-func TestNets(t *testing.T) {
-	failed := net(event.Charge, 6, 3, 1000)
+func TestBalances(t *testing.T) {
+	failed := memoryEvent(event.Charge, 6, 3, 1000)
 	failed.Outcome = event.Failed
 	s := summaryOf(t,
 		// 3 and its parent are there before the trace, 4 is made and removed.
 		usage(5, 3, 10, event.Existing), usage(3, 2, 15, event.Existing),
-		net(event.Charge, 2, 3, 7), net(event.Charge, 4, 3, 64), // before both, and before one was read
-		net(event.Charge, 6, 3, 64), failed, net(event.Charge, 6, 4, 32), net(event.ForcedCharge, 7, 4, 1), net(event.Uncharge, 8, 4, 30),
-		net(event.Uncharge, 8, 3, 14), net(event.Uncharge, 9, 2, 1), // what is left of 4
-		withKind(event.Swap, net(event.Uncharge, 9, 3, 5)), withKind(event.Dmem, net(event.ForcedCharge, 9, 3, 4096)),
-		usage(10, 3, 60, 0), net(event.Charge, 11, 3, 100), usage(12, 2, 231, 0),
+		memoryEvent(event.Charge, 2, 3, 7), memoryEvent(event.Charge, 4, 3, 64), // before both, and before one was read
+		memoryEvent(event.Charge, 6, 3, 64), failed, memoryEvent(event.Charge, 6, 4, 32), memoryEvent(event.ForcedCharge, 7, 4, 1), memoryEvent(event.Uncharge, 8, 4, 30),
+		memoryEvent(event.Uncharge, 8, 3, 14), memoryEvent(event.Uncharge, 9, 2, 1), // what is left of 4
+		withKind(event.Swap, memoryEvent(event.Uncharge, 9, 3, 5)), withKind(event.Dmem, memoryEvent(event.ForcedCharge, 9, 3, 4096)),
+		usage(10, 3, 60, 0), memoryEvent(event.Charge, 11, 3, 100), usage(12, 2, 231, 0),
 	)
 	const want = `CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET    AT BEGIN  AT END  DIFFERENCE
 /a                 260      1       45          216    15        231     0
@@ -74,38 +74,38 @@ func TestNets(t *testing.T) {
 /a/b [dmem]        0B       4096B   0B          4096B  -         -       -
 At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.
 Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.`
-	if got := nets(t, s); got != want {
+	if got := balances(t, s); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
-// TestNetsDiffer holds that what does not add up is said, and why.
-func TestNetsDiffer(t *testing.T) {
-	events := []event.Event{usage(0, 3, 10, event.Existing), net(event.Uncharge, 1, 3, 4), usage(2, 3, 5, 0)}
+// TestBalancesDiffer holds that what does not add up is said, and why.
+func TestBalancesDiffer(t *testing.T) {
+	events := []event.Event{usage(0, 3, 10, event.Existing), memoryEvent(event.Uncharge, 1, 3, 4), usage(2, 3, 5, 0)}
 	const head = "CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET  AT BEGIN  AT END  DIFFERENCE\n" +
 		"/a/b               0        0       4           -4   10        5       -1\n" +
 		"At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.\n"
 	const differ = "The difference is not 0 in 1 of the 1 that were read: calls were under way while memory.current was read, or were missed, which before Linux 6.7 the kernel does not always count."
 	s := summaryOf(t, events...)
-	if got, want := nets(t, s), head+differ; got != want {
+	if got, want := balances(t, s), head+differ; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	s.Close(stream.Counts{Lost: 1, Missed: 2})
-	if got, want := nets(t, s), head+"This may not be whole: 3 calls or events were lost or missed.\n"+differ; got != want {
+	if got, want := balances(t, s), head+"This may not be whole: 3 calls or events were lost or missed.\n"+differ; got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
-// TestNetsDifferBelow has a difference in what grew least of more than are printed.
-func TestNetsDifferBelow(t *testing.T) {
+// TestBalancesDifferBelow has a difference in what grew least of more than are printed.
+func TestBalancesDifferBelow(t *testing.T) {
 	var events []event.Event
 	for i := range uint64(maxLines + 2) {
 		id, pages := 10+i, 50-i
-		events = append(events, name(id, 2, fmt.Sprintf("x%d", i)), usage(0, id, 0, event.Existing), net(event.Charge, 1, id, pages), usage(2, id, int64(pages), 0))
+		events = append(events, name(id, 2, fmt.Sprintf("x%d", i)), usage(0, id, 0, event.Existing), memoryEvent(event.Charge, 1, id, pages), usage(2, id, int64(pages), 0))
 	}
 	last := &events[len(events)-1]
 	last.UsagePages++
-	got := strings.Split(nets(t, summaryOf(t, events...)), "\n")
+	got := strings.Split(balances(t, summaryOf(t, events...)), "\n")
 	if want := "/a/x11             39       0       0           39   0         40      1"; got[1] != want {
 		t.Errorf("the first row is %q, want %q", got[1], want)
 	}
@@ -114,63 +114,63 @@ func TestNetsDifferBelow(t *testing.T) {
 	}
 }
 
-// TestNetsNamedLater holds that a cgroup's ancestors count what it is charged from
+// TestBalancesNamedLater holds that a cgroup's ancestors count what it is charged from
 // when on they are known.
-func TestNetsNamedLater(t *testing.T) {
+func TestBalancesNamedLater(t *testing.T) {
 	h := info
 	h.Net = true
 	s := New(h)
 	s.Write([]event.Event{
-		name(3, 2, "b"), net(event.Charge, 1, 3, 4), name(2, 1, "a"), name(1, 0, ""), net(event.Charge, 2, 3, 8),
-		name(3, 2, "b"), net(event.Charge, 3, 3, 16), name(3, 1, "b"), net(event.Charge, 4, 3, 32),
+		name(3, 2, "b"), memoryEvent(event.Charge, 1, 3, 4), name(2, 1, "a"), name(1, 0, ""), memoryEvent(event.Charge, 2, 3, 8),
+		name(3, 2, "b"), memoryEvent(event.Charge, 3, 3, 16), name(3, 1, "b"), memoryEvent(event.Charge, 4, 3, 32),
 	})
 	for id, want := range map[uint64]int64{3: 60, 2: 24, 1: 56} {
-		if got := s.Nets.Of(LimitKey{event.CgroupID{ID: id}, event.Memory}).Pages(); got != want {
+		if got := s.Balances.Of(LimitKey{event.CgroupID{ID: id}, event.Memory}).Pages(); got != want {
 			t.Errorf("cgroup %d: %d pages, want %d", id, got, want)
 		}
 	}
 }
 
-// BenchmarkNets adds events of two cgroups in turn, six levels deep.
-func BenchmarkNets(b *testing.B) {
+// BenchmarkBalances adds events of two cgroups in turn, six levels deep.
+func BenchmarkBalances(b *testing.B) {
 	var names cgroup.Names
-	events := []event.Event{net(event.Charge, 1, 6, 64), net(event.Uncharge, 1, 7, 64)}
+	events := []event.Event{memoryEvent(event.Charge, 1, 6, 64), memoryEvent(event.Uncharge, 1, 7, 64)}
 	for id := range uint64(6) {
 		e := name(id+1, id, "x")
 		names.Add(&e)
 	}
 	e := name(7, 5, "y")
 	names.Add(&e)
-	ns := NewNets()
+	bs := NewBalances()
 	b.ReportAllocs()
 	for i := 0; b.Loop(); i++ {
-		ns.Add(&events[i%2], &names)
+		bs.Add(&events[i%2], &names)
 	}
 }
 
-// TestNetsUnread holds that no balance is stated of a part of a trace, nor of two.
-func TestNetsUnread(t *testing.T) {
+// TestBalancesUnread holds that no balance is stated of a part of a trace, nor of two.
+func TestBalancesUnread(t *testing.T) {
 	const none = "CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET  AT BEGIN  AT END  DIFFERENCE\n"
 	begin, end := usage(0, 3, 10, event.Existing), usage(9, 3, 14, 0)
 	for what, tc := range map[string]struct {
 		events []event.Event
 		want   string
 	}{
-		"no end":       {[]event.Event{begin, net(event.Uncharge, 1, 3, 4)}, "/a/b               0        0       4           -4   -         -       -"},
-		"no beginning": {[]event.Event{net(event.Uncharge, 1, 3, 4), end}, "/a/b               0        0       4           -4   -         -       -"},
+		"no end":       {[]event.Event{begin, memoryEvent(event.Uncharge, 1, 3, 4)}, "/a/b               0        0       4           -4   -         -       -"},
+		"no beginning": {[]event.Event{memoryEvent(event.Uncharge, 1, 3, 4), end}, "/a/b               0        0       4           -4   -         -       -"},
 		"two traces": {
-			[]event.Event{begin, net(event.Uncharge, 1, 3, 4), end, begin, net(event.Uncharge, 1, 3, 5), end},
+			[]event.Event{begin, memoryEvent(event.Uncharge, 1, 3, 4), end, begin, memoryEvent(event.Uncharge, 1, 3, 5), end},
 			"/a/b               0        0       9           -9   -         -       -",
 		},
 	} {
-		if got := nets(t, summaryOf(t, tc.events...)); got != none+tc.want {
+		if got := balances(t, summaryOf(t, tc.events...)); got != none+tc.want {
 			t.Errorf("%s: got\n%s", what, got)
 		}
 	}
 	// Where a trace does not tell, there is no table.
 	s := New(info)
-	s.Write([]event.Event{net(event.Charge, 1, 3, 4), net(event.Uncharge, 1, 3, 4)})
-	if got := nets(t, s); got != "CGROUP, AND BELOW " {
+	s.Write([]event.Event{memoryEvent(event.Charge, 1, 3, 4), memoryEvent(event.Uncharge, 1, 3, 4)})
+	if got := balances(t, s); got != "CGROUP, AND BELOW " {
 		t.Errorf("got\n%s", got)
 	}
 }
