@@ -1,8 +1,8 @@
-// Package event is the ground floor: what one event of a trace is, and how it
-// is decoded from and encoded to the bytes that the BPF program writes.
+// Package event defines the events of a trace. It decodes them from, and encodes
+// them to, the bytes that the BPF program writes.
 //
-// It imports the standard library alone and knows neither where events come
-// from nor what becomes of them.
+// It imports only the standard library. It must not depend on the sources or the
+// sinks of events.
 package event
 
 import (
@@ -16,53 +16,53 @@ import (
 type Type uint32
 
 const (
-	// Charge is one call of page_counter_try_charge, as seen at its entry, with
-	// what came of it.
+	// Charge is one call of page_counter_try_charge: the state at its entry, and its
+	// outcome.
 	Charge Type = 1
-	// Lost stands where events could not be delivered.
+	// Lost marks where events could not be delivered.
 	Lost Type = 2
-	// ReclaimBegin and ReclaimEnd are the begin and the end of reclaim on behalf
-	// of a cgroup (try_to_free_mem_cgroup_pages), by the task of the event.
+	// ReclaimBegin and ReclaimEnd enclose reclaim for a cgroup by the task of the
+	// event (try_to_free_mem_cgroup_pages).
 	ReclaimBegin Type = 3
 	ReclaimEnd   Type = 4
-	// OOMKill is the kill of a process because a cgroup, or the machine, ran
-	// out of memory. The task of the event is the one whose charge failed.
+	// OOMKill is the kill of a process because a cgroup, or the machine, ran out of
+	// memory. The event's task is the one whose charge failed.
 	OOMKill Type = 5
-	// CgroupName tells the name of a cgroup. It comes before the first event
-	// that names the cgroup by its number.
+	// CgroupName is the name of a cgroup. It precedes the first event with the
+	// cgroup's ID.
 	CgroupName Type = 6
-	// Fork is the start of a process by the task of the event. Processes that
-	// were there before the trace are told of too, by an event that is flagged
-	// [Existing] and has their parent at that time.
+	// Fork is the start of a process by the task of the event. Processes older than
+	// the trace have one too, flagged [Existing], with their parent at that time.
 	Fork Type = 7
-	// Stack tells the functions of a stack. It comes before the first charge that
-	// has it.
+	// Stack has the functions of a stack. It precedes the first charge with the
+	// stack.
 	Stack Type = 8
-	// Uncharge is one call of page_counter_uncharge, which gives pages back, and
-	// ForcedCharge one of page_counter_charge, which asks for no limit and does not
-	// fail. The task of the event is who happens to do it: pages are given back
-	// in interrupts and by kernel threads too.
+	// Uncharge is one call of page_counter_uncharge. ForcedCharge is one call of
+	// page_counter_charge, which ignores the limit and cannot fail. The event's task
+	// need not be the one that caused them: interrupts and kernel threads uncharge
+	// pages too.
 	Uncharge     Type = 9
 	ForcedCharge Type = 10
-	// Usage is what a cgroup held, with all below it, as memory.current said, or in
-	// cgroup v1 memory.usage_in_bytes: at the beginning of the trace, where the
-	// event is flagged [Existing], and at its end. No task is part of it.
+	// Usage is the usage of a cgroup and its descendants, from memory.current, or in
+	// cgroup v1 from memory.usage_in_bytes. It is read at the end of the trace, and at
+	// the beginning, flagged [Existing]. It has no task.
 	Usage Type = 11
 )
 
-// Comm is the name of a thread, NUL-terminated. Any process can set it to any
-// bytes: print it with [AppendPrintable], or as String returns it.
+// Comm is the name of a thread, NUL-terminated. A process can set it to any bytes:
+// print it with [AppendPrintable] or String.
 type Comm [16]byte
 
 // Bytes returns the name up to its NUL.
 func (c *Comm) Bytes() []byte { return upToNUL(c[:]) }
 
-// trim leaves out what is after the NUL: until 5.17 the kernel keeps the rest of an
-// older name there.
+// trim zeroes the bytes after the NUL: until Linux 5.17 the rest of an older name
+// stays there.
 func (c *Comm) trim() {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
 	low, high := binary.LittleEndian.Uint64(c[:8]), binary.LittleEndian.Uint64(c[8:])
-	// The top bit of each zero byte is left, and perhaps of some after the first.
+	// This leaves the top bit of each zero byte, and perhaps of some bytes after the
+	// first zero.
 	if nul := (low - ones) &^ low & tops; nul != 0 {
 		low, high = low&(nul&-nul-1), 0
 	} else if nul := (high - ones) &^ high & tops; nul != 0 {
@@ -72,94 +72,88 @@ func (c *Comm) trim() {
 	binary.LittleEndian.PutUint64(c[8:], high)
 }
 
-// String returns the name as it may be printed.
+// String returns the printable name.
 func (c Comm) String() string { return Printable(c.Bytes()) }
 
-// Of returns the name and the number of a process, as "alloc (4711)".
+// Of returns the name with the PID of its process, such as "alloc (4711)".
 func (c Comm) Of(pid uint32) string {
 	return c.String() + " (" + strconv.FormatUint(uint64(pid), 10) + ")"
 }
 
-// IsName reports whether events of the type tell what something is called, and
-// happen at no time.
+// IsName reports whether events of the type are names, which have no time.
 func (t Type) IsName() bool { return t == CgroupName || t == Stack }
 
-// CgroupID names a cgroup: numbers are given anew in each hierarchy. The zero
-// value's ID means no cgroup.
+// CgroupID identifies a cgroup: each hierarchy has its own inode numbers. The ID of
+// the zero value means no cgroup.
 type CgroupID struct {
 	// ID is the inode number of the cgroup's directory, as in stat(2).
 	ID uint64
-	// Hierarchy is 0 for cgroup v2, otherwise the number that a hierarchy of
-	// cgroup v1 has in /proc/self/cgroup.
+	// Hierarchy is 0 for cgroup v2, and for a hierarchy of cgroup v1 its number in
+	// /proc/self/cgroup.
 	Hierarchy uint32
 }
 
-// Event is one event of a trace. It has the fields of every Type, so that a
-// reader can fill the same memory again and again; those that are not its
-// Type's hold no meaning.
+// Event is one event of a trace. It has the fields of every Type, so that a reader
+// can reuse its memory. Fields of other Types are undefined.
 type Event struct {
 	Type Type
-	// CPU is the processor that the event happened on.
+	// CPU is the number of the CPU on which the event happened.
 	CPU uint32
 	// BootNanos is the time since boot in nanoseconds, suspend included
 	// (CLOCK_BOOTTIME).
 	BootNanos uint64
-	// PID is the thread group, which user space calls a process, and TID the
-	// thread, both as the initial pid namespace numbers them. They are those of
-	// the current task, which is not always the one that pays. The idle task,
-	// in which interrupts charge too, is 0.
+	// PID is the thread group, which user space calls a process, and TID the thread,
+	// in the initial pid namespace. They identify the current task, whose cgroup is
+	// not always the charged one. The idle task is 0; interrupts in it charge too.
 	PID, TID uint32
 	// Comm is the name of the thread.
 	Comm Comm
-	// Cgroup is, for a Charge, the one that is to pay, for Uncharge the one that
-	// has paid, for reclaim the one that is to shrink, for OOMKill the one that ran
-	// out (none: the machine did), for CgroupName the one that is named, and for
-	// Usage the one that was read.
+	// Cgroup is the charged cgroup, for Uncharge the uncharged one, for reclaim the
+	// target, for OOMKill the one that ran out of memory (none: the machine did), for
+	// CgroupName the named one, and for Usage the one read.
 	Cgroup CgroupID
 
-	// Charge; Kind, Counter, RequestedPages and UsagePages also of Uncharge and
+	// Charge; Kind, Counter, RequestedPages and UsagePages also for Uncharge and
 	// ForcedCharge
 
 	Kind    Kind
 	Outcome Outcome
 	Flags   Flags
-	// Counter identifies the page counter that was asked. A number may come
-	// back for another counter once the first is gone.
+	// Counter identifies the page counter of the call. A later counter can have the
+	// same number once the first is freed.
 	Counter uint64
-	// StackPointer is that at the call. Two calls of one thread with the same come
-	// from the same place, one after the other.
+	// StackPointer is the stack pointer at the call. Successive calls of one thread
+	// with the same StackPointer come from the same call site.
 	StackPointer uint64
-	// RequestedPages is how many pages are to be charged, or are given back; bytes
-	// for [Dmem], as in all counts of pages of a Charge.
+	// RequestedPages is the number of pages to charge or uncharge; bytes for [Dmem],
+	// as in all counts of pages of a Charge.
 	RequestedPages uint64
-	// UsagePages is how many pages the counter held before that; for the type
-	// Usage, what was read. Concurrent charges can push it above MaxPages for a
-	// moment.
+	// UsagePages is the usage of the counter before the call; for the type Usage, the
+	// usage read. Concurrent charges can push it above MaxPages for a moment.
 	UsagePages int64
 	// MaxPages is the counter's limit; see [Event.Limited].
 	MaxPages uint64
-	// Limiting is the level with the least room among the counter's own and its
-	// ancestors': the lowest of them.
+	// Limiting is the level with the least room, of the counter and its ancestors; the
+	// lowest of equal ones.
 	Limiting Level
-	// High is the level with the least room below its memory.high, which is its
-	// MaxPages. A charge does not fail there, but the task that is above has to
-	// reclaim.
+	// High is the level with the least room below its memory.high, which is in its
+	// MaxPages. A charge above memory.high does not fail, but its task has to reclaim.
 	High Level
-	// FailedAt is the number of the cgroup whose limit made the charge fail, in
-	// the hierarchy of Cgroup.
+	// FailedAt is the ID of the cgroup whose limit made the charge fail, in the
+	// hierarchy of Cgroup.
 	FailedAt uint64
-	// KernelStack and UserStack are the numbers of the stacks at the call, in the
-	// kernel and in user space; 0 is none. As the BPF program sends them they are
-	// ids, which package capture makes numbers. The latter is that of the current
-	// task, which an interrupt has nothing to do with.
+	// KernelStack and UserStack are the numbers of the kernel stack and the user stack
+	// at the call; 0 is none. The BPF program sends stack ids, and package capture
+	// replaces them by numbers. UserStack is the current task's, which is unrelated to
+	// a charge in an interrupt.
 	KernelStack, UserStack uint32
-	// LostEvents is, for a Charge, how many events were lost on its CPU since
-	// the trace began; for Lost, how many were lost at this place.
+	// LostEvents is, for a Charge, how many events its CPU has lost since the trace
+	// began; for Lost, how many events were lost here.
 	LostEvents uint64
 
 	// ReclaimEnd
 
-	// FreedPages is how many pages were reclaimed.
+	// FreedPages is the number of pages reclaimed.
 	FreedPages uint64
 	// DurationNanos is the time since ReclaimBegin.
 	DurationNanos uint64
@@ -170,35 +164,35 @@ type Event struct {
 
 	// Fork
 
-	// ChildPID is the new process, numbered as PID.
+	// ChildPID is the new process, in the initial pid namespace like PID.
 	ChildPID uint32
 
 	// CgroupName
 
-	// ParentID is the number of the cgroup's parent, 0 for the root.
+	// ParentID is the ID of the cgroup's parent; 0 for the root.
 	ParentID uint64
-	// Name is that of the cgroup's directory; empty for the root. It can hold
+	// Name is the name of the cgroup's directory; empty for the root. It can contain
 	// any bytes but NUL and '/'.
 	Name string
 
 	// Stack
 
-	// StackNumber is the stack's, until it is told for another.
+	// StackNumber is the number of the stack, until another Stack event reuses it.
 	StackNumber uint32
-	// Frames are the functions of a stack, the innermost first, each with the file
-	// or the module that it is in and how far into it the address is, and separated
-	// by semicolons: "ext4_map_blocks [ext4]+0x3a;...". What has no name
-	// is an address, in the file where that is known: "[libc.so.6 BUILD-ID]+0x2ab10".
-	// They come from files that anybody may have made: print them with
+	// Frames are the functions of the stack, the innermost first, separated by
+	// semicolons: each with its file or module, and the address's offset in the
+	// function: "ext4_map_blocks [ext4]+0x3a;...". A frame without a known function is
+	// an offset in its file, "[libc.so.6 BUILD-ID]+0x2ab10", or else an address.
+	// Any user can have made the files they come from: print them with
 	// [AppendPrintable].
 	Frames string
 }
 
 // Level is a level of the tree of page counters.
 type Level struct {
-	// CgroupID is the number of its cgroup, in the hierarchy of the event's.
+	// CgroupID is the ID of its cgroup, in the hierarchy of the event's.
 	CgroupID uint64
-	// UsagePages is what it held before the charge.
+	// UsagePages is its usage before the charge.
 	UsagePages int64
 	// MaxPages is its limit.
 	MaxPages uint64
@@ -207,8 +201,8 @@ type Level struct {
 // Limited reports whether the level has a limit.
 func (l *Level) Limited() bool { return l.MaxPages < unlimitedPages }
 
-// RoomPages is how many pages fit under the limit. It is negative where
-// concurrent charges, or such as cannot fail, have gone beyond it.
+// RoomPages is how many pages fit under the limit. It is negative if concurrent or
+// forced charges exceeded the limit.
 func (l *Level) RoomPages() int64 { return int64(l.MaxPages) - l.UsagePages }
 
 // AtLimit reports whether the level has a limit and no room left.
@@ -218,24 +212,24 @@ func (l *Level) AtLimit() bool { return l.Limited() && l.RoomPages() <= 0 }
 type Victim struct {
 	PID  uint32
 	Comm Comm
-	// What the process held, in pages. From Linux 6.2 on these are
-	// approximate, as they are in the kernel's log.
+	// The resident memory and swap of the process, in pages. Since Linux 6.2 they are
+	// approximate, as in the kernel's log.
 	AnonPages, FilePages, ShmemPages, SwapPages uint64
 }
 
-// HeldPages is what the process held in memory, swap aside.
+// HeldPages is the resident memory of the process, without swap.
 func (v *Victim) HeldPages() uint64 { return v.AnonPages + v.FilePages + v.ShmemPages }
 
-// unlimitedPages is a floor for what the kernel stores where no limit is set:
+// unlimitedPages is a lower bound of the kernel's value for no limit:
 // PAGE_COUNTER_MAX, LONG_MAX / PAGE_SIZE (include/linux/page_counter.h), which
-// hugetlb rounds down to its page size. Even with 64 KiB pages that is above
-// 1<<46, and no machine holds as many pages.
+// hugetlb rounds down to its page size. Even with 64 KiB pages that is above 1<<46,
+// and no machine has as many pages.
 const unlimitedPages = 1 << 46
 
 // Limited reports whether the counter has a limit of its own.
 func (e *Event) Limited() bool { return e.MaxPages < unlimitedPages }
 
-// AtLimit reports whether the counter has a limit of its own, and no room left.
+// AtLimit reports whether the counter has a limit of its own and no room left.
 func (e *Event) AtLimit() bool {
 	return e.Limited() && e.UsagePages >= int64(e.MaxPages)
 }
@@ -243,15 +237,15 @@ func (e *Event) AtLimit() bool {
 // LimitHit reports whether the charge failed, or found a level at its limit.
 func (e *Event) LimitHit() bool { return e.Outcome != OK || e.Limiting.AtLimit() }
 
-// InCgroup returns the name of a cgroup in the hierarchy of the event's.
+// InCgroup returns the CgroupID with an ID in the hierarchy of the event's cgroup.
 func (e *Event) InCgroup(id uint64) CgroupID { return CgroupID{id, e.Cgroup.Hierarchy} }
 
-// IsNet reports whether an event is one of those that are there for a balance: of
-// pages that are given back, or charged without a question.
+// IsNet reports whether the type is traced only with -net: together with charges,
+// such events give the balance of a counter.
 func (t Type) IsNet() bool { return t == Uncharge || t == ForcedCharge || t == Usage }
 
-// UsageAfterPages is how many pages the counter of a Charge, an Uncharge or a
-// ForcedCharge holds after it.
+// UsageAfterPages is the usage of the counter after a Charge, an Uncharge or a
+// ForcedCharge.
 func (e *Event) UsageAfterPages() int64 {
 	switch {
 	case e.Type == Uncharge:
@@ -269,7 +263,7 @@ func upToNUL(b []byte) []byte {
 	return b
 }
 
-// The lengths in bytes of the encoded events of each Type: the structs in
+// The sizes in bytes of the encoded events of each Type: the structs in
 // bpf/events.h.
 const (
 	commonSize     = 56
@@ -280,7 +274,7 @@ const (
 	forkSize       = commonSize + 8
 	unchargeSize   = commonSize + 24
 	cgroupNameSize = 24 + nameSize
-	// nameSize is NAME_MAX and a NUL.
+	// nameSize is NAME_MAX plus the NUL.
 	nameSize = 256
 )
 
@@ -293,11 +287,11 @@ var sizes = [...]int{
 var ne = binary.NativeEndian
 
 // Decode sets e from the bytes of one encoded event, in the byte order of the
-// machine. It fails, and leaves e as it is, where src has an unknown Type or
-// is not as long as that asks for, or where a value is impossible.
+// machine. If src has an unknown Type, a wrong length or an impossible value, Decode
+// returns an error and does not change e.
 func (e *Event) Decode(src []byte) error {
 	if len(src) < 4 {
-		return fmt.Errorf("event of %d bytes", len(src))
+		return fmt.Errorf("event of only %d bytes", len(src))
 	}
 	typ := Type(ne.Uint32(src))
 	if int(typ) >= len(sizes) || sizes[typ] == 0 {
@@ -309,11 +303,11 @@ func (e *Event) Decode(src []byte) error {
 	if typ == CgroupName {
 		return e.decodeCgroupName(src)
 	}
-	// The compiler checks the bounds of an array once.
+	// With an array, the compiler checks bounds only at the conversion.
 	common, rest := (*[commonSize]byte)(src), src[commonSize:]
 	kind, outcome := Kind(common[52]), Outcome(common[53])
 	if kind >= numKinds || outcome >= numOutcomes {
-		return fmt.Errorf("event of unknown kind %d or outcome %d", kind, outcome)
+		return fmt.Errorf("event with unknown kind %d or outcome %d", kind, outcome)
 	}
 
 	e.Type = typ
@@ -373,7 +367,7 @@ func decodeLevel(b *[levelSize]byte) Level {
 func (e *Event) decodeCgroupName(src []byte) error {
 	name := upToNUL(src[24:])
 	if len(name) == nameSize || bytes.IndexByte(name, '/') >= 0 {
-		return fmt.Errorf("event with an impossible name of a cgroup: %q", name)
+		return fmt.Errorf("event with an invalid cgroup name: %q", name)
 	}
 	e.Type = CgroupName
 	e.Cgroup = CgroupID{ne.Uint64(src[8:]), ne.Uint32(src[4:])}
@@ -382,8 +376,8 @@ func (e *Event) decodeCgroupName(src []byte) error {
 	return nil
 }
 
-// AppendEncoded appends e to dst, encoded so that [Event.Decode] reads it. There is
-// no such form of a Stack and of Usage, which no BPF program sends.
+// AppendEncoded appends e to dst in the encoding that [Event.Decode] reads. The types
+// Stack and Usage have no encoding: no BPF program sends them.
 func (e *Event) AppendEncoded(dst []byte) []byte {
 	dst = ne.AppendUint32(dst, uint32(e.Type))
 	if e.Type == CgroupName {

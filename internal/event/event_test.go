@@ -70,8 +70,8 @@ func TestDecodeRefuses(t *testing.T) {
 	for what, raw := range map[string][]byte{
 		"empty": nil, "short": good[:len(good)-1], "long": append(bytes.Clone(good), 0),
 		"type": changed(good, 0, 0xee), "no type": changed(good, 0, 0), "huge type": changed(good, 3, 0xee),
-		"a reader's type": {byte(Stack), 0, 0, 0}, "a reader's other type": {byte(Usage), 0, 0, 0},
-		"another type's length": changed(good, 0, byte(OOMKill)), "kind": changed(good, 52, byte(numKinds)), "outcome": changed(good, 53, byte(numOutcomes)),
+		"stack": {byte(Stack), 0, 0, 0}, "usage": {byte(Usage), 0, 0, 0},
+		"length of another type": changed(good, 0, byte(OOMKill)), "kind": changed(good, 52, byte(numKinds)), "outcome": changed(good, 53, byte(numOutcomes)),
 		"name with a slash": changed(named, 24, '/'),
 		"name without end":  append(named[:24:24], bytes.Repeat([]byte("x"), nameSize)...),
 	} {
@@ -103,7 +103,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// TestDecodeComm has an older name behind the NUL, as kernels before 5.17 leave it.
+// TestDecodeComm decodes names with the rest of an older name after the NUL, as in
+// kernels before 5.17.
 func TestDecodeComm(t *testing.T) {
 	e := Event{Type: OOMKill, Comm: Comm{'l', 's', 0, 'h'}, Victim: Victim{Comm: Comm{'a', 0, 'b'}}}
 	var got Event
@@ -112,8 +113,8 @@ func TestDecodeComm(t *testing.T) {
 	}
 }
 
-// TestTrim has names of each length with bytes behind the NUL that are easily taken for
-// one, or missed.
+// TestTrim trims names of each length. The bytes around the NUL are the edge cases of
+// its bit tricks.
 func TestTrim(t *testing.T) {
 	for _, fill := range []byte{1, 0x7f, 0x80, 0x81, 0xff} {
 		for _, rest := range []byte{0, 1, 0x80, 0xff} {

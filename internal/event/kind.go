@@ -6,27 +6,26 @@ import (
 	"strings"
 )
 
-// Kind is what a page counter counts.
+// Kind is the resource that a page counter counts.
 type Kind uint8
 
 const (
-	// Unknown counters belong to no controller that chargetrace knows.
+	// Unknown counters belong to a controller unknown to chargetrace.
 	Unknown Kind = iota
 	// Memory is memory.max of cgroup v2 and memory.limit_in_bytes of v1.
 	Memory
-	// Memsw is memory and swap together, of v1: memory.memsw.limit_in_bytes.
+	// Memsw is memory and swap together, in v1: memory.memsw.limit_in_bytes.
 	Memsw
-	// Swap is memory.swap.max, of v2.
+	// Swap is memory.swap.max of v2.
 	Swap
-	// Kmem is kernel memory, of v1: memory.kmem.limit_in_bytes.
+	// Kmem is kernel memory, in v1: memory.kmem.limit_in_bytes.
 	Kmem
-	// Tcpmem is buffers of TCP sockets, of v1: memory.kmem.tcp.limit_in_bytes.
+	// Tcpmem is buffers of TCP sockets, in v1: memory.kmem.tcp.limit_in_bytes.
 	Tcpmem
-	// Hugetlb is huge pages of one size in use, and HugetlbRsvd those that are
-	// reserved.
+	// Hugetlb is the used huge pages of one size, HugetlbRsvd the reserved ones.
 	Hugetlb
 	HugetlbRsvd
-	// Dmem is memory of a device. It alone is counted in bytes.
+	// Dmem is device memory. It is the only kind counted in bytes.
 	Dmem
 
 	numKinds
@@ -38,7 +37,7 @@ var kindNames = [numKinds]string{
 
 func (k Kind) String() string { return kindNames[k] }
 
-// Kinds is a set of kinds, each a bit: 1 << Kind.
+// Kinds is a set of kinds, one bit each: 1 << Kind.
 type Kinds uint32
 
 // AllKinds holds every Kind.
@@ -47,10 +46,10 @@ const AllKinds Kinds = 1<<numKinds - 1
 // Has reports whether k is in the set.
 func (s Kinds) Has(k Kind) bool { return s>>k&1 != 0 }
 
-// KindNames returns the names of the kinds that are known.
+// KindNames returns the names of all kinds but Unknown.
 func KindNames() []string { return kindNames[1:] }
 
-// ParseKinds returns the set that a comma-separated list of kinds names.
+// ParseKinds parses a comma-separated list of kinds.
 func ParseKinds(list string) (Kinds, error) {
 	var set Kinds
 	for name := range strings.SplitSeq(list, ",") {
@@ -63,19 +62,19 @@ func ParseKinds(list string) (Kinds, error) {
 	return set, nil
 }
 
-// Outcome is what came of a charge.
+// Outcome is the outcome of a charge.
 type Outcome uint8
 
 const (
-	// NoOutcome is that of an event that is not a Charge.
+	// NoOutcome is for events other than a Charge.
 	NoOutcome Outcome = iota
-	// OK charges went through.
+	// OK charges succeeded.
 	OK
 	// Failed charges did not fit under the limit of [Event.FailedAt].
 	Failed
-	// BatchMiss is a failure that is none: the kernel asked for more than was
-	// needed, to have some in stock, and asked at once again for what was
-	// needed. memory.events does not count it.
+	// BatchMiss charges failed because the kernel asked for more pages than it needed,
+	// to stock the rest. It retries at once with the pages it needs. memory.events does
+	// not count them.
 	BatchMiss
 
 	numOutcomes
@@ -85,26 +84,26 @@ var outcomeNames = [numOutcomes]string{"none", "ok", "failed", "miss"}
 
 func (o Outcome) String() string { return outcomeNames[o] }
 
-// Flags say more of a Charge, and Existing of a Fork and of Usage.
+// Flags are details of a Charge; Existing is one of a Fork or of Usage.
 type Flags uint16
 
 const (
-	// Predicted says that the function's return was not seen: Outcome and
-	// FailedAt are what its entry foretold.
+	// Predicted means that the function's return was not seen: Outcome and FailedAt
+	// were predicted at its entry.
 	Predicted Flags = 1 << iota
-	// Remote says that the cgroup that pays is not the current task's.
+	// Remote means that the charged cgroup is not the current task's.
 	Remote
-	// KernelThread says that the current task is one.
+	// KernelThread means that the current task is a kernel thread.
 	KernelThread
-	// WalkCut says that the cgroup has more ancestors than were looked at.
+	// WalkCut means that the cgroup has more ancestors than the program looks at.
 	WalkCut
-	// Retry says that the charge follows a BatchMiss.
+	// Retry means that the charge follows a BatchMiss.
 	Retry
-	// Existing says that the process was there when the trace began, or what the
-	// cgroup held then.
+	// Existing means that the process is older than the trace, or that the usage was
+	// read when the trace began.
 	Existing
 )
 
-// Idle reports whether the current task was the idle task: an interrupt
-// charged.
+// Idle reports whether the current task was the idle task: the charge was made in
+// an interrupt.
 func (e *Event) Idle() bool { return e.TID == 0 }

@@ -7,16 +7,15 @@ import (
 
 const hexDigits = "0123456789abcdef"
 
-// Printable returns a name that came from outside as [AppendPrintable] makes it.
+// Printable returns an untrusted name as [AppendPrintable] prints it.
 func Printable[T string | []byte](name T) string { return string(AppendPrintable(nil, []byte(name))) }
 
-// AppendPrintable appends a name that came from outside to dst, so that it is
-// safe to print: what a terminal could act on (control characters, escapes,
-// characters that turn the direction of the text) and invalid UTF-8 become
-// \n, \x1b, \u202e and the like, and a backslash becomes two, so that no two
-// names print alike.
+// AppendPrintable appends an untrusted name to dst so that it is safe to print.
+// Characters that a terminal could act on (control characters, escapes, characters
+// that change the direction of the text) and invalid UTF-8 become \n, \x1b, \u202e
+// and the like. A backslash becomes two, so that no two names print alike.
 func AppendPrintable(dst, name []byte) []byte {
-	// Nearly all names are as printable as they come.
+	// Nearly all names need no change.
 	plain := 0
 	for plain < len(name) && ' ' <= name[plain] && name[plain] < 0x7f && name[plain] != '\\' {
 		plain++
