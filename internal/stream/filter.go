@@ -10,81 +10,83 @@ import (
 	"chargetrace/internal/glob"
 )
 
-// Filter says which events of a source are shown. Its fields combine with AND, several
-// values of one field with OR. The zero value shows all.
+// Filter selects the events of a source to show. Different fields combine with AND,
+// several values of one field with OR. The zero value shows all events.
 type Filter struct {
-	// PIDs are the processes whose charges and reclaim are shown, and the OOM kills
-	// that they cause or fall victim to; none means all.
+	// PIDs are the processes whose charges and reclaim are shown, and the OOM kills that
+	// they cause or are the victim of; none means all.
 	PIDs []uint32
-	// Follow adds their descendants.
+	// Follow adds the descendants of PIDs.
 	Follow bool
-	// Comms are the names of the threads whose events are shown, and of the victims of
-	// OOM kills; nil means all.
+	// Comms match the names of the threads whose events are shown, and of the victims of
+	// OOM kills; nil matches all.
 	Comms *glob.Set
-	// Cgroups are those whose charges are shown, and those of their descendants; none
-	// means all. Reclaim and OOM kills of their ancestors are shown too.
+	// Cgroups are the cgroups whose charges are shown, with their descendants; none means
+	// all. Reclaim and OOM kills in their ancestors are shown too.
 	Cgroups []cgroup.Path
-	// Containers are prefixes of container ids; their cgroups add to Cgroups.
+	// Containers are prefixes of container ids. Their cgroups are added to Cgroups.
 	Containers []string
 	// Kinds are the kinds of counters whose charges are shown; none means all.
 	Kinds event.Kinds
-	// MinPages drops charges of fewer pages. Since some charges have no balance, it also
-	// drops all events of [event.Type.IsNet].
+	// MinPages drops smaller charges. It also drops all events of [event.Type.IsNet],
+	// since some of the charges have no balance.
 	MinPages uint64
 	// OnlyLimited drops charges for which [event.Event.LimitHit] is false, and the same
 	// events.
 	OnlyLimited bool
-	// MaxCharges is how many charges are shown; 0 means no limit.
+	// MaxCharges is the number of charges shown; 0 means no limit.
 	MaxCharges uint64
 }
 
-// ByCharge returns the part of the filter that looks at a charge alone, and not at who
-// made it or which cgroup pays: what is left where the kernel has filtered by those.
+// ByCharge returns the part of the filter that depends only on the charge, not on its
+// task or cgroup. The kernel has already filtered by those.
 func (f Filter) ByCharge() Filter {
 	return Filter{Kinds: f.Kinds, MinPages: f.MinPages, OnlyLimited: f.OnlyLimited, MaxCharges: f.MaxCharges}
 }
 
-// Balances reports whether the uncharges that are shown can be set against the charges
-// that are: processes give back what others charged.
+// Balances reports whether the shown charges and uncharges give a balance. Those of
+// some processes or threads do not: they uncharge what others charged.
 func (f Filter) Balances() bool {
 	return len(f.PIDs) == 0 && f.Comms == nil && !f.dropsCharges()
 }
 
-// BalancesMemory reports whether memory.current can be compared with both.
+// BalancesMemory reports whether the balance can be compared with memory.current.
 func (f Filter) BalancesMemory() bool {
 	return f.Balances() && (f.Kinds == 0 || f.Kinds.Has(event.Memory))
 }
 
-// Info returns the Info of the events that pass the filter, from that of their source.
+// Info returns the Info of the events that pass the filter, given the Info of their
+// source.
 func (f Filter) Info(i Info) Info {
 	i.Net = i.Net && f.Balances()
 	return i
 }
 
-// FiltersCgroups reports whether only some cgroups' charges are shown.
+// FiltersCgroups reports whether the filter selects cgroups.
 func (f Filter) FiltersCgroups() bool { return len(f.Cgroups)+len(f.Containers) > 0 }
 
-// dropsCharges reports whether charges are dropped for what they are.
+// dropsCharges reports whether the filter drops charges by their size or limit.
 func (f Filter) dropsCharges() bool { return f.MinPages > 0 || f.OnlyLimited }
 
 // matcher applies a Filter.
 type matcher struct {
 	Filter
 	pageSize uint64
-	// targets are the PIDs, and with Follow their descendants. children are the
-	// processes forked before the trace.
+	// targets are the PIDs and, with Follow, their descendants. children are processes
+	// older than the trace, by their parent.
 	targets  map[uint32]bool
 	children map[uint32][]uint32
 
 	names  cgroup.Names
 	places map[event.CgroupID]place
-	// found are the full ids of Filter.Containers, and containers their cgroups.
+	// found has the full id for each prefix in Filter.Containers, and containers their
+	// cgroups.
 	found      map[string]string
 	containers []cgroup.Path
 	err        error
 }
 
-// place is where a cgroup is, relative to those of the filter.
+// place is the position of a cgroup relative to those of the filter.
 type place uint8
 
 const (
@@ -148,7 +150,7 @@ func (m *matcher) matchesTask(pid uint32, comm *event.Comm) bool {
 	return (len(m.PIDs) == 0 || m.targets[pid]) && (m.Comms == nil || m.Comms.Match(comm.Bytes()))
 }
 
-// fork learns of a process. A fork is shown where its parent is aimed at.
+// fork updates the targets. It reports whether the fork passes the filter.
 func (m *matcher) fork(e *event.Event) bool {
 	if len(m.PIDs) == 0 {
 		return true
@@ -159,10 +161,11 @@ func (m *matcher) fork(e *event.Event) bool {
 	case byTarget:
 		m.follow(e.ChildPID)
 	case e.Flags&event.Existing != 0:
-		// They come by their numbers, which go round: the parent may be next.
+		// These events come in the order of the PIDs, which wrap around: the child can
+		// come before its parent.
 		m.children[e.PID] = append(m.children[e.PID], e.ChildPID)
 	case !slices.Contains(m.PIDs, e.ChildPID):
-		delete(m.targets, e.ChildPID) // what had that number is gone
+		delete(m.targets, e.ChildPID) // the target with this PID has exited
 	}
 	return byTarget
 }
@@ -176,7 +179,7 @@ func (m *matcher) follow(pid uint32) {
 	}
 }
 
-// placeOf returns where a cgroup is. The machine as a whole is above all.
+// placeOf returns the place of a cgroup. The machine as a whole is above all cgroups.
 func (m *matcher) placeOf(id event.CgroupID) place {
 	if id.ID == 0 {
 		return above
@@ -204,7 +207,7 @@ func (m *matcher) findPlace(id event.CgroupID, path string) place {
 	return p
 }
 
-// findContainer makes the container of a path a target, if it is aimed at.
+// findContainer adds the container of a path to m.containers if the filter selects it.
 func (m *matcher) findContainer(path string) {
 	container := cgroup.ContainerOf(path)
 	for _, prefix := range m.Containers {
@@ -215,7 +218,7 @@ func (m *matcher) findContainer(path string) {
 		case !ok:
 			m.found[prefix] = container.ID
 		case other != container.ID:
-			m.err = fmt.Errorf("-container %s is ambiguous: there are %s and %s", prefix, other, container.ID)
+			m.err = fmt.Errorf("-container %s is ambiguous: it matches %s and %s", prefix, other, container.ID)
 		}
 		end := strings.Index(path, container.ID) + len(container.ID)
 		if slash := strings.IndexByte(path[end:], '/'); slash >= 0 {

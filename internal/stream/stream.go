@@ -1,6 +1,6 @@
-// Package stream is the pipeline: events go from a [Source] to a [Sink] in
-// batches. A live trace and a recording differ in the Source alone, and no
-// Source or Sink knows of another.
+// Package stream is the pipeline: batches of events go from a [Source] to a [Sink].
+// A live trace and a recording differ only in the Source. Sources and Sinks must not
+// depend on each other.
 package stream
 
 import (
@@ -10,37 +10,37 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Source is where events come from.
+// Source delivers events.
 type Source interface {
 	Info() Info
-	// Read waits for at least one event and fills batch with as many as there
-	// are. At the end it returns io.EOF, and no events with it.
+	// Read waits for at least one event and fills batch with those available. At the
+	// end it returns io.EOF and no events.
 	Read(batch []event.Event) (int, error)
-	// Counts says what became of the charges. After Read has returned io.EOF the counts
-	// are final, and exact. Read and Counts are for one goroutine.
+	// Counts returns the counts up to now. They are final and exact once Read has
+	// returned io.EOF. Read and Counts must be called from one goroutine.
 	Counts() (Counts, error)
-	// Stop asks the source to end: what happened before is still read, then
-	// io.EOF. It may be called at any time, from any goroutine, and repeatedly.
+	// Stop asks the source to end: Read returns the events up to now, then io.EOF. Any
+	// goroutine may call it, at any time and repeatedly.
 	Stop()
 }
 
-// Sink is where events go.
+// Sink consumes events.
 type Sink interface {
-	// Write takes the events of one batch, which it must not keep, and passes
-	// them on before it returns.
+	// Write processes the events of a batch before it returns. It must not keep the
+	// batch.
 	Write(batch []event.Event) error
-	// Close finishes what Write began. The counts are those of the whole trace.
+	// Close finishes the output. The counts are of the whole trace.
 	Close(Counts) error
 }
 
-// batchEvents is how many events move at once: enough that a batch costs little
-// beside its events.
+// batchEvents is the size of a batch: large enough that the cost per batch is small
+// compared to that of its events.
 const batchEvents = 256
 
-// Copy moves the events that pass the filter from src to dst until src ends, and then
-// closes dst. After filter.MaxCharges charges, where that is not 0, it stops src, and
-// counts what is left. If dst fails it stops src and returns that error. Whatever the
-// error, it returns the counts until then.
+// Copy copies the events that pass the filter from src to dst until src ends, and then
+// closes dst. After filter.MaxCharges charges, unless that is 0, it stops src and only
+// counts the rest. If dst fails, it stops src and returns the error. It returns the
+// counts up to then even with an error.
 func Copy(dst Sink, src Source, filter Filter) (Counts, error) {
 	c := copier{matcher: newMatcher(filter, src.Info().PageSize)}
 	err := c.copy(dst, src)
@@ -53,10 +53,10 @@ func Copy(dst Sink, src Source, filter Filter) (Counts, error) {
 	return counts, errors.Join(err, countsErr, dst.Close(counts))
 }
 
-// copier is the state of a Copy; its counts are those of [Counts].
+// copier is the state of a Copy. Its counts are fields of [Counts].
 type copier struct {
 	*matcher
-	done bool // MaxCharges are shown
+	done bool // MaxCharges were shown
 
 	read, shown, lost                 uint64
 	predicted, walksCut, unknownKinds uint64
@@ -88,7 +88,8 @@ func (c *copier) copy(dst Sink, src Source) error {
 	}
 }
 
-// keep moves the events that are shown to the front of the batch, and counts.
+// keep moves the shown events to the front of the batch and returns them. It updates
+// the counts.
 func (c *copier) keep(batch []event.Event) []event.Event {
 	kept := 0
 	for i := range batch {
@@ -106,7 +107,7 @@ func (c *copier) keep(batch []event.Event) []event.Event {
 		case e.Type == event.Lost:
 			c.lost += e.LostEvents
 		}
-		if kept < i { // nothing to move as long as all are kept
+		if kept < i {
 			batch[kept] = *e
 		}
 		kept++
@@ -114,7 +115,7 @@ func (c *copier) keep(batch []event.Event) []event.Event {
 	return batch[:kept]
 }
 
-// count counts a charge that is shown.
+// count counts a shown charge.
 func (c *copier) count(e *event.Event) {
 	c.shown++
 	c.done = c.shown == c.MaxCharges
@@ -129,8 +130,8 @@ func (c *copier) count(e *event.Event) {
 	}
 }
 
-// Tee returns a Sink that writes to several, in that order, and what one fails to take to
-// the others all the same.
+// Tee returns a Sink that writes to several Sinks in order. If one fails, it still
+// writes to the others.
 func Tee(sinks ...Sink) Sink { return tee(sinks) }
 
 type tee []Sink

@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/glob"
 )
 
-// fakeSource delivers its batches, and after Stop those in the ring.
+// fakeSource delivers its batches, and after Stop those in ring.
 type fakeSource struct {
 	batches, ring [][]event.Event
 	err           error // instead of io.EOF
@@ -101,7 +101,7 @@ func mustCompile(t *testing.T, patterns ...string) *glob.Set {
 	return s
 }
 
-// tree is /a/b/c, /a/bc and a container.
+// tree names /a/b/c, /a/bc and two containers.
 var tree = []event.Event{
 	cgroupName(1, 0, ""), cgroupName(2, 1, "a"), cgroupName(3, 2, "b"), cgroupName(4, 3, "c"), cgroupName(5, 2, "bc"),
 	cgroupName(6, 1, strings.Repeat("c", 64)), cgroupName(7, 1, "c"+strings.Repeat("d", 63)),
@@ -127,7 +127,7 @@ var (
 	uncharge = event.Event{Type: event.Uncharge, Kind: event.Memory, RequestedPages: 4}
 	forced   = event.Event{Type: event.ForcedCharge, Kind: event.Memory, RequestedPages: 3}
 	swapped  = event.Event{Type: event.Uncharge, Kind: event.Swap, RequestedPages: 2}
-	// Charges of which something is not known.
+	// Charges with something unknown.
 	predicted = event.Event{Type: event.Charge, Kind: event.Memory, Flags: event.Predicted}
 	cut       = event.Event{Type: event.Charge, Kind: event.Memory, Flags: event.WalkCut}
 	unknown   = event.Event{Type: event.Charge}
@@ -135,7 +135,7 @@ var (
 	full = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
 )
 
-// TestFilterInfo holds of what there is a balance.
+// TestFilterInfo checks which filters leave a balance.
 func TestFilterInfo(t *testing.T) {
 	for _, tc := range []struct {
 		filter      Filter
@@ -181,7 +181,7 @@ func TestCopy(t *testing.T) {
 			counts: Counts{Read: 3, Shown: 3},
 		},
 		{
-			name: "rows, the rest of the batch and of the ring are beyond",
+			name: "MaxCharges within a batch, with more in the ring",
 			src: fakeSource{
 				batches: [][]event.Event{{a}, {lost, b, lost, c}, {d}},
 				ring:    [][]event.Event{{d, lost, d}},
@@ -191,14 +191,14 @@ func TestCopy(t *testing.T) {
 			counts: Counts{Read: 5, Shown: 2},
 		},
 		{
-			name:   "rows, exactly at the end of a batch",
+			name:   "MaxCharges at the end of a batch",
 			src:    fakeSource{batches: [][]event.Event{{a, b}, {c}}},
 			filter: Filter{MaxCharges: 2},
 			want:   []event.Event{a, b},
 			counts: Counts{Read: 2, Shown: 2},
 		},
 		{
-			name:   "aims",
+			name:   "kinds and limited charges",
 			src:    fakeSource{batches: [][]event.Event{{memory, swap, lost, failed}, {swap, kill, full}}},
 			filter: Filter{Kinds: 1 << event.Memory, OnlyLimited: true},
 			want:   []event.Event{lost, failed, kill, full},
@@ -212,7 +212,7 @@ func TestCopy(t *testing.T) {
 			counts: Counts{Read: 2, Shown: 1},
 		},
 		{
-			// A child before its parent, a stranger, and one with a child's number.
+			// A child before its parent, an unrelated process, and one with a child's PID.
 			name: "descendants",
 			src: fakeSource{batches: [][]event.Event{{
 				fork(4, 5, event.Existing), fork(1, 4, event.Existing), fork(2, 3, event.Existing), fork(5, 6, 0),
@@ -225,7 +225,7 @@ func TestCopy(t *testing.T) {
 			counts: Counts{Read: 5, Shown: 3},
 		},
 		{
-			name:   "names of threads",
+			name:   "thread names",
 			src:    fakeSource{batches: [][]event.Event{{named("java", memory), named("nginx", memory), named("sh", kill), killed("java", kill)}}},
 			filter: Filter{Comms: mustCompile(t, "j*", "nginy")},
 			want:   []event.Event{named("java", memory), killed("java", kill)},
@@ -255,7 +255,7 @@ func TestCopy(t *testing.T) {
 			counts: Counts{Read: 4, Shown: 2},
 		},
 		{
-			name:   "a balance",
+			name:   "a balance of memory",
 			src:    fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge), in(5, forced), in(2, usage), in(5, usage), in(4, swapped))}},
 			filter: Filter{Cgroups: []cgroup.Path{cgroup.ParsePath("/a/b")}, Kinds: 1 << event.Memory},
 			want:   append(slices.Clone(tree), in(3, usage), in(3, memory), in(4, uncharge)),
@@ -274,7 +274,7 @@ func TestCopy(t *testing.T) {
 			want:   []event.Event{named("java", uncharge)},
 		},
 		{
-			name:   "no balance of memory among other counters",
+			name:   "no balance of memory with only other kinds",
 			src:    fakeSource{batches: [][]event.Event{{usage, uncharge, swapped}}},
 			filter: Filter{Kinds: 1 << event.Swap},
 			want:   []event.Event{swapped},
