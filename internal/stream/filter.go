@@ -91,7 +91,7 @@ type place uint8
 
 const (
 	placeUnknown place = iota
-	elsewhere
+	unrelated
 	above
 	within
 )
@@ -194,7 +194,7 @@ func (m *matcher) placeOf(id event.CgroupID) place {
 
 func (m *matcher) findPlace(id event.CgroupID, path string) place {
 	m.findContainer(path)
-	p := elsewhere
+	p := unrelated
 	for _, target := range slices.Concat(m.Cgroups, m.containers) {
 		in := target.In(id.Hierarchy)
 		switch {
