@@ -10,39 +10,39 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Balance is what a counter gained and gave back, and those below it: in pages, or in
-// bytes for [event.Dmem]. Where its usage was read, it begins with the first
-// reading and ends with the last.
+// Balance sums the charges and uncharges of a counter and those below it, in pages, or
+// in bytes for [event.Dmem]. If the usage of the counter was read, the sums cover the
+// time from the first reading to the last.
 type Balance struct {
 	Key LimitKey
-	// ChargedPages were asked for, ForcedPages charged whatever the limit, and
-	// UnchargedPages given back.
+	// ChargedPages are from charges that succeeded, ForcedPages from forced charges, and
+	// UnchargedPages from uncharges.
 	ChargedPages, ForcedPages, UnchargedPages uint64
-	// Own says that something was charged or given back by the cgroup itself, and
-	// not by those below it alone.
+	// Own means that the cgroup itself has charges or uncharges, not only those below
+	// it.
 	Own        bool
 	begin, end reading
-	// again says that it was begun twice: that is more than one trace, with what
-	// nobody saw between them.
+	// again means that there was a second first reading. Events between two traces are
+	// unknown, so there are no readings then.
 	again bool
 }
 
-// reading is what a counter held at a time; the zero value is none.
+// reading is the usage of a counter at a time. The zero value is no reading.
 type reading struct {
 	bootNanos uint64
 	pages     int64
 	ok        bool
 }
 
-// Pages is by how much the counter rose, as its events tell.
+// Pages is the sum of the events: charged plus forced minus uncharged pages.
 func (b *Balance) Pages() int64 { return int64(b.ChargedPages + b.ForcedPages - b.UnchargedPages) }
 
-// Readings returns what was read of the usage at the beginning and the end.
+// Readings returns the usage read at the beginning and at the end.
 func (b *Balance) Readings() (beginPages, endPages int64, ok bool) {
 	return b.begin.pages, b.end.pages, b.begin.ok && b.end.ok
 }
 
-// read takes a reading.
+// read adds a reading.
 func (b *Balance) read(e *event.Event) {
 	r := reading{e.BootNanos, e.UsagePages, true}
 	switch {
@@ -56,8 +56,7 @@ func (b *Balance) read(e *event.Event) {
 	}
 }
 
-// Difference is by how much more the counter rose between the readings than its
-// events tell.
+// Difference returns the increase between the readings minus Pages.
 func (b *Balance) Difference() (pages int64, ok bool) {
 	begin, end, ok := b.Readings()
 	if !ok {
@@ -66,30 +65,30 @@ func (b *Balance) Difference() (pages int64, ok bool) {
 	return end - begin - b.Pages(), true
 }
 
-// differs reports whether there is such a difference.
+// differs reports whether there are readings, and a Difference other than 0.
 func (b *Balance) differs() bool {
 	pages, _ := b.Difference()
 	return pages != 0
 }
 
-// Balances are those of all counters, as a trace with [stream.Info.Net] tells them.
+// Balances are the balances of all counters, from a trace with [stream.Info.Net].
 type Balances struct {
 	counters map[LimitKey]*Balance
-	// lineages are those that an event of a counter is added to. To find them for
-	// each event would cost more than all the rest.
+	// lineages are the results of Lineage. To find the counters anew for each event
+	// would cost more than all else here.
 	lineages map[LimitKey][]*Balance
-	// last is that of the event before, since most events are like that one.
+	// last is the counter of the previous event: the next one is most often the same.
 	last        LimitKey
 	lastLineage []*Balance
 }
 
-// NewBalances returns Balances of no counter.
+// NewBalances returns Balances without counters.
 func NewBalances() *Balances {
 	return &Balances{counters: make(map[LimitKey]*Balance), lineages: make(map[LimitKey][]*Balance)}
 }
 
-// Add adds an event to the counter that it is of, and to all that are above it. It
-// takes all events, and a name before names has it.
+// Add adds an event to its counter and to all counters above it. Callers pass all
+// events, and each name before they add it to names.
 func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 	switch {
 	case e.Type == event.CgroupName:
@@ -107,7 +106,7 @@ func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 	}
 }
 
-// Lineage returns a counter and those above it, the lowest first.
+// Lineage returns the balances of a counter and of those above it, the lowest first.
 func (bs *Balances) Lineage(key LimitKey, names *cgroup.Names) []*Balance {
 	if bs.lastLineage != nil && bs.last == key {
 		return bs.lastLineage
@@ -137,18 +136,18 @@ func (bs *Balances) counter(key LimitKey) *Balance {
 	return b
 }
 
-// Of returns the Balance of a counter; nil is none.
+// Of returns the Balance of a counter, or nil.
 func (bs *Balances) Of(key LimitKey) *Balance { return bs.counters[key] }
 
-// Forget drops those of some cgroups.
+// Forget removes the balances of the cgroups that match.
 func (bs *Balances) Forget(match func(event.CgroupID) bool) {
 	bs.forgetLineages()
 	maps.DeleteFunc(bs.counters, func(key LimitKey, _ *Balance) bool { return match(key.Cgroup) })
 }
 
-// Sorted returns those that something was charged to or given back by, without
-// what is below them, and those whose usage was read: first those with a
-// difference, then those that grew most, and last those that count bytes.
+// Sorted returns the balances of counters with own charges or uncharges, or with
+// readings: first those with a difference, then by their growth, and last those that
+// count bytes.
 func (bs *Balances) Sorted(names *cgroup.Names) []*Balance {
 	balances := slices.SortedFunc(maps.Values(bs.counters), func(a, b *Balance) int {
 		return cmp.Or(
@@ -172,8 +171,8 @@ func trueFirst(a, b bool) int {
 	return 1
 }
 
-// BalanceNotes say how a table of balances is to be read: what its columns are, what is
-// missing, and what differs.
+// BalanceNotes explains a table of balances: its columns, missing events, and
+// differences.
 func (s *Summary) BalanceNotes(balances []*Balance) (notes []string) {
 	var read, differ int
 	grown := false
@@ -201,7 +200,7 @@ func (s *Summary) BalanceNotes(balances []*Balance) (notes []string) {
 	return notes
 }
 
-// add adds what happened between the readings.
+// add adds an event, unless it happened before the first reading or after the last.
 func (b *Balance) add(e *event.Event) {
 	if b.end.ok || b.begin.ok && e.BootNanos <= b.begin.bootNanos {
 		return

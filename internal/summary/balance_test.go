@@ -15,7 +15,7 @@ func withKind(kind event.Kind, e event.Event) event.Event {
 	return e
 }
 
-// memoryEvent is an event of a counter of memory.
+// memoryEvent returns an event of a memory counter.
 func memoryEvent(typ event.Type, at, id, pages uint64) event.Event {
 	return event.Event{Type: typ, BootNanos: info.StartBootNanos + at*ms, Cgroup: event.CgroupID{ID: id}, Kind: event.Memory, RequestedPages: pages, Outcome: outcomeOf(typ)}
 }
@@ -42,7 +42,7 @@ func summaryOf(t *testing.T, events ...event.Event) *Summary {
 	return s
 }
 
-// balances returns the table of balances, and what follows it.
+// balances returns the table of balances and its notes.
 func balances(t *testing.T, s *Summary) string {
 	t.Helper()
 	var b strings.Builder
@@ -58,11 +58,11 @@ func TestBalances(t *testing.T) {
 	failed := memoryEvent(event.Charge, 6, 3, 1000)
 	failed.Outcome = event.Failed
 	s := summaryOf(t,
-		// 3 and its parent are there before the trace, 4 is made and removed.
+		// 3 and its parent exist before the trace; 4 is made and removed during it.
 		usage(5, 3, 10, event.Existing), usage(3, 2, 15, event.Existing),
-		memoryEvent(event.Charge, 2, 3, 7), memoryEvent(event.Charge, 4, 3, 64), // before both, and before one was read
+		memoryEvent(event.Charge, 2, 3, 7), memoryEvent(event.Charge, 4, 3, 64), // before both readings, and before that of 2
 		memoryEvent(event.Charge, 6, 3, 64), failed, memoryEvent(event.Charge, 6, 4, 32), memoryEvent(event.ForcedCharge, 7, 4, 1), memoryEvent(event.Uncharge, 8, 4, 30),
-		memoryEvent(event.Uncharge, 8, 3, 14), memoryEvent(event.Uncharge, 9, 2, 1), // what is left of 4
+		memoryEvent(event.Uncharge, 8, 3, 14), memoryEvent(event.Uncharge, 9, 2, 1), // the rest of 4
 		withKind(event.Swap, memoryEvent(event.Uncharge, 9, 3, 5)), withKind(event.Dmem, memoryEvent(event.ForcedCharge, 9, 3, 4096)),
 		usage(10, 3, 60, 0), memoryEvent(event.Charge, 11, 3, 100), usage(12, 2, 231, 0),
 	)
@@ -79,7 +79,7 @@ Of what a cgroup holds, each CPU can have a batch in stock, charged but not in u
 	}
 }
 
-// TestBalancesDiffer holds that what does not add up is said, and why.
+// TestBalancesDiffer checks that a difference is printed with its causes.
 func TestBalancesDiffer(t *testing.T) {
 	events := []event.Event{usage(0, 3, 10, event.Existing), memoryEvent(event.Uncharge, 1, 3, 4), usage(2, 3, 5, 0)}
 	const head = "CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET  AT BEGIN  AT END  DIFFERENCE\n" +
@@ -96,7 +96,8 @@ func TestBalancesDiffer(t *testing.T) {
 	}
 }
 
-// TestBalancesDifferBelow has a difference in what grew least of more than are printed.
+// TestBalancesDifferBelow has more counters than are printed, and a difference in the
+// one that grew least.
 func TestBalancesDifferBelow(t *testing.T) {
 	var events []event.Event
 	for i := range uint64(maxLines + 2) {
@@ -114,8 +115,8 @@ func TestBalancesDifferBelow(t *testing.T) {
 	}
 }
 
-// TestBalancesNamedLater holds that a cgroup's ancestors count what it is charged from
-// when on they are known.
+// TestBalancesNamedLater checks that the ancestors of a cgroup count its charges once
+// they are named.
 func TestBalancesNamedLater(t *testing.T) {
 	h := info
 	h.Net = true
@@ -148,7 +149,8 @@ func BenchmarkBalances(b *testing.B) {
 	}
 }
 
-// TestBalancesUnread holds that no balance is stated of a part of a trace, nor of two.
+// TestBalancesUnread checks that a part of a trace has no difference, nor have two
+// traces.
 func TestBalancesUnread(t *testing.T) {
 	const none = "CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET  AT BEGIN  AT END  DIFFERENCE\n"
 	begin, end := usage(0, 3, 10, event.Existing), usage(9, 3, 14, 0)
@@ -167,7 +169,7 @@ func TestBalancesUnread(t *testing.T) {
 			t.Errorf("%s: got\n%s", what, got)
 		}
 	}
-	// Where a trace does not tell, there is no table.
+	// Without -net there is no table.
 	s := New(info)
 	s.Write([]event.Event{memoryEvent(event.Charge, 1, 3, 4), memoryEvent(event.Uncharge, 1, 3, 4)})
 	if got := balances(t, s); got != "CGROUP, AND BELOW " {

@@ -1,7 +1,6 @@
-// Package summary adds up a trace: who charged how much to which cgroup, what that
-// gave back, which limits were hit and by whom, what reclaim took, who was killed. It is a Sink that prints nothing by itself: the
-// command has it print its tables at the end, and the screen and reports read its
-// fields.
+// Package summary adds up a trace: charges by cgroup, process and cause, balances,
+// limits hit, reclaim, and OOM kills. Its Sink writes nothing by itself: the command
+// prints the tables at the end, and reports read the fields.
 package summary
 
 import (
@@ -11,20 +10,19 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// Totals are the sums over some charges and reclaims.
+// Totals are sums over charges and reclaims.
 type Totals struct {
-	// Charges is how many there were, and ChargedPages what those that went
-	// through were for. Counters that count no pages ([event.Dmem]) and those
-	// that count the same pages again ([event.Memsw]) are left out of
-	// ChargedPages.
+	// Charges is the number of all charges, ChargedPages the pages of those that
+	// succeeded, except on counters of bytes ([event.Dmem]) and on those that count the
+	// same pages again ([event.Memsw]).
 	Charges, ChargedPages uint64
-	// Failures and BatchMisses are how many did not go through.
+	// Failures and BatchMisses are the numbers of charges that failed.
 	Failures, BatchMisses uint64
-	// FirstAtLimitNanos is when one first hit a limit, on the clock of
-	// [event.Event.BootNanos]; 0 if none did.
+	// FirstAtLimitNanos is the time of the first charge that hit a limit, on the clock
+	// of [event.Event.BootNanos]; 0 if none did.
 	FirstAtLimitNanos uint64
-	// Reclaims is how many there were, ReclaimNanos how long they took, and
-	// FreedPages what they freed.
+	// Reclaims is the number of reclaims, ReclaimNanos their total time, and FreedPages
+	// the pages they freed.
 	Reclaims, ReclaimNanos, FreedPages uint64
 }
 
@@ -53,13 +51,13 @@ func (t *Totals) AddReclaim(e *event.Event) {
 	t.FreedPages += e.FreedPages
 }
 
-// hitsLimit leaves out batch misses, for which there was room.
+// hitsLimit is like [event.Event.LimitHit], without batch misses that found some room.
 func hitsLimit(e *event.Event) bool { return e.Outcome == event.Failed || e.Limiting.AtLimit() }
 
-// Process is a process, by its number in the initial pid namespace.
+// Process is a process, by its PID in the initial pid namespace.
 type Process struct {
 	PID uint32
-	// Comm is the name that its charging thread last had.
+	// Comm is the name of the last thread that charged.
 	Comm event.Comm
 	Totals
 }
@@ -68,25 +66,25 @@ type Process struct {
 type Limit struct {
 	Cgroup event.CgroupID
 	Kind   event.Kind
-	// MaxPages is the limit when it was last hit; bytes for [event.Dmem].
+	// MaxPages is the limit at the last hit; bytes for [event.Dmem].
 	MaxPages uint64
-	// Hits is how many charges failed or found it reached; Failures is how many
-	// of them failed.
+	// Hits is the number of charges that failed or found the limit reached, Failures
+	// the number of those that failed.
 	Hits, Failures uint64
-	// FirstNanos is when, and ByPID and ByComm who, it was first hit by.
+	// FirstNanos is the time of the first hit, ByPID and ByComm its process.
 	FirstNanos uint64
 	ByPID      uint32
 	ByComm     event.Comm
 }
 
-// LimitKey tells one limit from another.
+// LimitKey identifies a limit.
 type LimitKey struct {
 	Cgroup event.CgroupID
 	Kind   event.Kind
 }
 
-// HitLimit returns the limit that a charge hit, if it did: the one that it failed
-// at, or found reached. Its size is 0 where the trace does not tell.
+// HitLimit returns the limit that a charge failed at or found reached, if any. maxPages
+// is 0 if the trace does not have it.
 func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
 	if !hitsLimit(e) {
 		return LimitKey{}, 0, false
@@ -101,8 +99,8 @@ func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
 	return LimitKey{e.InCgroup(at), e.Kind}, max, true
 }
 
-// maxProcesses is how many processes are told apart, so that a trace of weeks
-// does not fill the memory.
+// maxProcesses limits the number of processes, so that a trace of weeks does not fill
+// the memory.
 const maxProcesses = 1 << 16
 
 // Summary is a [stream.Sink]. Its memory grows with the number of cgroups and
@@ -110,33 +108,32 @@ const maxProcesses = 1 << 16
 type Summary struct {
 	info  stream.Info
 	Names cgroup.Names
-	// Total is the sum of all.
+	// Total is the sum over the whole trace.
 	Total Totals
-	// Causes are the charges for each [cause.Cause], where stacks are known, and
-	// OtherStacks the pages that were charged with stacks that no rule knows.
+	// Causes are the charges with a stack by [cause.Cause], and OtherStacks the pages
+	// charged with stacks of [cause.Other].
 	Causes      map[cause.Cause]*Totals
 	OtherStacks map[*cause.Stack]uint64
-	// Stacks are those that charges have had up to now.
+	// Stacks are the stacks of the trace up to now.
 	Stacks cause.Stacks
-	// Kinds are the charges to counters of each [event.Kind]. Reclaim is that of
-	// memory.
+	// Kinds are the charges by [event.Kind]. Reclaim counts as memory's.
 	Kinds []Totals
-	// Cgroups are those that pay.
+	// Cgroups are the charged cgroups, and those with reclaim.
 	Cgroups map[event.CgroupID]*Totals
-	// Processes are those that charge, by PID; Others is the sum of those that
-	// came when there were too many.
+	// Processes are the charging processes by PID; Others is the sum of those beyond
+	// maxProcesses.
 	Processes map[uint32]*Process
 	Others    Totals
 	Limits    map[LimitKey]*Limit
-	// Balances is nil where the trace does not tell what was given back.
+	// Balances is nil for a trace without [stream.Info.Net].
 	Balances *Balances
-	// OOMKills are the events of that type.
+	// OOMKills are the events of type [event.OOMKill].
 	OOMKills []event.Event
-	// Counts are known after Close.
+	// Counts is set by Close.
 	Counts stream.Counts
 
-	// Some that were last added to, each at its number modulo the length: most events
-	// are of the processes that charge at the same time.
+	// Caches indexed by the ID or PID modulo the length: most events are of the few
+	// processes that charge at the time.
 	recentCgroups   [16]recentCgroup
 	recentProcesses [16]*Process
 }
@@ -146,7 +143,7 @@ type recentCgroup struct {
 	totals *Totals
 }
 
-// New returns an empty Summary of that trace.
+// New returns an empty Summary of a trace with that Info.
 func New(info stream.Info) *Summary {
 	s := &Summary{
 		info: info,
@@ -223,7 +220,7 @@ func (s *Summary) addCharge(e *event.Event) {
 	}
 }
 
-// maxOtherStacks is how many of them are told apart.
+// maxOtherStacks limits the number of OtherStacks.
 const maxOtherStacks = 1 << 10
 
 func (s *Summary) addCause(e *event.Event) {

@@ -21,7 +21,7 @@ func name(id, parent uint64, name string) event.Event {
 	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
 }
 
-// charge is one of process pid to the cgroup 3, limited by its parent 2.
+// charge returns a charge of process pid to the cgroup 3, limited by its parent 2.
 func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
 	e := event.Event{
 		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: pid, Comm: comm("p"),
@@ -45,7 +45,7 @@ func TestSummary(t *testing.T) {
 	unknown.Kind = event.Unknown
 	memsw := charge(6, 8, 1, 50, event.OK)
 	memsw.Kind = event.Memsw
-	// Fails at its own limit, though its parent has less room.
+	// own fails at the limit of its cgroup, though the parent has less room.
 	own := charge(7, 8, 64, 99, event.Failed)
 	own.FailedAt, own.MaxPages = 3, 200
 
@@ -115,7 +115,7 @@ coverage:
   1 charges have more ancestors than were looked at
   1 charges were to counters of an unknown kind
 `
-	// The columns are as wide as the container's id.
+	// The columns are as wide as the original container id.
 	squeeze := func(s string) string {
 		var lines []string
 		for line := range strings.Lines(s) {

@@ -15,11 +15,10 @@ import (
 	"chargetrace/internal/event"
 )
 
-// maxLines is how many lines of each table are printed.
+// maxLines is the maximum number of lines in a table.
 const maxLines = 10
 
-// Print writes the summary as text: what is worth a look after a trace. Where
-// there is nothing to tell it writes nothing.
+// Print writes the summary as text. It writes nothing for an empty trace.
 func (s *Summary) Print(w io.Writer) error {
 	p := printer{s: s}
 	p.cgroups()
@@ -38,7 +37,7 @@ type printer struct {
 	b strings.Builder
 }
 
-// since prints a time as the table's TIME does.
+// since formats a time as in the table's column TIME.
 func (p *printer) since(bootNanos uint64) string {
 	if bootNanos == 0 {
 		return "-"
@@ -56,8 +55,7 @@ func (p *printer) cgroups() {
 	})
 }
 
-// balances prints what became of the counters: of those that were charged or gave
-// back themselves, and of those whose usage was read.
+// balances prints the balances of counters with own events or with readings.
 func (p *printer) balances() {
 	if p.s.Balances == nil {
 		return
@@ -102,8 +100,8 @@ func (p *printer) processes() {
 	})
 }
 
-// causes prints what was charged for, and of what no rule knows the commonest
-// stacks, so that the gap in the rules is seen.
+// causes prints the charges by cause, and the most frequent stacks of [cause.Other],
+// which show where the rules have gaps.
 func (p *printer) causes() {
 	causes := slices.SortedFunc(maps.Keys(p.s.Causes), func(a, b cause.Cause) int {
 		return cmp.Or(byCharged(p.s.Causes[a], p.s.Causes[b]), cmp.Compare(a, b))
@@ -117,12 +115,12 @@ func (p *printer) causes() {
 	}
 }
 
-// byCharged puts what charged most first.
+// byCharged compares by charged pages, the most first.
 func byCharged(a, b *Totals) int {
 	return cmp.Or(cmp.Compare(b.ChargedPages, a.ChargedPages), cmp.Compare(b.Charges, a.Charges))
 }
 
-// totals prints a table of the Totals of some items.
+// totals prints a table with the Totals of items.
 func totals[T any](p *printer, head string, items []T, line func(T) (string, *Totals)) {
 	if len(items) == 0 {
 		return
