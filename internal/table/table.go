@@ -66,7 +66,7 @@ type Table struct {
 	cgroupWidth, limitedByWidth int
 	// charged and limiting are the cgroups last shown, since most charges are
 	// like the one before; limitingRoom is how wide the latter could be.
-	charged, limiting shownCgroup
+	charged, limiting cachedCgroup
 	limitingRoom      int
 	level             []byte // the limiting level's usage and limit
 
@@ -77,32 +77,32 @@ type Table struct {
 	seen   map[level]*seenLevel
 	recent [16]*seenLevel
 
-	shownTime shownTime
+	lastTime cachedTime
 	// Some of those last shown, each at its number modulo the length: most rows are like
 	// one of the few before.
-	tasks            [16]shownTask
-	requests, limits [4]shownCount
+	tasks            [16]cachedTask
+	requests, limits [4]cachedCount
 
 	buf     []byte
 	started bool
 }
 
-// shownTime holds the column TIME of the last row, since the next one often happens in
+// cachedTime holds the column TIME of the last row, since the next one often happens in
 // the same millisecond.
-type shownTime struct {
+type cachedTime struct {
 	millis int64
 	column []byte // nil: of none yet
 }
 
-// shownTask holds the columns PID, TID and COMM of a thread.
-type shownTask struct {
+// cachedTask holds the columns PID, TID and COMM of a thread.
+type cachedTask struct {
 	pid, tid uint32
 	comm     event.Comm
 	columns  []byte // nil: of none yet
 }
 
-// shownCount likewise holds a column that counts pages.
-type shownCount struct {
+// cachedCount likewise holds a column that counts pages.
+type cachedCount struct {
 	kind   event.Kind
 	pages  uint64
 	column []byte
@@ -147,7 +147,7 @@ func New(w io.Writer, info stream.Info, o Options) *Table {
 	case Date:
 		t.timeWidth = len(dateLayout)
 	}
-	t.fit(max(o.Columns, 120))
+	t.setPathWidths(max(o.Columns, 120))
 	return t
 }
 
@@ -167,7 +167,7 @@ const (
 // Write prints the rows of one batch with one call of the underlying Write.
 func (t *Table) Write(batch []event.Event) error {
 	t.buf = t.buf[:0]
-	t.start()
+	t.appendHeader()
 	for i := range batch {
 		switch e := &batch[i]; e.Type {
 		case event.Charge:
@@ -206,18 +206,18 @@ func (t *Table) Close(stream.Counts) error {
 		return nil
 	}
 	t.buf = t.buf[:0]
-	t.start()
+	t.appendHeader()
 	_, err := t.w.Write(t.buf)
 	return err
 }
 
-func (t *Table) start() {
+func (t *Table) appendHeader() {
 	if t.started {
 		return
 	}
 	t.started = true
 	if t.wide {
-		t.startWide()
+		t.appendWideHeader()
 		return
 	}
 	b := t.buf
@@ -250,8 +250,8 @@ func pad(b []byte, from, width int) []byte {
 
 func (t *Table) appendCharge(e *event.Event) {
 	b := t.appendTime(t.buf, e.BootNanos)
-	task := t.shownTask(e)
-	if task.becomes(e) {
+	task := t.task(e)
+	if task.update(e) {
 		c := pad(strconv.AppendUint(task.columns[:0], uint64(e.PID), 10), 0, pidWidth)
 		task.columns = pad(event.AppendPrintable(c, e.Comm.Bytes()), len(c), commWidth)
 	}
@@ -285,7 +285,7 @@ func (t *Table) appendCharge(e *event.Event) {
 // appendRequested appends the column of the pages that are asked for.
 func (t *Table) appendRequested(b []byte, e *event.Event, width int) []byte {
 	r := &t.requests[e.RequestedPages%uint64(len(t.requests))]
-	if r.becomes(e.Kind, e.RequestedPages) {
+	if r.update(e.Kind, e.RequestedPages) {
 		r.column = pad(t.appendCount(r.column[:0], e.Kind, int64(e.RequestedPages)), 0, width)
 	}
 	return append(b, r.column...)
@@ -294,18 +294,18 @@ func (t *Table) appendRequested(b []byte, e *event.Event, width int) []byte {
 // appendLimit appends the column of the counter's own limit.
 func (t *Table) appendLimit(b []byte, e *event.Event, width int) []byte {
 	l := &t.limits[e.MaxPages%uint64(len(t.limits))]
-	if l.becomes(e.Kind, e.MaxPages) {
+	if l.update(e.Kind, e.MaxPages) {
 		l.column = pad(t.appendMax(l.column[:0], e.Kind, e.MaxPages), 0, width)
 	}
 	return append(b, l.column...)
 }
 
-func (t *Table) shownTask(e *event.Event) *shownTask {
+func (t *Table) task(e *event.Event) *cachedTask {
 	return &t.tasks[e.TID%uint32(len(t.tasks))]
 }
 
-// becomes reports whether the columns have to be written anew.
-func (s *shownTask) becomes(e *event.Event) bool {
+// update reports whether the columns have to be written anew.
+func (s *cachedTask) update(e *event.Event) bool {
 	if s.columns != nil && s.pid == e.PID && s.tid == e.TID && s.comm == e.Comm {
 		return false
 	}
@@ -313,8 +313,8 @@ func (s *shownTask) becomes(e *event.Event) bool {
 	return true
 }
 
-// becomes reports whether the column has to be written anew.
-func (s *shownCount) becomes(kind event.Kind, pages uint64) bool {
+// update reports whether the column has to be written anew.
+func (s *cachedCount) update(kind event.Kind, pages uint64) bool {
 	if s.column != nil && s.kind == kind && s.pages == pages {
 		return false
 	}
@@ -392,7 +392,7 @@ func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
 	case Date:
 		return pad(t.wall(bootNanos).AppendFormat(b, dateLayout), from, t.timeWidth)
 	}
-	s := &t.shownTime
+	s := &t.lastTime
 	if millis := int64(bootNanos-t.info.StartBootNanos) / int64(time.Millisecond); s.column == nil || s.millis != millis {
 		s.millis, s.column = millis, pad(strconv.AppendInt(s.column[:0], millis, 10), 0, t.timeWidth)
 	}

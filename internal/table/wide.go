@@ -25,18 +25,18 @@ const (
 	wideColumnsToFit = 120
 )
 
-// fit gives the columns of paths what a screen of that width has more than the
+// setPathWidths gives the columns of paths what a screen of that width has more than the
 // narrowest.
-func (t *Table) fit(columns int) {
-	more := columns - wideColumnsToFit
+func (t *Table) setPathWidths(columns int) {
+	extra := columns - wideColumnsToFit
 	if t.info.KernelStacks {
-		more = max(0, more-causeWidth-1)
+		extra = max(0, extra-causeWidth-1)
 	}
-	t.cgroupWidth = minCgroupWidth + more/2
-	t.limitedByWidth = minLimitedBy + more - more/2
+	t.cgroupWidth = minCgroupWidth + extra/2
+	t.limitedByWidth = minLimitedBy + extra - extra/2
 }
 
-func (t *Table) startWide() {
+func (t *Table) appendWideHeader() {
 	b := t.buf
 	b = appendColumn(b, "TIME", t.timeWidth)
 	b = appendColumn(b, "PID", widePIDWidth)
@@ -56,11 +56,11 @@ func (t *Table) startWide() {
 	t.buf = append(b, "FLAGS\n"...)
 }
 
-// appendWho appends the columns that every row of the wide table has.
-func (t *Table) appendWho(b []byte, e *event.Event) []byte {
+// appendTimeAndTask appends the columns that every row of the wide table has.
+func (t *Table) appendTimeAndTask(b []byte, e *event.Event) []byte {
 	b = t.appendTime(b, e.BootNanos)
-	s := t.shownTask(e)
-	if s.becomes(e) {
+	s := t.task(e)
+	if s.update(e) {
 		s.columns = pad(strconv.AppendUint(s.columns[:0], uint64(e.PID), 10), 0, widePIDWidth)
 		s.columns = pad(strconv.AppendUint(s.columns, uint64(e.TID), 10), len(s.columns), widePIDWidth)
 		s.columns = pad(event.AppendPrintable(s.columns, e.Comm.Bytes()), len(s.columns), wideCommWidth)
@@ -69,7 +69,7 @@ func (t *Table) appendWho(b []byte, e *event.Event) []byte {
 }
 
 func (t *Table) appendWideCharge(e *event.Event) {
-	b := t.appendWho(t.buf, e)
+	b := t.appendTimeAndTask(t.buf, e)
 	b = t.appendRequested(b, e, requestWidth)
 	from := len(b)
 	b = pad(t.appendCount(b, e.Kind, e.UsagePages), from, wideCountWidth)
@@ -99,8 +99,8 @@ func endLine(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// shownCgroup is how a cgroup was last shown in a column.
-type shownCgroup struct {
+// cachedCgroup is how a cgroup was last shown in a column.
+type cachedCgroup struct {
 	id     event.CgroupID
 	column []byte // padded
 }
@@ -109,7 +109,7 @@ type shownCgroup struct {
 func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
 	if t.charged.id != id || len(t.charged.column) == 0 {
 		column := text.AppendShort(t.charged.column[:0], t.names.Printable(id), t.cgroupWidth)
-		t.charged = shownCgroup{id, padRunes(column, 0, t.cgroupWidth)}
+		t.charged = cachedCgroup{id, padRunes(column, 0, t.cgroupWidth)}
 	}
 	return append(b, t.charged.column...)
 }
@@ -128,12 +128,12 @@ func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
 		b = append(append(b, '=', ' '), t.level...)
 		return pad(b, from, t.limitedByWidth)
 	}
-	const least = 6 // characters of a path
-	room := max(least, t.limitedByWidth-len(t.level)-1)
+	const minPath = 6 // characters of a path
+	room := max(minPath, t.limitedByWidth-len(t.level)-1)
 	id := e.InCgroup(l.CgroupID)
 	if t.limiting.id != id || len(t.limiting.column) == 0 || t.limitingRoom != room {
 		column := text.AppendShort(t.limiting.column[:0], t.names.Printable(id), room)
-		t.limiting, t.limitingRoom = shownCgroup{id, append(column, ' ')}, room
+		t.limiting, t.limitingRoom = cachedCgroup{id, append(column, ' ')}, room
 	}
 	b = append(append(b, t.limiting.column...), t.level...)
 	return padRunes(b, from, t.limitedByWidth)
@@ -196,7 +196,7 @@ func (t *Table) appendWideOOMKill(e *event.Event) {
 // appendEvent appends the columns of an event that is not a charge, up to what
 // happened.
 func (t *Table) appendEvent(e *event.Event, kind string) []byte {
-	b := t.appendWho(t.buf, e)
+	b := t.appendTimeAndTask(t.buf, e)
 	b = appendColumn(b, "-", requestWidth)
 	b = appendColumn(b, "-", wideCountWidth)
 	b = appendColumn(b, "-", wideCountWidth)
