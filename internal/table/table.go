@@ -1,6 +1,6 @@
-// Package table prints a trace as text, a row for each charge: the table of
-// the bpftrace script that chargetrace grew out of, with marks at the limit, or
-// a wide one that tells all that is known of a charge.
+// Package table prints a trace as text, one row per charge: either the table of the
+// bpftrace script that chargetrace grew out of, with marks at the limit, or a wide table
+// with all details of a charge.
 package table
 
 import (
@@ -17,33 +17,32 @@ import (
 	"chargetrace/internal/text"
 )
 
-// TimeFormat is how the time of an event is written.
+// TimeFormat is the format of the time of an event.
 type TimeFormat string
 
 // The formats of the -time flag. Clock and Date are in the local time zone.
 const (
-	// Relative is whole milliseconds since the trace began.
+	// Relative is in whole milliseconds since the trace began.
 	Relative TimeFormat = "relative"
 	Clock    TimeFormat = "clock" // 15:04:05.000000
 	Date     TimeFormat = "date"  // 2006-01-02T15:04:05.000000+01:00
 )
 
-// Options say how a [Table] looks. The zero value is the script's table.
+// Options control the look of a [Table]. The zero value is the script's table.
 type Options struct {
 	Units text.Units
 	Time  TimeFormat
-	// Location is the time zone of Clock and Date; nil is the local one.
+	// Location is the time zone of Clock and Date; nil is the local time zone.
 	Location *time.Location
-	// Wide is for the wide table. It is made to fit into Columns, 120 where
-	// that is less.
+	// Wide selects the wide table. Its rows fit into Columns, at least 120, flags aside.
 	Wide    bool
 	Columns int
 }
 
-// AllTimeFormats are what -time may say.
+// AllTimeFormats are the values of the -time flag.
 var AllTimeFormats = []TimeFormat{Relative, Clock, Date}
 
-// ParseTimeFormat returns the TimeFormat of that name.
+// ParseTimeFormat returns the TimeFormat with that name.
 func ParseTimeFormat(name string) (TimeFormat, error) {
 	if f := TimeFormat(name); slices.Contains(AllTimeFormats, f) {
 		return f, nil
@@ -62,24 +61,24 @@ type Table struct {
 	location  *time.Location
 
 	wide bool
-	// Widths of the columns of the wide table that hold paths.
+	// Widths of the wide table's columns for paths.
 	cgroupWidth, limitedByWidth int
-	// charged and limiting are the cgroups last shown, since most charges are
-	// like the one before; limitingRoom is how wide the latter could be.
+	// charged and limiting are the cgroups of the last row, often also those of the next
+	// one. limitingRoom is the width that limiting was shortened to.
 	charged, limiting cachedCgroup
 	limitingRoom      int
-	level             []byte // the limiting level's usage and limit
+	level             []byte // a buffer for the limiting level's usage and limit
 
 	names  cgroup.Names
 	stacks cause.Stacks
-	// seen are the levels that were a charge's limiting one, and recent some of those,
-	// each at its cgroup's number modulo the length.
+	// seen are the levels that have limited a charge. recent is a cache of them, indexed
+	// by the cgroup's ID modulo the length.
 	seen   map[level]*seenLevel
 	recent [16]*seenLevel
 
 	lastTime cachedTime
-	// Some of those last shown, each at its number modulo the length: most rows are like
-	// one of the few before.
+	// Caches indexed by the TID or the number of pages modulo the length: most rows
+	// repeat those of one of the last few rows.
 	tasks            [16]cachedTask
 	requests, limits [4]cachedCount
 
@@ -87,42 +86,42 @@ type Table struct {
 	started bool
 }
 
-// cachedTime holds the column TIME of the last row, since the next one often happens in
-// the same millisecond.
+// cachedTime holds the column TIME of the last row. The next event is often in the same
+// millisecond.
 type cachedTime struct {
 	millis int64
-	column []byte // nil: of none yet
+	column []byte // nil: unset
 }
 
 // cachedTask holds the columns PID, TID and COMM of a thread.
 type cachedTask struct {
 	pid, tid uint32
 	comm     event.Comm
-	columns  []byte // nil: of none yet
+	columns  []byte // nil: unset
 }
 
-// cachedCount likewise holds a column that counts pages.
+// cachedCount holds a column with a number of pages.
 type cachedCount struct {
 	kind   event.Kind
 	pages  uint64
 	column []byte
 }
 
-// level names a level of the tree of counters of one kind.
+// level identifies a level in the tree of counters of one kind.
 type level struct {
 	cgroup event.CgroupID
 	kind   event.Kind
-	// counter tells counters of an unknown kind apart.
+	// counter identifies a counter without a cgroup.
 	counter uint64
 }
 
-// seenLevel is a level as it was when last seen.
+// seenLevel is the last known state of a level.
 type seenLevel struct {
 	level
 	atLimit bool
 }
 
-// New returns a Table that prints to w the events of a source with that info.
+// New returns a Table that prints the events of a source with that Info to w.
 func New(w io.Writer, info stream.Info, o Options) *Table {
 	t := &Table{
 		w:         w,
@@ -156,7 +155,7 @@ const (
 	dateLayout  = "2006-01-02T15:04:05.000000-07:00"
 )
 
-// Widths of the columns, as the script's format has them:
+// The widths of the columns in the script's format:
 // %-8d %-6d %-16s %-10d %-10d %-10d.
 const (
 	pidWidth   = 6
@@ -164,7 +163,7 @@ const (
 	countWidth = 10
 )
 
-// Write prints the rows of one batch with one call of the underlying Write.
+// Write prints the rows of a batch with one call of the underlying Write.
 func (t *Table) Write(batch []event.Event) error {
 	t.buf = t.buf[:0]
 	t.appendHeader()
@@ -200,7 +199,7 @@ func (t *Table) Write(batch []event.Event) error {
 	return err
 }
 
-// Close prints the header if nothing else was printed.
+// Close prints the header if nothing has been printed.
 func (t *Table) Close(stream.Counts) error {
 	if t.started {
 		return nil
@@ -236,8 +235,8 @@ func appendColumn(b []byte, text string, width int) []byte {
 	return pad(append(b, text...), from, width)
 }
 
-// pad fills the column that began at from with blanks to its width, and adds
-// the one that parts it from the next.
+// pad fills the column that starts at from with blanks up to its width, and adds the
+// blank before the next column.
 func pad(b []byte, from, width int) []byte {
 	const blanks = "                                        "
 	fill := max(0, from+width-len(b)) + 1
@@ -266,7 +265,7 @@ func (t *Table) appendCharge(e *event.Event) {
 		if reached {
 			b = append(b, " LIMIT REACHED"...)
 		}
-		// The counter's own limit is in the row.
+		// The row already shows the counter's own limit.
 		if e.Limiting.CgroupID != e.Cgroup.ID {
 			b = append(b, ' ')
 			b = append(b, t.names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
@@ -282,7 +281,7 @@ func (t *Table) appendCharge(e *event.Event) {
 	t.buf = b
 }
 
-// appendRequested appends the column of the pages that are asked for.
+// appendRequested appends the column of the requested pages.
 func (t *Table) appendRequested(b []byte, e *event.Event, width int) []byte {
 	r := &t.requests[e.RequestedPages%uint64(len(t.requests))]
 	if r.update(e.Kind, e.RequestedPages) {
@@ -304,7 +303,8 @@ func (t *Table) task(e *event.Event) *cachedTask {
 	return &t.tasks[e.TID%uint32(len(t.tasks))]
 }
 
-// update reports whether the columns have to be written anew.
+// update sets the thread, and reports whether it changed: the caller must then write
+// the columns.
 func (s *cachedTask) update(e *event.Event) bool {
 	if s.columns != nil && s.pid == e.PID && s.tid == e.TID && s.comm == e.Comm {
 		return false
@@ -313,7 +313,8 @@ func (s *cachedTask) update(e *event.Event) bool {
 	return true
 }
 
-// update reports whether the column has to be written anew.
+// update sets the count, and reports whether it changed: the caller must then write the
+// column.
 func (s *cachedCount) update(kind event.Kind, pages uint64) bool {
 	if s.column != nil && s.kind == kind && s.pages == pages {
 		return false
@@ -322,8 +323,8 @@ func (s *cachedCount) update(kind event.Kind, pages uint64) bool {
 	return true
 }
 
-// limitReached reports whether the limiting level of a charge is at its limit,
-// and whether it is so for the first time since it was below.
+// limitReached reports whether the limiting level of a charge is at its limit, and
+// whether the level was below it at its previous charge.
 func (t *Table) limitReached(e *event.Event) (at, reached bool) {
 	l := level{cgroup: e.InCgroup(e.Limiting.CgroupID), kind: e.Kind}
 	if l.cgroup.ID == 0 {
@@ -340,8 +341,7 @@ func (t *Table) limitReached(e *event.Event) (at, reached bool) {
 	return at, reached
 }
 
-// seenLevel returns what is known of a level, which is what it is now if it was not seen
-// before.
+// seenLevel returns the state of a level. It adds a new level with atLimit.
 func (t *Table) seenLevel(l level, atLimit bool) *seenLevel {
 	s := t.seen[l]
 	if s == nil {
@@ -351,7 +351,7 @@ func (t *Table) seenLevel(l level, atLimit bool) *seenLevel {
 	return s
 }
 
-// appendOOMKill appends a line that is no row, as that of lost events.
+// appendOOMKill appends an OOM kill, as a line between the rows.
 func (t *Table) appendOOMKill(e *event.Event) {
 	if t.wide {
 		t.appendWideOOMKill(e)
@@ -403,8 +403,8 @@ func (t *Table) wall(bootNanos uint64) time.Time {
 	return time.Unix(0, t.info.BootWallNanos+int64(bootNanos)).In(t.location)
 }
 
-// appendCount appends a number of pages in the units of the table. Device
-// memory is counted in bytes, and said to be.
+// appendCount appends a number of pages in the units of the table. Device memory is
+// counted in bytes, and marked with a B.
 func (t *Table) appendCount(b []byte, kind event.Kind, n int64) []byte {
 	if kind == event.Dmem {
 		if t.units == text.Human {

@@ -19,8 +19,8 @@ var info = stream.Info{
 	BootWallNanos:  time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano(),
 }
 
-// charge returns a charge made so many microseconds after the trace began, to
-// a cgroup whose ancestors have no limit.
+// charge returns a charge to a cgroup whose ancestors have no limit. micros is the time
+// since the trace began.
 func charge(micros uint64, comm string, cgroup, requested uint64, usage int64, max uint64) event.Event {
 	e := event.Event{
 		Type: event.Charge, BootNanos: info.StartBootNanos + micros*1000, PID: 25980, TID: 25981,
@@ -35,7 +35,7 @@ func charge(micros uint64, comm string, cgroup, requested uint64, usage int64, m
 
 const unlimited = (1<<63 - 1) / 4096
 
-// with returns e as f changes it.
+// with returns e, changed by f.
 func with(e event.Event, f func(*event.Event)) event.Event {
 	f(&e)
 	return e
@@ -98,13 +98,13 @@ func TestRows(t *testing.T) {
 		{"marks", Options{}, []event.Event{
 			charge(0, "a", 1, 32, 2559, 2560),
 			charge(0, "a", 1, 32, 2560, 2560), // from below
-			charge(0, "a", 1, 1, 2561, 2560),  // stays
-			charge(0, "a", 2, 1, 10, 10),      // another, first seen at its limit
-			charge(0, "a", 2, 1, 9, 10),       // goes below
-			charge(0, "a", 2, 1, 10, 10),      // and comes back
-			charge(0, "a", 1, 1, 2560, 2560),  // stays
+			charge(0, "a", 1, 1, 2561, 2560),  // still at the limit
+			charge(0, "a", 2, 1, 10, 10),      // another, at its limit when first seen
+			charge(0, "a", 2, 1, 9, 10),       // falls below
+			charge(0, "a", 2, 1, 10, 10),      // and rises again
+			charge(0, "a", 1, 1, 2560, 2560),  // still at the limit
 			charge(0, "a", 1, 1, 2560, unlimited),
-			charge(0, "a", 1, 1, 2560, 2000), // the limit comes down to it
+			charge(0, "a", 1, 1, 2560, 2000), // the limit falls below the usage
 		}, lines(
 			titles,
 			"0        25980  a                32         2559       2560      ",
@@ -227,8 +227,8 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestAfterAnother has rows that differ from the one before in one thing: each must be
-// as it is by itself, though what two have in common is kept.
+// TestAfterAnother checks the caches: a row that differs from the previous row in one
+// value must be the same as without the previous row.
 func TestAfterAnother(t *testing.T) {
 	first := charge(1000, "alloc", 3, 64, 100, 2560)
 	for name, change := range map[string]func(e *event.Event){
@@ -256,7 +256,7 @@ func TestAfterAnother(t *testing.T) {
 	}
 }
 
-// TestCause has the column of causes where there are stacks.
+// TestCause checks the column CAUSE of a trace with stacks.
 func TestCause(t *testing.T) {
 	h := info
 	h.KernelStacks = true
@@ -289,7 +289,7 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
-// batch is what Copy moves at once, from some cgroups in turn.
+// batch returns as many charges as [stream.Copy] moves at once.
 func batch() []event.Event {
 	events := make([]event.Event, 256)
 	for i := range events {

@@ -9,8 +9,9 @@ import (
 	"chargetrace/internal/text"
 )
 
-// Widths of the columns of the wide table. With those for paths, which take
-// what is left, its rows have 118 columns or more, flags aside.
+// The widths of the columns of the wide table. The columns for paths also take what
+// the screen has beyond wideColumnsToFit. Without flags, the shortest rows are 118
+// characters wide.
 const (
 	widePIDWidth     = 7
 	wideCommWidth    = 15
@@ -25,8 +26,7 @@ const (
 	wideColumnsToFit = 120
 )
 
-// setPathWidths gives the columns of paths what a screen of that width has more than the
-// narrowest.
+// setPathWidths distributes the width beyond wideColumnsToFit to the columns for paths.
 func (t *Table) setPathWidths(columns int) {
 	extra := columns - wideColumnsToFit
 	if t.info.KernelStacks {
@@ -56,7 +56,7 @@ func (t *Table) appendWideHeader() {
 	t.buf = append(b, "FLAGS\n"...)
 }
 
-// appendTimeAndTask appends the columns that every row of the wide table has.
+// appendTimeAndTask appends the columns TIME, PID, TID and COMM.
 func (t *Table) appendTimeAndTask(b []byte, e *event.Event) []byte {
 	b = t.appendTime(b, e.BootNanos)
 	s := t.task(e)
@@ -91,7 +91,7 @@ func (t *Table) appendWideCharge(e *event.Event) {
 	t.buf = endLine(t.appendFlags(b, e))
 }
 
-// endLine puts a newline in the place of blanks.
+// endLine replaces trailing blanks by a newline.
 func endLine(b []byte) []byte {
 	for b[len(b)-1] == ' ' {
 		b = b[:len(b)-1]
@@ -99,13 +99,13 @@ func endLine(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// cachedCgroup is how a cgroup was last shown in a column.
+// cachedCgroup holds a column with the path of a cgroup.
 type cachedCgroup struct {
 	id     event.CgroupID
 	column []byte // padded
 }
 
-// appendCgroup appends the path of a cgroup, shortened.
+// appendCgroup appends the shortened path of a cgroup.
 func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
 	if t.charged.id != id || len(t.charged.column) == 0 {
 		column := text.AppendShort(t.charged.column[:0], t.names.Printable(id), t.cgroupWidth)
@@ -114,8 +114,8 @@ func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
 	return append(b, t.charged.column...)
 }
 
-// appendLimitedBy appends the path of the limiting level, = where it is the
-// cgroup that pays, and its usage and limit.
+// appendLimitedBy appends the path of the limiting level, or = for the charged cgroup,
+// and its usage and limit.
 func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
 	l := &e.Limiting
 	if !l.Limited() {
@@ -193,8 +193,7 @@ func (t *Table) appendWideOOMKill(e *event.Event) {
 	t.buf = append(b, '\n')
 }
 
-// appendEvent appends the columns of an event that is not a charge, up to what
-// happened.
+// appendEvent appends the columns up to KIND of an event that is not a charge.
 func (t *Table) appendEvent(e *event.Event, kind string) []byte {
 	b := t.appendTimeAndTask(t.buf, e)
 	b = appendColumn(b, "-", requestWidth)
@@ -203,7 +202,7 @@ func (t *Table) appendEvent(e *event.Event, kind string) []byte {
 	return appendColumn(b, kind, kindWidth)
 }
 
-// padRunes is pad for text that is not ASCII.
+// padRunes is like pad, for text that is not ASCII.
 func padRunes(b []byte, from, width int) []byte {
 	extra := 0
 	for _, c := range b[from:] {
