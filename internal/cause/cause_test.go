@@ -107,19 +107,19 @@ func TestStacks(t *testing.T) {
 	var s Stacks
 	charge := event.Event{Type: event.Charge, KernelStack: 3}
 	if s.Cause(&charge) != Unknown || s.Kernel(&charge) != nil {
-		t.Error("a stack is known that was not told of")
+		t.Error("found a stack before its event")
 	}
 	s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: "shmem_alloc_folio+0x1"})
 	if got := s.Cause(&charge); got != Shmem {
-		t.Errorf("it is for %v", got)
+		t.Errorf("cause %v, want %v", got, Shmem)
 	}
 	first := s.Kernel(&charge)
 	s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: "filemap_fault+0x1"}) // of the next recording
 	if got := s.Cause(&charge); got != FileRead {
-		t.Errorf("it is for %v", got)
+		t.Errorf("cause %v, want %v", got, FileRead)
 	}
 	s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: "shmem_alloc_folio.part.0+0x9"})
 	if got := s.Kernel(&charge); got != first || got.Functions() != "shmem_alloc_folio" {
-		t.Errorf("the same functions are another stack, %q", got.Functions())
+		t.Errorf("another Stack for the same functions, %q", got.Functions())
 	}
 }

@@ -9,11 +9,11 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Profile is what was charged, by [Sample].
+// Profile has the sums of charges by [Sample].
 type Profile map[Sample]*Sums
 
-// Sample is what charges have in common that are added up. A field in which they are
-// not told apart has its zero value.
+// Sample has what the charges of one sum have in common. A field that differs between
+// them is zero.
 type Sample struct {
 	Kernel, User *Stack
 	Comm         event.Comm
@@ -21,27 +21,27 @@ type Sample struct {
 	Cgroup       event.CgroupID
 }
 
-// Sums are those over the charges of a Sample: Pages of charges that went through,
-// and FailedPages of those that failed.
+// Sums are sums over the charges of a Sample: Pages of those that succeeded, and
+// FailedPages of those that failed.
 type Sums struct{ Charges, Pages, FailedPages uint64 }
 
-// Sample returns the Sample of a charge by stacks and name of the process alone.
+// Sample returns the Sample of a charge with only the stacks and the thread's name.
 func (s *Stacks) Sample(e *event.Event) Sample {
 	return Sample{Kernel: s.Kernel(e), User: s.stack(e.UserStack, userFunction), Comm: e.Comm}
 }
 
-// Compare orders samples by their stacks, names, processes and cgroups.
+// Compare orders samples by stacks, PID, name and cgroup.
 func (s Sample) Compare(t Sample) int {
 	return cmp.Or(cmp.Compare(s.Kernel.Functions(), t.Kernel.Functions()), cmp.Compare(s.User.Functions(), t.User.Functions()),
 		cmp.Compare(s.PID, t.PID), bytes.Compare(s.Comm[:], t.Comm[:]),
 		cmp.Compare(s.Cgroup.Hierarchy, t.Cgroup.Hierarchy), cmp.Compare(s.Cgroup.ID, t.Cgroup.ID))
 }
 
-// Cause returns what the charges are for.
+// Cause returns the cause of the charges.
 func (s *Sample) Cause() Cause { return s.Kernel.Cause() }
 
-// Add adds a charge to a Sample. Counters that count no pages ([event.Dmem]) and
-// those that count the same pages again ([event.Memsw]) are left out.
+// Add adds a charge to a Sample, except on counters of bytes ([event.Dmem]) and on those
+// that count the same pages again ([event.Memsw]).
 func (p Profile) Add(s Sample, e *event.Event) {
 	if e.Kind == event.Dmem || e.Kind == event.Memsw {
 		return
@@ -60,7 +60,7 @@ func (p Profile) Add(s Sample, e *event.Event) {
 	}
 }
 
-// Functions returns the functions of the stacks, the innermost first.
+// Functions returns the functions of both stacks, the innermost first.
 func (s *Sample) Functions() (functions []string) {
 	for _, stack := range [...]*Stack{s.Kernel, s.User} {
 		if stack != nil {
@@ -70,8 +70,8 @@ func (s *Sample) Functions() (functions []string) {
 	return functions
 }
 
-// Path returns where a flame graph has the Sample: the name of the process, and the
-// functions from the outermost on.
+// Path returns the path of the Sample in a flame graph: the name of the thread, and the
+// functions, the outermost first.
 func (s *Sample) Path() []string {
 	path := append(s.Functions(), s.Comm.String())
 	slices.Reverse(path)

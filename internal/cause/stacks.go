@@ -6,15 +6,14 @@ import (
 	"chargetrace/internal/event"
 )
 
-// A Stack is the functions of a stack. Where it is not known, it is nil.
+// A Stack has the functions of a call stack. An unknown stack is nil.
 type Stack struct {
 	functions string
 	cause     Cause
 }
 
-// Functions returns the functions, the innermost first, separated by semicolons and as
-// they may be printed. Those of user space have the file that they are in:
-// "main.fill [app]".
+// Functions returns the printable names of the functions, separated by semicolons, the
+// innermost first. A name of user space includes the file: "main.fill [app]".
 func (s *Stack) Functions() string {
 	if s == nil {
 		return ""
@@ -22,7 +21,7 @@ func (s *Stack) Functions() string {
 	return s.functions
 }
 
-// Cause returns what a charge is for that has the stack in the kernel.
+// Cause returns the cause of a charge with this kernel stack.
 func (s *Stack) Cause() Cause {
 	if s == nil {
 		return Unknown
@@ -30,16 +29,16 @@ func (s *Stack) Cause() Cause {
 	return s.cause
 }
 
-// Stacks are the stacks of a trace. There is one [Stack] of the same functions,
-// whatever the offsets and the numbers, so that what is kept by stack is kept by a
-// pointer and not by kilobytes of text. The zero value knows none.
+// Stacks are the stacks of a trace. All stacks with the same functions share one
+// [Stack], whatever their numbers and offsets. Thus the key of a map by stack is a
+// pointer, not kilobytes of text. The zero value is empty.
 type Stacks struct {
-	frames      map[uint32]string // of those that no charge has had
-	stacks      map[uint32]*Stack // of the others
+	frames      map[uint32]string // of stacks without a charge yet
+	stacks      map[uint32]*Stack // the other stacks
 	byFunctions map[string]*Stack
 }
 
-// Add learns from an event of type [event.Stack].
+// Add adds the stack of an event of type [event.Stack].
 func (s *Stacks) Add(e *event.Event) {
 	if s.frames == nil {
 		s.frames, s.stacks, s.byFunctions = make(map[uint32]string), make(map[uint32]*Stack), make(map[string]*Stack)
@@ -51,10 +50,11 @@ func (s *Stacks) Add(e *event.Event) {
 // Kernel returns the kernel stack of a charge.
 func (s *Stacks) Kernel(e *event.Event) *Stack { return s.stack(e.KernelStack, kernelFunction) }
 
-// Cause returns what a charge was for.
+// Cause returns the cause of a charge.
 func (s *Stacks) Cause(e *event.Event) Cause { return s.Kernel(e).Cause() }
 
-// stack returns the stack of a number, whose kind is known from the charge that has it.
+// stack returns the stack with a number. function shortens its frames: only the charge
+// says whether it is a kernel stack or a user stack.
 func (s *Stacks) stack(number uint32, function func(frame string) string) *Stack {
 	stack := s.stacks[number]
 	frames := s.frames[number]
@@ -71,7 +71,7 @@ func (s *Stacks) stack(number uint32, function func(frame string) string) *Stack
 	return stack
 }
 
-// functions returns the functions of some frames. Addresses stay as they are.
+// functions applies function to each frame.
 func functions(frames string, function func(frame string) string) []string {
 	names := strings.Split(frames, ";")
 	for i, frame := range names {
@@ -80,8 +80,8 @@ func functions(frames string, function func(frame string) string) []string {
 	return names
 }
 
-// kernelFunction leaves out what the compiler has added to a name (.isra.0,
-// .constprop.0, .part.0, .cold), the module and the offset.
+// kernelFunction removes the suffixes of the compiler (.isra.0, .constprop.0, .part.0,
+// .cold), the module and the offset. It does not change addresses.
 func kernelFunction(frame string) string {
 	f, _, _ := strings.Cut(frame, "+")
 	f, _, _ = strings.Cut(f, " ")
@@ -89,7 +89,7 @@ func kernelFunction(frame string) string {
 	return f
 }
 
-// userFunction leaves out the offset, but where that is all that is known.
+// userFunction removes the offset of a frame with a function.
 func userFunction(frame string) string {
 	if i := strings.LastIndex(frame, "]+0x"); i > 0 && frame[0] != '[' {
 		return frame[:i+1]
