@@ -1,5 +1,5 @@
-// Package text has what the outputs for people write alike: amounts of memory,
-// and paths that are too long.
+// Package text formats amounts of memory and long paths, for the outputs that people
+// read.
 package text
 
 import (
@@ -9,22 +9,22 @@ import (
 	"unicode/utf8"
 )
 
-// Units is how counts of pages are written.
+// Units is the format of a number of pages.
 type Units string
 
 // The units of the -units flag.
 const (
 	Pages Units = "pages"
 	Bytes Units = "bytes"
-	// Human is bytes as 3.9M, rounded down: what is below a limit never looks
-	// as if it had reached it.
+	// Human is bytes as 3.9M. It rounds down, so that a usage below a limit never prints
+	// as the limit.
 	Human Units = "human"
 )
 
-// AllUnits are what -units may say.
+// AllUnits are the values of the -units flag.
 var AllUnits = []Units{Pages, Bytes, Human}
 
-// ParseUnits returns the Units of that name.
+// ParseUnits returns the Units with that name.
 func ParseUnits(name string) (Units, error) {
 	if u := Units(name); slices.Contains(AllUnits, u) {
 		return u, nil
@@ -32,8 +32,7 @@ func ParseUnits(name string) (Units, error) {
 	return "", fmt.Errorf("want pages, bytes or human")
 }
 
-// AppendPages appends a number of pages of some bytes each. The zero value of
-// Units is Pages.
+// AppendPages appends n pages. The zero value of Units is Pages.
 func (u Units) AppendPages(b []byte, n int64, pageSize int) []byte {
 	switch u {
 	case Bytes:
@@ -66,8 +65,8 @@ func AppendHuman(b []byte, n int64) []byte {
 	return append(b, suffixes[unit])
 }
 
-// AppendShort appends s, shortened in the middle to width characters. The end
-// of a path says more than its beginning.
+// AppendShort appends s, shortened in the middle to width characters. It keeps more of
+// the end: the last component of a path identifies it best.
 func AppendShort(b []byte, s string, width int) []byte {
 	n := utf8.RuneCountInString(s)
 	if n <= width {
