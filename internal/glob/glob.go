@@ -1,6 +1,6 @@
-// Package glob matches short names against shell patterns, in a form that the
-// BPF program can run too: an automaton whose states are the bits of a number, so
-// that a step moves all of them at once (Baeza-Yates and Gonnet, 1992).
+// Package glob matches short names against shell patterns, with an automaton that the
+// BPF program can run too. Its states are the bits of an integer, so that one step moves
+// all of them (Baeza-Yates and Gonnet, 1992).
 package glob
 
 import (
@@ -8,24 +8,24 @@ import (
 	"fmt"
 )
 
-// Set is some patterns. A name matches if it matches any.
+// Set is a set of patterns. A name matches if it matches any of them.
 type Set struct {
-	// Start are the states before the first byte, and End those that match
-	// after the last.
+	// Start are the states before the first byte, and End the accepting states after the
+	// last.
 	Start, End uint64
-	// Accepts are the states that a byte takes to the next state, and Loops
-	// those that stay whatever byte comes.
+	// Accepts are the states that advance on a byte, and Loops those that stay on any
+	// byte.
 	Accepts [256]uint64
 	Loops   uint64
 }
 
-// maxStates is how many states there are: one for each byte, ? or [...] of all
+// maxStates is the maximum number of states: one for each byte, ? or [...] of all
 // patterns, and one more for each pattern.
 const maxStates = 64
 
-// Compile returns the set of some patterns. In a pattern, * stands for any bytes,
-// ? for one, [a-z] for one of these, [^a-z] or [!a-z] for one that is none of
-// these, and \ takes a special meaning from the byte after it.
+// Compile returns the set of patterns. In a pattern, * matches any bytes, ? one byte,
+// [a-z] one of these, and [^a-z] or [!a-z] one other than these. A \ makes the next
+// byte literal.
 func Compile(patterns ...string) (*Set, error) {
 	s := &Set{}
 	states := 0
@@ -62,13 +62,13 @@ func Compile(patterns ...string) (*Set, error) {
 }
 
 var (
-	errTooLong = fmt.Errorf("patterns of more than %d characters in all", maxStates)
+	errTooLong = fmt.Errorf("patterns have more than %d characters in total", maxStates)
 	errClass   = errors.New("a [ without its ]")
-	errEscape  = errors.New(`a \ without what it is for`)
+	errEscape  = errors.New(`\ at the end of a pattern`)
 )
 
-// element returns what bytes the first element of a pattern stands for, and the
-// rest of the pattern.
+// element returns the bytes that the first element of a pattern matches, and the rest
+// of the pattern.
 func element(p string) (accepts [256]bool, rest string, err error) {
 	switch p[0] {
 	case '?':
@@ -84,7 +84,7 @@ func element(p string) (accepts [256]bool, rest string, err error) {
 	return accepts, rest, err
 }
 
-// class parses what comes after a [.
+// class parses a pattern after a [.
 func class(p string) (accepts [256]bool, rest string, err error) {
 	negated := len(p) > 0 && (p[0] == '^' || p[0] == '!')
 	if negated {

@@ -53,7 +53,7 @@ func TestCompileRefuses(t *testing.T) {
 	}
 }
 
-// FuzzMatch holds Match against path.Match, where those mean the same.
+// FuzzMatch compares Match with path.Match on patterns that mean the same to both.
 func FuzzMatch(f *testing.F) {
 	f.Add("a*[b-d]?", "axxc1")
 	f.Add(`*\**`, "a*b")
@@ -63,7 +63,7 @@ func FuzzMatch(f *testing.F) {
 			return
 		}
 		for _, c := range pattern + name {
-			if c >= 0x80 { // a character there, bytes here
+			if c >= 0x80 { // path.Match matches characters, Match bytes
 				return
 			}
 		}
