@@ -1,31 +1,31 @@
-// Package help takes apart the text that -h prints, so that the man page and
-// the completion of shells are made of the same words. It knows no flag by name.
+// Package help parses the text that -h prints, as the source of the man page and the
+// shell completions. It must not depend on the name of any flag.
 package help
 
 import "strings"
 
-// Text is what -h prints.
+// Text is the parsed text of -h.
 type Text struct {
-	Synopsis []string // lines, each with the command
-	Intro    []string // paragraphs before the sections, and after them
-	Closing  []string
+	Synopsis []string // one line per form of the command
+	Intro    []string // paragraphs before the sections
+	Closing  []string // and after them
 	Sections []Section
 }
 
-// Section is a list with a title, which may be empty.
+// Section is a list of entries. Its title may be empty.
 type Section struct {
 	Title   string
 	Entries []Entry
 }
 
-// Entry is an example or a flag, and the lines that say what it does.
+// Entry is an example or a flag, with the lines of its description.
 type Entry struct {
 	Head string
 	Body []string
 }
 
-// Parse takes a text apart, in which blank lines are between paragraphs and
-// sections, and entries are indented by two spaces, what belongs to them by more.
+// Parse parses a text. Blank lines separate paragraphs and sections. Entries are
+// indented by two spaces, and their continuation lines by more.
 func Parse(text string) Text {
 	var t Text
 	for block := range strings.SplitSeq(strings.Trim(text, "\n"), "\n\n") {
@@ -72,19 +72,19 @@ func parseEntries(lines []string) []Entry {
 	return entries
 }
 
-// Flag is a flag and what -h says of it.
+// Flag is a flag with its description.
 type Flag struct {
 	Name  string // without the dash
-	Value string // what stands for its value; empty if it takes none
+	Value string // a placeholder; empty for a flag without a value
 	Text  string
 }
 
-// Flags returns the flags, in the order of the text.
+// Flags returns the flags in the order of the text.
 func (t Text) Flags() []Flag {
 	var flags []Flag
 	for _, s := range t.Sections {
 		for _, e := range s.Entries {
-			// "-- command" is none.
+			// "-- command" is not a flag.
 			if head, ok := strings.CutPrefix(e.Head, "-"); ok && !strings.HasPrefix(head, "-") {
 				name, value, _ := strings.Cut(head, " ")
 				flags = append(flags, Flag{name, value, strings.Join(e.Body, " ")})
@@ -96,10 +96,10 @@ func (t Text) Flags() []Flag {
 
 const repeatable = "repeatable"
 
-// Repeatable reports whether the flag may be given more than once.
+// Repeatable reports whether the flag can be repeated.
 func (f Flag) Repeatable() bool { return strings.Contains(f.Text, repeatable) }
 
-// Short returns the beginning of what is said of the flag.
+// Short returns the first sentence or clause of the description.
 func (f Flag) Short() string {
 	short, _, _ := strings.Cut(strings.TrimPrefix(f.Text, repeatable+"; "), "; ")
 	short, _, _ = strings.Cut(short, ". ")

@@ -45,7 +45,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestMan holds that nothing of the text is taken for a request, or lost.
+// TestMan checks that roff reads none of the text as a request, and loses none.
 func TestMan(t *testing.T) {
 	const want = `.TH TOOL 1 "" tool
 .SH NAME

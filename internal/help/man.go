@@ -7,7 +7,7 @@ import (
 	"unicode"
 )
 
-// Man returns the text as a page for man(7).
+// Man returns the text as a man page in the format of man(7).
 func (t Text) Man() string {
 	var b strings.Builder
 	command, _, _ := strings.Cut(t.Synopsis[0], " ")
@@ -63,11 +63,11 @@ func (t Text) Man() string {
 	return b.String()
 }
 
-// roff writes the characters that mean something to roff, or that it would
-// replace by typographic ones.
+// roff escapes the characters that have a meaning in roff, or that it replaces by
+// typographic ones.
 var roff = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `"`, `\(dq`, `'`, `\(aq`, "`", `\(ga`, `^`, `\(ha`, `~`, `\(ti`)
 
-// escape makes a line, or a part of one, into text and nothing else.
+// escape returns a line, or a part of one, as text without requests.
 func escape(s string) string {
 	s = roff.Replace(s)
 	if strings.HasPrefix(s, ".") {
@@ -76,7 +76,7 @@ func escape(s string) string {
 	return s
 }
 
-// paragraphs returns lines of text; an empty one begins a paragraph.
+// paragraphs returns escaped lines. An empty line starts a paragraph.
 func paragraphs(text string) string {
 	var b strings.Builder
 	for line := range strings.SplitSeq(text, "\n") {
@@ -92,7 +92,7 @@ func paragraphs(text string) string {
 
 var words = regexp.MustCompile(`[A-Za-z]+`)
 
-// italic sets in italics what stands for something else: the words.
+// italic sets the placeholders in italics: the words.
 func italic(s string) string {
 	var b strings.Builder
 	for {

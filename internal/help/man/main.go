@@ -1,4 +1,4 @@
-// Command man makes what -h prints into a man page.
+// Command man converts the text of -h from stdin into a man page.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 func main() {
 	text, err := io.ReadAll(os.Stdin)
 	if err == nil && !strings.HasPrefix(string(text), "Usage: ") {
-		err = fmt.Errorf("stdin does not begin with Usage")
+		err = fmt.Errorf("stdin does not start with \"Usage: \"")
 	}
 	if err == nil {
 		_, err = io.WriteString(os.Stdout, help.Parse(string(text)).Man())
