@@ -157,7 +157,7 @@ const subtreeControl = "cgroup.subtree_control"
 // have the memory controller. If none has it yet, the top gives it to them.
 func (h hierarchy) parent() (string, error) {
 	for dir := h.own; ; dir = filepath.Dir(dir) {
-		has, err := lists(filepath.Join(dir, subtreeControl), "memory")
+		has, err := hasWord(filepath.Join(dir, subtreeControl), "memory")
 		if err != nil || has {
 			return dir, err
 		}
@@ -165,7 +165,7 @@ func (h hierarchy) parent() (string, error) {
 			break
 		}
 	}
-	has, err := lists(filepath.Join(h.top, "cgroup.controllers"), "memory")
+	has, err := hasWord(filepath.Join(h.top, "cgroup.controllers"), "memory")
 	if err != nil {
 		return "", err
 	}
@@ -178,18 +178,18 @@ func (h hierarchy) parent() (string, error) {
 // vacate moves this process from its cgroup of v2 to a child of that, since one
 // with processes in it cannot give the memory controller to its children.
 func vacate(dir string) error {
-	keeper := Group{filepath.Join(dir, "keeper")}
-	if err := os.Mkdir(keeper.Dir, 0o755); err != nil {
+	child := Group{filepath.Join(dir, "keeper")}
+	if err := os.Mkdir(child.Dir, 0o755); err != nil {
 		return err
 	}
-	if err := keeper.Add(os.Getpid()); err != nil {
+	if err := child.Add(os.Getpid()); err != nil {
 		return err
 	}
 	return write(filepath.Join(dir, subtreeControl), "+memory")
 }
 
-// lists reports whether a file holds a word.
-func lists(file, word string) (bool, error) {
+// hasWord reports whether a file holds a word.
+func hasWord(file, word string) (bool, error) {
 	content, err := os.ReadFile(file)
 	return slices.Contains(strings.Fields(string(content)), word), err
 }
@@ -304,7 +304,7 @@ func (g *Group) kill() (killed int, err error) {
 	}
 	// Linux 5.14 can kill them at a stroke.
 	err = g.write("cgroup.kill", "1")
-	atOnce := err == nil
+	killedAll := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
@@ -312,7 +312,7 @@ func (g *Group) kill() (killed int, err error) {
 		if !pids[pid] {
 			continue
 		}
-		if !atOnce {
+		if !killedAll {
 			err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 			if err == unix.ESRCH {
 				continue

@@ -92,11 +92,11 @@ type mount struct {
 func parseMounts(mountinfo string) (mounts []mount) {
 	for line := range strings.Lines(mountinfo) {
 		here, super, _ := strings.Cut(line, " - ")
-		fields, of := strings.Fields(here), strings.Fields(super)
-		if len(fields) < 5 || len(of) < 3 {
+		fields, superFields := strings.Fields(here), strings.Fields(super)
+		if len(fields) < 5 || len(superFields) < 3 {
 			continue
 		}
-		mounts = append(mounts, mount{mountEscapes.Replace(fields[3]), mountEscapes.Replace(fields[4]), of[0], strings.Split(of[2], ",")})
+		mounts = append(mounts, mount{mountEscapes.Replace(fields[3]), mountEscapes.Replace(fields[4]), superFields[0], strings.Split(superFields[2], ",")})
 	}
 	return mounts
 }
