@@ -16,9 +16,9 @@ func TestNames(t *testing.T) {
 	var n Names
 	id := func(id uint64) event.CgroupID { return event.CgroupID{ID: id} }
 	if got := n.Path(id(3)); got != "(cgroup 3)" {
-		t.Errorf("of no trace: %q", got)
+		t.Errorf("without names: %q", got)
 	}
-	// As they come: a child before its parent.
+	// A trace can name a child before its parent.
 	n.Add(name(0, 3, 2, "b"))
 	if got := n.Path(id(3)); got != "(cgroup 2)/b" {
 		t.Errorf("without its parent: %q", got)
@@ -45,10 +45,10 @@ func TestNames(t *testing.T) {
 		t.Errorf("lineage: %v", got)
 	}
 	if got := slices.Collect(n.Lineage(id(8))); len(got) != maxDepth {
-		t.Errorf("lineage in a circle: of %d", len(got))
+		t.Errorf("lineage in a cycle: %d cgroups", len(got))
 	}
 	if got := n.Path(id(8)); !strings.HasSuffix(got, "/y/x") {
-		t.Errorf("in a circle: %q", got)
+		t.Errorf("in a cycle: %q", got)
 	}
 }
 
@@ -78,9 +78,9 @@ func TestContainerOf(t *testing.T) {
 		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod" + podUnder + ".slice/crio-" + id + ".scope": {"cri-o", id, pod},
 		"/system.slice/containerd.service/kubepods-besteffort-pod" + podUnder + ".slice:cri-containerd:" + id:         {"containerd", id, pod},
 		"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod" + podUnder + ".slice/docker-" + id + ".scope":    {"docker", id, pod},
-		// kind: a node is a container.
+		// kind, where a node is a container.
 		"/docker/" + id2 + "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod" + podUnder + ".slice/cri-containerd-" + id + ".scope": {"containerd", id, pod},
-		// Docker in a pod's container.
+		// Docker in the container of a pod.
 		"/kubepods/pod" + pod + "/" + id2 + "/docker/" + id: {"docker", id, ""},
 	} {
 		if got := ContainerOf(path); got != want {

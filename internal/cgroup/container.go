@@ -5,19 +5,19 @@ import (
 	"strings"
 )
 
-// Container is the container whose cgroup it is.
+// Container identifies the container of a cgroup.
 type Container struct {
-	// Runtime is docker, containerd, cri-o or podman, or empty where the path
-	// does not tell.
+	// Runtime is docker, containerd, cri-o or podman, or empty if the path does not
+	// contain it.
 	Runtime string
-	// ID is the container's id in full; empty for the cgroup of a pod.
+	// ID is the full id of the container; empty for the cgroup of a pod.
 	ID string
-	// Pod is the UID of its Kubernetes pod, if it has one.
+	// Pod is the UID of the Kubernetes pod, if any.
 	Pod string
 }
 
-// String returns the container as docker:1a2b3c4d5e6f, or pod:UID, or the empty
-// string where there is none.
+// String returns docker:1a2b3c4d5e6f for a container, pod:UID for a pod, and otherwise
+// the empty string.
 func (c Container) String() string {
 	if c.ID == "" {
 		if c.Pod == "" {
@@ -29,21 +29,21 @@ func (c Container) String() string {
 	if runtime == "" {
 		runtime = "container"
 	}
-	// As the runtimes' own commands shorten it.
+	// The runtimes' own commands shorten ids to 12 characters.
 	return runtime + ":" + c.ID[:min(12, len(c.ID))]
 }
 
-// The names of directories, by what makes them:
+// The names of cgroup directories, by their creator:
 //
 //	Docker      docker-ID.scope, docker/ID
 //	containerd  cri-containerd-ID.scope, nerdctl-ID.scope, SLICE:cri-containerd:ID
 //	CRI-O       crio-ID.scope, crio-ID
 //	Podman      libpod-ID.scope, libpod-ID, libpod_parent/libpod-ID
-//	kubelet     ...-podUID.slice with _ for -, podUID, and below it the ID alone
-//	runc        ID alone
+//	kubelet     ...-podUID.slice with _ for -, podUID, and below it only the ID
+//	runc        only the ID
 //
-// The first of each are those of the systemd driver. The monitors of CRI-O and
-// Podman, crio-conmon-ID and libpod-conmon-ID, are not in their containers.
+// The first name is that of the systemd driver. The monitors of CRI-O and Podman,
+// crio-conmon-ID and libpod-conmon-ID, do not belong to a container.
 var (
 	prefixedID = regexp.MustCompile(`^(?:(.*):)?(docker|cri-containerd|nerdctl|crio|libpod)[-:]([0-9a-f]{64})(?:\.scope)?$`)
 	plainID    = regexp.MustCompile(`^[0-9a-f]{64}$`)
@@ -54,8 +54,8 @@ var runtimes = map[string]string{
 	"docker": "docker", "cri-containerd": "containerd", "nerdctl": "containerd", "crio": "cri-o", "libpod": "podman",
 }
 
-// ContainerOf returns the container that the cgroup at a path belongs to: the
-// innermost, where there are containers in containers.
+// ContainerOf returns the container of the cgroup with this path, the innermost of
+// nested ones.
 func ContainerOf(path string) Container {
 	var c Container
 	parent := ""

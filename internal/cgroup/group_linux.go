@@ -14,23 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settings returns the files that hold the limits, and what to write to them, in
-// that order.
+// settings returns the files of the limits with their values, in writing order.
 func (l Limits) settings(v1 bool) (settings [][2]string, err error) {
 	set := func(file string, bytes int64) {
 		settings = append(settings, [2]string{file, strconv.FormatInt(bytes, 10)})
 	}
 	switch {
 	case v1 && l.HighBytes > 0:
-		return nil, errors.New("cgroup v1 has no limit such as memory.high")
+		return nil, errors.New("cgroup v1 has no memory.high")
 	case v1 && l.SwapBytes != nil && l.MemoryBytes == 0:
-		return nil, errors.New("cgroup v1 limits swap together with memory only")
+		return nil, errors.New("cgroup v1 can limit swap only together with memory")
 	case v1:
 		if l.MemoryBytes > 0 {
 			set("memory.limit_in_bytes", l.MemoryBytes)
 		}
 		if l.SwapBytes != nil {
-			// Beyond what the kernel can count it is no limit.
+			// A sum that overflows means no limit.
 			sum := l.MemoryBytes + *l.SwapBytes
 			if sum < 0 {
 				sum = -1
@@ -51,19 +50,19 @@ func (l Limits) settings(v1 bool) (settings [][2]string, err error) {
 	return settings, nil
 }
 
-// ErrNoController is what [Make] fails with where no cgroup can have a limit.
+// ErrNoController is the error of [Make] on a kernel without the memory controller.
 var ErrNoController = errors.New("this kernel has no memory controller for cgroups")
 
-// Group is a control group with limits.
+// Group is a cgroup with limits that [Make] made.
 type Group struct {
-	// Dir is its directory.
+	// Dir is the directory of the cgroup.
 	Dir string
 }
 
-// Make makes a group of that name: below the process's own cgroup, or below the
-// nearest ancestor whose children can have the memory controller. Where the
-// process's own cgroup was delegated to it, with nothing else in it, the group
-// is made there, and the process moves to another one beside it.
+// Make makes a group below the process's own cgroup, or below the nearest ancestor whose
+// children have the memory controller. If the own cgroup was delegated to the process,
+// with no other process in it, Make makes the group there, and moves the process to
+// another child.
 func Make(name string, delegated bool, limits Limits) (*Group, error) {
 	selfCgroup, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -104,14 +103,15 @@ func Make(name string, delegated bool, limits Limits) (*Group, error) {
 	return g, nil
 }
 
-// hierarchy is the tree of cgroups that has the memory controller.
+// hierarchy is the cgroup hierarchy with the memory controller.
 type hierarchy struct {
 	v1  bool
-	top string // where it is mounted
+	top string // the mount point
 	own string // the directory of the process's own cgroup
 }
 
-// findHierarchy finds it from the process's /proc/PID/cgroup and mountinfo.
+// findHierarchy finds the hierarchy in the text of /proc/self/cgroup and
+// /proc/self/mountinfo.
 func findHierarchy(selfCgroup, mountinfo string) (h hierarchy, err error) {
 	path := ""
 	for line := range strings.Lines(selfCgroup) {
@@ -135,26 +135,27 @@ func findHierarchy(selfCgroup, mountinfo string) (h hierarchy, err error) {
 			continue
 		}
 		if h.top == "" {
-			// Where the own cgroup is not below any mount, as at most in a
-			// container, this will do.
+			// The fallback if no mount contains the own cgroup, which can happen
+			// only in a container.
 			h.top, h.own = m.dir, m.dir
 		}
-		// In a cgroup namespace, ".." leads out of it.
+		// A path with ".." is outside the cgroup namespace.
 		if below, err := filepath.Rel(m.root, path); err == nil && filepath.IsLocal(below) && !strings.HasPrefix(path+"/", "/../") {
 			h.top, h.own = m.dir, filepath.Join(m.dir, below)
 			return h, nil
 		}
 	}
 	if h.top == "" {
-		return h, errors.New("the cgroups that have the memory controller are not mounted")
+		return h, errors.New("the cgroup hierarchy with the memory controller is not mounted")
 	}
 	return h, nil
 }
 
 const subtreeControl = "cgroup.subtree_control"
 
-// parent returns the nearest cgroup of v2, from the own one up, whose children
-// have the memory controller. If none has it yet, the top gives it to them.
+// parent returns the nearest cgroup of v2, from the own one upwards, whose children have
+// the memory controller. If there is none, it enables the controller for the children of
+// the top.
 func (h hierarchy) parent() (string, error) {
 	for dir := h.own; ; dir = filepath.Dir(dir) {
 		has, err := hasWord(filepath.Join(dir, subtreeControl), "memory")
@@ -175,8 +176,9 @@ func (h hierarchy) parent() (string, error) {
 	return h.top, write(filepath.Join(h.top, subtreeControl), "+memory")
 }
 
-// vacate moves this process from its cgroup of v2 to a child of that, since one
-// with processes in it cannot give the memory controller to its children.
+// vacate moves this process from its cgroup of v2 to a child, and enables the memory
+// controller for the children. The kernel refuses that for a cgroup with processes
+// (cgroups(7), "no internal processes").
 func vacate(dir string) error {
 	child := Group{filepath.Join(dir, "keeper")}
 	if err := os.Mkdir(child.Dir, 0o755); err != nil {
@@ -188,14 +190,14 @@ func vacate(dir string) error {
 	return write(filepath.Join(dir, subtreeControl), "+memory")
 }
 
-// hasWord reports whether a file holds a word.
+// hasWord reports whether a file contains a word.
 func hasWord(file, word string) (bool, error) {
 	content, err := os.ReadFile(file)
 	return slices.Contains(strings.Fields(string(content)), word), err
 }
 
-// write writes to a file that must be there: to make one in these file systems
-// is forbidden, which would be a misleading error.
+// write writes to an existing file. With O_CREAT, a missing file would fail with a
+// misleading EACCES: cgroup file systems do not allow new files.
 func write(file, value string) error {
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
@@ -207,11 +209,11 @@ func write(file, value string) error {
 
 func (g *Group) write(name, value string) error { return write(filepath.Join(g.Dir, name), value) }
 
-// Add moves a process to the group.
+// Add moves a process into the group.
 func (g *Group) Add(pid int) error { return g.write("cgroup.procs", strconv.Itoa(pid)) }
 
-// Remove kills what is left in the group, waits until it is empty and removes
-// it, with all groups below it. It returns how many processes it killed.
+// Remove kills the remaining processes of the group, waits until it is empty, and removes
+// it with all groups below it. It returns the number of processes it killed.
 func (g *Group) Remove() (killed int, err error) {
 	for {
 		n, err := g.kill()
@@ -240,10 +242,10 @@ func (g *Group) Remove() (killed int, err error) {
 	}
 }
 
-// dirs returns the directories of the group and of all below it, parents first.
+// dirs returns the directories of the group and of all groups below it, parents first.
 func (g *Group) dirs() (dirs []string, err error) {
 	err = filepath.WalkDir(g.Dir, func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+		if errors.Is(err, fs.ErrNotExist) { // removed by now
 			return nil
 		}
 		if err == nil && entry.IsDir() {
@@ -254,7 +256,7 @@ func (g *Group) dirs() (dirs []string, err error) {
 	return dirs, err
 }
 
-// pids returns the processes in the group and below it.
+// pids returns the PIDs in the group and below it.
 func (g *Group) pids() (map[int]bool, error) {
 	dirs, err := g.dirs()
 	if err != nil {
@@ -263,7 +265,7 @@ func (g *Group) pids() (map[int]bool, error) {
 	pids := map[int]bool{}
 	for _, dir := range dirs {
 		content, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-		// Removed meanwhile, or threaded: then its parent lists them.
+		// The group has been removed, or is threaded: then its parent lists the PIDs.
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue
 		}
@@ -281,8 +283,8 @@ func (g *Group) pids() (map[int]bool, error) {
 	return pids, nil
 }
 
-// kill kills what is in the group, waits until it has exited, and returns how
-// many processes that were. It may miss some, such as are made meanwhile.
+// kill kills the processes in the group, waits for their exit, and returns their number.
+// It can miss new processes.
 func (g *Group) kill() (killed int, err error) {
 	pids, err := g.pids()
 	if err != nil || len(pids) == 0 {
@@ -297,12 +299,13 @@ func (g *Group) kill() (killed int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	// A pidfd never refers to another process: it is that of a pid that is still listed.
+	// A pidfd keeps referring to the same process. If its PID is still listed now, that
+	// process is in the group.
 	pids, err = g.pids()
 	if err != nil {
 		return 0, err
 	}
-	// Linux 5.14 can kill them at a stroke.
+	// cgroup.kill exists since Linux 5.14.
 	err = g.write("cgroup.kill", "1")
 	killedAll := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -334,8 +337,8 @@ func (g *Group) kill() (killed int, err error) {
 	return killed, nil
 }
 
-// openAll opens pidfds of the processes that still exist, at least one: out of file
-// descriptors, it leaves the others for the next time.
+// openAll opens pidfds of the processes that still exist. If the file descriptors run
+// out after the first, it leaves the other processes for the next kill.
 func openAll(pids map[int]bool) (handles map[int]int, err error) {
 	handles = make(map[int]int)
 	for pid := range pids {
@@ -354,12 +357,12 @@ func openAll(pids map[int]bool) (handles map[int]int, err error) {
 	return handles, nil
 }
 
-// waitEmpty waits until v2 says that there is no process left in the group or
-// below it: they may have exited, but not be gone yet.
+// waitEmpty waits until cgroup.events of v2 says that the group is unpopulated: exited
+// processes leave their cgroup with a delay. It returns early if there is a new process.
 func (g *Group) waitEmpty() error {
 	events, err := os.Open(filepath.Join(g.Dir, "cgroup.events"))
 	if errors.Is(err, fs.ErrNotExist) {
-		// v1 does not tell.
+		// v1 has no such file.
 		time.Sleep(time.Millisecond)
 		return nil
 	}
@@ -385,7 +388,7 @@ func (g *Group) waitEmpty() error {
 	}
 }
 
-// poll waits for an event of a file.
+// poll waits for an event on a file.
 func poll(fd int, event int16) error {
 	for {
 		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: event}}, -1)

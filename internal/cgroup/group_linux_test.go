@@ -22,13 +22,13 @@ func TestFindHierarchy(t *testing.T) {
 		err                         string
 	}{
 		{"v2", "0::/user.slice/x\n", v2, hierarchy{false, "/sys/fs/cgroup", "/sys/fs/cgroup/user.slice/x"}, ""},
-		{"its root", "0::/\n", v2, hierarchy{false, "/sys/fs/cgroup", "/sys/fs/cgroup"}, ""},
+		{"v2, root", "0::/\n", v2, hierarchy{false, "/sys/fs/cgroup", "/sys/fs/cgroup"}, ""},
 		{"v1", "4:memory:/a\n3:cpuset:/b\n0::/c\n", v1 + unified, hierarchy{true, "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/a"}, ""},
-		{"v1 for others", "3:cpuset:/b\n0::/c\n", v1 + unified, hierarchy{false, "/sys/fs/cgroup/unified", "/sys/fs/cgroup/unified/c"}, ""},
+		{"v1 without memory", "3:cpuset:/b\n0::/c\n", v1 + unified, hierarchy{false, "/sys/fs/cgroup/unified", "/sys/fs/cgroup/unified/c"}, ""},
 		{"a part is mounted", "4:memory:/docker/1a/b\n", confined, hierarchy{true, "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/b"}, ""},
 		{"another part", "4:memory:/docker/1ab\n", confined, hierarchy{true, "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory"}, ""},
-		{"out of sight", "0::/../../x\n", v2, hierarchy{false, "/sys/fs/cgroup", "/sys/fs/cgroup"}, ""},
-		{"the first that holds it", "4:memory:/x\n", confined + strings.ReplaceAll(v1, "/sys", "/other"), hierarchy{true, "/other/fs/cgroup/memory", "/other/fs/cgroup/memory/x"}, ""},
+		{"outside the namespace", "0::/../../x\n", v2, hierarchy{false, "/sys/fs/cgroup", "/sys/fs/cgroup"}, ""},
+		{"the first mount that contains it", "4:memory:/x\n", confined + strings.ReplaceAll(v1, "/sys", "/other"), hierarchy{true, "/other/fs/cgroup/memory", "/other/fs/cgroup/memory/x"}, ""},
 		{"a space", "0::/a b:c\n", strings.ReplaceAll(v2, "/sys/fs", `/my\040\134fs`), hierarchy{false, `/my \fs/cgroup`, `/my \fs/cgroup/a b:c`}, ""},
 		{"no mount", "0::/\n", v1, hierarchy{}, "not mounted"},
 		{"no controller", "3:cpuset:/b\n", v1, hierarchy{}, ErrNoController.Error()},
@@ -57,7 +57,7 @@ func TestParent(t *testing.T) {
 		{"the nearest", "memory\n", [3]string{"memory", "cpu memory\n", "cpu\n"}, "a", "", nil},
 		{"the top", "memory\n", [3]string{"memory\n", "cpu\n", "memory_recursive\n"}, "", "", nil},
 		{"none has it yet", "cpu memory\n", [3]string{"cpu", "", ""}, "", "+memory", nil},
-		{"none can have it", "cpu\n", [3]string{"cpu", "", ""}, "", "", ErrNoController},
+		{"no controller", "cpu\n", [3]string{"cpu", "", ""}, "", "", ErrNoController},
 	} {
 		top := t.TempDir()
 		for i, dir := range []string{"", "a", "a/b"} {
@@ -93,8 +93,8 @@ func TestSettings(t *testing.T) {
 		{Limits{10, 0, nil}, true, "[[memory.limit_in_bytes 10]]"},
 		{Limits{10, 0, &some}, true, "[[memory.limit_in_bytes 10] [memory.memsw.limit_in_bytes 15]]"},
 		{Limits{10, 0, &most}, true, "[[memory.limit_in_bytes 10] [memory.memsw.limit_in_bytes -1]]"},
-		{Limits{10, 7, nil}, true, "cgroup v1 has no limit such as memory.high"},
-		{Limits{0, 0, &some}, true, "cgroup v1 limits swap together with memory only"},
+		{Limits{10, 7, nil}, true, "cgroup v1 has no memory.high"},
+		{Limits{0, 0, &some}, true, "cgroup v1 can limit swap only together with memory"},
 	} {
 		settings, err := tc.limits.settings(tc.v1)
 		got := fmt.Sprint(settings)

@@ -1,8 +1,9 @@
-// Package cgroup tells what a cgroup is called, and which container it is. There
-// it asks nobody: what it knows comes with the events of a trace, so that it is
-// the same for a recording, and for a cgroup that is long gone. Of the machine's own
-// cgroups it finds those to aim at, reads what they hold, and makes some for commands
-// that are to have a limit; see [Trees], [Target] and [Make].
+// Package cgroup resolves the paths and containers of cgroups in a trace. [Names] and
+// [ContainerOf] use only the events of the trace, never this machine, so that recordings
+// and removed cgroups have the same names.
+//
+// It also finds cgroups of this machine for filters, reads their usage, and makes cgroups
+// with limits for commands; see [Trees], [Target] and [Make].
 package cgroup
 
 import (
@@ -14,8 +15,7 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Names are the names of cgroups, as a trace tells them. The zero value knows
-// none.
+// Names are the names of the cgroups in a trace. The zero value is empty.
 type Names struct {
 	nodes map[event.CgroupID]*node
 }
@@ -23,10 +23,10 @@ type Names struct {
 type node struct {
 	parent          uint64
 	name            string
-	path, printable string // once they were asked for
+	path, printable string // cached by lookup
 }
 
-// Add learns from an event of type [event.CgroupName].
+// Add adds the name in an event of type [event.CgroupName].
 func (n *Names) Add(e *event.Event) {
 	if n.nodes == nil {
 		n.nodes = make(map[event.CgroupID]*node)
@@ -34,8 +34,8 @@ func (n *Names) Add(e *event.Event) {
 	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name}
 }
 
-// RanOut returns what ran out of memory, as an event of type [event.OOMKill] says:
-// the path of a cgroup, as it may be printed, or "the machine".
+// RanOut returns the printable path of the cgroup that ran out of memory in an event of
+// type [event.OOMKill], or "the machine".
 func (n *Names) RanOut(e *event.Event) string {
 	if e.Cgroup.ID == 0 {
 		return "the machine"
@@ -43,7 +43,7 @@ func (n *Names) RanOut(e *event.Event) string {
 	return n.Printable(e.Cgroup)
 }
 
-// Parent returns the cgroup above another, if the trace names both.
+// Parent returns the parent of a cgroup. ok is false unless both have names.
 func (n *Names) Parent(id event.CgroupID) (parent event.CgroupID, ok bool) {
 	nd := n.nodes[id]
 	if nd == nil {
@@ -53,7 +53,7 @@ func (n *Names) Parent(id event.CgroupID) (parent event.CgroupID, ok bool) {
 	return parent, n.nodes[parent] != nil
 }
 
-// Lineage returns a cgroup and its ancestors, as far as the trace names them.
+// Lineage returns a cgroup and its ancestors, up to the first one without a name.
 func (n *Names) Lineage(id event.CgroupID) iter.Seq[event.CgroupID] {
 	return func(yield func(event.CgroupID) bool) {
 		for i, ok := 0, true; ok && i < maxDepth && yield(id); i++ {
@@ -62,22 +62,19 @@ func (n *Names) Lineage(id event.CgroupID) iter.Seq[event.CgroupID] {
 	}
 }
 
-// maxDepth is how many levels a path has at most, so that parents that go round
-// in a circle come to an end.
+// maxDepth limits the levels of a path, so that a cycle of parents ends.
 const maxDepth = 256
 
 // Path returns the path of a cgroup from the root of its hierarchy, such as
-// "/system.slice/docker-1a2b.scope": the directory's path below the host's
-// mount. Where the name of an ancestor is not known, "(cgroup 4711)" stands for
-// it, and for the path where the trace does not name the cgroup at all. A path
-// can hold any bytes: print it with [event.AppendPrintable], or take
-// [Names.Printable].
+// "/system.slice/docker-1a2b.scope": the directory's path below the host's mount.
+// "(cgroup 4711)" replaces a cgroup without a name and everything above it. A path can
+// contain any bytes: print it with [event.AppendPrintable], or use [Names.Printable].
 func (n *Names) Path(id event.CgroupID) string {
 	path, _ := n.lookup(id)
 	return path
 }
 
-// Printable returns the path as [event.AppendPrintable] makes it.
+// Printable returns the path as [event.AppendPrintable] prints it.
 func (n *Names) Printable(id event.CgroupID) string {
 	_, printable := n.lookup(id)
 	return printable

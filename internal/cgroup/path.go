@@ -5,13 +5,12 @@ import (
 	"strings"
 )
 
-// Path is where a cgroup is, from the root of its hierarchy. As somebody gave it,
-// it can mean another cgroup in cgroup v1, where each controller has a directory.
+// Path is the path of a cgroup from the root of its hierarchy. It can differ between v1
+// and v2, because in v1 each controller has its own directory.
 type Path struct{ V1, V2 string }
 
-// ParsePath returns the path that somebody means: as in /proc/PID/cgroup, or with
-// the mount point before it, /sys/fs/cgroup, or in cgroup v1 and on hybrid systems
-// /sys/fs/cgroup/memory.
+// ParsePath parses a path as in /proc/PID/cgroup, or with the mount point before it:
+// /sys/fs/cgroup, or in cgroup v1 and on hybrid systems /sys/fs/cgroup/memory.
 func ParsePath(s string) Path {
 	v2 := path.Clean("/" + s)
 	if rest, ok := cutDir(v2, "/sys/fs/cgroup"); ok {
@@ -28,7 +27,7 @@ func ParsePath(s string) Path {
 	return Path{v2, v2}
 }
 
-// cutDir returns the path of what is in a directory from there.
+// cutDir returns p relative to dir, with a leading slash. ok is false if p is outside dir.
 func cutDir(p, dir string) (rest string, ok bool) {
 	rest, ok = strings.CutPrefix(p, dir)
 	if !ok || rest != "" && rest[0] != '/' {
@@ -37,7 +36,7 @@ func cutDir(p, dir string) (rest string, ok bool) {
 	return path.Clean("/" + rest), true
 }
 
-// In returns the path in a hierarchy.
+// In returns the path in a hierarchy; 0 is v2.
 func (p Path) In(hierarchy uint32) string {
 	if hierarchy == 0 {
 		return p.V2
@@ -45,7 +44,7 @@ func (p Path) In(hierarchy uint32) string {
 	return p.V1
 }
 
-// IsWithin reports whether a path is that of a cgroup or of one below it.
+// IsWithin reports whether p is the path of the cgroup or of one below it.
 func IsWithin(p, cgroup string) bool {
 	_, ok := cutDir(p, strings.TrimSuffix(cgroup, "/"))
 	return ok

@@ -15,16 +15,16 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Tree is a hierarchy of cgroups of this machine.
+// Tree is a mounted cgroup hierarchy of this machine.
 type Tree struct {
 	// Hierarchy is as in [event.CgroupID].
 	Hierarchy uint32
-	// Dir is where it is mounted.
+	// Dir is its mount point.
 	Dir string
 }
 
-// Trees returns the hierarchies of this machine whose controllers count pages:
-// that of cgroup v2, and those of memory and hugetlb in v1.
+// Trees returns the hierarchies of this machine with controllers that count pages: cgroup
+// v2, and in v1 those with memory and hugetlb.
 func Trees() ([]Tree, error) {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -41,7 +41,7 @@ func Trees() ([]Tree, error) {
 	return trees, nil
 }
 
-// parseTrees takes the text of /proc/self/mountinfo and /proc/self/cgroup.
+// parseTrees parses the text of /proc/self/mountinfo and /proc/self/cgroup.
 func parseTrees(mounts, cgroups string) (trees []Tree) {
 	for _, m := range parseMounts(mounts) {
 		t := Tree{Dir: m.dir}
@@ -58,7 +58,7 @@ func parseTrees(mounts, cgroups string) (trees []Tree) {
 		default:
 			continue
 		}
-		// It may be mounted in several places.
+		// A hierarchy can have several mount points.
 		if !slices.ContainsFunc(trees, func(x Tree) bool { return x.Hierarchy == t.Hierarchy }) {
 			trees = append(trees, t)
 		}
@@ -66,8 +66,8 @@ func parseTrees(mounts, cgroups string) (trees []Tree) {
 	return trees
 }
 
-// hierarchyOf returns the number of the hierarchy of v1 that has one of some
-// controllers; 0 if there is none.
+// hierarchyOf returns the number of the v1 hierarchy with one of the controllers; 0 if
+// there is none.
 func hierarchyOf(cgroups string, controllers []string) uint32 {
 	for line := range strings.Lines(cgroups) {
 		fields := strings.SplitN(line, ":", 3)
@@ -86,7 +86,7 @@ func hierarchyOf(cgroups string, controllers []string) uint32 {
 // mount is a line of /proc/self/mountinfo; see proc_pid_mountinfo(5).
 type mount struct {
 	root, dir, fsType string
-	options           []string // of the file system: controllers, for one
+	options           []string // of the file system; for cgroup v1 they include the controllers
 }
 
 func parseMounts(mountinfo string) (mounts []mount) {
@@ -106,18 +106,17 @@ var mountEscapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", 
 // Target is a cgroup of this machine.
 type Target struct {
 	ID event.CgroupID
-	// Above are its ancestors, the root last.
+	// Above are the ancestors, the root last.
 	Above []event.CgroupID
 	Dir   string
 }
 
-// Find returns the cgroups of a path: one in each of some trees, as far as it is
-// there.
+// Find returns the cgroups with the path in trees, at most one in each.
 func (p Path) Find(trees []Tree) ([]Target, error) {
 	var targets []Target
 	for _, t := range trees {
 		dir := filepath.Join(t.Dir, p.In(t.Hierarchy))
-		if IsWithin(p.V2, t.Dir) { // mounted where ParsePath does not know
+		if IsWithin(p.V2, t.Dir) { // the path includes a mount point unknown to ParsePath
 			dir = p.V2
 		}
 		if target, err := t.target(dir); err == nil {
@@ -130,11 +129,11 @@ func (p Path) Find(trees []Tree) ([]Target, error) {
 	return targets, nil
 }
 
-// target returns the cgroup whose directory that is.
+// target returns the cgroup with the directory dir.
 func (t Tree) target(dir string) (Target, error) {
 	target := Target{Dir: dir}
 	for {
-		// The inode number is the cgroup's (since Linux 5.5).
+		// Since Linux 5.5 the inode number is the cgroup's ID.
 		var stat unix.Stat_t
 		if err := unix.Stat(dir, &stat); err != nil {
 			return Target{}, err
@@ -152,13 +151,13 @@ func (t Tree) target(dir string) (Target, error) {
 	}
 }
 
-// ContainersIn returns the containers of some trees: of each, its directories.
+// ContainersIn returns the containers in trees, each with its cgroups.
 func ContainersIn(trees []Tree) (map[Container][]Target, error) {
 	containers := make(map[Container][]Target)
 	for _, t := range trees {
 		err := filepath.WalkDir(t.Dir, func(dir string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
-				return nil // removed meanwhile
+				return nil // removed by now
 			}
 			path := strings.TrimPrefix(dir, t.Dir)
 			c := ContainerOf(path)
@@ -177,7 +176,7 @@ func ContainersIn(trees []Tree) (map[Container][]Target, error) {
 	return containers, nil
 }
 
-// Exists reports whether the cgroup is still there.
+// Exists reports whether the cgroup still exists.
 func (t *Target) Exists() bool {
 	var stat unix.Stat_t
 	return unix.Stat(t.Dir, &stat) == nil && stat.Ino == t.ID.ID

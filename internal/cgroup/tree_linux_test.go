@@ -90,7 +90,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-// inode returns the number that a directory would have as a cgroup.
+// inode returns the ID that a directory would have as a cgroup.
 func inode(t *testing.T, dir string) event.CgroupID {
 	t.Helper()
 	target, err := Tree{0, dir}.target(dir)
@@ -100,14 +100,14 @@ func inode(t *testing.T, dir string) event.CgroupID {
 	return target.ID
 }
 
-// TestSamples reads trees of v2 and of v1.
+// TestSamples reads the usage in trees of v2 and of v1.
 func TestSamples(t *testing.T) {
 	root := t.TempDir()
 	for file, content := range map[string]string{
 		"memory.current": "409600", "memory.usage_in_bytes": "409600", // of the root
 		"a/memory.current": "8192\n", "a/memory.usage_in_bytes": "12288\n", "a/memory.use_hierarchy": "1\n",
 		"a/b/memory.current": "0\n", "a/d/memory.usage_in_bytes": "0\n", "a/d/memory.use_hierarchy": "0\n",
-		"a/d/memory.current": "16384\n", // where the other file is none of the kernel's
+		"a/d/memory.current": "16384\n", // v2 has no memory.use_hierarchy
 		"a/c/memory.max":     "max\n",
 	} {
 		path := filepath.Join(root, file)

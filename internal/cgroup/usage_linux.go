@@ -34,7 +34,7 @@ func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages 
 	}
 	defer unix.Close(dir)
 	if number != id.ID {
-		return 0, 0, false // another of that name
+		return 0, 0, false // a new cgroup with the same path
 	}
 	limit := "memory.max"
 	if t.Hierarchy != 0 {
@@ -51,7 +51,7 @@ func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages 
 // Linux 5.10), where a cgroup does not count those below it.
 func (t *Target) Samples(now func() uint64) iter.Seq[event.Event] {
 	return func(yield func(event.Event) bool) {
-		// An error is that of a cgroup that was removed meanwhile.
+		// WalkDir fails only for cgroups removed by now.
 		filepath.WalkDir(t.Dir, func(path string, entry fs.DirEntry, err error) error {
 			if err != nil || !entry.IsDir() {
 				return nil
@@ -73,7 +73,7 @@ func (t *Target) Samples(now func() uint64) iter.Seq[event.Event] {
 	}
 }
 
-// sampleUsage reads the usage of a cgroup, -1 if it cannot, and the time right after read(2).
+// sampleUsage returns the usage of a cgroup, or -1 for an error, and the time right after read(2).
 func sampleUsage(dir int, hierarchy uint32, now func() uint64) (pages int64, bootNanos uint64) {
 	fd, err := openFile(dir, usageFile(hierarchy))
 	if err != nil {
@@ -91,7 +91,7 @@ func sampleUsage(dir int, hierarchy uint32, now func() uint64) (pages int64, boo
 	return pagesOf(n), bootNanos
 }
 
-// countsBelow reports whether a cgroup counts the usage of those below it too.
+// countsBelow reports whether the usage of a cgroup includes those below it.
 func countsBelow(dir int, hierarchy uint32) bool {
 	if hierarchy == 0 {
 		return true
@@ -110,7 +110,7 @@ func usageFile(hierarchy uint32) string {
 
 func pagesOf(bytes uint64) int64 { return int64(bytes / uint64(unix.Getpagesize())) }
 
-// openDir opens the directory of a cgroup. It returns the cgroup's number too.
+// openDir opens the directory of a cgroup and returns the cgroup's ID.
 func openDir(path string) (dir int, number uint64, err error) {
 	dir, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
