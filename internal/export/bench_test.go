@@ -9,7 +9,8 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// chargesOfContainers returns the names of some containers' cgroups, and charges there.
+// chargesOfContainers returns charges to the cgroups of containers, and the names of the
+// cgroups.
 func chargesOfContainers() (names, charges []event.Event) {
 	names = append(names, event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}})
 	for i := range uint64(4) {

@@ -9,8 +9,9 @@ import (
 )
 
 // CSV is a [stream.Sink] that writes one line per event (RFC 4180), after a line with
-// the names of the columns. A column is empty where an event has no such value, as max
-// is without a limit. The columns requested, usage, max and room count what unit says.
+// the names of the columns. A column is empty if the event has no such value, such as max
+// without a limit. The columns requested, usage, max and room are in the unit of the
+// column unit.
 // For an uncharge or a forced charge, requested is its size. flags contains existing for
 // a process that is older than the trace, and for a usage read when the trace began.
 // Names are escaped as in the table, and a name that a spreadsheet would evaluate as a
@@ -25,8 +26,8 @@ func NewCSV(w io.Writer, info stream.Info) *CSV {
 	return &CSV{writer: newWriter(w, info)}
 }
 
-// columns are the columns of a line: which events have a value there, and what appends
-// it.
+// columns are the columns of a line. types are the events with a value in the column, and
+// value appends it.
 var columns = []struct {
 	name  string
 	types types
@@ -177,7 +178,7 @@ func (c *CSV) cgroup(id event.CgroupID) {
 	}
 }
 
-// appendField appends printable text, which may be anything else.
+// appendField appends a printable name as a field, with quotes if needed.
 func appendField[T string | []byte](b []byte, s T) []byte {
 	formula := len(s) > 0 && strings.IndexByte("=+-@", s[0]) >= 0
 	quote := false

@@ -1,5 +1,5 @@
-// Package export writes a trace in the formats of other programs. It must not know where
-// events come from, nor the other sinks.
+// Package export writes a trace in the formats of other programs. It must not depend on
+// the sources of events or on other sinks.
 package export
 
 import (
@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// types is a set of types of events, each a bit: 1 << [event.Type].
+// types is a set of event types, one bit each: 1 << [event.Type].
 type types uint16
 
 const (

@@ -29,7 +29,7 @@ func comm(s string) (c [16]byte) {
 	return c
 }
 
-// story has an event of each type, with hostile names.
+// story returns an event of each type, with hostile names.
 func story() []event.Event {
 	charge := event.Event{
 		Type: event.Charge, CPU: 1, BootNanos: info.StartBootNanos + 1500, PID: 7, TID: 8, Comm: comm("=1\x1b\",x"),
@@ -104,7 +104,7 @@ func TestJSONL(t *testing.T) {
 
 func TestCSV(t *testing.T) {
 	got := render(t, func(w io.Writer) stream.Sink { return NewCSV(w, info) })
-	records, err := csv.NewReader(strings.NewReader(got)).ReadAll() // all of one length
+	records, err := csv.NewReader(strings.NewReader(got)).ReadAll() // fails unless all have the same length
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestCSV(t *testing.T) {
 				t.Errorf("line %d, %s: %q, want %q", i+1, name, record[column[name]], value)
 			}
 		}
-		if len(want) < 8 && want["type"] != "lost" { // not all of it
+		if len(want) < 8 && want["type"] != "lost" { // only some columns are listed
 			continue
 		}
 		for name, at := range column {
@@ -172,8 +172,8 @@ func TestCSVAllocations(t *testing.T) {
 	}
 }
 
-// TestCSVUnknownCause has a charge whose stack is not in the trace: its cause, "-", is no
-// formula.
+// TestCSVUnknownCause checks that the cause "-", of a charge whose stack is not in the
+// trace, is not a formula.
 func TestCSVUnknownCause(t *testing.T) {
 	var b strings.Builder
 	c := NewCSV(&b, info)

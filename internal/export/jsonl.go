@@ -55,15 +55,15 @@ func NewJSONL(w io.Writer, info stream.Info) *JSONL {
 // Write writes the objects of a batch.
 func (j *JSONL) Write(batch []event.Event) error { return j.write(batch, j.encode) }
 
-// Close writes the end.
+// Close writes the end object.
 func (j *JSONL) Close(stream.Counts) error {
 	j.buf = append(j.buf, `{"type":"end","charges":`...)
 	j.buf = append(appendUint(j.buf, j.charges), "}\n"...)
 	return j.flush()
 }
 
-// members are the members of an object after its type: which events have it, and what
-// appends it.
+// members are the members of an object after "type". types are the events with the
+// member, and append appends it.
 var members = []struct {
 	types  types
 	append func(j *JSONL, e *event.Event)

@@ -23,7 +23,7 @@ type Profile struct {
 }
 
 // NewFolded returns a Profile that writes the lines of flame-graph tools: the name of the
-// process and its functions, outermost first, separated by semicolons, then a blank and
+// thread and its functions, outermost first, separated by semicolons, then a blank and
 // the charged pages.
 func NewFolded(w io.Writer, info stream.Info) *Profile {
 	return &Profile{newWriter(w, info), make(cause.Profile), false}
