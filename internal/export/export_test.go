@@ -29,8 +29,8 @@ func comm(s string) (c [16]byte) {
 	return c
 }
 
-// story returns an event of each type, with hostile names.
-func story() []event.Event {
+// sampleEvents returns an event of each type, with hostile names.
+func sampleEvents() []event.Event {
 	charge := event.Event{
 		Type: event.Charge, CPU: 1, BootNanos: info.StartBootNanos + 1500, PID: 7, TID: 8, Comm: comm("=1\x1b\",x"),
 		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.Failed, Flags: event.Remote | event.Predicted, FailedAt: 2,
@@ -63,7 +63,7 @@ func render(t *testing.T, sink func(io.Writer) stream.Sink) string {
 	t.Helper()
 	var b strings.Builder
 	s := sink(&b)
-	events := story()
+	events := sampleEvents()
 	if err := errors.Join(s.Write(events[:4]), s.Write(events[4:]), s.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hier
 
 func TestCSVAllocations(t *testing.T) {
 	c := NewCSV(io.Discard, info)
-	events := story()
+	events := sampleEvents()
 	if err := c.Write(events); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestCSVAllocations(t *testing.T) {
 func TestCSVUnknownCause(t *testing.T) {
 	var b strings.Builder
 	c := NewCSV(&b, info)
-	e := story()[3]
+	e := sampleEvents()[3]
 	e.KernelStack = 1
 	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
@@ -201,7 +201,7 @@ func FuzzJSONL(f *testing.F) {
 	f.Add([]byte("alloc"), "docker-"+id+".scope")
 	f.Add([]byte{0x1b, '"', '\\', 0xff}, "\u2028\u202e")
 	f.Fuzz(func(t *testing.T, name []byte, cgroup string) {
-		events := story()
+		events := sampleEvents()
 		copy(events[3].Comm[:], name)
 		events[0].Name = cgroup
 		var b strings.Builder
