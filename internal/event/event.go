@@ -12,7 +12,7 @@ import (
 	"strconv"
 )
 
-// Type says what an [Event] reports.
+// Type is the type of an [Event].
 type Type uint32
 
 const (
