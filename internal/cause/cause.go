@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Cause is what memory was charged for.
+// Cause is the purpose of charged memory.
 type Cause uint8
 
 // The causes. Unknown is for charges without a known stack.

@@ -12,8 +12,7 @@ import (
 // Profile has the sums of charges by [Sample].
 type Profile map[Sample]*Sums
 
-// Sample has what the charges of one sum have in common. A field that differs between
-// them is zero.
+// Sample identifies the charges of one sum. A field that differs between them is zero.
 type Sample struct {
 	Kernel, User *Stack
 	Comm         event.Comm
