@@ -107,7 +107,7 @@ func (w *writer) appendWallTime(b []byte, e *event.Event) []byte {
 	return time.Unix(0, w.info.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
 }
 
-// unit returns what the amounts of an event count.
+// unit returns the unit of the amounts of an event.
 func unit(e *event.Event) string {
 	if e.Kind == event.Dmem && e.Type != event.Usage {
 		return "bytes"

@@ -24,8 +24,8 @@ import (
 //	reclaim_end    the same, and freed_pages, duration_ns
 //	oom_kill       the same, and victim: pid, comm, anon_pages, file_pages,
 //	               shmem_pages, swap_pages
-//	uncharge       the same, and kind, pages, usage_pages: what page_counter_uncharge
-//	               uncharges, and the usage before
+//	uncharge       the same, and kind, pages, usage_pages: a call of
+//	               page_counter_uncharge, with the usage before it
 //	forced_charge  the same, for page_counter_charge, which ignores the limit
 //	usage          cgroup, cgroup_id, hierarchy, container, usage_pages, existing:
 //	               a reading of memory.current; existing is true for the one when
