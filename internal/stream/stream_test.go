@@ -294,6 +294,12 @@ func TestCopy(t *testing.T) {
 			counts: Counts{Read: 1, Shown: 1},
 		},
 		{
+			name:   "details of shown charges",
+			src:    fakeSource{batches: [][]event.Event{{predicted, cut, unknown, of(1, cut)}}},
+			want:   []event.Event{predicted, cut, unknown, of(1, cut)},
+			counts: Counts{Read: 4, Shown: 4, Predicted: 1, WalksCut: 2, UnknownKinds: 1},
+		},
+		{
 			name:   "the source fails",
 			src:    fakeSource{batches: [][]event.Event{{a}}, err: failure},
 			want:   []event.Event{a},
