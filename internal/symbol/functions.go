@@ -68,7 +68,10 @@ func nameAt(table []byte, at uint32) []byte {
 // to the end of what is executable.
 func newFunctions(symbols []symbol, names []byte, end func(address uint64) uint64) functions {
 	slices.SortFunc(symbols, func(a, b symbol) int {
-		return cmp.Or(cmp.Compare(a.start, b.start), cmp.Compare(a.rank, b.rank), cmp.Compare(a.name, b.name))
+		if a.start != b.start {
+			return cmp.Compare(a.start, b.start)
+		}
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.name, b.name))
 	})
 	symbols = slices.CompactFunc(symbols, func(a, b symbol) bool { return a.start == b.start })
 

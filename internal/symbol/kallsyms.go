@@ -20,8 +20,8 @@ const maxKernelFunction = 1<<16 + 1
 // ReadKernel reads the functions of /proc/kallsyms. There are none if the kernel hides
 // addresses from the reader (kernel.kptr_restrict).
 func ReadKernel(kallsyms io.Reader) (Kernel, error) {
-	var symbols []symbol
-	var names []byte
+	// Room for the functions of most kernels: to grow costs more than to read.
+	symbols, names := make([]symbol, 0, 1<<17), make([]byte, 0, 4<<20)
 	err := Kallsyms(kallsyms, func(address uint64, kind byte, name []byte) bool {
 		if address == 0 || strings.IndexByte("tTwW", kind) < 0 {
 			return true
