@@ -9,35 +9,35 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// Sequence is a [stream.Source] that plays recordings one after the other, on
-// the clock of the first.
+// Sequence is a [stream.Source] that plays recordings one after another, with the times
+// of all on the clock of the first.
 type Sequence struct {
 	info    stream.Info
 	readers []*Reader
 	current int
-	err     error // of those that were not whole
+	err     error // of the readers so far
 }
 
 var _ stream.Source = (*Sequence)(nil)
 
-// NewSequence returns the sequence of some recordings, at least one. They must be
-// of machines with pages of one size.
+// NewSequence returns the sequence of at least one recording. All must have the same page
+// size.
 func NewSequence(readers ...*Reader) (*Sequence, error) {
 	info := readers[0].info
 	for _, r := range readers {
 		if r.info.PageSize != info.PageSize {
-			return nil, errors.New("recordings of machines with pages of different sizes cannot be played together")
+			return nil, errors.New("cannot play recordings with different page sizes together")
 		}
 		info.KernelStacks = info.KernelStacks || r.info.KernelStacks
 		info.UserStacks = info.UserStacks || r.info.UserStacks
-		// Of a time without what was given back there is no balance.
+		// A balance needs the uncharges of the whole time.
 		info.Net = info.Net && r.info.Net
 	}
 	return &Sequence{info: info, readers: readers}, nil
 }
 
-// Info implements [stream.Source]. It is that of the first recording, with stacks where
-// any recording has some, and a balance where all have one.
+// Info implements [stream.Source]. It is that of the first recording, with stacks if any
+// recording has them, and with uncharges if all have them.
 func (s *Sequence) Info() stream.Info { return s.info }
 
 // Stop implements [stream.Source].
@@ -47,8 +47,8 @@ func (s *Sequence) Stop() {
 	}
 }
 
-// Read implements [stream.Source]. What is wrong with one recording is no reason not
-// to play the next: the errors of all come at the end.
+// Read implements [stream.Source]. If a recording ends with an error, Read continues with
+// the next one, and returns the errors at the end.
 func (s *Sequence) Read(batch []event.Event) (int, error) {
 	for ; s.current < len(s.readers); s.current++ {
 		r := s.readers[s.current]
@@ -60,7 +60,7 @@ func (s *Sequence) Read(batch []event.Event) (int, error) {
 			s.err = errors.Join(s.err, err)
 			continue
 		}
-		// Another boot has another clock.
+		// BootNanos restarts at each boot.
 		if shift := r.info.BootWallNanos - s.info.BootWallNanos; shift != 0 && r.info.StartBootNanos != s.info.StartBootNanos {
 			for i := range batch[:n] {
 				batch[i].BootNanos += uint64(shift)
@@ -71,9 +71,9 @@ func (s *Sequence) Read(batch []event.Event) (int, error) {
 	return 0, cmp.Or(s.err, io.EOF)
 }
 
-// Counts implements [stream.Source]: it adds up what the recordings count. They are
-// Whole once each was read to its end. Parts of one trace hold the kernel's counts
-// once, in the last.
+// Counts implements [stream.Source]: it adds up the counts of the recordings. They are
+// Whole once each was read to its end. Of the parts of one trace, only the last has the
+// counts of the kernel.
 func (s *Sequence) Counts() (sum stream.Counts, err error) {
 	sum.Whole = true
 	for _, r := range s.readers {
@@ -97,10 +97,10 @@ func (s *Sequence) Counts() (sum stream.Counts, err error) {
 	return sum, nil
 }
 
-// Next ends this recording and returns one that goes on where it ends, in another
-// file: with the same beginning, and the names and stacks that this one knew.
+// Next closes the recording and returns a Writer that continues it in another file, with
+// the same Info, names and stacks.
 func (w *Writer) Next(out io.Writer) (*Writer, error) {
-	// The counts come with the last.
+	// The last part has the counts.
 	if err := w.Close(stream.Counts{}); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ import (
 
 var info = stream.Info{PageSize: 4096, StartBootNanos: 1e9, BootWallNanos: 1e18, Host: "h\x1b", CommandLine: []string{"chargetrace", "-o"}}
 
-// counted are the counts that most recordings here end with.
+// counted are the counts at the end of most recordings here.
 var counted = stream.Counts{Seen: 9, Filtered: 2, Lost: 3, BatchPages: 64}
 
 func comm(s string) (c [16]byte) {
@@ -32,11 +32,10 @@ func comm(s string) (c [16]byte) {
 	return c
 }
 
-// told is how many names and stacks come before the events of a story.
-const told = 6
+// storyNames is the number of names and stacks at the beginning of a story.
+const storyNames = 6
 
-// story returns n events of all types, with the names of their cgroups and their
-// stacks first.
+// story returns the names of some cgroups and some stacks, and n events of all types.
 func story(n int) []event.Event {
 	r := rand.New(rand.NewPCG(1, 2))
 	events := []event.Event{
@@ -124,7 +123,7 @@ func record(t testing.TB, events []event.Event) []byte {
 	return buf.Bytes()
 }
 
-// play returns the events of a recording, names apart.
+// play returns the events of a recording, and apart from them its names and stacks.
 func play(r io.Reader, o Options) (events, names []event.Event, rd *Reader, err error) {
 	rd, err = NewReader(r, o)
 	if err != nil {
@@ -173,11 +172,11 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, got, events[told:])
-	if len(names) != told {
+	same(t, got, events[storyNames:])
+	if len(names) != storyNames {
 		t.Errorf("names %+v", names)
 	}
-	for _, name := range events[:told] {
+	for _, name := range events[:storyNames] {
 		found := false
 		for _, x := range names {
 			found = found || x == name
@@ -209,10 +208,9 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestBlockBytes records more names and stacks within a block's time and number of
-// events than a block may have.
+// TestBlockBytes records more names and stacks than fit into one block.
 func TestBlockBytes(t *testing.T) {
-	charge := touch(1)[told]
+	charge := touch(1)[storyNames]
 	var stacks, names []event.Event
 	for i := range uint32(3000) {
 		charge.KernelStack = 1 + i
@@ -248,8 +246,7 @@ func TestBlockBytes(t *testing.T) {
 	}
 }
 
-// TestMerged makes one recording of several in which the same numbers mean different
-// cgroups and stacks.
+// TestMerged merges recordings in which a number means different cgroups or stacks.
 func TestMerged(t *testing.T) {
 	part := func(cgroup, kernel, user string) *Reader {
 		events := []event.Event{
@@ -308,7 +305,7 @@ func TestTimes(t *testing.T) {
 	file := record(t, events)
 	from, to := info.StartBootNanos+140_000_000, info.StartBootNanos+150_000_000
 	var want []event.Event
-	for _, e := range events[told:] {
+	for _, e := range events[storyNames:] {
 		if e.BootNanos >= from && e.BootNanos < to {
 			want = append(want, e)
 		}
@@ -325,7 +322,7 @@ func TestTimes(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		same(t, got, want)
-		if len(names) != told {
+		if len(names) != storyNames {
 			t.Errorf("%s: %d names", name, len(names))
 		}
 	}
@@ -345,7 +342,7 @@ func (r *countingReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// blocks returns where the blocks of a recording begin, and its end.
+// blocks returns the offsets of the blocks of a recording, and of its end.
 func blocks(t *testing.T, file []byte) (at []int) {
 	t.Helper()
 	for pos := len(signature) + 4; ; {
@@ -370,8 +367,8 @@ func TestCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Write(events[:told])
-	for i := told; i < len(events); i += perBlock {
+	w.Write(events[:storyNames])
+	for i := storyNames; i < len(events); i += perBlock {
 		w.Write(events[i : i+perBlock])
 		w.tick()
 	}
@@ -392,23 +389,22 @@ func TestCut(t *testing.T) {
 		if !errors.Is(err, ErrEndsEarly) || rd.totals != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
-		same(t, got, events[told:told+min(whole, 4)*perBlock])
+		same(t, got, events[storyNames:storyNames+min(whole, 4)*perBlock])
 	}
-	// A damaged byte costs no block before it, and none after it, unless the next
-	// cannot be found.
+	// A damaged byte costs no other block, unless it hides where the next one begins.
 	for i, pos := range at[1:5] {
-		others := append(slices.Clone(events[told:told+i*perBlock]), events[told+(i+1)*perBlock:]...)
+		others := append(slices.Clone(events[storyNames:storyNames+i*perBlock]), events[storyNames+(i+1)*perBlock:]...)
 		for n := range at[i+2] - pos {
 			bad := bytes.Clone(file)
 			bad[pos+n] ^= 0x10
 			got, _, rd, err := play(bytes.NewReader(bad), Options{Name: "x"})
-			// Of the length once it is decompressed the highest byte makes it more than
-			// there can be.
+			// Byte 19 is the highest of the decompressed length, which then exceeds
+			// maxPayload.
 			if n < 4 || n >= 12 && n < 16 || n == 19 {
 				if !errors.Is(err, ErrEndsEarly) {
 					t.Fatalf("block %d, byte %d damaged: %v", i, n, err)
 				}
-				same(t, got, events[told:told+i*perBlock])
+				same(t, got, events[storyNames:storyNames+i*perBlock])
 				continue
 			}
 			if want := "x: the recording is damaged: 1 of its blocks could not be read"; !errors.Is(err, ErrDamaged) || err.Error() != want || rd.totals == nil {
@@ -417,7 +413,7 @@ func TestCut(t *testing.T) {
 			same(t, got, others)
 		}
 	}
-	// Without its end it is not whole.
+	// A damaged end is as good as none.
 	bad := bytes.Clone(file)
 	bad[at[2]-1] ^= 0x10
 	bad[at[5]+headerBytes] ^= 0x10
@@ -425,17 +421,17 @@ func TestCut(t *testing.T) {
 	if want := "x: the recording ends early: EOF; the recording is damaged: 2 of its blocks could not be read"; err == nil || err.Error() != want || rd.totals != nil {
 		t.Errorf("%v, want %s", err, want)
 	}
-	same(t, got, events[told+perBlock:])
+	same(t, got, events[storyNames+perBlock:])
 }
 
-// TestDamagedInside damages blocks as nothing but their writer can.
+// TestDamagedInside reads blocks with a valid checksum whose payload is damaged.
 func TestDamagedInside(t *testing.T) {
 	events := story(60)
 	part := func(spoil func(h *blockHeader, payload []byte)) []byte {
 		b := newBlockWriter()
 		for i := range events {
 			if e := &events[i]; e.Type.IsName() {
-				b.learn(e)
+				b.define(e)
 			} else {
 				b.add(e)
 			}
@@ -449,7 +445,7 @@ func TestDamagedInside(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.writeBlock(h, payload)
-		w.Write(events[:told+1])
+		w.Write(events[:storyNames+1])
 		w.Close(counted)
 		return file.Bytes()
 	}
@@ -462,19 +458,35 @@ func TestDamagedInside(t *testing.T) {
 		if !errors.Is(err, ErrDamaged) || errors.Is(err, ErrEndsEarly) || rd.damaged != 1 || rd.totals == nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		same(t, got, events[told:told+1])
+		same(t, got, events[storyNames:storyNames+1])
 		same(t, names, events[:3]) // of the cgroup that is charged, and above
 	}
 }
 
-// TestVersions holds that an older recording has no events that came later.
+// TestTooManyContexts has a block with more contexts than a block has events.
+func TestTooManyContexts(t *testing.T) {
+	for n, want := range map[int]error{blockEvents: nil, blockEvents + 1: errDamaged} {
+		w := newBlockWriter()
+		for i := range n {
+			w.add(&event.Event{Type: event.Lost, CPU: uint32(i)})
+		}
+		var r blockReader
+		r.version = Version
+		if err := r.start(blockHeader{events: uint32(n)}, w.payload()); err != want {
+			t.Errorf("%d contexts: %v", n, err)
+		}
+	}
+}
+
+// TestVersions expects that a type newer than the version of a recording is damage.
 func TestVersions(t *testing.T) {
 	for typ, since := range map[event.Type]uint32{event.Fork: 1, event.Uncharge: 3, event.ForcedCharge: 3, event.Usage: 3} {
 		w := newBlockWriter()
 		w.add(&event.Event{Type: typ, Kind: event.Memory})
 		payload := w.payload()
 		for version := uint32(2); version <= Version; version++ {
-			r := blockReader{version: version}
+			var r blockReader
+			r.version = version
 			if err := r.start(blockHeader{events: 1}, payload); (err == nil) != (version >= since) {
 				t.Errorf("version %d, type %d: %v", version, typ, err)
 			}
@@ -482,8 +494,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-// TestSequence plays recordings of which some are not whole, or have what others have
-// not.
+// TestSequence plays complete and damaged recordings, with and without stacks.
 func TestSequence(t *testing.T) {
 	events := story(3)
 	part := func(name string, i stream.Info, spoil func([]byte) []byte) *Reader {
@@ -493,7 +504,7 @@ func TestSequence(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.Write(events)
-		w.Close(stream.Counts{Seen: 3, LostStacks: 2, UnnamedProcesses: 1, DamagedBlocks: 4})
+		w.Close(stream.Counts{Seen: 3, LostStacks: 2, UnnamedProcesses: 1, DamagedBlocks: 4, BatchPages: 64})
 		rd, err := NewReader(bytes.NewReader(spoil(file.Bytes())), Options{Name: name})
 		if err != nil {
 			t.Fatal(err)
@@ -528,7 +539,7 @@ func TestSequence(t *testing.T) {
 	if want := "a: the recording ends early: EOF\nc: the recording is damaged: 1 of its blocks could not be read"; err == nil || err.Error() != want || sink.events != 9 {
 		t.Errorf("%d events, %v, want %s", sink.events, err, want)
 	}
-	want := stream.Counts{Seen: 9, RecordedEvents: 9, RecordedCharges: 9, LostStacks: 6, UnnamedProcesses: 3, DamagedBlocks: 13, Read: 9, Shown: 9}
+	want := stream.Counts{Seen: 9, RecordedEvents: 9, RecordedCharges: 9, LostStacks: 6, UnnamedProcesses: 3, DamagedBlocks: 13, BatchPages: 64, Read: 9, Shown: 9}
 	if got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -541,7 +552,7 @@ func TestSequence(t *testing.T) {
 	}
 }
 
-// counter is a sink that counts events, names apart.
+// counter is a sink that counts events without names and stacks.
 type counter struct{ events int }
 
 func (c *counter) Write(batch []event.Event) error {
@@ -567,9 +578,9 @@ func TestRefuses(t *testing.T) {
 	}{
 		"empty":     {nil, "x: not a recording of chargetrace: EOF"},
 		"text":      {[]byte("TIME     PID    COMM"), "x: not a recording of chargetrace"},
-		"newer":     {newer, "x: a recording of version 4, and this program reads versions up to 3"},
-		"cut":       {file[:40], "x: the beginning of the recording: unexpected EOF"},
-		"huge":      {huge, "x: the beginning of the recording: a block is damaged: it claims to be of 1073741824 bytes"},
+		"newer":     {newer, "x: format version 4 is not supported: this program reads versions 1 to 3"},
+		"cut":       {file[:40], "x: first block: unexpected EOF"},
+		"huge":      {huge, "x: first block: damaged block: its length of 1073741824 bytes exceeds 16777216"},
 		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "x: not a recording of chargetrace"},
 	} {
 		if _, err := NewReader(bytes.NewReader(tc.file), Options{Name: "x"}); err == nil || err.Error() != tc.want {
@@ -578,7 +589,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// writeTeller is a Writer that tells when it is written to.
+// writeTeller is an io.Writer that sends the time of each write.
 type writeTeller struct {
 	bytes.Buffer
 	written chan time.Time
@@ -590,8 +601,7 @@ func (w *writeTeller) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// TestDelay holds that an event is in the file after exactly a second, on a clock
-// of its own.
+// TestDelay expects an event in the file after exactly a second of a fake clock.
 func TestDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		buf := &writeTeller{written: make(chan time.Time, 10)}
@@ -611,7 +621,7 @@ func TestDelay(t *testing.T) {
 		if !errors.Is(err, ErrEndsEarly) {
 			t.Error(err)
 		}
-		same(t, got, events[told:])
+		same(t, got, events[storyNames:])
 		w.Close(counted)
 	})
 }
@@ -647,10 +657,10 @@ func TestFollow(t *testing.T) {
 		w.tick()
 	}
 	w.Close(counted)
-	same(t, <-result, events[told:])
+	same(t, <-result, events[storyNames:])
 }
 
-// growing is a file of which only a part is written yet.
+// growing is a file that is still being written.
 type growing struct {
 	file    []byte
 	written atomic.Int64
@@ -665,8 +675,8 @@ func (g *growing) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// TestFollowFrom follows a recording, of which only what comes last is asked for, at
-// a time when an earlier block is there in part.
+// TestFollowFrom follows a recording from its last event on, while a block to be skipped
+// is still incomplete.
 func TestFollowFrom(t *testing.T) {
 	first := event.Event{Type: event.Fork, BootNanos: 1, ChildPID: 1}
 	last := event.Event{Type: event.Fork, BootNanos: 2 * uint64(maxDelay), ChildPID: 2}
@@ -696,7 +706,7 @@ func TestFollowFrom(t *testing.T) {
 				defer close(done)
 				got, _, _, err = playReader(rd)
 			}()
-			synctest.Wait() // it has read what is there
+			synctest.Wait() // the reader waits for more
 			in.written.Store(int64(file.Len()))
 			<-done
 			if err != nil {
@@ -740,19 +750,20 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// FuzzBlock goes past the checksum and the compression.
+// FuzzBlock skips the checksum and the compression.
 func FuzzBlock(f *testing.F) {
 	b := newBlockWriter()
 	for _, e := range story(60) {
 		if e.Type.IsName() {
-			b.learn(&e)
+			b.define(&e)
 		} else {
 			b.add(&e)
 		}
 	}
 	f.Add(b.payload(), uint32(60))
 	f.Fuzz(func(t *testing.T, payload []byte, n uint32) {
-		b := blockReader{version: Version}
+		var b blockReader
+		b.version = Version
 		if b.start(blockHeader{events: n}, payload) != nil {
 			return
 		}
@@ -769,11 +780,11 @@ func FuzzBlock(f *testing.F) {
 	})
 }
 
-// touch is what a process that touches memory charges: one thread, one cgroup.
+// touch returns the charges of one thread that touches memory.
 func touch(n int) []event.Event {
 	r := rand.New(rand.NewPCG(1, 2))
 	events := story(1)
-	e := events[told]
+	e := events[storyNames]
 	usage := int64(0)
 	for range n {
 		e.BootNanos += 100_000 + r.Uint64N(1<<17)
@@ -796,13 +807,13 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// churn is what a process that touches memory and gives it back does with -net.
+// churn returns charges and as many uncharges, as with -net.
 func churn(n int) []event.Event {
 	events := touch(n / 2)
-	back := events[told]
+	back := events[storyNames]
 	back.Type, back.CPU, back.Kind = event.Uncharge, 1, event.Memory
-	mixed := events[:told:told]
-	for _, e := range events[told:] {
+	mixed := events[:storyNames:storyNames]
+	for _, e := range events[storyNames:] {
 		back.BootNanos, back.UsagePages = e.BootNanos+10, e.UsagePages+64
 		mixed = append(mixed, e, back)
 	}

@@ -1,0 +1,183 @@
+package trace
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"chargetrace/internal/event"
+)
+
+// A section is a part of a block, such as a column. Encoding appends to b, decoding
+// advances pos.
+type section struct {
+	b   []byte
+	pos int
+}
+
+func (s *section) done() bool { return s.pos == len(s.b) }
+
+func (s *section) appendUvarint(v uint64) {
+	for v >= 0x80 {
+		s.b = append(s.b, byte(v)|0x80)
+		v >>= 7
+	}
+	s.b = append(s.b, byte(v))
+}
+
+func (s *section) appendVarint(v int64) { s.appendUvarint(uint64(v)<<1 ^ uint64(v>>63)) }
+
+// A coder encodes events into the sections of a block, or decodes them. The functions
+// uint64, uint32, byte, text, comm and flagged do both, as in the XDR library (xdr(3)), so
+// that the writer and the reader share one list of fields.
+type coder struct {
+	encoding bool
+	version  uint32 // of the format
+	// bad is set where decoding meets bytes that no writer produces.
+	bad bool
+
+	names, stacks, contexts                                                 section
+	context, time, requested, outcome, usage, limiting, high, failed, other section
+
+	numbered []context // of the block, by number
+	usages   usages
+}
+
+// A context has the fields that many events share. The other fields are zero.
+type context struct {
+	event.Event
+	levels
+}
+
+// forget drops the contexts of the last block.
+func (x *coder) forget() {
+	x.numbered = x.numbered[:0]
+	x.usages.reset()
+}
+
+// readContext decodes the next context and numbers it.
+func (x *coder) readContext() *context {
+	x.numbered = append(x.numbered, context{})
+	c := &x.numbered[len(x.numbered)-1]
+	codeContext(x, &c.Event)
+	c.levels = x.usages.levels(&c.Event)
+	return c
+}
+
+// sections returns the sections in the order of the file.
+func (x *coder) sections() []*section {
+	s := []*section{
+		&x.names, &x.stacks, &x.contexts,
+		&x.context, &x.time, &x.requested, &x.outcome, &x.usage, &x.limiting, &x.high, &x.failed, &x.other,
+	}
+	if x.version < 2 {
+		s = slices.Delete(s, 1, 2) // no stacks
+	}
+	return s
+}
+
+func (x *coder) readUvarint(s *section) uint64 {
+	// Most numbers have one byte.
+	if s.pos < len(s.b) && s.b[s.pos] < 0x80 {
+		s.pos++
+		return uint64(s.b[s.pos-1])
+	}
+	return x.readLongUvarint(s)
+}
+
+func (x *coder) readLongUvarint(s *section) uint64 {
+	v, n := binary.Uvarint(s.b[s.pos:])
+	if n <= 0 {
+		x.bad = true
+		s.pos = len(s.b)
+		return 0
+	}
+	s.pos += n
+	return v
+}
+
+func (x *coder) readVarint(s *section) int64 {
+	v := x.readUvarint(s)
+	return int64(v>>1) ^ -int64(v&1)
+}
+
+func (x *coder) readByte(s *section) byte {
+	if s.done() {
+		x.bad = true
+		return 0
+	}
+	s.pos++
+	return s.b[s.pos-1]
+}
+
+// readBytes returns n bytes, which alias the section, or none if there are fewer.
+func (x *coder) readBytes(s *section, n uint64) []byte {
+	if n > uint64(len(s.b)-s.pos) {
+		x.bad = true
+		s.pos = len(s.b)
+		return nil
+	}
+	b := s.b[s.pos:][:n]
+	s.pos += int(n)
+	return b
+}
+
+func (x *coder) uint64(s *section, v *uint64) {
+	if x.encoding {
+		s.appendUvarint(*v)
+	} else {
+		*v = x.readUvarint(s)
+	}
+}
+
+func (x *coder) uint32(s *section, v *uint32) {
+	if x.encoding {
+		s.appendUvarint(uint64(*v))
+		return
+	}
+	n := x.readUvarint(s)
+	x.bad = x.bad || n >= 1<<32
+	*v = uint32(n)
+}
+
+func (x *coder) byte(s *section, v *byte) {
+	if x.encoding {
+		s.b = append(s.b, *v)
+	} else {
+		*v = x.readByte(s)
+	}
+}
+
+// text is a string after its length.
+func (x *coder) text(s *section, v *string) {
+	if x.encoding {
+		s.appendUvarint(uint64(len(*v)))
+		s.b = append(s.b, *v...)
+	} else {
+		*v = string(x.readBytes(s, x.readUvarint(s)))
+	}
+}
+
+// comm is the name of a thread without trailing NULs, after its length.
+func (x *coder) comm(s *section, v *event.Comm) {
+	if x.encoding {
+		name := bytes.TrimRight(v[:], "\x00")
+		s.b = append(append(s.b, byte(len(name))), name...)
+		return
+	}
+	n := x.readByte(s)
+	x.bad = x.bad || int(n) > len(v)
+	*v = event.Comm{}
+	copy(v[:], x.readBytes(s, uint64(n)))
+}
+
+// flagged is a number times 2, plus 1 if flags has [event.Existing].
+func flagged[T uint32 | int64](x *coder, s *section, v *T, flags *event.Flags) {
+	if x.encoding {
+		s.appendUvarint(uint64(*v)<<1 | uint64(*flags&event.Existing/event.Existing))
+		return
+	}
+	n := x.readUvarint(s)
+	*v, *flags = T(n>>1), event.Flags(n&1)*event.Existing
+	x.bad = x.bad || uint64(*v) != n>>1
+}
