@@ -8,34 +8,33 @@ import (
 	"slices"
 )
 
-// symbol is a function as some table tells of it.
+// symbol is an entry of a symbol table: a function.
 type symbol struct {
 	start uint64
 	size  uint32
-	name  uint32 // where its name begins, which ends in a NUL
-	// rank says which of the names of one address to take: the lowest.
+	name  uint32 // offset of its NUL-terminated name
+	// rank decides between several names of one address: the lowest wins.
 	rank uint32
 }
 
-// function is a function in memory: of a process, or of a file's own addresses.
+// function is a function at addresses of a process or of a file.
 type function struct {
 	start uint64
 	size  uint32
 	name  uint32
 }
 
-// functions are the functions of a file, or of a perf map.
+// functions are the functions of a file or a perf map.
 type functions struct {
 	byStart []function
-	names   []byte // each ends in a NUL
+	names   []byte // NUL-terminated
 }
 
-// maxNested is how many functions may begin between an address and the start of
-// the function that it is in: parts of functions have names too.
+// maxNested bounds how many functions may start between an address and the start of the
+// function that contains it: parts of functions have names too.
 const maxNested = 16
 
-// find returns the name of the function that an address is in, and where that
-// begins.
+// find returns the name and the start of the function that contains an address.
 func (f *functions) find(address uint64) (name []byte, start uint64, ok bool) {
 	i, found := slices.BinarySearchFunc(f.byStart, address, func(x function, a uint64) int { return cmp.Compare(x.start, a) })
 	if !found {
@@ -51,9 +50,8 @@ func (f *functions) find(address uint64) (name []byte, start uint64, ok bool) {
 
 func (f *functions) bytes() int { return len(f.byStart)*16 + len(f.names) }
 
-// nameAt returns the name that begins at a place of a table; none, if it is not
-// there. Of what is too long to be demangled it returns the beginning: many symbols
-// may have one endless name.
+// nameAt returns the name at an offset of a table, or none if the offset is outside it. A
+// name too long to demangle is cut: many symbols may share one endless name.
 func nameAt(table []byte, at uint32) []byte {
 	name := table[min(int(at), len(table)):]
 	name = name[:min(len(name), maxMangled+1)]
@@ -63,9 +61,8 @@ func nameAt(table []byte, at uint32) []byte {
 	return name
 }
 
-// newFunctions sorts symbols, whose names are in a table. One without a size, as
-// those of assembly are, goes up to the next, if it is not a part of another, and
-// to the end of what is executable.
+// newFunctions sorts symbols and copies their names from a table. A symbol without a size,
+// as in assembly, extends to the next symbol or to end, unless it lies inside another.
 func newFunctions(symbols []symbol, names []byte, end func(address uint64) uint64) functions {
 	slices.SortFunc(symbols, func(a, b symbol) int {
 		if a.start != b.start {
@@ -100,5 +97,5 @@ func newFunctions(symbols []symbol, names []byte, end func(address uint64) uint6
 	return f
 }
 
-// maxFunction is more than the largest function has.
+// maxFunction exceeds the size of the largest function, in bytes.
 const maxFunction = 1 << 30

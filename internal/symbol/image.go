@@ -14,36 +14,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// imageKey tells files apart. The time of the last change (ctime) is none that a
-// file's owner can set.
+// imageKey identifies a version of a file. A file's owner cannot set its ctime.
 type imageKey struct {
 	dev, ino uint64
 	size     int64
 	ctime    unix.Timespec
 }
 
-// image is a file as far as addresses are concerned. A file that is not ELF has
-// none of this.
+// image is what a file says about its addresses: nothing if it is not ELF.
 type image struct {
 	buildID   []byte
 	segments  []segment
 	functions functions
 	// used is the Resolver's clock at the last use.
 	used uint64
-	// evicted says that the functions have been dropped.
+	// evicted is set once the functions are dropped.
 	evicted bool
 }
 
-// segment is executable memory that is loaded from a file (PT_LOAD).
+// segment is an executable segment of a file (PT_LOAD).
 type segment struct {
 	offset, size uint64 // in the file
 	address      uint64
 }
 
-// What is read of a file at most. Only debug builds of browsers have more; they
-// are named as files without symbols are.
+// Limits for one file. Only debug builds of browsers exceed them; those are treated as
+// files without symbols.
 const (
-	maxHeaderBytes = 64 << 10 // package elf takes the square of it, for sections that share a name
+	maxHeaderBytes = 64 << 10 // package elf allocates the square of it if sections share a name
 	maxNoteBytes   = 64 << 10
 	maxBuildID     = 64
 	maxSymbols     = 1 << 20
@@ -51,8 +49,7 @@ const (
 	maxSegments    = 64
 )
 
-// readImage reads an ELF file. symtab reports whether it has its full table of
-// symbols.
+// readImage reads an ELF file. symtab reports whether it has a full symbol table.
 func readImage(r io.ReaderAt) (i *image, symtab bool) {
 	i = &image{}
 	f, err := openELF(r)
@@ -76,8 +73,8 @@ func readImage(r io.ReaderAt) (i *image, symtab bool) {
 	return i, symtab
 }
 
-// openELF reads a file's headers. Package elf trusts the sizes in them, and does
-// not promise not to panic.
+// openELF reads the headers of a file. Package elf trusts the sizes in them, and may
+// panic.
 func openELF(r io.ReaderAt) (f *elf.File, err error) {
 	defer func() {
 		if recover() != nil {
@@ -92,10 +89,10 @@ func openELF(r io.ReaderAt) (f *elf.File, err error) {
 
 var (
 	errNotELF = errors.New("not an ELF file")
-	errBudget = errors.New("more than is read of a file")
+	errBudget = errors.New("file exceeds the limit of bytes to read")
 )
 
-// budget lets so many bytes be read.
+// budget allows a number of bytes to be read.
 type budget struct {
 	io.ReaderAt
 	left int
@@ -109,11 +106,11 @@ func (b *budget) ReadAt(p []byte, offset int64) (int, error) {
 	return b.ReaderAt.ReadAt(p, offset)
 }
 
-// debugDir has the symbols of stripped files, by their build ids. It is ours: what a
-// container has there could lie about files that others map too.
+// debugDir holds the symbols of stripped files by build id. It is the host's: that of a
+// container could lie about files that others map too.
 const debugDir = "/usr/lib/debug/.build-id"
 
-// readDebug takes the functions of a stripped file from where its symbols are.
+// readDebug reads the functions of a stripped file from its debug file in dir.
 func (i *image) readDebug(dir string) {
 	if len(i.buildID) < 2 {
 		return
@@ -136,7 +133,7 @@ func (i *image) readDebug(dir string) {
 
 const ntGNUBuildID = 3 // NT_GNU_BUILD_ID
 
-// buildID returns the build id in the notes of a file; see elf(5).
+// buildID returns the build id from the notes of a file; see elf(5).
 func buildID(f *elf.File) []byte {
 	for _, p := range f.Progs {
 		if p.Type != elf.PT_NOTE || p.Filesz > maxNoteBytes {
@@ -166,7 +163,7 @@ func buildID(f *elf.File) []byte {
 	return nil
 }
 
-// virtual returns the address that an offset in the file has there.
+// virtual converts a file offset to an address of the file.
 func (i *image) virtual(offset uint64) (address uint64, ok bool) {
 	for _, s := range i.segments {
 		if offset-s.offset < s.size {
@@ -176,8 +173,8 @@ func (i *image) virtual(offset uint64) (address uint64, ok bool) {
 	return 0, false
 }
 
-// segmentEnd returns the end of the segment that an address is in; the address
-// itself, if it is in none.
+// segmentEnd returns the end of the segment that contains an address, or the address
+// itself if none does.
 func (i *image) segmentEnd(address uint64) uint64 {
 	for _, s := range i.segments {
 		if address-s.address < s.size {
@@ -187,12 +184,12 @@ func (i *image) segmentEnd(address uint64) uint64 {
 	return address
 }
 
-// section reads a section of a file; nil, if it is not there or too large.
+// section reads a section of a file. It returns nil if it is absent or larger than most.
 func section(s *elf.Section, most int) []byte {
 	if s.Type == elf.SHT_NOBITS || s.Flags&elf.SHF_COMPRESSED != 0 || s.FileSize > uint64(most) {
 		return nil
 	}
-	// The size may be a lie: read its end before memory is taken for it.
+	// The size may be a lie: read the last byte before allocating.
 	var last [1]byte
 	if s.FileSize == 0 {
 		return nil
@@ -207,7 +204,7 @@ func section(s *elf.Section, most int) []byte {
 	return data
 }
 
-// symbols returns the functions of a table of symbols, and appends its names.
+// symbols returns the functions of a symbol table, and appends their names to names.
 func (i *image) symbols(f *elf.File, kind elf.SectionType, names *[]byte) (symbols []symbol) {
 	entry := elf.Sym64Size
 	if f.Class == elf.ELFCLASS32 {
@@ -245,9 +242,8 @@ func (i *image) symbols(f *elf.File, kind elf.SectionType, names *[]byte) (symbo
 	return nil
 }
 
-// rank prefers, of the names of one address, those with a size, those that others
-// link to, and those with the fewest underscores before them: malloc to
-// __libc_malloc.
+// rank orders the names of one address. It prefers a symbol with a size, then one that is
+// not local, then the fewest leading underscores: malloc over __libc_malloc.
 func rank(name []byte, info byte, size uint64) uint32 {
 	underscores := len(name) - len(bytes.TrimLeft(name, "_"))
 	r := uint32(min(underscores, 255))

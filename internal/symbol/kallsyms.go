@@ -26,7 +26,7 @@ func ReadKernel(kallsyms io.Reader) (Kernel, error) {
 		if address == 0 || strings.IndexByte("tTwW", kind) < 0 {
 			return true
 		}
-		// Of several names of one address the last counts.
+		// The last of several names of one address wins.
 		symbols = append(symbols, symbol{start: address, name: uint32(len(names)), rank: math.MaxUint32 - uint32(len(symbols))})
 		from := len(names)
 		names = append(append(names, name...), 0)

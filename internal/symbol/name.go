@@ -10,19 +10,17 @@ import (
 	"chargetrace/internal/event"
 )
 
-// maxName is how long a name gets, in bytes, and maxMangled the longest that is
-// demangled: the time that takes grows with the square of its length, and 2048
-// bytes take less than a millisecond.
+// maxName is the longest name returned, and maxMangled the longest demangled, in bytes.
+// Demangling takes time quadratic in the length, and under a millisecond for 2048 bytes.
 const (
 	maxName    = 256
 	maxMangled = 2048
 )
 
-// appendName appends the name of a function as C++ or Rust has it, if it is one of
-// theirs: without parameters, and where that is too long, without those of templates
-// either, so that the end of the name is seen.
+// appendName appends the name of a function, demangled if it is of C++ or Rust. It omits
+// parameters, and in long names also template parameters, so that the end is kept.
 func appendName(dst, name []byte) []byte {
-	// Both mangle names so that they begin with "_", or on some systems more.
+	// Mangled names of both start with at least one "_".
 	if len(name) < 3 || name[0] != '_' || len(name) > maxMangled {
 		return appendText(dst, name)
 	}
@@ -34,7 +32,7 @@ func appendName(dst, name []byte) []byte {
 	return appendText(dst, []byte(text))
 }
 
-// demangled guards against names that the library does not expect.
+// demangled demangles a name. It returns the name unchanged if the library panics.
 func demangled(name string, options ...demangle.Option) (text string) {
 	defer func() {
 		if recover() != nil {
@@ -44,8 +42,8 @@ func demangled(name string, options ...demangle.Option) (text string) {
 	return demangle.Filter(name, options...)
 }
 
-// appendText appends text from outside as it may be printed, in at most maxName
-// bytes. A ';' separates frames, and becomes ':'.
+// appendText appends untrusted text in printable form, at most maxName bytes. It replaces
+// ';', which separates frames, by ':'.
 func appendText(dst, text []byte) []byte {
 	const more = "…"
 	start := len(dst)

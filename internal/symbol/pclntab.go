@@ -8,10 +8,9 @@ import (
 	"strings"
 )
 
-// goSymbols returns the functions that Go's runtime knows of, which are there in a
-// stripped file too (.gopclntab, as it is since Go 1.18: pcHeader in
-// runtime/symtab.go). Package gosym would take the file's word for how many there
-// are. dynamic are the file's dynamic symbols.
+// goSymbols returns the functions in the table of Go's runtime, which stripped files keep:
+// .gopclntab in the format since Go 1.18, pcHeader in runtime/symtab.go. Package gosym
+// would trust the count in the file. dynamic are the file's dynamic symbols.
 func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol {
 	table, text := goSections(f)
 	order, word := f.ByteOrder, 8
@@ -52,9 +51,10 @@ func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol
 		}
 		symbols = append(symbols, symbol{uint64(at), next - at, uint32(len(*names)) + name, 0})
 
-		// Where they begin, the table does not tell since Go 1.26, nor in files that
-		// can be loaded anywhere. Go's linker begins its section with them, and the
-		// program at one of them; another linker leaves the one that C calls.
+		// The table does not contain the start of the code since Go 1.26, nor in
+		// position-independent files. Go's linker puts these functions at the start of
+		// .text, and the entry point is one of them. With another linker, the function
+		// that C calls is a dynamic symbol.
 		switch {
 		case bytes.HasPrefix(function, []byte("_rt0_")) && text+uint64(at) == f.Entry:
 			start = text
@@ -69,7 +69,7 @@ func (i *image) goSymbols(f *elf.File, dynamic []symbol, names *[]byte) []symbol
 	return i.moveInside(symbols, start)
 }
 
-// goSections returns the section .gopclntab and the address of .text.
+// goSections returns the contents of .gopclntab and the address of .text.
 func goSections(f *elf.File) (table []byte, text uint64) {
 	for _, s := range f.Sections {
 		if strings.HasSuffix(s.Name, ".gopclntab") {
@@ -81,8 +81,8 @@ func goSections(f *elf.File) (table []byte, text uint64) {
 	return table, text
 }
 
-// moveInside moves symbols by an offset, and cuts them to their segments. It drops those
-// outside of any.
+// moveInside adds an offset to the symbols' addresses, and cuts them to their segments. It
+// drops symbols outside all segments.
 func (i *image) moveInside(symbols []symbol, offset uint64) []symbol {
 	inside := symbols[:0]
 	for _, s := range symbols {

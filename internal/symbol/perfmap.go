@@ -12,26 +12,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// perfMap is what a compiler that runs in the process, as Java's, Node's or .NET's,
-// tells of its functions: lines of start, size and name, in /tmp/perf-PID.map; see
+// perfMap are the functions that a JIT compiler (Java, Node, .NET) lists for its process
+// in /tmp/perf-PID.map: lines of start, size and name. See
 // tools/perf/Documentation/jit-interface.txt in Linux.
 type perfMap struct {
 	dev, ino uint64
-	// read is how much of it has been read: compilers add to it.
+	// read counts the bytes read so far: compilers append to the file.
 	read      int64
 	functions functions
 }
 
-// maxPerfBytes is what is read of a perf map at most, and what of all is kept.
+// maxPerfBytes limits the bytes read of one perf map, and the bytes kept of all.
 const maxPerfBytes = 64 << 20
 
-// compiled returns the function of the perf map that an address is in.
+// compiled returns the function of the perf map that contains an address.
 func (r *Resolver) compiled(p *process, address uint64) (name []byte, start uint64, ok bool) {
 	name, start, ok = p.perf.find(address)
 	if !ok && p.perfMissed.due() {
 		r.readPerfMap(p)
 		if name, start, ok = p.perf.find(address); ok {
-			// It is sorted again each time: let a miss cost the same however large it is.
+			// Each read sorts the map again: wait longer for a larger one, so that the
+			// average cost of a miss is the same.
 			p.perfMissed = backoff{wait: len(p.perf.functions.byStart) >> 10}
 		}
 	}
@@ -45,11 +46,11 @@ func (m *perfMap) find(address uint64) (name []byte, start uint64, ok bool) {
 	return m.functions.find(address)
 }
 
-// trusted reports whether a perf map of this owner is to be believed of a process of
-// that user: /tmp is everybody's.
+// trusted reports whether a perf map's owner may describe a process of a user: anybody can
+// write to /tmp.
 func trusted(owner, user uint32) bool { return owner == 0 || owner == user }
 
-// readPerfMap reads what has been added to the perf map of a process.
+// readPerfMap reads the lines appended to the perf map of a process.
 func (r *Resolver) readPerfMap(p *process) {
 	pid, uid, ok := p.identity()
 	if !ok {
@@ -92,8 +93,8 @@ func (r *Resolver) readPerfMap(p *process) {
 	}
 }
 
-// identity returns what the process is called in its own pid namespace, as it is in
-// the name of its perf map, and its effective user.
+// identity returns the process's pid in its own pid namespace, which names its perf map,
+// and its effective user.
 func (p *process) identity() (pid string, uid uint32, ok bool) {
 	f := p.open("status")
 	if f == nil {
@@ -107,7 +108,7 @@ func (p *process) identity() (pid string, uid uint32, ok bool) {
 	return parseStatus(string(status))
 }
 
-// parseStatus takes the text of /proc/PID/status; see proc_pid_status(5).
+// parseStatus parses /proc/PID/status; see proc_pid_status(5).
 func parseStatus(status string) (pid string, uid uint32, ok bool) {
 	for line := range strings.Lines(status) {
 		switch fields := strings.Fields(line); {
@@ -121,8 +122,8 @@ func parseStatus(status string) (pid string, uid uint32, ok bool) {
 	return pid, uid, ok && pid != ""
 }
 
-// add takes what has been added to the file, up to the end of its last line. A
-// function stands for those before it at the same place: memory is used again.
+// add parses text appended to the file, up to its last newline. A function replaces
+// earlier ones at the same address: compilers reuse memory.
 func (m *perfMap) add(text []byte) {
 	text = text[:bytes.LastIndexByte(text, '\n')+1]
 	m.read += int64(len(text))

@@ -19,43 +19,41 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a process as far as it has been read.
+// process is what was read of a process.
 type process struct {
-	// dir is its directory in /proc, open (O_PATH): it is of this process, and never
-	// of another of its number. It holds up neither the end of the process nor that
-	// of its mounts.
+	// dir is its directory in /proc, opened with O_PATH: it never refers to another
+	// process that gets the same pid. It keeps neither the process nor its mounts alive.
 	dir        int
 	layout     uint32
-	used       uint64    // when it was used last, on the clock of the Resolver
-	mappings   []mapping // by address; shared with others of that layout
+	used       uint64    // the Resolver's clock at the last use
+	mappings   []mapping // by address; shared with other processes of this layout
 	missed     backoff
 	perf       *perfMap // nil if there is none
 	perfMissed backoff
 }
 
-// gone is what dir is where there is none.
+// gone is the value of dir for a process that is gone.
 const gone = -1
 
 // mapping is executable memory of a process.
 type mapping struct {
-	start, end, offset uint64 // offset is that in the file
-	inode              uint64 // 0 if it is not of a file
+	start, end, offset uint64 // offset is in the file
+	inode              uint64 // 0 if no file is mapped
 	path               string // of the file
-	name               string // as it is shown
-	// image is nil where the file has not been read, and for memory of no file but
-	// the vDSO.
+	name               string // for output
+	// image is nil if the file is unread, and for memory of no file except the vDSO.
 	image *image
 }
 
-// What is read of a process at most. vm.max_map_count is 65530, and some databases
-// ask for 262144: 25 MiB.
+// Limits for one process. vm.max_map_count is 65530, and some databases want 262144:
+// 25 MiB.
 const (
 	maxMapsBytes   = 32 << 20
 	maxLineBytes   = 32 << 10 // a path of PATH_MAX, each byte as \ooo
 	maxMapped      = 1 << 12
 	maxStatusBytes = 64 << 10
-	// maxLookBytes is what of new files is read in one go: those that are left are
-	// read when an address is in them.
+	// maxLookBytes limits the new files loaded at once, in bytes; the others are loaded
+	// when an address is in them.
 	maxLookBytes = 256 << 20
 )
 
@@ -73,7 +71,7 @@ func (p *process) close() {
 	}
 }
 
-// bytes returns what the process takes. What it shares counts for each.
+// bytes estimates the memory of p. Shared mappings count in each process.
 func (p *process) bytes() int {
 	n := 0
 	for i := range p.mappings {
@@ -82,9 +80,8 @@ func (p *process) bytes() int {
 	return n
 }
 
-// backoff says when to look again for what was not there: at once, and then after
-// ever more misses. A stack that was walked without frame pointers has any number of
-// addresses that are none.
+// backoff decides when a miss is worth reading again: the first one, and then after ever
+// more misses. Stacks walked without frame pointers contain many invalid addresses.
 type backoff struct{ wait, misses int }
 
 const maxWait = 1 << 10
@@ -98,9 +95,9 @@ func (b *backoff) due() bool {
 	return true
 }
 
-// read reads what a process has mapped. Where it is gone, or runs another program
-// meanwhile, what was known stays, of it or of another with the same layout. So do its
-// files: one that exits still has mappings when they cannot be opened any more.
+// read reads the mappings of a process. If it is gone or executed another program, the old
+// mappings stay, its own or those of its layout. Images stay too: an exiting process still
+// has mappings whose files can no longer be opened.
 func (r *Resolver) read(p *process) {
 	f := p.open("maps")
 	if f == nil {
@@ -134,7 +131,7 @@ func (r *Resolver) read(p *process) {
 	r.readPerfMap(p)
 }
 
-// open opens a file of the process's directory in /proc; nil if it cannot.
+// open opens a file in the process's directory in /proc, or returns nil.
 func (p *process) open(name string) *os.File {
 	fd, err := unix.Openat(p.dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -143,8 +140,8 @@ func (p *process) open(name string) *os.File {
 	return os.NewFile(uintptr(fd), name)
 }
 
-// hasLayout reports whether the process still runs the program that it is to have.
-// Without the right to read its memory that cannot be told.
+// hasLayout reports whether the process still runs the program of its layout. It returns
+// false without the right to read the process's memory.
 func (p *process) hasLayout() bool {
 	f := p.open("stat")
 	if f == nil {
@@ -159,11 +156,11 @@ func (p *process) hasLayout() bool {
 	return ok && layout == p.layout
 }
 
-// parseStat takes the text of /proc/PID/stat; see proc_pid_stat(5).
+// parseStat parses /proc/PID/stat; see proc_pid_stat(5).
 func parseStat(stat string) (layout uint32, ok bool) {
 	// The name of the process, in parentheses, can hold anything.
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	const startCode = 26 - 3 // the first here is the third
+	const startCode = 26 - 3 // fields starts with the third field
 	if len(fields) < startCode+3 {
 		return 0, false
 	}
@@ -174,19 +171,18 @@ func parseStat(stat string) (layout uint32, ok bool) {
 			return 0, false
 		}
 	}
-	// Hidden, it is 0.
+	// startstack is 0 if it is hidden.
 	return LayoutOf(n[0], n[1], n[2]), n[2] != 0
 }
 
-// executable returns the executable mappings that are in the text of /proc/PID/maps,
-// in their order, the first maxMapped of them.
+// executable parses /proc/PID/maps, and yields the first maxMapped executable mappings.
 func executable(maps io.Reader) iter.Seq[mapping] {
 	return func(yield func(mapping) bool) {
 		lines := bufio.NewScanner(io.LimitReader(maps, maxMapsBytes))
 		lines.Buffer(nil, maxLineBytes)
 		var end uint64
 		for n := 0; n < maxMapped && lines.Scan(); {
-			// What changes meanwhile can come twice.
+			// A mapping that changes during the read can come twice.
 			m, ok := parseMapping(lines.Bytes())
 			if !ok || m.start < end {
 				continue
@@ -200,8 +196,8 @@ func executable(maps io.Reader) iter.Seq[mapping] {
 	}
 }
 
-// parseMapping parses a line of /proc/PID/maps; see proc_pid_maps(5). ok is false
-// for what is not executable.
+// parseMapping parses a line of /proc/PID/maps; see proc_pid_maps(5). ok is false if the
+// mapping is not executable.
 func parseMapping(line []byte) (m mapping, ok bool) {
 	fields := bytes.SplitN(line, []byte(" "), 6)
 	if len(fields) < 5 || len(fields[1]) != 4 || fields[1][2] != 'x' {
@@ -211,7 +207,7 @@ func parseMapping(line []byte) (m mapping, ok bool) {
 	start, err1 := strconv.ParseUint(from, 16, 64)
 	end, err2 := strconv.ParseUint(to, 16, 64)
 	offset, err3 := strconv.ParseUint(string(fields[2]), 16, 64)
-	// The device is not compared: btrfs and overlayfs give another in stat(2).
+	// Ignore the device: btrfs and overlayfs return another one in stat(2).
 	inode, err4 := strconv.ParseUint(string(fields[4]), 10, 64)
 	if err := cmp.Or(err1, err2, err3, err4); err != nil || start >= end {
 		return mapping{}, false
@@ -233,10 +229,10 @@ func parseMapping(line []byte) (m mapping, ok bool) {
 	return m, true
 }
 
-// deleted is what the kernel adds to the path of a file that is not there any more.
+// deleted is the suffix that the kernel adds to the path of a removed file.
 const deleted = " (deleted)"
 
-// find returns the mapping that an address is in; nil if it is in none.
+// find returns the mapping that contains an address, or nil.
 func find(mappings []mapping, address uint64) *mapping {
 	i, found := slices.BinarySearchFunc(mappings, address, func(m mapping, a uint64) int { return cmp.Compare(m.start, a) })
 	if !found {
@@ -248,17 +244,15 @@ func find(mappings []mapping, address uint64) *mapping {
 	return &mappings[i]
 }
 
-// sameFile reports whether two mappings are of the same place in what seems to be the
-// same file.
+// sameFile reports whether two mappings have the same address, offset, inode and path.
 func (m *mapping) sameFile(other *mapping) bool {
 	return m.start == other.start && m.offset == other.offset && m.inode == other.inode && m.path == other.path
 }
 
-// unread reports whether the mapping is of a file that is not known.
+// unread reports whether the mapping's file is still to be read, or to be read again.
 func (m *mapping) unread() bool { return m.inode != 0 && (m.image == nil || m.image.evicted) }
 
-// load reads the file of a mapping, if that has not been done, and returns how many
-// bytes the file has then.
+// load reads the file of a mapping once. It returns the size of the file if it read it.
 func (r *Resolver) load(p *process, m *mapping) int64 {
 	if !m.unread() {
 		return 0
@@ -291,8 +285,8 @@ func (r *Resolver) load(p *process, m *mapping) int64 {
 	return stat.Size
 }
 
-// evict drops the functions of the images whose last use is the longest ago, where
-// there are too many. They are read again where an address is in one.
+// evict drops the functions of the least recently used images above the limits. The files
+// are read again when an address is in one.
 func (r *Resolver) evict() {
 	bytes := 0
 	for _, i := range r.images {
@@ -312,9 +306,9 @@ func (r *Resolver) evict() {
 	}
 }
 
-// openMapped opens the file of a mapping (O_PATH, so that nothing happens to it): as
-// map_files has it, which is the very file and takes CAP_SYS_ADMIN or
-// CAP_CHECKPOINT_RESTORE, or else by its path, if it still has the same inode.
+// openMapped opens the file of a mapping with O_PATH, which has no side effects. It uses
+// map_files, which is exact and needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE, or else the
+// path, if that still has the same inode.
 func (p *process) openMapped(m *mapping) (fd int, stat unix.Stat_t, err error) {
 	fd, err = unix.Openat(p.dir, fmt.Sprintf("map_files/%x-%x", m.start, m.end), unix.O_PATH|unix.O_CLOEXEC, 0)
 	byPath := err != nil
@@ -333,8 +327,8 @@ func (p *process) openMapped(m *mapping) (fd int, stat unix.Stat_t, err error) {
 	return fd, stat, err
 }
 
-// openInRoot opens what a path means to the process (O_PATH). Its links lead nowhere
-// outside of its root.
+// openInRoot opens a path with O_PATH as the process sees it. Symbolic links cannot lead
+// out of its root.
 func (p *process) openInRoot(path string, flags uint64) (fd int, err error) {
 	root, err := unix.Openat(p.dir, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -347,9 +341,8 @@ func (p *process) openInRoot(path string, flags uint64) (fd int, err error) {
 	})
 }
 
-// reopen opens for reading what is open as O_PATH, and known to be a regular file.
-// O_NONBLOCK is for one with a lease (fcntl(2)), whose holder would have to give it
-// up first.
+// reopen opens an O_PATH descriptor of a regular file for reading. O_NONBLOCK avoids
+// waiting until the holder of a lease (fcntl(2)) gives it up.
 func reopen(fd int) (*os.File, error) {
 	f, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {

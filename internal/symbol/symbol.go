@@ -1,18 +1,17 @@
 //go:build linux
 
 // Package symbol resolves addresses of processes and of the kernel to functions. It reads
-// what a process has mapped and the files themselves while the process is there, and
-// keeps that, since it is gone later.
+// and keeps a process's mappings and their files while the process runs: they are gone
+// later.
 //
-// All that it reads is in the hands of the processes, and is checked: files are
-// opened so that nothing happens to them, what is read of each is bounded, and a
-// name comes out as it may be printed. A process can lie about its own functions,
-// and about no other's. A file system that does not answer holds the reader up.
+// Processes control everything it reads. Opening a file has no side effects, the bytes read
+// of each are bounded, and names are made printable. A process can lie about its own
+// functions, but not about those of others. A file system that hangs blocks the reader.
 //
-// It reads no jitdump files, no compressed symbols (.gnu_debugdata), and, where it has
-// not the capability for map_files, none of a process that has called chroot.
+// It reads no jitdump files and no compressed symbols (.gnu_debugdata). Without the
+// capability for map_files it reads no files of a process that called chroot.
 //
-// It must not know where addresses come from, nor what becomes of their names.
+// It must not know where addresses come from or how names are used.
 package symbol
 
 import (
@@ -23,39 +22,38 @@ import (
 	"strconv"
 )
 
-// A Process is a process as long as it runs one program.
+// A Process is a process while it runs one program.
 type Process struct {
-	// PID is its number in the pid namespace of /proc.
+	// PID is its pid in the pid namespace of /proc.
 	PID uint32
-	// Layout tells the program in its memory from another; see [LayoutOf].
+	// Layout identifies the program in its memory; see [LayoutOf].
 	Layout uint32
 }
 
-// LayoutOf returns what tells one program in the memory of a process from another,
-// by where it begins and ends, and where its stack does, which is placed at random:
-// startcode, endcode and startstack of proc_pid_stat(5). What is forked has the same
-// until it executes another program. It is not 0.
+// LayoutOf hashes the addresses that identify a program in memory: startcode, endcode and
+// the randomized startstack of proc_pid_stat(5). A forked process has the same layout until
+// it executes another program. The layout is never 0.
 func LayoutOf(startCode, endCode, startStack uint64) uint32 {
 	n := (startCode + 3*endCode + 5*startStack) * 0x9e3779b97f4a7c15 >> 32
 	return uint32(max(n, 1))
 }
 
-// A Resolver names addresses of processes. It is for one goroutine.
+// A Resolver resolves addresses of processes to functions. It is for one goroutine.
 type Resolver struct {
 	processes map[Process]*process
-	// byLayout has the process of each layout that was read last.
+	// byLayout is the last process read of each layout.
 	byLayout map[uint32]*process
 	bytes    int // of all processes
 	unknown  uint64
 	images   map[imageKey]*image
-	vdso     *image // nil until it is needed
+	vdso     *image // nil until needed
 	// clock counts the uses of processes and images.
 	clock uint64
 }
 
-// What is kept at most. A process takes a file descriptor, of which there may be
-// 1024. A node with 200 containers has about 500 programs and libraries, most with
-// 100 KiB of names and a few with 10 MiB.
+// Limits of a Resolver. A process takes a file descriptor; 1024 is a common limit of those.
+// A node with 200 containers has about 500 programs and libraries, most with 100 KiB of
+// names and a few with 10 MiB.
 const (
 	maxProcesses    = 1 << 9
 	maxProcessBytes = 32 << 20
@@ -63,16 +61,15 @@ const (
 	maxImageBytes   = 128 << 20
 )
 
-// NewResolver returns a Resolver that knows no process.
+// NewResolver returns a Resolver without processes.
 func NewResolver() *Resolver {
 	return &Resolver{
 		processes: make(map[Process]*process), byLayout: make(map[uint32]*process), images: make(map[imageKey]*image),
 	}
 }
 
-// process returns what is known of a process, which is read when it is first met. Where
-// it is gone by then, what another has with the same layout stands for that: its
-// parent, say.
+// process returns a process, and reads it on its first use. If it is gone by then, it gets
+// the mappings of another with the same layout, such as its parent.
 func (r *Resolver) process(of Process) *process {
 	r.clock++
 	p := r.processes[of]
@@ -88,7 +85,7 @@ func (r *Resolver) process(of Process) *process {
 	}
 	p.close()
 	p.dir = gone
-	// Its perf map is not the other's, which may have compiled something else.
+	// The perf map is not shared: the other may have compiled other functions.
 	if other := r.byLayout[of.Layout]; other != nil {
 		p.mappings = other.mappings
 		r.bytes += p.bytes()
@@ -98,12 +95,12 @@ func (r *Resolver) process(of Process) *process {
 	return p
 }
 
-// Unknown returns how many processes could not be read: they were gone when they were
-// first met, or it takes CAP_SYS_PTRACE.
+// Unknown counts the processes that could not be read: they were gone at their first use,
+// or CAP_SYS_PTRACE is missing.
 func (r *Resolver) Unknown() uint64 { return r.unknown }
 
-// add forgets half of the processes where there are too many, those whose last use is
-// the longest ago: what still runs is read again.
+// add adds a process. Above the limits, it first drops the least recently used half of the
+// processes; those that still run are read again.
 func (r *Resolver) add(of Process, p *process) {
 	if len(r.processes) >= maxProcesses || r.bytes > maxProcessBytes {
 		oldest := slices.SortedFunc(maps.Keys(r.processes), func(a, b Process) int {
@@ -127,21 +124,20 @@ func (r *Resolver) forget(key Process) {
 	delete(r.processes, key)
 }
 
-// AppendFrame appends what an address of a process is in, as one of
+// AppendFrame appends the location of an address of a process, as one of
 //
-//	main.fill [app]+0x8f      a function, the file, and how far into the function
-//	[app 8f3a5c]+0x45d20f     no function is known there: the file, its build id, and
-//	                          the address as addr2line -e FILE takes it
-//	[app]+0x45d20f            likewise of a file without a build id
-//	[app unread]+0x5d20f      a file that could not be read: the offset in it
-//	run [perf map]+0x3        a function that its compiler tells of in a perf map
-//	[anon]+0x1c               executable memory of no file, from its start on
-//	0x7f0012345678            the process is not known, or has nothing there
+//	main.fill [app]+0x8f      a function, its file, and the offset in the function
+//	[app 8f3a5c]+0x45d20f     no function found: the file, its build id, and the
+//	                          address for addr2line -e FILE
+//	[app]+0x45d20f            the same for a file without a build id
+//	[app unread]+0x5d20f      a file that could not be read, and the offset in it
+//	run [perf map]+0x3        a function of a JIT compiler's perf map
+//	[anon]+0x1c               executable memory of no file, and the offset in it
+//	0x7f0012345678            the process is unknown, or has no mapping there
 //
-// The vDSO is [vdso]. Names hold neither ';' nor what [event.AppendPrintable] leaves
-// out, and have at most 256 bytes; what is longer ends in "…". Where a call is the
-// last of a function, the address at which it returns is in none or in the next: the
-// one before it is in the call.
+// The vDSO is [vdso]. Names are printable as by [event.AppendPrintable], contain no ';',
+// and have at most 256 bytes; longer ones end in "…". The return address of a function's
+// last call may lie in the next function: pass the address before it.
 func (r *Resolver) AppendFrame(dst []byte, of Process, address uint64) []byte {
 	p := r.process(of)
 	m := find(p.mappings, address)

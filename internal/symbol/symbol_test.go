@@ -22,8 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// elfFile is an ELF file with a page of code, at textOffset in the file and textStart
-// in its own addresses.
+// elfFile is an ELF file with a page of code, at textOffset in the file and at address
+// textStart.
 type elfFile struct {
 	buildID        []byte
 	symtab, dynsym []elfSymbol
@@ -65,7 +65,7 @@ func (e elfFile) bytes() []byte {
 	const noteOffset = 0x200
 	copy(image[noteOffset:], note)
 	programs := put(nil, []elf.Prog64{
-		// Data, in the same page of the file, as linkers lay it out.
+		// Data, overlapping the same page of the file, as linkers lay it out.
 		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R), Off: 0, Vaddr: textStart - 0x2000, Filesz: textOffset + 0x800, Memsz: textOffset + 0x800},
 		{Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X), Off: textOffset, Vaddr: textStart, Filesz: textSize, Memsz: textSize, Align: 4096},
 		{Type: uint32(elf.PT_NOTE), Off: noteOffset, Filesz: uint64(len(note)), Align: 4},
@@ -106,7 +106,7 @@ func (e elfFile) bytes() []byte {
 	return put(image, sections)
 }
 
-// goTable returns a .gopclntab of some functions, in order, of Go 1.26.
+// goTable returns the .gopclntab of Go 1.26 for sorted functions.
 func goTable(functions []elfSymbol) []byte {
 	const header = 8 + 8*8
 	var names, entries, infos []byte
@@ -128,13 +128,13 @@ func goTable(functions []elfSymbol) []byte {
 	return append(append(append(table, names...), entries...), infos...)
 }
 
-// seven is what fake is called.
+// seven is the Process of fake.
 var seven = Process{7, LayoutOf(1, 2, 3)}
 
-// own is this process.
+// own returns this process.
 func own(tb testing.TB) Process { return running(tb, os.Getpid()) }
 
-// running is a process that runs.
+// running returns a process that runs.
 func running(tb testing.TB, pid int) Process {
 	tb.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -148,8 +148,7 @@ func running(tb testing.TB, pid int) Process {
 	return Process{uint32(pid), layout}
 }
 
-// fake is process 7, whose directory in /proc is one of files. In its root is what
-// the test puts there.
+// fake is process 7, whose directory in /proc is a temporary one. The test fills its root.
 type fake struct {
 	*Resolver
 	t   *testing.T
@@ -185,7 +184,7 @@ func (f fake) inode(name string) uint64 {
 	return stat.Ino
 }
 
-// start begins to look at the process.
+// start makes the Resolver read the process.
 func (f fake) start() {
 	f.t.Helper()
 	dir, err := unix.Open(f.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -206,7 +205,7 @@ func (f fake) want(address uint64, want string) {
 	}
 }
 
-// withFile is a process that has a file mapped at 0x10000.
+// withFile returns a process that has a file mapped at 0x10000.
 func withFile(t *testing.T, content []byte) fake {
 	f := newFake(t)
 	f.write("root/lib/libx.so", string(content))
@@ -284,7 +283,7 @@ func TestStripped(t *testing.T) {
 	withFile(t, elfFile{}.bytes()).want(0x10123, "[libx.so]+0x402123")
 	withFile(t, []byte("not ELF")).want(0x10123, "[libx.so]+0x1123")
 	withFile(t, nil).want(0x10123, "[libx.so]+0x1123")
-	// The segment that is mapped is not one of the file's.
+	// The mapped segment is not in the file's headers.
 	f := newFake(t)
 	f.write("root/lib/libx.so", string(elfFile{buildID: []byte{1}}.bytes()))
 	f.write("maps", fmt.Sprintf("10000-11000 r-xp 00008000 fd:01 %d /lib/libx.so\n", f.inode("lib/libx.so")))
@@ -292,8 +291,8 @@ func TestStripped(t *testing.T) {
 	f.want(0x10123, "[libx.so]+0x8123")
 }
 
-// TestDebugFile looks for symbols in the file that the build id names, and takes none
-// of a file with another.
+// TestDebugFile checks that symbols are read from the debug file of the build id, and not
+// from one with another build id.
 func TestDebugFile(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "8f"), 0o755); err != nil {
@@ -315,7 +314,7 @@ func TestDebugFile(t *testing.T) {
 	}
 }
 
-// TestMapFiles prefers the file that the kernel says is mapped to that of its path.
+// TestMapFiles checks that a file in map_files is preferred to the one at the path.
 func TestMapFiles(t *testing.T) {
 	f := newFake(t)
 	f.write("root/lib/libx.so", string(elfFile{symtab: []elfSymbol{global("new", 0, 0x10)}}.bytes()))
@@ -328,8 +327,8 @@ func TestMapFiles(t *testing.T) {
 	f.want(0x10001, "old [libx.so]+0x1")
 }
 
-// TestPath opens nothing by its path but the regular file that was mapped, and
-// nothing outside of the process's root.
+// TestPath checks that a path opens only the regular file that is mapped, and nothing
+// outside the process's root.
 func TestPath(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, elfFile{symtab: []elfSymbol{global("secret", 0, 0x10)}}.bytes(), 0o644); err != nil {
@@ -368,7 +367,7 @@ func TestPath(t *testing.T) {
 			f.want(0x10001, tc.want)
 		})
 	}
-	// Another file has come to that path since.
+	// The path has been replaced by another file.
 	f := newFake(t)
 	f.write("root/lib/x", elfBytes)
 	f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 %d /lib/x\n", textOffset, f.inode("lib/x")+1))
@@ -376,26 +375,26 @@ func TestPath(t *testing.T) {
 	f.want(0x10001, "[x unread]+0x1001")
 }
 
-// TestExits has a process that exits while it is read again: it still has mappings, but
-// their files cannot be opened. Nor can those of its child, which exits when it is met.
+// TestExits reads a process again while it exits: it still has mappings, but their files
+// cannot be opened. The same holds for a child that exits at its first use.
 func TestExits(t *testing.T) {
 	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
 	f.want(0x10001, "f [libx.so]+0x1")
 	if err := os.RemoveAll(filepath.Join(f.dir, "root")); err != nil {
 		t.Fatal(err)
 	}
-	f.want(0x1, "0x1") // for which it is read again
+	f.want(0x1, "0x1") // a miss: it is read again
 	f.want(0x10001, "f [libx.so]+0x1")
 	child := &process{dir: f.processes[seven].dir, layout: seven.Layout}
 	f.read(child)
 	if m := find(child.mappings, 0x10001); m == nil || m.image == nil {
-		t.Errorf("its child has %+v", m)
+		t.Errorf("the child has %+v", m)
 	}
 	other := &process{dir: f.processes[seven].dir, layout: seven.Layout}
 	f.write("maps", fmt.Sprintf("10000-11000 r-xp %08x fd:01 %d    %s\n", textOffset, 1, "/lib/libx.so"))
 	f.read(other)
 	if m := find(other.mappings, 0x10001); m == nil || m.image != nil {
-		t.Errorf("what has another file there has %+v", m)
+		t.Errorf("a process with another file there has %+v", m)
 	}
 }
 
@@ -450,7 +449,7 @@ func TestPerfMap(t *testing.T) {
 	f.want(0x10040, "[anon]+0x40")
 	f.want(0x10080, "[anon]+0x80")
 
-	// What is added is read, and stands for what was there; the rest stays.
+	// Appended lines are read and replace functions at the same address; others stay.
 	file, err := os.OpenFile(filepath.Join(f.dir, "root/tmp/perf-3.map"), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -464,19 +463,19 @@ func TestPerfMap(t *testing.T) {
 	f.want(0x10071, "anew [perf map]+0x11")
 	f.want(0x10008, "Ljava/lang/String:::hash Code [perf map]+0x8")
 
-	// A child that is gone may have compiled something else there.
+	// A child that is gone may have compiled another function there.
 	if got := string(f.AppendFrame(nil, Process{noPID, seven.Layout}, 0x10081)); got != "[anon]+0x81" {
 		t.Errorf("in a child: %s", got)
 	}
 
-	// It has begun anew.
+	// The compiler truncated the file.
 	f.write("root/tmp/perf-3.map", "10100 10 other\n")
 	f.processes[seven].perfMissed = backoff{}
 	f.want(0x10101, "other [perf map]+0x1")
 	f.want(0x10008, "[anon]+0x8")
 }
 
-// TestPerfMapsTooLarge keeps that which was read last.
+// TestPerfMapsTooLarge checks that only the last perf map is kept above the limit.
 func TestPerfMapsTooLarge(t *testing.T) {
 	f := newFake(t)
 	f.write("maps", "10000-20000 rwxp 00000000 00:00 0 \n")
@@ -486,11 +485,11 @@ func TestPerfMapsTooLarge(t *testing.T) {
 	f.start()
 	f.want(0x10008, "f [perf map]+0x8")
 	if large.perf != nil {
-		t.Error("kept more than there may be")
+		t.Error("kept more than the limit")
 	}
 }
 
-// TestPerfMapOfAnother takes no perf map that another user can have made.
+// TestPerfMapOfAnother rejects perf maps that another user can have written.
 func TestPerfMapOfAnother(t *testing.T) {
 	const text = "10000 20 f\n"
 	for name, tc := range map[string]struct {
@@ -500,7 +499,7 @@ func TestPerfMapOfAnother(t *testing.T) {
 		"own": {func(f fake, path string) error { return os.WriteFile(path, []byte(text), 0o600) }, "f [perf map]+0x8"},
 		"another's": {func(f fake, path string) error {
 			err := os.WriteFile(path, []byte(text), 0o644)
-			if os.Geteuid() == 0 { // whose files are believed
+			if os.Geteuid() == 0 { // root's own files are trusted
 				return errors.Join(err, os.Chown(path, 4711, 4711))
 			}
 			f.write("status", fmt.Sprintf("Uid:\t0\t%d\t0\t0\nNSpid:\t3\n", os.Geteuid()+1))
@@ -526,8 +525,7 @@ func TestPerfMapOfAnother(t *testing.T) {
 	}
 }
 
-// TestMemfd finds what .NET compiles, which is in a mapping of a file that is not
-// ELF.
+// TestMemfd finds functions compiled by .NET, in a mapping of a file that is not ELF.
 func TestMemfd(t *testing.T) {
 	f := newFake(t)
 	f.write("memfd", "code")
@@ -541,8 +539,7 @@ func TestMemfd(t *testing.T) {
 	f.want(0x10100, "[memfd:doublemapper]+0x1100")
 }
 
-// TestBackoff reads a process again for what is not in it, at once and then less
-// and less often.
+// TestBackoff checks that misses read a process again at once, and then ever less often.
 func TestBackoff(t *testing.T) {
 	var b backoff
 	var due []int
@@ -564,34 +561,34 @@ func TestBackoff(t *testing.T) {
 	f.want(0x20000, "[anon]+0x0")
 	f.write("maps", "10000-11000 rwxp 0 00:00 0\n20000-21000 rwxp 0 00:00 0\n30000-31000 rwxp 0 00:00 0\n")
 	f.want(0x30000, "[anon]+0x0")
-	// What it had stays known when it is gone.
+	// Its mappings stay when it is gone.
 	f.write("maps", "")
 	f.want(0x40000, "0x40000")
 	f.want(0x30000, "[anon]+0x0")
 }
 
-// noPID is a number that the kernel gives to no process.
+// noPID is a pid that the kernel never assigns.
 const noPID = 1<<31 - 1
 
-// TestLayout has processes that are gone, run the same program, or another.
+// TestLayout has processes that are gone, that run the same program, and that run another.
 func TestLayout(t *testing.T) {
 	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
 	for p, want := range map[Process]string{
 		{noPID, seven.Layout}:                   "f [libx.so]+0x1",
 		{noPID, seven.Layout + 1}:               "0x10001",
 		{7, seven.Layout + 1}:                   "0x10001",
-		{uint32(os.Getpid()), seven.Layout}:     "f [libx.so]+0x1", // which has that layout no more
+		{uint32(os.Getpid()), seven.Layout}:     "f [libx.so]+0x1", // it no longer has that layout
 		{uint32(os.Getpid()), seven.Layout + 1}: "0x10001",
 	} {
 		if got := string(f.AppendFrame(nil, p, 0x10001)); got != want {
-			t.Errorf("of %v it is %s, want %s", p, got, want)
+			t.Errorf("%v: %s, want %s", p, got, want)
 		}
 	}
 	if n := f.Unknown(); n != 3 {
 		t.Errorf("%d processes are unknown, want 3", n)
 	}
-	// It executes another program: what it had mapped stays known, and what it maps
-	// now is that one's.
+	// It executes another program: its old mappings stay, and the new ones belong to
+	// another layout.
 	f.write("stat", "7 (x) S"+strings.Repeat(" 0", 22)+" 1 2 4 0 0\n")
 	f.write("maps", "20000-21000 rwxp 0 00:00 0\n")
 	f.want(0x20000, "0x20000")
@@ -615,7 +612,7 @@ func TestStat(t *testing.T) {
 	}
 }
 
-// TestCache reads a file once for all that map it, and again if it has changed.
+// TestCache checks that a file is read once for all processes, and again if it changed.
 func TestCache(t *testing.T) {
 	f := withFile(t, elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
 	first := f.processes[seven].mappings[0].image
@@ -627,7 +624,7 @@ func TestCache(t *testing.T) {
 	f.start()
 	f.want(0x10001, "longer [libx.so]+0x1")
 
-	// Beyond the limit, what was used last stays, and the rest is read again.
+	// Above the limit, the images used last stay, and others are read again.
 	for n := range maxImages {
 		f.clock++
 		f.images[imageKey{ino: uint64(n)}] = &image{used: f.clock}
@@ -645,11 +642,11 @@ func TestCache(t *testing.T) {
 	f.images[large].functions.names = make([]byte, maxImageBytes+1)
 	f.evict()
 	if _, ok := f.images[large]; ok {
-		t.Error("more bytes than there may be")
+		t.Error("more bytes than the limit")
 	}
 	f.want(0x10001, "longer [libx.so]+0x1")
 
-	// Of a file that is gone, the build id is still known.
+	// The build id of a file that is gone stays.
 	g := withFile(t, elfFile{buildID: []byte{1}, symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes())
 	g.want(0x10001, "f [libx.so]+0x1")
 	for _, i := range g.images {
@@ -662,7 +659,7 @@ func TestCache(t *testing.T) {
 	g.want(0x10001, "[libx.so 01]+0x402001")
 }
 
-// TestLies takes no memory for what a file only says to have.
+// TestLies checks that no memory is allocated for sizes that only the headers claim.
 func TestLies(t *testing.T) {
 	data := elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes()
 	table := binary.LittleEndian.Uint64(data[0x28:]) // the section headers
@@ -675,14 +672,14 @@ func TestLies(t *testing.T) {
 			i, _ := readImage(bytes.NewReader(lie))
 			runtime.ReadMemStats(&after)
 			if n := after.TotalAlloc - before.TotalAlloc; len(i.functions.byStart) != 0 || n > 1<<18 {
-				t.Errorf("%s of %d bytes: %d functions, and %d bytes taken", section, size, len(i.functions.byStart), n)
+				t.Errorf("%s of %d bytes: %d functions, and %d bytes allocated", section, size, len(i.functions.byStart), n)
 			}
 		}
 	}
 }
 
-// TestSharedNames takes no more memory where very many symbols, or sections, have one
-// very long name.
+// TestSharedNames checks that memory stays bounded if very many symbols or sections share
+// one very long name.
 func TestSharedNames(t *testing.T) {
 	const count = maxSymbols
 	var symbols []symbol
@@ -714,11 +711,11 @@ func TestSharedNames(t *testing.T) {
 	readImage(bytes.NewReader(data))
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
-		t.Errorf("%d bytes taken for names of sections", n)
+		t.Errorf("%d bytes allocated for names of sections", n)
 	}
 }
 
-// TestTooLarge reads no table beyond the limit, be it there.
+// TestTooLarge reads no table above the limit, even if it is there.
 func TestTooLarge(t *testing.T) {
 	data := elfFile{symtab: []elfSymbol{global("f", 0, 0x10)}}.bytes()
 	file, err := os.Create(filepath.Join(t.TempDir(), "sparse"))
@@ -746,8 +743,8 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
-// TestManyMappings keeps so many of a process, and reads no line that is longer than
-// a path can be.
+// TestManyMappings checks the limits on the mappings of a process and on the length of a
+// line.
 func TestManyMappings(t *testing.T) {
 	var maps strings.Builder
 	for n := range 2 * maxMapped {
@@ -767,7 +764,7 @@ func TestManyMappings(t *testing.T) {
 	}
 }
 
-// TestTooManyProcesses forgets those whose last use is the longest ago.
+// TestTooManyProcesses checks that the least recently used processes are dropped.
 func TestTooManyProcesses(t *testing.T) {
 	r := NewResolver()
 	p := own(t)
@@ -799,7 +796,7 @@ func TestTooManyProcesses(t *testing.T) {
 
 func thisFunction() uint64 { return uint64(reflect.ValueOf(thisFunction).Pointer()) }
 
-// TestOwn names functions of this process, whose file the go command has stripped.
+// TestOwn resolves functions of this process, whose file the go command stripped.
 func TestOwn(t *testing.T) {
 	r := NewResolver()
 	pid := own(t)
@@ -811,7 +808,7 @@ func TestOwn(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 
-	// What is mapped after the first look is found too.
+	// Files mapped after the first read are found too.
 	path := filepath.Join(t.TempDir(), "later.so")
 	if err := os.WriteFile(path, elfFile{symtab: []elfSymbol{global("later", 0x10, 0x10)}}.bytes(), 0o755); err != nil {
 		t.Fatal(err)
@@ -832,7 +829,7 @@ func TestOwn(t *testing.T) {
 	}
 }
 
-// TestOtherVDSO takes what 32-bit processes have, or calls itself so, for no vDSO.
+// TestOtherVDSO rejects the vDSO of 32-bit processes, and files with that name.
 func TestOtherVDSO(t *testing.T) {
 	for line, want := range map[string]bool{
 		"7ffd6a1f2000-7ffd6a1f4000 r-xp 00000000 00:00 0 [vdso]":   true,
@@ -846,8 +843,8 @@ func TestOtherVDSO(t *testing.T) {
 	}
 }
 
-// TestVDSO names a function that package elf finds in the vDSO, there by two names
-// on amd64.
+// TestVDSO resolves a function that package elf finds in the vDSO. It has two names on
+// amd64.
 func TestVDSO(t *testing.T) {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
@@ -880,7 +877,7 @@ func TestVDSO(t *testing.T) {
 	}
 }
 
-// buildGo builds a Go program in a directory of its own.
+// buildGo builds a Go program in a temporary directory.
 func buildGo(t *testing.T, text string, env []string, args ...string) (path string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -898,8 +895,8 @@ func buildGo(t *testing.T, text string, env []string, args ...string) (path stri
 	return filepath.Join(dir, "app")
 }
 
-// TestGoBinaries names a function of Go programs as they are built, when they have
-// ended.
+// TestGoBinaries resolves a function of Go programs, after they have exited, for several
+// ways to build them.
 func TestGoBinaries(t *testing.T) {
 	for _, args := range [][]string{{}, {"-ldflags=-s -w"}, {"-buildmode=pie"}, {"-buildmode=pie", "-ldflags=-s -w"}} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
@@ -953,8 +950,8 @@ func main() {
 	}
 }
 
-// TestGoTables finds in stripped programs every function that package elf finds in
-// the same program as it is linked: of 64 and of 32 bits.
+// TestGoTables finds in stripped programs, of 64 and 32 bits, every function that package
+// elf finds in the unstripped program.
 func TestGoTables(t *testing.T) {
 	for _, arch := range []string{"amd64", "386"} {
 		const text = "package main\nfunc main() { println() }\n"
@@ -976,17 +973,17 @@ func TestGoTables(t *testing.T) {
 			i, _ := readImage(file)
 			found := 0
 			for _, s := range symbols {
-				// What has no size marks a place.
+				// A symbol without a size is a label.
 				if elf.ST_TYPE(s.Info) != elf.STT_FUNC || s.Size == 0 {
 					continue
 				}
 				name, start, ok := i.functions.find(s.Value)
 				got, want := string(name), s.Name
-				if len(args) > 0 { // the linker's symbols have an ABI, and no middle dot
+				if len(args) > 0 { // the linker's symbols have an ABI suffix and no middle dot
 					got, want = strings.ReplaceAll(got, "·", "."), strings.TrimSuffix(want, ".abi0")
 				}
 				if !ok || start != s.Value || got != want {
-					t.Errorf("%s %s: at %#x is %s, %#x, %v, want %s", arch, args, s.Value, got, start, ok, want)
+					t.Errorf("%s %s: %#x is %s, %#x, %v, want %s", arch, args, s.Value, got, start, ok, want)
 				}
 				found++
 			}
@@ -997,8 +994,8 @@ func TestGoTables(t *testing.T) {
 	}
 }
 
-// TestGoTableOfAnotherLinker finds where Go's functions begin by the one that C calls,
-// as in a stripped program that uses cgo; without that, nothing is named.
+// TestGoTableOfAnotherLinker finds the start of Go's functions from the one that C calls,
+// as in a stripped program that uses cgo. Without that, no function is resolved.
 func TestGoTableOfAnotherLinker(t *testing.T) {
 	file := elfFile{
 		dynsym: []elfSymbol{global("crosscall2", 0x340, 0x10)},
@@ -1056,7 +1053,7 @@ func FuzzPerfMap(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, at int) {
 		var whole, parts perfMap
 		whole.add(data)
-		// In two parts, as it grows, it comes to the same.
+		// Reading it in two parts, as it grows, gives the same result.
 		parts.add(data[:min(max(at, 0), len(data))])
 		parts.add(data[parts.read:])
 		if !reflect.DeepEqual(whole, parts) {
@@ -1101,10 +1098,10 @@ func BenchmarkAppendFrame(b *testing.B) {
 	runtime.KeepAlive(dst)
 }
 
-// BenchmarkRead reads this process, with its file known or not.
+// BenchmarkRead reads this process, with its file cached and not.
 func BenchmarkRead(b *testing.B) {
 	p := own(b)
-	b.Run("known", func(b *testing.B) {
+	b.Run("cached", func(b *testing.B) {
 		r := NewResolver()
 		for b.Loop() {
 			r.process(p).close()

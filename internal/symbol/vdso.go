@@ -7,17 +7,17 @@ import (
 	"os"
 )
 
-// maxVDSOBytes is far more than the vDSO has.
+// maxVDSOBytes far exceeds the size of the vDSO.
 const maxVDSOBytes = 1 << 20
 
-// isVDSO reports whether the mapping is the vDSO of 64-bit processes: that of 32-bit
-// ones, which is below 4 GiB as all that they have, is another.
+// isVDSO reports whether the mapping is the vDSO of 64-bit processes. Those of 32-bit
+// processes, which are below 4 GiB, have another.
 func (m *mapping) isVDSO() bool {
 	return m.name == "vdso" && m.inode == 0 && m.start >= 1<<32
 }
 
-// vDSO returns the functions that the kernel gives to every process, which are in
-// this one too. An image without any stands for what could not be read.
+// vDSO returns the image of the vDSO, which is the same in every process: it reads our own.
+// The image is empty if that fails.
 func (r *Resolver) vDSO() *image {
 	if r.vdso == nil {
 		r.vdso = &image{}
