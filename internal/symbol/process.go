@@ -52,9 +52,9 @@ const (
 	maxLineBytes   = 32 << 10 // a path of PATH_MAX, each byte as \ooo
 	maxMapped      = 1 << 12
 	maxStatusBytes = 64 << 10
-	// maxLookBytes limits the new files loaded at once, in bytes; the others are loaded
+	// maxLoadBytes limits the new files loaded at once, in bytes; the others are loaded
 	// when an address is in them.
-	maxLookBytes = 256 << 20
+	maxLoadBytes = 256 << 20
 )
 
 func openProcess(pid uint32) int {
@@ -115,7 +115,7 @@ func (r *Resolver) read(p *process) {
 	r.bytes -= p.bytes()
 	p.mappings = mappings
 	r.bytes += p.bytes()
-	left := int64(maxLookBytes)
+	left := int64(maxLoadBytes)
 	for i := range mappings {
 		m := &mappings[i]
 		if m.isVDSO() {
