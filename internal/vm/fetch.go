@@ -17,12 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kernel names one of Debian's kernels.
+// Kernel identifies a kernel of Debian.
 type Kernel struct {
 	Release string // such as 6.12
 	Arch    string // a GOARCH
-	// Flavor is "rt" for PREEMPT_RT and "16k" for pages of 16 KiB. The others are
-	// Debian's kernels for clouds, which are small.
+	// Flavor is "rt" for PREEMPT_RT and "16k" for pages of 16 KiB. "" is Debian's small
+	// kernel for clouds.
 	Flavor string
 }
 
@@ -33,7 +33,7 @@ func (k Kernel) String() string {
 	return k.Release + "-" + k.Arch
 }
 
-// packageSuffix is how the names of the kernel's packages end.
+// packageSuffix returns the end of the names of the kernel's packages.
 func (k Kernel) packageSuffix() string {
 	switch k.Flavor {
 	case "16k":
@@ -44,7 +44,7 @@ func (k Kernel) packageSuffix() string {
 	return k.Flavor + "-" + k.Arch
 }
 
-// suites are the Debian suites that have each release.
+// suites maps a kernel release to the Debian suite that has it.
 var suites = map[string]string{
 	"5.10": "bullseye",
 	"6.1":  "bookworm",
@@ -53,12 +53,12 @@ var suites = map[string]string{
 	"7.3":  "trixie-backports",
 }
 
-// FetchKernel returns the path of the image of a kernel. It is kept in the cache;
-// where it is not there yet, the newest comes from Debian's packages.
+// FetchKernel returns the path of a kernel's image in the cache. If the cache has none, it
+// downloads the newest of Debian's packages.
 func FetchKernel(ctx context.Context, k Kernel) (string, error) {
 	suite, ok := suites[k.Release]
 	if !ok {
-		return "", fmt.Errorf("no Debian suite is known to have Linux %s", k.Release)
+		return "", fmt.Errorf("no known Debian suite has Linux %s", k.Release)
 	}
 	dir, err := cached("linux-"+k.String(), func(dir string) error { return fetchKernel(ctx, dir, suite, k) })
 	if err != nil {
@@ -78,7 +78,7 @@ func fetchKernel(ctx context.Context, dir, suite string, k Kernel) error {
 		return err
 	}
 	defer a.close()
-	// From 7 on the image is in linux-binary-..., and linux-image-... has none.
+	// Since Linux 7 the image is in linux-binary-..., and linux-image-... has none.
 	for _, kind := range []string{"binary", "image"} {
 		pattern := fmt.Sprintf(`^linux-%s-%s\.[^ ]*-%s$`, kind, regexp.QuoteMeta(k.Release), k.packageSuffix())
 		found, err := a.output(ctx, "apt-cache", "search", "--names-only", pattern)
@@ -96,18 +96,18 @@ func fetchKernel(ctx context.Context, dir, suite string, k Kernel) error {
 		}
 		lines := strings.Split(strings.TrimSpace(string(sorted)), "\n")
 		newest, _, _ := strings.Cut(lines[len(lines)-1], " ")
-		// Without what it depends on: tools to make it boot on a disk.
+		// Leave out its dependencies, which are tools to boot it from a disk.
 		return a.extract(ctx, dir, "download", newest)
 	}
 	return fmt.Errorf("none in Debian %s", suite)
 }
 
-// qemuSuite is the Debian suite whose QEMU runs the machines: with its 10.0 Linux
-// 5.10 and 6.1 boot with two CPUs and -icount, with 7.2 they hang.
+// qemuSuite is the Debian suite whose QEMU runs the machines. With its QEMU 10.0, Linux
+// 5.10 and 6.1 boot with two CPUs and -icount; with QEMU 7.2 they hang.
 const qemuSuite = "trixie"
 
-// fetchQEMU returns the beginning of a command line that runs an emulator. It and
-// all its libraries come from [qemuSuite], whatever this machine's own release.
+// fetchQEMU returns the first arguments of a command line that runs an emulator. The
+// emulator and all its libraries are those of [qemuSuite], not of this machine's release.
 func fetchQEMU(ctx context.Context, emulator string) ([]string, error) {
 	dir, err := cached("qemu-"+qemuSuite, func(dir string) error {
 		a, err := newAPT(ctx, qemuSuite, runtime.GOARCH)
@@ -131,9 +131,8 @@ func fetchQEMU(ctx context.Context, emulator string) ([]string, error) {
 	return args, nil
 }
 
-// FetchTree returns a directory with the contents of Debian packages and of all
-// they depend on, for a GOARCH, less their documentation. It is kept in the
-// cache.
+// FetchTree returns a directory in the cache with the contents of Debian packages and their
+// dependencies for a GOARCH, without documentation.
 func FetchTree(ctx context.Context, suite, arch string, packages ...string) (string, error) {
 	dir, err := cached(strings.Join(packages, "+")+"-"+suite+"-"+arch, func(dir string) error {
 		a, err := newAPT(ctx, suite, arch)
@@ -159,9 +158,8 @@ func FetchTree(ctx context.Context, suite, arch string, packages ...string) (str
 	return dir, nil
 }
 
-// cached returns the directory of that name in the cache, and calls fill to
-// make it where it is not there. What fill leaves unfinished is not kept; it is called
-// again if it fails, up to three times.
+// cached returns a directory in the cache. If it does not exist, cached calls fill to make
+// it, up to fetchAttempts times. It does not keep a directory for which fill failed.
 func cached(name string, fill func(dir string) error) (string, error) {
 	user, err := os.UserCacheDir()
 	if err != nil {
@@ -171,7 +169,7 @@ func cached(name string, fill func(dir string) error) (string, error) {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	// Others, in this process or not, wait until the first is done.
+	// Other callers, in this or another process, wait for the first.
 	lock, err := os.Create(filepath.Join(cache, name+".lock"))
 	if err != nil {
 		return "", err
@@ -184,7 +182,7 @@ func cached(name string, fill func(dir string) error) (string, error) {
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
-	// An archive can change between its lists and its packages.
+	// The archive can change between fetching its lists and its packages.
 	for range fetchAttempts {
 		if err = fillNew(dir, fill); err == nil {
 			return dir, nil
@@ -193,10 +191,10 @@ func cached(name string, fill func(dir string) error) (string, error) {
 	return "", err
 }
 
-// fetchAttempts is how often it is tried to fetch something.
+// fetchAttempts is the number of attempts to fetch something.
 const fetchAttempts = 3
 
-// fillNew makes a directory that is there only once fill has filled it.
+// fillNew makes a directory that exists only after fill succeeded.
 func fillNew(dir string, fill func(dir string) error) error {
 	unfinished, err := os.MkdirTemp(filepath.Dir(dir), filepath.Base(dir)+".")
 	if err != nil {
@@ -209,15 +207,13 @@ func fillNew(dir string, fill func(dir string) error) error {
 	return os.Rename(unfinished, dir)
 }
 
-// apt is Debian's package manager, looking at another suite or for another
-// architecture than this machine's, with a state of its own.
+// apt runs Debian's package manager with its own state, for any suite and architecture.
 type apt struct {
 	dir  string
 	args []string
 }
 
-// newAPT reads the package lists of a suite from where this machine's packages
-// come from.
+// newAPT reads the package lists of a suite from the source of this machine's packages.
 func newAPT(ctx context.Context, suite, arch string) (_ *apt, err error) {
 	uri, err := debianURI(ctx)
 	if err != nil {
@@ -271,7 +267,7 @@ func newAPT(ctx context.Context, suite, arch string) (_ *apt, err error) {
 	return a, err
 }
 
-// debianURI returns where this machine has its Debian packages from.
+// debianURI returns the URI of this machine's Debian archive.
 func debianURI(ctx context.Context) (string, error) {
 	targets, err := exec.CommandContext(ctx, "apt-get", "indextargets",
 		"--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages").Output()
@@ -292,7 +288,7 @@ func debianURI(ctx context.Context) (string, error) {
 	return "", errors.New("apt has no source for this machine's own Debian release")
 }
 
-// output runs one of apt's commands with the state of a.
+// output runs a command of apt with a's state.
 func (a *apt) output(ctx context.Context, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, append(a.args[:len(a.args):len(a.args)], args...)...)
 	cmd.Dir = filepath.Join(a.dir, "archives")
@@ -305,7 +301,7 @@ func (a *apt) output(ctx context.Context, name string, args ...string) ([]byte, 
 	return out, nil
 }
 
-// extract runs apt-get, and unpacks the packages that it downloads into dir.
+// extract runs apt-get, and unpacks the downloaded packages into dir.
 func (a *apt) extract(ctx context.Context, dir string, aptGet ...string) error {
 	if _, err := a.output(ctx, "apt-get", aptGet...); err != nil {
 		return err

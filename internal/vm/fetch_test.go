@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestCached has a directory be filled in vain twice, and then once for all.
+// TestCached fails to fill a directory twice, and then fills it for both callers.
 func TestCached(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("XDG_CACHE_HOME", cache)
@@ -32,7 +32,7 @@ func TestCached(t *testing.T) {
 		}
 	}
 	if _, err := cached("y", func(string) error { return broken }); err != broken {
-		t.Errorf("want what fill says, have %v", err)
+		t.Errorf("got %v, want fill's error", err)
 	}
 	left, err := filepath.Glob(filepath.Join(cache, "chargetrace", "vm", "*"))
 	if err != nil || len(left) != 3 { // and the locks

@@ -10,14 +10,14 @@ import (
 	"sync"
 )
 
-// The kinds of frames that the guest sends.
+// The kinds of frames from the guest.
 const (
 	frameStdout = 1
 	frameStderr = 2
 	frameExit   = 3 // the exit status as 4 bytes
 )
 
-// A frame is its kind, the length of its payload as 4 bytes, little-endian, and
+// A frame consists of its kind, the length of its payload as 4 bytes, little-endian, and
 // the payload.
 const frameHeader = 5
 
@@ -33,7 +33,7 @@ func readFrame(r io.Reader) (kind byte, size int64, err error) {
 	return header[0], int64(binary.LittleEndian.Uint32(header[1:])), nil
 }
 
-// readFrames passes on what the guest prints until its exit status comes.
+// readFrames copies the guest's output until its exit status arrives.
 func readFrames(r io.Reader, stdout, stderr io.Writer) (status int, err error) {
 	for {
 		kind, size, err := readFrame(r)
@@ -60,7 +60,7 @@ func readFrames(r io.Reader, stdout, stderr io.Writer) (status int, err error) {
 	}
 }
 
-// frameWriter sends frames, for one caller at a time.
+// frameWriter sends frames. Its methods can be called concurrently.
 type frameWriter struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -75,7 +75,7 @@ func (f *frameWriter) write(kind byte, payload []byte) error {
 	return err
 }
 
-// stream returns a Writer that sends what is written as frames of that kind.
+// stream returns a Writer that sends each Write as a frame of a kind.
 func (f *frameWriter) stream(kind byte) io.Writer { return frameStream{f, kind} }
 
 type frameStream struct {

@@ -16,11 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Init makes a program the first process of a [Machine]: it mounts what a Linux
-// system has mounted, runs the machine's command, and reports its exit status;
-// it does not return then. In any other process it does nothing, but for one
-// that another init(8), which mounts things itself, starts with [InitVariable] in
-// its environment.
+// Init makes a program the first process of a [Machine]: it mounts the usual file systems,
+// runs the machine's command, reports its exit status, and does not return. In any other
+// process it does nothing, unless another init(8) starts it with [InitVariable] in its
+// environment; then Init mounts nothing.
 func Init() {
 	if os.Getpid() != 1 && os.Getenv(InitVariable) == "" {
 		return
@@ -29,10 +28,10 @@ func Init() {
 		return
 	}
 	if err := guest(); err != nil {
-		// To the kernel's console: there is nothing else.
+		// This goes to the kernel's console; there is no other output.
 		fmt.Fprintf(os.Stderr, "init: %v\n", err)
 	}
-	// The machine runs with -no-reboot: a restart ends it.
+	// QEMU runs with -no-reboot: a restart ends it.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	select {}
 }
@@ -67,7 +66,7 @@ func guest() error {
 	if err := frames.write(frameExit, binary.LittleEndian.AppendUint32(nil, uint32(status))); err != nil {
 		return err
 	}
-	// Wait until the port has sent it all (tcdrain(3)).
+	// Wait until the port has sent everything (tcdrain(3)).
 	return unix.IoctlSetInt(int(port.Fd()), unix.TCSBRK, 1)
 }
 
@@ -86,7 +85,7 @@ func runCommand(stdout, stderr io.Writer) (int, error) {
 	if len(argv) == 0 {
 		return 127, errors.New("no command to run")
 	}
-	// The command is looked up in this PATH too.
+	// exec.Command looks up the command in this PATH too.
 	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/root")
 	os.Setenv(GuestVariable, "1")
@@ -103,7 +102,7 @@ func runCommand(stdout, stderr io.Writer) (int, error) {
 	return cmd.ProcessState.ExitCode(), nil
 }
 
-// mountAll mounts the file systems that a Linux system has.
+// mountAll mounts the usual file systems of a Linux system.
 func mountAll() error {
 	var errs []error
 	for _, m := range []struct{ fstype, dir string }{
@@ -126,7 +125,7 @@ func mountAll() error {
 			errs = append(errs, fmt.Errorf("mount %s at %s: %w", m.fstype, m.dir, err))
 		}
 	}
-	// As udev makes them.
+	// The links that udev makes.
 	for name, target := range map[string]string{
 		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0",
 		"/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
@@ -138,8 +137,7 @@ func mountAll() error {
 	return errors.Join(errs...)
 }
 
-// openPort opens the serial port that the frames go through: the one that is a
-// PCI device.
+// openPort opens the serial port for the frames: the one that is a PCI device.
 func openPort() (*os.File, error) {
 	devices, err := filepath.Glob("/sys/class/tty/ttyS*/device")
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 	"github.com/cavaliergopher/cpio"
 )
 
-// markFile is in every guest: a process 1 without it is no guest's.
+// markFile exists in every guest. Without it, process 1 is not in a guest.
 const markFile = "/vm"
 
-// writeInitramfs writes the guest's files as a cpio archive, which the kernel
-// unpacks (Documentation/driver-api/early-userspace/buffer-format.rst).
+// writeInitramfs writes the guest's files as a cpio archive for the kernel
+// (Documentation/driver-api/early-userspace/buffer-format.rst).
 func (m *Machine) writeInitramfs(name string) (err error) {
 	file, err := os.Create(name)
 	if err != nil {
@@ -59,8 +59,7 @@ type archive struct {
 	dirs map[string]bool
 }
 
-// add writes the file, link or directory at onHost, and the directories above
-// it.
+// add writes the file, link or directory at onHost, and the directories above it.
 func (a *archive) add(inGuest, onHost string) error {
 	info, err := os.Stat(onHost)
 	if err != nil {
@@ -109,7 +108,7 @@ func (a *archive) addEntry(inGuest, onHost string, info fs.FileInfo) error {
 			return err
 		})
 	}
-	return fmt.Errorf("%s is no file, link or directory", onHost)
+	return fmt.Errorf("%s is not a file, link or directory", onHost)
 }
 
 func (a *archive) addBytes(inGuest string, content []byte) error {

@@ -14,25 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The guest finds its command in memory that it shares with the host (QEMU's device
-// ivshmem-plain). A port would interrupt it, and no two runs of a machine would be the
-// same from there on: the kernel's random numbers come from the moments of interrupts.
+// The guest reads its command from memory that it shares with the host (QEMU's device
+// ivshmem-plain). A port would raise interrupts, and no two runs of a machine would be the
+// same after that: the kernel mixes the times of interrupts into its random numbers.
 
-// mailboxBytes is the size of that memory, a power of two.
+// mailboxBytes is the size of the shared memory, a power of two.
 const mailboxBytes = 64 << 10
 
-// command is what the guest is to run.
+// command is the command for the guest to run.
 type command struct {
 	Argv []string
-	// Settle says that the guest's clock counts instructions; see settle.
+	// Settle is set if the guest's clock counts instructions; see settle.
 	Settle bool
 }
 
-// newMailbox returns the memory, empty.
+// newMailbox returns empty shared memory.
 func newMailbox() (*os.File, error) {
 	fd, err := unix.MemfdCreate("mailbox", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("make the guest's mailbox: %w", err)
+		return nil, fmt.Errorf("create the guest's mailbox: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "mailbox")
 	if err := f.Truncate(mailboxBytes); err != nil {
@@ -41,7 +41,7 @@ func newMailbox() (*os.File, error) {
 	return f, nil
 }
 
-// writeMailbox writes a command to the memory: the length of its JSON as 4 bytes,
+// writeMailbox writes a command to the mailbox: the length of its JSON as 4 bytes,
 // little-endian, and the JSON.
 func writeMailbox(mailbox *os.File, c *command) error {
 	content, err := json.Marshal(c)
@@ -49,14 +49,14 @@ func writeMailbox(mailbox *os.File, c *command) error {
 		return err
 	}
 	if len(content) > mailboxBytes-4 {
-		return fmt.Errorf("the command has %d bytes, more than fit in the guest's mailbox", len(content))
+		return fmt.Errorf("the command of %d bytes does not fit in the guest's mailbox", len(content))
 	}
 	_, err = mailbox.WriteAt(append(binary.LittleEndian.AppendUint32(nil, uint32(len(content))), content...), 0)
 	return err
 }
 
-// readMailbox returns the guest's command. Where there is none the machine stops, to be
-// saved; the command is there when it goes on.
+// readMailbox returns the guest's command. If there is none, it stops the machine, for the
+// host to save it. The command is there when the machine resumes.
 func readMailbox() (*command, error) {
 	mailbox, err := mapDevice("0x1af4", "0x1110", 2, mailboxBytes)
 	if err != nil {
@@ -73,14 +73,14 @@ func readMailbox() (*command, error) {
 func parseMailbox(mailbox []byte) (*command, error) {
 	size := int(binary.LittleEndian.Uint32(mailbox))
 	if size > len(mailbox)-4 {
-		return nil, fmt.Errorf("the command has %d bytes, more than fit in the mailbox", size)
+		return nil, fmt.Errorf("the command of %d bytes does not fit in the mailbox", size)
 	}
 	c := new(command)
 	return c, json.Unmarshal(mailbox[4:4+size], c)
 }
 
-// stopMachine has QEMU stop the machine at this very instruction: the device says that
-// the guest panicked.
+// stopMachine makes QEMU stop the machine at this very instruction: it reports a guest
+// panic to the pvpanic device.
 func stopMachine() error {
 	registers, err := mapDevice("0x1b36", "0x0011", 0, 1)
 	if err != nil {
@@ -91,9 +91,9 @@ func stopMachine() error {
 	return nil
 }
 
-// settle waits until the time since boot is a multiple of a minute: by then the guest is
-// idle, and goes on at the same moment in each run. A clock that skips idle time takes no
-// time for it.
+// settle waits until the time since boot is a multiple of a minute. By then the guest is
+// idle, and it continues at the same time in each run. The wait is short on the host, since
+// the clock skips idle time.
 func settle() error {
 	const seconds = 60
 	var now unix.Timespec
@@ -108,7 +108,7 @@ func settle() error {
 	}
 }
 
-// mapDevice maps a memory region of the PCI device with these numbers. It stays mapped.
+// mapDevice maps a memory region of a PCI device. It is never unmapped.
 func mapDevice(vendor, device string, region, size int) ([]byte, error) {
 	dirs, err := filepath.Glob("/sys/bus/pci/devices/*")
 	if err != nil {
@@ -124,16 +124,16 @@ func mapDevice(vendor, device string, region, size int) ([]byte, error) {
 			return mapRegion(dir, region, size)
 		}
 	}
-	return nil, fmt.Errorf("there is no PCI device %s:%s", vendor, device)
+	return nil, fmt.Errorf("no PCI device %s:%s", vendor, device)
 }
 
-// mapRegion maps a region of the device with that directory.
+// mapRegion maps a memory region of the PCI device with a directory in sysfs.
 func mapRegion(dir string, region, size int) ([]byte, error) {
-	// The kernel does so for a driver, which this one has not.
+	// The kernel enables a device for its driver; this one has no driver.
 	if err := os.WriteFile(filepath.Join(dir, "enable"), []byte("1"), 0); err != nil {
 		return nil, err
 	}
-	// Its lines are begin, end and flags of each region.
+	// Each line has the begin, end and flags of a region.
 	regions, err := os.ReadFile(filepath.Join(dir, "resource"))
 	if err != nil {
 		return nil, err

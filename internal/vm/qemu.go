@@ -26,16 +26,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// architecture is how QEMU emulates one.
+// architecture are QEMU's settings to emulate an architecture.
 type architecture struct {
 	emulator, machine, cpu, console string
 }
 
 var architectures = map[string]architecture{
-	// With erms and fsrm the kernel clears and copies a page by one instruction a
-	// byte, and 5.10 and 6.1 hang while they bring up a second CPU.
+	// With erms and fsrm the kernel clears and copies pages with one instruction per
+	// byte, and 5.10 and 6.1 hang while they start a second CPU.
 	"amd64": {"qemu-system-x86_64", "q35,hpet=off", "max,-erms,-fsrm", "ttyS0"},
-	// The architecture's own authentication of pointers is slow to emulate.
+	// The architected algorithm of pointer authentication is slow to emulate.
 	"arm64": {"qemu-system-aarch64", "virt", "max,pauth-impdef=on", "ttyAMA0"},
 }
 
@@ -52,13 +52,13 @@ func (m *Machine) commandLine() string {
 
 // The file descriptors that QEMU inherits.
 const (
-	frameFD   = 3 // what the guest sends
-	mailboxFD = 4 // the command that it gets; see mailbox.go
-	monitorFD = 5 // QEMU's own protocol, QMP
-	ramFD     = 6 // the RAM, where a file is that
+	frameFD   = 3 // frames from the guest
+	mailboxFD = 4 // the command for the guest; see mailbox.go
+	monitorFD = 5 // QEMU's protocol, QMP
+	ramFD     = 6 // the RAM, if it is a file
 )
 
-// args returns QEMU's command line without what the machine boots from.
+// args returns QEMU's command line except for the files that the machine boots from.
 func (m *Machine) args(ctx context.Context) ([]string, error) {
 	arch, ok := architectures[m.Arch]
 	if !ok {
@@ -72,9 +72,9 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 	switch {
 	case m.CountInstructions:
 		args = append(args, "-cpu", arch.cpu,
-			// All CPUs take turns in one thread, each for a number of instructions.
+			// All CPUs take turns in one thread, for a number of instructions each.
 			"-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off",
-			// No other clock and no chance moves what happens when.
+			// No other clock and no randomness affects the timing.
 			"-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1")
 	case m.Arch == runtime.GOARCH && kvmBoots(ctx, m.Kernel, args):
 		args = append(args, "-cpu", "max", "-accel", "kvm")
@@ -86,21 +86,20 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 		"-m", fmt.Sprintf("%dM", m.memoryMiB()),
 		"-nodefaults", "-nographic", "-no-reboot",
 		"-serial", "stdio",
-		// What the command prints goes through a port of its own: the kernel prints on
-		// the first.
+		// The command's output has its own port: the kernel prints on the first.
 		"-chardev", fmt.Sprintf("file,id=frames,path=/dev/fd/%d", frameFD),
 		"-device", "pci-serial,chardev=frames",
 		"-object", fmt.Sprintf("memory-backend-file,id=mailbox,size=%d,mem-path=/dev/fd/%d,share=off", mailboxBytes, mailboxFD),
 		"-device", "ivshmem-plain,memdev=mailbox,master=on",
-		// How the guest stops itself.
+		// The guest stops itself with this device; see stopMachine.
 		"-device", "pvpanic-pci", "-action", "panic=pause",
 		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", monitorFD),
 		"-mon", "chardev=monitor,mode=control",
 	), nil
 }
 
-// kvmPatience is enough for a kernel that KVM runs to find no root file system:
-// it takes 2 s.
+// kvmPatience is enough for a kernel under KVM to find no root file system, which takes
+// 2 s.
 const kvmPatience = 15 * time.Second
 
 var kvm struct {
@@ -108,9 +107,9 @@ var kvm struct {
 	tried, boots bool
 }
 
-// kvmBoots reports whether KVM runs a kernel: it boots one, once, without an
-// initramfs, for it to panic and so to end. Inside some virtual machines there
-// is a /dev/kvm with which none boots.
+// kvmBoots reports whether a kernel boots under KVM. It tries once, without an initramfs:
+// the kernel panics and QEMU exits. Some virtual machines have a /dev/kvm with which no
+// kernel boots.
 func kvmBoots(ctx context.Context, kernel string, qemu []string) bool {
 	kvm.Lock()
 	defer kvm.Unlock()
@@ -129,14 +128,14 @@ type qemu struct {
 	kernel  string
 	ctx     context.Context
 	cmd     *exec.Cmd
-	console tail     // what the kernel and QEMU print
+	console tail     // output of the kernel and QEMU
 	frames  *os.File // from the guest
 	monitor *json.Decoder
 	net.Conn
 }
 
-// start starts QEMU. A guest whose mailbox is empty stops when it has booted. ram is nil
-// for a machine without a snapshot.
+// start starts QEMU. A guest whose mailbox is empty stops after it booted. ram is nil for a
+// machine without a snapshot.
 func (m *Machine) start(ctx context.Context, args []string, ram, mailbox *os.File) (_ *qemu, err error) {
 	q := &qemu{kernel: filepath.Base(m.Kernel), ctx: ctx}
 	frames, fromGuest, err := os.Pipe()
@@ -144,7 +143,7 @@ func (m *Machine) start(ctx context.Context, args []string, ram, mailbox *os.Fil
 		return nil, err
 	}
 	defer fromGuest.Close()
-	// Where QEMU cannot write, it tries again at a time that chance decides.
+	// If the pipe is full, QEMU writes again at an unpredictable time.
 	if _, err := unix.FcntlInt(fromGuest.Fd(), unix.F_SETPIPE_SZ, 1<<20); err != nil {
 		return nil, fmt.Errorf("enlarge a pipe: %w", err)
 	}
@@ -167,7 +166,7 @@ func (m *Machine) start(ctx context.Context, args []string, ram, mailbox *os.Fil
 	}
 	q.cmd.Stderr = q.cmd.Stdout
 	q.cmd.ExtraFiles = []*os.File{frameFD - 3: fromGuest, mailboxFD - 3: mailbox, monitorFD - 3: theirs, ramFD - 3: ram}
-	// Not to outlive a test that is cut off.
+	// QEMU must not outlive a test that is killed.
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := q.cmd.Start(); err != nil {
 		q.close()
@@ -181,7 +180,7 @@ func (q *qemu) close() {
 	q.Conn.Close()
 }
 
-// kill ends QEMU, if it still runs.
+// kill kills QEMU if it still runs.
 func (q *qemu) kill() {
 	if q.cmd.ProcessState == nil {
 		q.cmd.Process.Kill()
@@ -190,8 +189,7 @@ func (q *qemu) kill() {
 	q.close()
 }
 
-// fail returns an error with the last lines of the console. The machine is gone
-// then.
+// fail kills QEMU, and returns an error with the last lines of the console.
 func (q *qemu) fail(err error) error {
 	q.cmd.Process.Kill()
 	waitErr := q.cmd.Wait()
@@ -200,10 +198,10 @@ func (q *qemu) fail(err error) error {
 	} else if !strings.Contains(fmt.Sprint(waitErr), "signal: killed") {
 		err = errors.Join(err, waitErr)
 	}
-	return fmt.Errorf("%s: %w; the kernel's last words:\n%s", q.kernel, err, &q.console)
+	return fmt.Errorf("%s: %w; the kernel's last output:\n%s", q.kernel, err, &q.console)
 }
 
-// wait passes on what the command prints, and returns its exit status.
+// wait copies the command's output, and returns its exit status.
 func (q *qemu) wait(stdout, stderr io.Writer) (int, error) {
 	status, err := readFrames(q.frames, stdout, stderr)
 	if err != nil {
@@ -213,7 +211,7 @@ func (q *qemu) wait(stdout, stderr io.Writer) (int, error) {
 }
 
 // save waits until the guest stops itself, and writes the state of the machine's devices
-// to a file. Its RAM is in a file already, which QEMU then leaves out (x-ignore-shared).
+// to a file. QEMU leaves out the RAM (x-ignore-shared), which is in a file already.
 func (q *qemu) save(file string) error {
 	if err := q.negotiate(); err != nil {
 		return err
@@ -221,7 +219,7 @@ func (q *qemu) save(file string) error {
 	for event := ""; event != "STOP"; {
 		var message struct{ Event string }
 		if err := q.monitor.Decode(&message); err != nil {
-			readFrames(q.frames, &q.console, &q.console) // what the guest says of it
+			readFrames(q.frames, &q.console, &q.console) // the guest's own message
 			return q.fail(err)
 		}
 		event = message.Event
@@ -239,12 +237,11 @@ func (q *qemu) save(file string) error {
 	return os.WriteFile(file, state, 0o600)
 }
 
-// alignClock sets the clock of a saved machine to the next full second. Between the
-// guest's stop and QEMU's notice of it the clock may skip to the next timer: QEMU takes a
-// processor that has stopped for an idle one (icount_start_warp_timer). Now it does not
-// matter whether it did.
+// alignClock sets the clock of a saved machine to the next full second. After the guest
+// stops, the clock may skip to the next timer before QEMU notices, because QEMU takes the
+// stopped CPU for an idle one (icount_start_warp_timer). Aligning it hides whether it did.
 func alignClock(state []byte) error {
-	// The clock is how many instructions were executed, after a time that was skipped
+	// The clock is the skipped time plus the executed instructions
 	// (icount_vmstate_timers).
 	header := []byte("\x05\x0ctimer/icount\x00\x00\x00\x01")
 	before, fields, found := bytes.Cut(state, header)
@@ -259,8 +256,8 @@ func alignClock(state []byte) error {
 	return nil
 }
 
-// load loads what save has written into a machine that was started for that. It
-// stands still.
+// load loads the state that save wrote into a machine started for that. The machine stays
+// stopped.
 func (q *qemu) load(file string) error {
 	if err := q.negotiate(); err != nil {
 		return err
@@ -268,7 +265,7 @@ func (q *qemu) load(file string) error {
 	return q.migrate("migrate-incoming", file)
 }
 
-// negotiate opens the conversation with QEMU's monitor.
+// negotiate opens the session with QEMU's monitor.
 func (q *qemu) negotiate() error {
 	if err := q.execute("qmp_capabilities", nil); err != nil {
 		return err
@@ -277,7 +274,7 @@ func (q *qemu) negotiate() error {
 	return q.execute("migrate-set-capabilities", map[string]any{"capabilities": []any{ignoreShared}})
 }
 
-// migrate saves the machine to a file or loads it, and waits until that is done.
+// migrate saves the machine to a file, or loads it, and waits for completion.
 func (q *qemu) migrate(command, file string) error {
 	if err := q.execute(command, map[string]any{"uri": "file:" + file}); err != nil {
 		return err
@@ -300,12 +297,12 @@ func (q *qemu) migrate(command, file string) error {
 	}
 }
 
-// execute runs a command of the monitor.
+// execute runs a monitor command.
 func (q *qemu) execute(command string, arguments any) error {
 	return q.query(command, arguments, new(any))
 }
 
-// query runs a command of the monitor and decodes what it returns.
+// query runs a monitor command and decodes its result.
 func (q *qemu) query(command string, arguments, result any) error {
 	request := map[string]any{"execute": command}
 	if arguments != nil {
@@ -325,13 +322,13 @@ func (q *qemu) query(command string, arguments, result any) error {
 		switch {
 		case reply.Error != nil:
 			return fmt.Errorf("%s: %s", command, reply.Error.Desc)
-		case reply.Return != nil: // no greeting and no event
+		case reply.Return != nil: // neither greeting nor event
 			return json.Unmarshal(reply.Return, result)
 		}
 	}
 }
 
-// tail is a Writer that keeps the end of what is written.
+// tail is a Writer that keeps the last bytes.
 type tail struct{ buf []byte }
 
 const tailBytes = 4 << 10

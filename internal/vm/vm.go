@@ -1,15 +1,14 @@
 //go:build linux
 
-// Package vm boots a Linux kernel in QEMU and runs a command in it: for the
-// tests, which need kernels that this machine does not run, and for the
-// demonstration. It needs no privilege and no KVM. Kernels, packages and QEMU
-// itself come from Debian, into a cache: see [FetchKernel].
+// Package vm boots a Linux kernel in QEMU and runs a command in it. The tests use it to run
+// other kernels than this machine's, and so does the demonstration. It needs no privilege
+// and no KVM. Kernels, packages and QEMU itself come from Debian, into a cache: see
+// [FetchKernel].
 //
-// The guest is a kernel and an initramfs, no more. Its first process is a
-// static executable that calls [Init] before anything else: usually the very
-// program that boots the guest.
+// The guest consists of a kernel and an initramfs. Its first process is a static executable
+// that calls [Init] before anything else, usually the program that boots the guest.
 //
-// Package vm knows nothing of chargetrace.
+// Package vm must not depend on chargetrace.
 package vm
 
 import (
@@ -23,7 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Machine is a virtual machine, and what is in it.
+// Machine is a virtual machine and its files.
 type Machine struct {
 	// Arch is the processor's GOARCH: amd64 or arm64.
 	Arch string
@@ -31,31 +30,29 @@ type Machine struct {
 	Kernel string
 	// Init is the path of the executable that is the guest's first process.
 	Init string
-	// Files are the other files of the guest: their absolute paths there, and
-	// the path of the file, link or directory that stands there.
+	// Files maps absolute paths in the guest to files, links or directories on the host.
 	Files map[string]string
-	// CPUs is 1 where it is 0.
+	// CPUs defaults to 1.
 	CPUs int
-	// MemoryMiB is 1024 where it is 0.
+	// MemoryMiB defaults to 1024.
 	MemoryMiB int
 	// DiskMiB is the size of an empty disk, /dev/nvme0n1; 0 is none. A machine
 	// with a disk has no [Snapshot]: QEMU cannot save the state of its NVMe device.
 	DiskMiB int
-	// CountInstructions makes the guest's clocks count instructions, one a
-	// nanosecond, and skip idle time (QEMU's -icount shift=0,sleep=off). What
-	// happens in the guest then does not depend on how busy the host is, and a CPU
-	// time is a cost. It excludes KVM.
+	// CountInstructions makes the guest's clocks count instructions, one per nanosecond,
+	// and skip idle time (QEMU's -icount shift=0,sleep=off). Then the guest's timing does
+	// not depend on the host's load, and CPU time measures cost. It excludes KVM.
 	CountInstructions bool
 	// KernelArgs are added to the kernel's command line.
 	KernelArgs []string
-	// Console, where it is not nil, gets what the kernel prints.
+	// Console gets the kernel's output unless it is nil.
 	Console io.Writer
 }
 
-// Run boots the machine, runs a command in it, and returns the command's exit
-// status (128 + n where signal n killed it). The command has no standard input;
-// what it prints arrives while it runs. An error means that the command's exit
-// status is not known: its text ends with the last lines of the kernel's.
+// Run boots the machine, runs a command in it, and returns the command's exit status
+// (128 + n if signal n killed it). The command has no standard input. Its output arrives
+// while it runs. An error means that the exit status is unknown; its text ends with the
+// kernel's last lines.
 func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...string) (int, error) {
 	dir, err := os.MkdirTemp("", "vm-")
 	if err != nil {
@@ -82,13 +79,13 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 	return q.wait(stdout, stderr)
 }
 
-// command returns what the machine is told to run.
+// command returns the command for the machine.
 func (m *Machine) command(argv []string) *command {
 	return &command{Argv: argv, Settle: m.CountInstructions}
 }
 
-// bootArgs writes to dir the files that the machine boots from, and returns
-// QEMU's arguments for them.
+// bootArgs writes the files that the machine boots from to dir, and returns QEMU's
+// arguments.
 func (m *Machine) bootArgs(ctx context.Context, dir string) ([]string, error) {
 	initramfs := filepath.Join(dir, "initramfs")
 	if err := m.writeInitramfs(initramfs); err != nil {
@@ -104,13 +101,13 @@ func (m *Machine) bootArgs(ctx context.Context, dir string) ([]string, error) {
 		if err := createDisk(disk, int64(m.DiskMiB)<<20); err != nil {
 			return nil, err
 		}
-		// The kernels have its driver built in.
+		// The kernels have the driver of NVMe built in.
 		args = append(args, "-drive", "file="+disk+",if=none,id=disk,format=raw,cache=unsafe", "-device", "nvme,drive=disk,serial=disk")
 	}
 	return args, nil
 }
 
-// createDisk makes a file of that size that takes no space.
+// createDisk makes a sparse file.
 func createDisk(path string, size int64) error {
 	f, err := os.Create(path)
 	if err != nil {
@@ -119,17 +116,16 @@ func createDisk(path string, size int64) error {
 	return errors.Join(f.Truncate(size), f.Close())
 }
 
-// Snapshot is a machine that has booted and waits for its command. Each
-// [Snapshot.Run] goes on from there, in a machine of its own: what one command
-// does to the machine no other sees.
+// Snapshot is a machine that has booted and waits for its command. Each [Snapshot.Run]
+// continues from there in a separate machine, so that commands do not affect each other.
 type Snapshot struct {
 	machine Machine
-	ram     *os.File // in memory, as it was when the machine had booted
-	state   string   // the file with the state of its devices
+	ram     *os.File // in memory: the contents after boot
+	state   string   // the file with the state of the devices
 }
 
-// Snapshot boots the machine and keeps it as it is then: its RAM in memory, the state
-// of its devices in a directory. It must count instructions.
+// Snapshot boots the machine and saves it: the RAM in memory, the state of the devices in
+// dir. The machine must count instructions.
 func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err error) {
 	if m.DiskMiB > 0 || !m.CountInstructions {
 		return nil, errors.New("only a machine that counts instructions and has no disk has a snapshot")
@@ -141,7 +137,7 @@ func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err er
 	defer os.Remove(filepath.Join(dir, "initramfs"))
 	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("make the machine's RAM: %w", err)
+		return nil, fmt.Errorf("create the machine's RAM: %w", err)
 	}
 	s := &Snapshot{machine: *m, ram: os.NewFile(uintptr(fd), "ram"), state: filepath.Join(dir, "state")}
 	defer func() {
@@ -168,8 +164,8 @@ func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err er
 // Close frees the snapshot.
 func (s *Snapshot) Close() error { return errors.Join(s.ram.Close(), os.RemoveAll(s.state)) }
 
-// ramArgs make a file that QEMU inherits the guest's RAM. Where it is shared, the guest
-// writes to the file; where it is not, to pages of its own.
+// ramArgs are arguments that make an inherited file the guest's RAM. The guest writes to
+// the file if share is "on", and to private copies of its pages if it is "off".
 func (m *Machine) ramArgs(share string) []string {
 	return []string{
 		"-object", fmt.Sprintf("memory-backend-file,id=ram,size=%dM,mem-path=/dev/fd/%d,share=%s", m.memoryMiB(), ramFD, share),
@@ -177,7 +173,7 @@ func (m *Machine) ramArgs(share string) []string {
 	}
 }
 
-// Run runs a command in the machine, as [Machine.Run] does.
+// Run runs a command in a copy of the machine, like [Machine.Run].
 func (s *Snapshot) Run(ctx context.Context, stdout, stderr io.Writer, argv ...string) (int, error) {
 	args, err := s.machine.args(ctx)
 	if err != nil {
@@ -196,7 +192,7 @@ func (s *Snapshot) Run(ctx context.Context, stdout, stderr io.Writer, argv ...st
 	if err := q.load(s.state); err != nil {
 		return 0, fmt.Errorf("load the machine: %w", err)
 	}
-	// Until now it is empty, as it was when the machine was saved.
+	// The mailbox must be empty until now, as it was when the machine was saved.
 	if err := writeMailbox(mailbox, s.machine.command(argv)); err != nil {
 		return 0, err
 	}

@@ -50,7 +50,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// TestAlignClock has a clock that skipped to the next timer and one that did not.
+// TestAlignClock aligns clocks that skipped to the next timer and one that did not.
 func TestAlignClock(t *testing.T) {
 	state := func(skipped, executed uint64) []byte {
 		s := append([]byte("QEVM\x05\x05timer"), "\x05\x0ctimer/icount\x00\x00\x00\x01"...)

@@ -1,9 +1,9 @@
 //go:build linux
 
-// Demo is the experiment of the article that chargetrace grew out of: a program
-// that allocates 20 MiB in steps of 1 MiB, in a cgroup limited to 10 MiB, under
-// chargetrace until the OOM killer comes. It runs on this machine's kernel where
-// that can be traced, and else, or with -kernel IMAGE, in a virtual machine.
+// Demo runs the experiment of the article that chargetrace grew out of: chargetrace traces
+// a program that allocates 20 MiB in steps of 1 MiB in a cgroup limited to 10 MiB, until it
+// is OOM-killed. It runs on this machine's kernel if that can be traced, else, or with
+// -kernel IMAGE, in a virtual machine.
 package main
 
 import (
@@ -29,7 +29,7 @@ const (
 	killed   = 128 + int(unix.SIGKILL)
 )
 
-// experiment is the command, which is looked up in PATH.
+// experiment is the command, looked up in PATH.
 var experiment = []string{"chargetrace", "-memory", "10M", "--", "alloc"}
 
 func main() {
@@ -52,7 +52,8 @@ func run(args []string) error {
 	return fmt.Errorf("unexpected arguments: %q", args)
 }
 
-// demo runs the experiment where it can be run, or on a given kernel.
+// demo runs the experiment on this machine if possible, or else on a given or downloaded
+// kernel.
 func demo(kernel string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
@@ -76,7 +77,7 @@ func demo(kernel string) error {
 		if obstacle == "" {
 			return here(dir, self)
 		}
-		fmt.Fprintf(os.Stderr, "Not on this machine's kernel: %s.\nBooting Linux %s in QEMU.\n", obstacle, release)
+		fmt.Fprintf(os.Stderr, "Cannot use this machine's kernel: %s.\nBooting Linux %s in QEMU.\n", obstacle, release)
 		if kernel, err = vm.FetchKernel(ctx, vm.Kernel{Release: release, Arch: runtime.GOARCH}); err != nil {
 			return err
 		}
@@ -95,8 +96,7 @@ func demo(kernel string) error {
 	return err
 }
 
-// hereObstacle says why this machine's kernel is not for the experiment; "" if
-// it is.
+// hereObstacle returns the reason why this machine cannot run the experiment, or "".
 func hereObstacle(ctx context.Context, command string) string {
 	if os.Getuid() != 0 {
 		return "only root can make a cgroup"
@@ -105,7 +105,7 @@ func hereObstacle(ctx context.Context, command string) string {
 	check := exec.CommandContext(ctx, command, "-check")
 	check.Stderr = &stderr
 	if out, err := check.Output(); err != nil {
-		// The first thing that is lacking.
+		// The first check that failed.
 		for line := range strings.Lines(string(out)) {
 			if name, rest, ok := strings.Cut(line, " lacking "); ok {
 				return strings.TrimSpace(name) + ": " + strings.TrimSpace(rest)
@@ -116,13 +116,13 @@ func hereObstacle(ctx context.Context, command string) string {
 	return ""
 }
 
-// here runs the experiment on this machine, with the command in dir.
+// here runs the experiment on this machine with the command in dir.
 func here(dir, self string) error {
 	if err := os.Symlink(self, filepath.Join(dir, "alloc")); err != nil {
 		return err
 	}
 	os.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	// Only root can run what is built here.
+	// With SUDO_UID set, chargetrace would run alloc as that user, who cannot read dir.
 	os.Unsetenv("SUDO_UID")
 	fmt.Fprintf(os.Stderr, "# %s\n", strings.Join(experiment, " "))
 	cmd := exec.Command(experiment[0], experiment[1:]...)
@@ -132,7 +132,7 @@ func here(dir, self string) error {
 	if errors.As(err, &exit) && exit.ExitCode() == killed {
 		return nil
 	}
-	return fmt.Errorf("the experiment was to end with %d: %v", killed, err)
+	return fmt.Errorf("the experiment did not exit with %d: %v", killed, err)
 }
 
 // alloc allocates memory in steps of 1 MiB.
