@@ -98,9 +98,9 @@ func (m *Machine) args(ctx context.Context) ([]string, error) {
 	), nil
 }
 
-// kvmPatience is enough for a kernel under KVM to find no root file system, which takes
+// kvmTimeout is enough for a kernel under KVM to find no root file system, which takes
 // 2 s.
-const kvmPatience = 15 * time.Second
+const kvmTimeout = 15 * time.Second
 
 var kvm struct {
 	sync.Mutex
@@ -114,7 +114,7 @@ func kvmBoots(ctx context.Context, kernel string, qemu []string) bool {
 	kvm.Lock()
 	defer kvm.Unlock()
 	if !kvm.tried && unix.Access("/dev/kvm", unix.R_OK|unix.W_OK) == nil {
-		ctx, cancel := context.WithTimeout(ctx, kvmPatience)
+		ctx, cancel := context.WithTimeout(ctx, kvmTimeout)
 		defer cancel()
 		args := append(slices.Clip(qemu[1:]), "-cpu", "max", "-accel", "kvm", "-nodefaults", "-nographic", "-no-reboot", "-kernel", kernel, "-append", "panic=-1")
 		kvm.boots = exec.CommandContext(ctx, qemu[0], args...).Run() == nil

@@ -73,9 +73,9 @@ func demo(kernel string) error {
 		return err
 	}
 	if kernel == "" {
-		obstacle := hereObstacle(ctx, command)
+		obstacle := localObstacle(ctx, command)
 		if obstacle == "" {
-			return here(dir, self)
+			return runHere(dir, self)
 		}
 		fmt.Fprintf(os.Stderr, "Cannot use this machine's kernel: %s.\nBooting Linux %s in QEMU.\n", obstacle, release)
 		if kernel, err = vm.FetchKernel(ctx, vm.Kernel{Release: release, Arch: runtime.GOARCH}); err != nil {
@@ -96,8 +96,8 @@ func demo(kernel string) error {
 	return err
 }
 
-// hereObstacle returns the reason why this machine cannot run the experiment, or "".
-func hereObstacle(ctx context.Context, command string) string {
+// localObstacle returns the reason why this machine cannot run the experiment, or "".
+func localObstacle(ctx context.Context, command string) string {
 	if os.Getuid() != 0 {
 		return "only root can make a cgroup"
 	}
@@ -116,8 +116,8 @@ func hereObstacle(ctx context.Context, command string) string {
 	return ""
 }
 
-// here runs the experiment on this machine with the command in dir.
-func here(dir, self string) error {
+// runHere runs the experiment on this machine with the command in dir.
+func runHere(dir, self string) error {
 	if err := os.Symlink(self, filepath.Join(dir, "alloc")); err != nil {
 		return err
 	}
