@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestAims traces the same processes with each aim, and all processes into a
-// recording. A live trace and the recording played with its aim have the same events.
+// TestAims traces the same processes with each filter, and all processes into a recording.
+// A live trace and a replay of the recording with its filter must have the same events.
 func TestAims(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -18,7 +18,7 @@ func TestAims(t *testing.T) {
 	parent := newCgroup(t)
 	parent.write(t, "cgroup.subtree_control", "+memory")
 	a, b := parent.child(t, "a"), parent.child(t, "b")
-	c := parent.child(t, strings.Repeat("c", 64)) // as runc names a container's
+	c := parent.child(t, strings.Repeat("c", 64)) // named like a container of runc
 	a.write(t, "memory.max", "10M")
 	small := startWorkload(t, a, "named 12 aims-small")
 	large := startWorkload(t, b, "named 3 aims-large")
@@ -46,8 +46,8 @@ func TestAims(t *testing.T) {
 	} {
 		traces = append(traces, live{args, trace(t, args...)})
 	}
-	// One after the other: a process that preempts another can take its cgroup's stock
-	// from the CPU, and when it does so is not the same in every run.
+	// Run them in sequence: a process that preempts another can drain the CPU's stock of
+	// the other's cgroup, at a time that differs between runs.
 	small.begin(t)
 	small.waitKilled(t)
 	for _, p := range []*process{large, inContainer, shell} {
@@ -66,7 +66,7 @@ func TestAims(t *testing.T) {
 				t.Errorf("%d charges, shown %d", len(charges), shown)
 			}
 			played := play(t, file, live.args...)
-			if !slices.Contains(live.args, "-f") { // a trace without it has no forks
+			if !slices.Contains(live.args, "-f") { // a trace without -f has no forks
 				played = slices.DeleteFunc(played, func(e event) bool { return e.Type == "fork" })
 			}
 			sameEvents(t, live.events(t), played)

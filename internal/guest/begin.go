@@ -6,8 +6,8 @@ import "golang.org/x/sys/unix"
 
 // begin prepares a machine for a test.
 func begin() {
-	// A charge is of one page or a batch, not of a huge page: here, and in all
-	// processes started from here.
+	// Charge single pages and batches, not huge pages, in this process and all that it
+	// starts.
 	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
 		panic(err)
 	}

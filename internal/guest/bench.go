@@ -13,13 +13,13 @@ import (
 	"time"
 )
 
-// benchmarkTimeout is far above what a benchmark takes on a busy host.
+// benchmarkTimeout far exceeds the time of a benchmark on a busy host.
 const benchmarkTimeout = time.Hour
 
-// EnterBenchmark begins a benchmark that needs a machine, with a single kernel. On the
-// host it runs the benchmark in that machine, once, reports its metrics as those of b
-// and of its sub-benchmarks, and returns false. Of the latter it runs those that -bench
-// names behind a slash. In the machine it returns true.
+// EnterBenchmark starts a benchmark that needs a machine with a single kernel. In the
+// machine it returns true. On the host it runs the benchmark once in that machine, reports
+// its metrics and those of its sub-benchmarks as b's, and returns false. A slash in -bench
+// selects sub-benchmarks.
 func EnterBenchmark(b *testing.B, m Machine) bool {
 	b.Helper()
 	if inside() {
@@ -44,13 +44,13 @@ func EnterBenchmark(b *testing.B, m Machine) bool {
 	return false
 }
 
-// reportMetrics reports the metrics in a line of the output of a benchmark: its name,
-// the number of runs, and numbers each with a unit.
+// reportMetrics reports the metrics in a line of a benchmark's output: its name, the number
+// of runs, and pairs of number and unit.
 func reportMetrics(b *testing.B, line string) {
 	b.Helper()
 	fields := strings.Fields(line)
 	report := func(b *testing.B) {
-		b.ReportMetric(0, "ns/op") // none
+		b.ReportMetric(0, "ns/op") // omit it
 		for i := 2; i+1 < len(fields); i += 2 {
 			n, err := strconv.ParseFloat(fields[i], 64)
 			if err != nil {

@@ -17,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkWatch measures how much of a CPU the screen takes with 100 cgroups, when
-// nothing is charged.
+// BenchmarkWatch measures the CPU usage of the screen with 100 cgroups and no charges.
 func BenchmarkWatch(b *testing.B) {
 	if !EnterBenchmark(b, Exact.On(One...)) {
 		return
@@ -70,7 +69,7 @@ func BenchmarkWatch(b *testing.B) {
 	for _, g := range groups {
 		startWorkload(b, g, "touch 1").run(b)
 	}
-	resize(49) // so that all is written anew
+	resize(49) // forces a full redraw
 	shown(full)
 	const elapsed = 20 * time.Second // of refreshes
 	before := cpuNanosOf(b, cmd.Process.Pid)
@@ -79,12 +78,12 @@ func BenchmarkWatch(b *testing.B) {
 	b.ReportMetric((cpuNanosOf(b, cmd.Process.Pid)-before)/float64(elapsed)*100, "%CPU")
 }
 
-// recordingCost is how many charges a recording has, how large it is, and what it costs
-// to print it as text.
+// recordingCost is the number of charges in a recording, its size, and the cost to print it
+// as text.
 type recordingCost struct{ events, recordedBytes, reportNanos float64 }
 
-// BenchmarkReport compares the recordings that chargetrace and trace-cmd make of
-// the same charges, and what it costs to print them as text.
+// BenchmarkReport compares recordings of the same charges by chargetrace and trace-cmd:
+// their sizes, and the cost to print them as text.
 func BenchmarkReport(b *testing.B) {
 	if !EnterBenchmark(b, Exact.On(One...)) {
 		return
@@ -129,7 +128,7 @@ func recordBoth(b *testing.B, rounds int) (own, traceCmd recordingCost) {
 	return printCost(b, ctrace, command, "-r", ctrace), printCost(b, dat, "/usr/bin/trace-cmd", "report", "-i", dat)
 }
 
-// printCost runs a command that prints the events of a recording, one a line.
+// printCost runs a command that prints the events of a recording, one per line.
 func printCost(b *testing.B, file string, argv ...string) recordingCost {
 	b.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -141,7 +140,7 @@ func printCost(b *testing.B, file string, argv ...string) recordingCost {
 	return recordingCost{float64(rows.n), fileBytes(b, file), float64(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime())}
 }
 
-// lineCounter counts the lines that are written to it.
+// lineCounter counts the lines written to it.
 type lineCounter struct{ n int }
 
 func (c *lineCounter) Write(p []byte) (int, error) {

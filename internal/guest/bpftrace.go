@@ -11,35 +11,34 @@ import (
 	"time"
 )
 
-// tableRow is a row of the table, or of the bpftrace script that it matches.
+// tableRow is a row of the table, or of the bpftrace script with the same format.
 type tableRow struct {
 	time, pid                 int64
 	comm                      string
 	requested, current, limit int64
-	mark                      string // what follows the columns
+	mark                      string // the text after the columns
 }
 
-// noLimit is what the script prints where there is no limit: PAGE_COUNTER_MAX.
+// noLimit is the script's number for no limit: PAGE_COUNTER_MAX.
 var noLimit = int64(1<<63-1) / pageSize
 
-// asScript is a row without what the script lacks.
+// asScript clears the fields that differ from the script's.
 func (r tableRow) asScript() tableRow {
 	r.time, r.mark = 0, ""
 	return r
 }
 
-// String is what two runs of a test in a machine of one CPU have in common.
+// String returns the fields that are the same in all runs of a test on one CPU.
 func (r tableRow) String() string {
 	return fmt.Sprintf("%s %d %d %d %s", r.comm, r.requested, r.current, r.limit, r.mark)
 }
 
 const tableHeader = "TIME     PID    COMM             REQUESTED  CURRENT    LIMIT     "
 
-// parseTable returns the rows of a table whose names have no spaces, and the other
-// lines.
+// parseTable returns the rows of a table, and the other lines. Names must have no spaces.
 func parseTable(t testing.TB, text string) (rows []tableRow, others []string) {
 	t.Helper()
-	_, table, ok := strings.Cut(text, tableHeader+"\n") // after what bpftrace warns of
+	_, table, ok := strings.Cut(text, tableHeader+"\n") // warnings of bpftrace come before
 	if !ok {
 		t.Fatalf("no header: %q", text)
 	}
@@ -68,8 +67,8 @@ func parseTable(t testing.TB, text string) (rows []tableRow, others []string) {
 	return rows, others
 }
 
-// table waits for the end of a tracer, which must have lost and missed nothing, and
-// returns the rows of its table and the other lines.
+// table waits for the end of a tracer, and returns the rows of its table and the other
+// lines. The tracer must have lost and missed nothing.
 func (tr *tracer) table(t testing.TB) (rows []tableRow, others []string) {
 	t.Helper()
 	tr.whole(t)
@@ -85,7 +84,7 @@ func (tr *tracer) table(t testing.TB) (rows []tableRow, others []string) {
 func startBpftrace(t testing.TB) *tracer {
 	t.Helper()
 	tr := startTracer(t, "", "/usr/bin/bpftrace", "-B", "line", "/try-charge-counter.bt")
-	// It prints the header before it attaches. It traces when it prints a charge.
+	// It prints the header before it attaches, so wait until it prints a charge.
 	g := newCgroup(t)
 	for deadline := time.Now().Add(patience); ; {
 		p := startWorkload(t, g, "touch 1")
@@ -99,17 +98,17 @@ func startBpftrace(t testing.TB) *tracer {
 	}
 }
 
-// scriptRows returns the rows of a process that has exited, when the script has printed
-// them all.
+// scriptRows waits until the script has printed all rows of a process that has exited, and
+// returns them.
 func scriptRows(t testing.TB, script *tracer, pid int64) (rows []tableRow) {
 	t.Helper()
-	// Its rows come before those of a later process.
+	// The script prints them before those of a later process.
 	later := startWorkload(t, newCgroup(t), "touch 1")
 	later.run(t)
 	row := " " + later.pid() + " "
 	waitForWrite(t, script.stdout.Name(), func() bool { return strings.Contains(script.output(t), row) })
 	text := script.output(t)
-	all, _ := parseTable(t, text[:strings.LastIndexByte(text, '\n')+1]) // the last line may not be whole
+	all, _ := parseTable(t, text[:strings.LastIndexByte(text, '\n')+1]) // the last line may be incomplete
 	for _, r := range all {
 		if r.pid == pid {
 			rows = append(rows, r)

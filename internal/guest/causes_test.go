@@ -11,20 +11,20 @@ import (
 	"testing"
 )
 
-// causeWork is a workload that charges for a few causes only.
+// causeWork is a workload whose charges have few causes.
 type causeWork struct {
 	work   string
 	causes []string
-	// pages is how many are charged for the first cause, where it is exact: whole
-	// batches, whatever the CPU has in stock. A page for another cause is charged a
-	// batch only where the stock is empty.
+	// pages is the exact number charged for the first cause, or 0 if it varies. It is exact
+	// for whole batches, whatever the CPU's stock: a page for another cause charges a batch
+	// only if the stock is empty.
 	pages int64
-	// payer is the cgroup that is charged, where the workload's own is not.
+	// payer is the charged cgroup, if it is not the workload's own.
 	payer cgroup
 }
 
-// TestCauses holds that each page charged for a work has one of its causes, and that
-// the charges add up to what the cgroup uses.
+// TestCauses checks that each page charged for a work has one of its causes, and that the
+// charges add up to the cgroup's usage.
 func TestCauses(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
@@ -45,7 +45,7 @@ func TestCauses(t *testing.T) {
 		{work: "touch 24", causes: []string{"anon", "page table"}, pages: 24 * 256},
 		{work: "thp 12", causes: []string{"huge page", "page table"}, pages: 12 * 512},
 		{work: "cow " + filled + " 24", causes: []string{"cow", "slab"}},
-		{work: "hugetlb 6", causes: []string{"hugetlb", "slab"}, pages: 2 * 6 * 512}, // reserved, and used
+		{work: "hugetlb 6", causes: []string{"hugetlb", "slab"}, pages: 2 * 6 * 512}, // reserved and used
 		{work: "file " + filepath.Join(dir, "x") + " 24", causes: []string{"shmem", "slab"}},
 		{work: "files " + dir + " 3000", causes: []string{"slab"}},
 		{work: "run " + busybox + " 20 true", causes: []string{"page table", "anon", "cow", "kernel stack", "slab", "percpu"}},
@@ -62,7 +62,7 @@ func TestCauses(t *testing.T) {
 	checkCauses(t, top, works)
 }
 
-// TestCausesDisk is TestCauses for what needs a disk.
+// TestCausesDisk is TestCauses for the works that need a disk.
 func TestCausesDisk(t *testing.T) {
 	if !Enter(t, Exact.WithDisk().On(Ends...)) {
 		return
@@ -77,8 +77,8 @@ func TestCausesDisk(t *testing.T) {
 	checkCauses(t, top, []causeWork{{work: "swapin 4", causes: []string{"swap in"}}})
 }
 
-// checkCauses starts the works in cgroups below top, traces them one after the other,
-// and holds what each was charged for.
+// checkCauses starts the works in cgroups below top, traces them one after the other, and
+// checks the causes of each.
 func checkCauses(t *testing.T, top cgroup, works []causeWork) {
 	t.Helper()
 	var processes []*process
@@ -90,7 +90,7 @@ func checkCauses(t *testing.T, top cgroup, works []causeWork) {
 		}
 	}
 	for _, w := range works {
-		w.payer.drainStock(t) // and swaps out the memory of swapin
+		w.payer.drainStock(t) // also swaps out the memory of swapin
 	}
 	tr := trace(t, "-stack", "-net", "-cgroup", top.path())
 	for _, p := range processes {
@@ -109,7 +109,7 @@ func checkCauses(t *testing.T, top cgroup, works []causeWork) {
 	}
 }
 
-// check holds the charges of the work's cgroup in the events of a tracer with -net.
+// check checks the charges of the work's cgroup in the events of a tracer with -net.
 func (w *causeWork) check(t *testing.T, events []event) {
 	pages, stacks := make(map[string]int64), make(map[string]int64)
 	for _, c := range withStacks(events) {
@@ -128,7 +128,7 @@ func (w *causeWork) check(t *testing.T, events []event) {
 		t.Errorf("%d pages for %s, want %d", got, w.causes[0], w.pages)
 	}
 	if b := balanceOf(t, events, w.payer); b.net() != b.end-b.begin {
-		t.Errorf("memory.current has grown otherwise: %+v", b)
+		t.Errorf("memory.current grew by another amount: %+v", b)
 	}
 	if t.Failed() {
 		for stack, n := range stacks {

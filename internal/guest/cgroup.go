@@ -16,7 +16,7 @@ import (
 
 const cgroupRoot = "/sys/fs/cgroup"
 
-// pageSize of the machine, in bytes.
+// pageSize is the machine's page size in bytes.
 var pageSize = int64(os.Getpagesize())
 
 // cgroup is the directory of a cgroup.
@@ -25,15 +25,14 @@ type cgroup string
 // rootCgroup is the root of cgroup v2.
 const rootCgroup = cgroup(cgroupRoot)
 
-// newCgroup makes a cgroup whose memory is accounted, and removes it after the
-// test.
+// newCgroup makes a cgroup with the memory controller, and removes it after the test.
 func newCgroup(t testing.TB) cgroup {
 	t.Helper()
 	rootCgroup.write(t, "cgroup.subtree_control", "+memory")
 	return makeCgroup(t, cgroupRoot)
 }
 
-// newTop makes a cgroup whose children count their memory.
+// newTop makes a cgroup whose children have the memory controller.
 func newTop(t testing.TB) cgroup {
 	t.Helper()
 	top := newCgroup(t)
@@ -44,11 +43,11 @@ func newTop(t testing.TB) cgroup {
 // makeCgroup makes a cgroup in a directory, and removes it after the test.
 func makeCgroup(t testing.TB, parent string) cgroup {
 	t.Helper()
-	cgroups++ // and no random name: a test's output is the same in every run
+	cgroups++ // no random name, so that a test's output is the same in every run
 	return cgroup(parent).child(t, fmt.Sprintf("t%d", cgroups))
 }
 
-// cgroups is how many makeCgroup has made.
+// cgroups counts the calls of makeCgroup.
 var cgroups int
 
 // child makes a cgroup below g, and removes it after the test.
@@ -62,16 +61,16 @@ func (g cgroup) child(t testing.TB, name string) cgroup {
 	return c
 }
 
-// path is the group's path below the mount of its hierarchy.
+// path returns the group's path below the mount of its hierarchy.
 func (g cgroup) path() string {
 	return strings.TrimPrefix(strings.TrimPrefix(string(g), cgroupRoot), v1Root)
 }
 
-// remove removes the group, if it is still there.
+// remove removes the group if it still exists.
 func (g cgroup) remove(t testing.TB) {
 	t.Helper()
-	// Its processes have exited, but may not be gone yet. Cgroup v1 has no file that
-	// says so; there they are gone with their exit.
+	// Its processes have exited, but may not have left the cgroup yet. Cgroup v1 has no
+	// file for that; there they leave when they exit.
 	if events := filepath.Join(string(g), "cgroup.events"); exists(events) {
 		waitForWrite(t, events, func() bool { return !exists(events) || g.number(t, "cgroup.events", "populated") == 0 })
 	}
@@ -80,8 +79,8 @@ func (g cgroup) remove(t testing.TB) {
 	}
 }
 
-// write writes to a file of the group. Package os would make it non-blocking, and
-// then new kernels do not reclaim for a lower limit (memory_high_write).
+// write writes to a file of the group. It does not use package os, which sets O_NONBLOCK:
+// newer kernels do not reclaim for a lower limit then (memory_high_write).
 func (g cgroup) write(t testing.TB, name, value string) {
 	t.Helper()
 	fd, err := unix.Open(filepath.Join(string(g), name), unix.O_WRONLY|unix.O_CLOEXEC, 0)
@@ -94,7 +93,7 @@ func (g cgroup) write(t testing.TB, name, value string) {
 	}
 }
 
-// number returns the number that a file holds, or the one behind a key in it.
+// number returns the number in a file, or the one after a key.
 func (g cgroup) number(t testing.TB, name, key string) int64 {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(string(g), name))
@@ -115,18 +114,18 @@ func (g cgroup) number(t testing.TB, name, key string) int64 {
 	return 0
 }
 
-// usagePages is memory.current, in pages.
+// usagePages returns memory.current in pages.
 func (g cgroup) usagePages(t testing.TB) int64 {
 	t.Helper()
 	return g.number(t, "memory.current", "") / pageSize
 }
 
-// leaveRoom sets a limit that leaves room for 24 pages, less than the smallest
-// batch, 32, to a group whose processes are on one CPU.
+// leaveRoom sets a limit with room for 24 pages, less than the smallest batch of 32. The
+// group's processes must be on one CPU.
 func (g cgroup) leaveRoom(t testing.TB, cpu int) {
 	t.Helper()
-	// The CPU's stock counts as used. Lowering memory.high drains it
-	// (memory_high_write): at once on the CPU that does so, later on others.
+	// The CPU's stock counts as used. Lowering memory.high drains it (memory_high_write):
+	// at once on the writer's CPU, later on others.
 	onCPU(t, cpu, func() { g.write(t, "memory.high", "0") })
 	g.write(t, "memory.high", "max")
 	g.write(t, "memory.max", strconv.FormatInt(g.number(t, "memory.current", "")+24*pageSize, 10))

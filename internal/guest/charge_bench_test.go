@@ -17,13 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkCharge measures what tracing costs. An instruction is a nanosecond.
+// BenchmarkCharge measures the cost of tracing. One instruction takes a nanosecond.
 //
-// The cost of a charge has two parts. One is added to the charge itself: the probe
-// and the BPF program. It is measured on a workload that charges all the time, because
-// it would be small beside the clearing of 64 pages. The other is the CPU time of the
-// tracer, measured while a process touches memory, as most that charge do. Each is the
-// difference between a long workload and a short one, without what happens once.
+// The cost per charge has two parts. The first is the probe and the BPF program, which
+// slow down the charge itself. A workload that charges all the time measures it: next to
+// clearing 64 pages it would be too small. The second is the CPU time of the tracer,
+// measured while a process touches memory, the most common reason to charge. Both are
+// differences between a long and a short workload, which cancels one-time costs.
 func BenchmarkCharge(b *testing.B) {
 	if !EnterBenchmark(b, Exact.On(One...)) {
 		return
@@ -80,10 +80,10 @@ func BenchmarkCharge(b *testing.B) {
 	}
 }
 
-// startFunc starts a tracer; pid is that of the workload.
+// startFunc starts a tracer; pid is the workload's.
 type startFunc func(b *testing.B, pid string) *tracer
 
-// traceWorkload starts chargetrace for the workload.
+// traceWorkload returns a function that starts chargetrace for the workload.
 func traceWorkload(args ...string) startFunc {
 	return func(b *testing.B, pid string) *tracer {
 		return chargetrace(b, append(args, "-pid", pid)...)
@@ -93,12 +93,12 @@ func traceWorkload(args ...string) startFunc {
 func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
 	b.ReportMetric(0, "ns/op")
 	repeats := 3
-	if strings.HasSuffix(b.Name(), "/bpftrace") { // takes long to start
+	if strings.HasSuffix(b.Name(), "/bpftrace") { // slow to start
 		repeats = 1
 	}
 	inKernel := medianStorm(b, start, repeats) - untraced
 	var touches []cost
-	for range repeats { // garbage is collected in some
+	for range repeats { // some include a garbage collection
 		touches = append(touches, slope(b, start, "churn %d", 10, 50))
 	}
 	slices.SortFunc(touches, func(a, b cost) int { return cmp.Compare(a.tracer, b.tracer) })
@@ -114,7 +114,7 @@ func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
 	}
 }
 
-// medianStorm returns the CPU time of a charge in a storm, of the processes that charge.
+// medianStorm returns the CPU time per charge of the processes in a storm.
 func medianStorm(b *testing.B, start startFunc, repeats int) float64 {
 	b.Helper()
 	var storms []float64
@@ -126,18 +126,18 @@ func medianStorm(b *testing.B, start startFunc, repeats int) float64 {
 	return storms[len(storms)/2]
 }
 
-// cost is what a workload took.
+// cost is the cost of a workload.
 type cost struct {
 	charges float64
-	// workload and tracer are their CPU times in nanoseconds.
+	// workload and tracer are CPU times in nanoseconds.
 	workload, tracer float64
 	ready            time.Duration
 	peakMiB          float64
-	// recordedBytes is the size of the recording, if there is one.
+	// recordedBytes is the size of the recording, or 0 without one.
 	recordedBytes float64
 }
 
-// slope returns the difference between a long workload and a short one.
+// slope returns the difference in cost between a long and a short workload.
 func slope(b *testing.B, start startFunc, format string, short, long int) cost {
 	b.Helper()
 	a, c := measure(b, start, fmt.Sprintf(format, short)), measure(b, start, fmt.Sprintf(format, long))
@@ -148,13 +148,13 @@ func slope(b *testing.B, start startFunc, format string, short, long int) cost {
 	return c
 }
 
-// measure runs a workload under a tracer, or under none.
+// measure runs a workload under a tracer, or untraced if start is nil.
 func measure(b *testing.B, start startFunc, work string) (c cost) {
 	b.Helper()
 	g := newCgroup(b)
 	p := startWorkload(b, g, work)
 	if _, err := fmt.Sscanf(work, "storm %f", &c.charges); err == nil {
-		// Each page is charged alone, after its batch has failed.
+		// Each page is charged alone after its batch failed: two calls.
 		g.leaveRoom(b, 0)
 		c.charges *= 2
 	} else if _, err := fmt.Sscanf(work, "churn %f", &c.charges); err == nil {
@@ -184,8 +184,8 @@ func measure(b *testing.B, start startFunc, work string) (c cost) {
 	return c
 }
 
-// quietCPUNanos returns the CPU time of a tracer that has caught up. It waits longer
-// than a tracer needs for that, on the machine's clock.
+// quietCPUNanos waits until a tracer has caught up, and returns its CPU time. It waits
+// longer than a tracer needs, on the machine's clock.
 func quietCPUNanos(b *testing.B, pid int) float64 {
 	b.Helper()
 	const interval = 200 * time.Millisecond
@@ -194,7 +194,7 @@ func quietCPUNanos(b *testing.B, pid int) float64 {
 	time.Sleep(interval)
 	now := cpuNanosOf(b, pid)
 	if now-before > float64(interval)/100 {
-		b.Fatalf("the tracer is still at work: %.0f ns in %v", now-before, interval)
+		b.Fatalf("the tracer is still busy: %.0f ns in %v", now-before, interval)
 	}
 	return now
 }
@@ -210,7 +210,7 @@ func cpuNanosOf(b *testing.B, pid int) float64 {
 	return float64(ts.Nano())
 }
 
-// peakMiB returns the most memory that a running tracer has had resident.
+// peakMiB returns the peak resident memory of a running tracer.
 func peakMiB(b *testing.B, tr *tracer) float64 {
 	b.Helper()
 	status, err := os.ReadFile("/proc/" + strconv.Itoa(tr.Process.Pid) + "/status")

@@ -2,7 +2,7 @@
 
 package guest
 
-// okPages returns how many pages were charged.
+// okPages returns the number of pages charged.
 func okPages(charges []event) (pages int64) {
 	for _, e := range charges {
 		if e.Outcome == "ok" {
@@ -12,7 +12,7 @@ func okPages(charges []event) (pages int64) {
 	return pages
 }
 
-// withOutcome returns the charges that came out so.
+// withOutcome returns the charges with an outcome.
 func withOutcome(charges []event, outcome string) (with []event) {
 	for _, e := range charges {
 		if e.Outcome == outcome {

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestHostileName traces a thread whose name is no friend of terminals.
+// TestHostileName traces a thread with a name that contains a terminal escape sequence.
 func TestHostileName(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -35,7 +35,7 @@ func TestHostileName(t *testing.T) {
 	}
 }
 
-// TestStopsAfterRows holds -n.
+// TestStopsAfterRows tests -n.
 func TestStopsAfterRows(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -51,14 +51,14 @@ func TestStopsAfterRows(t *testing.T) {
 	}
 }
 
-// TestStopsAfterTime holds -for.
+// TestStopsAfterTime tests -for.
 func TestStopsAfterTime(t *testing.T) {
 	if Enter(t, Exact.On(One...)) {
 		chargetrace(t, "-for", "100ms").whole(t)
 	}
 }
 
-// TestReaderGone closes the pipe that the table goes to: the tracer ends without a word.
+// TestReaderGone closes the pipe of the table: the tracer ends without a message.
 func TestReaderGone(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -101,13 +101,12 @@ func TestDiskFull(t *testing.T) {
 	mustFail(t, cmd, 1, "no space left on device", "hint: the disk is full")
 }
 
-// unprivileged are attributes of a process that is not root's.
+// unprivileged returns the attributes of a process without root, but with capabilities.
 func unprivileged(caps ...uintptr) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: caps}
 }
 
-// TestPrivileges traces with the capabilities that take the place of root, and with
-// fewer.
+// TestPrivileges traces without root, with the required capabilities and with fewer.
 func TestPrivileges(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
@@ -124,16 +123,16 @@ func TestPrivileges(t *testing.T) {
 		mustFail(t, as(enough...), 1, "missing CAP_SYS_RESOURCE")
 		enough = append(enough, unix.CAP_SYS_RESOURCE)
 	}
-	// Debian's kernels know a level 3, and refuse kprobes there.
+	// Debian's kernels have a level 3, which forbids kprobes.
 	sysctl(t, "kernel/perf_event_paranoid", "3")
 	mustFail(t, as(enough...), 1, "kernel.perf_event_paranoid is 3", "hint: ")
 	sysctl(t, "kernel/perf_event_paranoid", "2")
 	if out, err := as(enough...).CombinedOutput(); err != nil {
-		t.Errorf("with all it needs, but not root: %v\n%s", err, out)
+		t.Errorf("with all required capabilities, but not as root: %v\n%s", err, out)
 	}
 }
 
-// kernelRelease returns what uname -r prints.
+// kernelRelease returns the output of uname -r.
 func kernelRelease(t testing.TB) string {
 	t.Helper()
 	var uname unix.Utsname
@@ -154,7 +153,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestLockdown locks the kernel down as far as it goes.
+// TestLockdown uses the strictest lockdown mode.
 func TestLockdown(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
@@ -166,8 +165,8 @@ func TestLockdown(t *testing.T) {
 	mustFail(t, exec.Command(command, "-check"), 1, "cannot be traced by this user")
 }
 
-// TestReadme runs each chargetrace command of the README, in order: those that trace,
-// on processes that charge and then exit.
+// TestReadme runs each chargetrace command of the README, in order. Those that trace get
+// processes that charge and then exit.
 func TestReadme(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -189,7 +188,7 @@ func TestReadme(t *testing.T) {
 			continue
 		}
 		ran++
-		line, _, _ = strings.Cut("-"+line, "  ") // what it is for
+		line, _, _ = strings.Cut("-"+line, "  ") // a description follows
 		line, pipe, piped := strings.Cut(line, "|")
 		if piped && !strings.HasPrefix(strings.TrimSpace(pipe), "grep ") {
 			t.Errorf("no test for a pipe into %q", pipe)
@@ -204,7 +203,7 @@ func TestReadme(t *testing.T) {
 // runReadme runs a command of the README.
 func runReadme(t *testing.T, g cgroup, line string, sudo bool) {
 	t.Helper()
-	force := func(args []string) []string { // more than one records to oom.ctrace
+	force := func(args []string) []string { // several commands record to oom.ctrace
 		if slices.Contains(args, "-o") {
 			args = append(args, "-force")
 		}
@@ -219,7 +218,7 @@ func runReadme(t *testing.T, g cgroup, line string, sudo bool) {
 		}
 		return
 	case !sudo || strings.Contains(line, "-check"):
-		// It plays what a command before has recorded.
+		// It plays the recording of an earlier command.
 		line = strings.NewReplacer("before.ctrace", "oom.ctrace", "after.ctrace", "oom.ctrace").Replace(line)
 		chargetraceOutput(t, force(strings.Fields(line))...)
 		return
@@ -234,7 +233,7 @@ func runReadme(t *testing.T, g cgroup, line string, sudo bool) {
 	p.run(t)
 	q.run(t)
 	if !slices.Contains(args, "-pid") && !slices.Contains(args, "-for") {
-		tr.stop(t) // as Ctrl-C would
+		tr.stop(t) // like Ctrl-C
 	}
 	if c := tr.counted(t); c.seen == 0 || c.shown == 0 && !slices.Contains(args, "-limited") {
 		t.Errorf("chargetrace %s showed nothing: %s", line, fmt.Sprint(c))

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// play returns the events of a recording that args choose.
+// play returns the events of a recording that args select.
 func play(t testing.TB, file string, args ...string) []event {
 	t.Helper()
 	jsonl, _ := chargetraceOutput(t, append([]string{"-r", file, "-o", "-", "-format", "jsonl"}, args...)...)
 	return readEvents(t, []byte(jsonl))
 }
 
-// sameEvents compares the events of two sources, in their order: all fields but times,
-// which each source takes for itself.
+// sameEvents compares the events of two sources in order. It ignores times, which differ
+// between tracers.
 func sameEvents(t testing.TB, got, want []event) {
 	t.Helper()
 	for i := range min(len(got), len(want)) {

@@ -11,8 +11,8 @@ import (
 )
 
 // TestAllocationToOOM is the article's experiment: a process in a cgroup of 10 MiB
-// allocates until it is killed. The rows of kprobes and of fentry are those of the
-// bpftrace script, and the failures those that the kernel counts.
+// allocates until it is killed. With kprobes and with fentry, the rows must equal those of
+// the bpftrace script, and the number of failures that of the kernel.
 func TestAllocationToOOM(t *testing.T) {
 	if !Enter(t, Exact.On(All...)) {
 		return
@@ -28,7 +28,7 @@ func TestAllocationToOOM(t *testing.T) {
 	alloc.begin(t)
 	alloc.waitKilled(t)
 
-	rows, others := tr.table(t) // it ends with the process
+	rows, others := tr.table(t) // the tracer ends with the process
 	checkRows(t, rows, alloc)
 	killed := fmt.Sprintf("--- OOM: %s ran out; workload (%s) asked; killed workload (%[2]s), which held anonymous ", g.path(), alloc.pid())
 	if len(others) != 1 || !strings.HasPrefix(others[0], killed) {
@@ -61,14 +61,14 @@ func TestAllocationToOOM(t *testing.T) {
 	}
 
 	scripts := scriptRows(t, script, int64(alloc.Process.Pid))
-	scripts = scripts[max(0, len(scripts)-len(rows)):] // it has also seen the process start
+	scripts = scripts[max(0, len(scripts)-len(rows)):] // the script also saw the start of the process
 	same := func(a, b tableRow) bool { return a.asScript() == b.asScript() }
 	if !slices.EqualFunc(rows, scripts, same) {
 		t.Errorf("the rows and the script's differ:\n%v\n%v", rows, scripts)
 	}
 }
 
-// TestSameRows runs the experiment in two machines: their rows are the same.
+// TestSameRows checks that the experiment has the same rows in two machines.
 func TestSameRows(t *testing.T) {
 	t.Parallel()
 	var rows [2]string
@@ -85,7 +85,7 @@ func TestSameRows(t *testing.T) {
 	}
 }
 
-// checkRows holds the rows of a process in a cgroup of 10 MiB, and their marks.
+// checkRows checks the rows of a process in a cgroup of 10 MiB, and their marks.
 func checkRows(t *testing.T, rows []tableRow, p *process) {
 	t.Helper()
 	limit := 10 << 20 / pageSize

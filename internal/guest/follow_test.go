@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chargeMore is a command that charges 1 MiB, more than the CPU can have in stock.
+// chargeMore is a command that charges 1 MiB, more than a CPU's stock can hold.
 const chargeMore = busybox + " dd if=/dev/zero of=/dev/null bs=1M count=1"
 
-// TestFollow follows a process that forks 200 short children: the trace has all the
-// charges to their cgroup, which nobody else uses.
+// TestFollow follows a process that forks 200 short-lived children. The trace must have all
+// charges to their cgroup, which no other process uses.
 func TestFollow(t *testing.T) {
 	if !Enter(t, Exact.On(All...)) {
 		return
@@ -63,8 +63,7 @@ func forks(t testing.TB, tr *tracer) (forks []fork) {
 	return forks
 }
 
-// pidsOf returns the processes that charge, but for one, in the order of their first
-// charges.
+// pidsOf returns the processes that charge, except one, in the order of their first charges.
 func pidsOf(charges []event, but int) (pids []int) {
 	for _, e := range charges {
 		if e.PID != but && !slices.Contains(pids, e.PID) {
@@ -75,7 +74,7 @@ func pidsOf(charges []event, but int) (pids []int) {
 }
 
 // TestFollowExisting follows a shell that has a child and a grandchild when the trace
-// begins. The grandchild forks a process, which charges.
+// starts. The grandchild forks a process that charges.
 func TestFollowExisting(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -123,7 +122,7 @@ func newFIFO(t testing.TB) string {
 	return fifo
 }
 
-// openFIFO waits until somebody opens it to read, and opens it to write.
+// openFIFO waits for a reader, and opens the FIFO for writing.
 func openFIFO(t testing.TB, fifo string) *os.File {
 	t.Helper()
 	f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
@@ -133,7 +132,7 @@ func openFIFO(t testing.TB, fifo string) *os.File {
 	return f
 }
 
-// TestPIDNamespace traces the second process of a pid namespace, from inside that.
+// TestPIDNamespace traces the second process of a pid namespace from inside the namespace.
 func TestPIDNamespace(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -154,7 +153,7 @@ func TestPIDNamespace(t *testing.T) {
 	whole := trace(t, "-cgroup", g.path())
 	release.WriteString("\n")
 	release.Close()
-	charges := family.charges(t) // it ends with the second process
+	charges := family.charges(t) // the tracer ends with the second process
 	first.wait(t)
 	whole.stop(t)
 
@@ -162,7 +161,7 @@ func TestPIDNamespace(t *testing.T) {
 	if len(f) != 2 {
 		t.Fatalf("forks %+v", f)
 	}
-	// All have their numbers of the first namespace.
+	// All pids are those of the initial namespace.
 	second := f[0].parent
 	if want := []fork{{second, f[0].child, false}, {second, f[1].child, false}}; !slices.Equal(f, want) || second == first.Process.Pid {
 		t.Errorf("forks %+v, want %+v", f, want)
@@ -174,8 +173,7 @@ func TestPIDNamespace(t *testing.T) {
 	sameEvents(t, alone.charges(t), ofPID(charges, second))
 }
 
-// TestPIDReuse gives the number of a process that has exited to another, which is not
-// traced for it.
+// TestPIDReuse gives the pid of an exited process to another one, which must not be traced.
 func TestPIDReuse(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -192,7 +190,7 @@ func TestPIDReuse(t *testing.T) {
 	charges := all.charges(t)
 	inOther := func(e event) bool { return e.Cgroup == other.path() }
 	if !slices.ContainsFunc(charges, func(e event) bool { return inOther(e) && e.PID == p.Process.Pid }) {
-		t.Fatalf("the second process with the number %s has no charges: %v", p.pid(), charges)
+		t.Fatalf("the second process with pid %s has no charges: %v", p.pid(), charges)
 	}
 	sameEvents(t, tr.charges(t), slices.DeleteFunc(charges, inOther))
 }

@@ -2,7 +2,7 @@
 
 // Package guest runs tests of the command in virtual machines, on real kernels.
 //
-// A test says at its beginning which machines it needs:
+// A test first declares the machines that it needs:
 //
 //	func TestFollow(t *testing.T) {
 //		if !guest.Enter(t, guest.Exact) {
@@ -10,13 +10,13 @@
 //		}
 //		...
 //
-// On the host, Enter runs the test in those machines, each a subtest named after
-// its kernel, and returns false. In a machine it returns true and the test goes
-// on: as root, on a kernel that it may trace and spoil. No other test has that
-// machine: each begins from the same snapshot, taken when the machine had booted.
+// On the host, Enter runs the test in those machines, each a subtest named after its
+// kernel, and returns false. In a machine it returns true and the test continues, as root,
+// on a kernel that it may trace and break. No test shares a machine with another: each
+// starts from the same snapshot, taken after boot.
 //
-// The rest of the package is for tests in the machine: workloads, cgroups and
-// running tracers. It knows the command by its flags and outputs alone.
+// The rest of the package is for tests in the machine: workloads, cgroups and tracers. It
+// uses only the command's flags and outputs.
 package guest
 
 import (
@@ -38,7 +38,7 @@ import (
 	"chargetrace/internal/vm"
 )
 
-// Kernels are the kernels that tests run on, if they don't name others.
+// Kernels are the kernels that tests run on by default.
 var Kernels = []vm.Kernel{
 	{Release: "5.10", Arch: "amd64"},
 	{Release: "6.1", Arch: "amd64"},
@@ -48,12 +48,12 @@ var Kernels = []vm.Kernel{
 }
 
 var (
-	// One is a single kernel, for tests of what no kernel does differently. Ends are the
-	// oldest and the newest, and Archs one of each architecture.
+	// One is a single kernel, for tests that do not depend on the kernel. Ends are the oldest
+	// and the newest, and Archs one of each architecture.
 	One   = Kernels[1:2]
 	Ends  = []vm.Kernel{Kernels[0], Kernels[3]}
 	Archs = []vm.Kernel{Kernels[1], Kernels[4]}
-	// V1 are Debian's kernels that have the memory controller of cgroup v1.
+	// V1 are the kernels with the memory controller of cgroup v1.
 	V1 = Kernels[:2]
 	// Short are kernels for a short suite: the experiment, -f, -net and -stack.
 	Short = []vm.Kernel{
@@ -61,30 +61,30 @@ var (
 		{Release: "6.12", Arch: "amd64", Flavor: "rt"},
 		{Release: "6.12", Arch: "arm64", Flavor: "16k"},
 	}
-	// All are those and [Kernels].
+	// All are [Kernels] and Short.
 	All = slices.Concat(Kernels, Short)
 )
 
-// Machine says which machines a test needs. All count instructions, so that the
-// host's load changes nothing.
+// Machine describes the machines that a test needs. All count instructions, so that the
+// host's load does not affect them.
 type Machine struct {
-	// CPUs is how many processors they have, in one thread of the host.
+	// CPUs is the number of processors; they share one thread of the host.
 	CPUs int
-	// Kernels are [Kernels] where it is nil.
+	// Kernels defaults to [Kernels].
 	Kernels []vm.Kernel
 	// Disk and Systemd add an empty disk at /dev/nvme0n1, and systemd as the first
-	// process. Such a machine boots for each test, and has no bpftrace. A disk's
-	// interrupts come when the host is done, and so not always at the same moment.
+	// process. Such a machine boots for each test, and has no bpftrace. The times of a
+	// disk's interrupts depend on the host, and differ between runs.
 	Disk, Systemd bool
-	// Kept, where it is not nil, gets the files that the test passes to [Keep].
+	// Kept gets the files that the test passes to [Keep], unless it is nil.
 	Kept Kept
 }
 
 var (
-	// Exact is a machine with one processor. What happens in it is the same in every
-	// run: rows, totals, order.
+	// Exact is a machine with one processor. Rows, totals and order are the same in every
+	// run.
 	Exact = Machine{CPUs: 1}
-	// SMP is a machine with two: tests assert what holds in any order.
+	// SMP is a machine with two processors. Its tests must not depend on the order.
 	SMP = Machine{CPUs: 2}
 )
 
@@ -117,7 +117,7 @@ func Main(m *testing.M) {
 // inside reports whether this process is in a machine.
 func inside() bool { return os.Getenv(vm.GuestVariable) != "" }
 
-// Enter begins a test that needs a machine; see the package's comment.
+// Enter starts a test that needs a machine; see the package comment.
 func Enter(t *testing.T, m Machine) bool {
 	t.Helper()
 	if inside() {
@@ -138,7 +138,7 @@ func Enter(t *testing.T, m Machine) bool {
 	return false
 }
 
-// timeout is far above what a test takes on a busy host, and on the machine's clock.
+// timeout far exceeds the time of a test on a busy host, and on the machine's clock.
 const timeout = 10 * time.Minute
 
 // run runs a test in a machine.
@@ -171,8 +171,8 @@ func (m Machine) run(t *testing.T, k vm.Kernel, test string) {
 	}
 }
 
-// rowsDir is where the tests in machines of one CPU, without a disk, write the rows of
-// their traces, each to a file of its own. Two runs write the same rows.
+// rowsDir is a directory where tests in machines with one CPU and no disk write the rows of
+// their traces, one file per test. Two runs write the same rows.
 var rowsDir = flag.String("rows", "", "write the rows of traces to files in this directory")
 
 // rowsOf returns the rows that a test logged.
@@ -194,8 +194,8 @@ var failures struct {
 	list []failure
 }
 
-// writeFailures writes how to run each test that failed, and the lines that say why, in
-// 60 lines at most.
+// writeFailures writes a command to run each failed test, and an excerpt of its output, in
+// at most 60 lines.
 func writeFailures(w io.Writer, list []failure) {
 	const maxLines = 60
 	if len(list) > maxLines/4 {
@@ -210,8 +210,8 @@ func writeFailures(w io.Writer, list []failure) {
 	}
 }
 
-// testedPackage returns the package of this test binary, as go test in the top directory
-// of the source takes it. go test runs the binary in the package's directory.
+// testedPackage returns the package of this test binary, relative to the top directory of
+// the source. go test runs the binary in the package's directory.
 func testedPackage() string {
 	root, err := moduleRoot()
 	if err != nil {
@@ -228,8 +228,7 @@ func testedPackage() string {
 	return "./" + dir
 }
 
-// excerpt returns the first and the last lines of a test's output, less the rows that
-// it logged.
+// excerpt returns the first and the last lines of a test's output, without logged rows.
 func excerpt(output string, maxLines int) []string {
 	lines := strings.Split(strings.TrimSpace(output), "\n")
 	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, ": row: ") })
@@ -244,16 +243,16 @@ func excerpt(output string, maxLines int) []string {
 	return append(append(lines[:maxLines-maxLines/2-1:maxLines], "..."), lines[from:]...)
 }
 
-// scratch is a directory of the host for binaries and snapshots.
+// scratch is a directory on the host for binaries and snapshots.
 var scratch struct {
 	sync.Mutex
 	dir string
-	// made are functions that make something once, by what that is.
+	// made maps a name to a function that makes the thing once.
 	made map[string]func() (any, error)
 }
 
-// once returns what make returned when it was first called for a name. Others wait
-// meanwhile, but not those for other names.
+// once calls make once per name, and returns its result to all callers. Only callers with
+// the same name wait.
 func once[T any](name string, make func(dir string) (T, error)) (T, error) {
 	scratch.Lock()
 	if scratch.dir == "" {

@@ -11,11 +11,11 @@ import (
 	"chargetrace/internal/vm"
 )
 
-// A Kept function gets a file that a test passed to [Keep] in the machine, after the
-// test has passed there. It runs on the host.
+// A Kept function gets a file that a test passed to [Keep] in the machine. It runs on the
+// host after the test passed.
 type Kept func(t *testing.T, k vm.Kernel, name string, content []byte)
 
-// Keep passes a file to the host, in the output of the test. The name has no spaces.
+// Keep passes a file to the host in the test's output. The name must have no spaces.
 func Keep(t testing.TB, name string, content []byte) {
 	t.Helper()
 	t.Logf("keep %s %s", name, base64.StdEncoding.EncodeToString(content))
@@ -23,7 +23,7 @@ func Keep(t testing.TB, name string, content []byte) {
 
 var keepLine = regexp.MustCompile(`(?m)^ +\w+\.go:\d+: keep (\S+) (\S*)\n`)
 
-// takeKept takes the lines of Keep out of the output of a test.
+// takeKept removes the lines of Keep from a test's output, and returns the files.
 func takeKept(output string) (rest string, kept map[string][]byte, err error) {
 	kept = map[string][]byte{}
 	for _, m := range keepLine.FindAllStringSubmatch(output, -1) {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestSwap fills a cgroup until its swap is full too.
+// TestSwap fills a cgroup and its swap up to their limits.
 func TestSwap(t *testing.T) {
 	if !Enter(t, Exact.WithDisk().On(Ends...)) {
 		return
@@ -110,8 +110,8 @@ func TestTransparentHugePages(t *testing.T) {
 	}
 }
 
-// checkRise lets a workload do its work, and holds that its charges are what its
-// cgroup's usage rises by.
+// checkRise runs a workload, and checks that its charges add up to the rise of its cgroup's
+// usage.
 func checkRise(t *testing.T, g cgroup, tr *tracer, p *process) []event {
 	t.Helper()
 	before := g.usagePages(t)

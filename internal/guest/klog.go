@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// killedLine is what __oom_kill_process writes to the kernel's log.
+// killedLine matches the line of __oom_kill_process in the kernel's log.
 var killedLine = regexp.MustCompile(`Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB`)
 
-// oomKills returns the processes that the OOM killer has killed, as the kernel's log
-// has them: without their swap.
+// oomKills returns the victims of the OOM killer in the kernel's log. It does not contain
+// their swap.
 func oomKills(t testing.TB) (victims []victim) {
 	t.Helper()
 	log, err := exec.Command(busybox, "dmesg").Output()

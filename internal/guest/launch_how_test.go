@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// discard are flags that leave stdout to the command.
+// discard are flags that keep chargetrace's output away from stdout.
 const discard = " -o /dev/null -format csv -force"
 
-// cmdOf returns the command that has these arguments.
+// cmdOf returns a command for argv.
 func cmdOf(argv []string) *exec.Cmd { return exec.Command(argv[0], argv[1:]...) }
 
-// nobody is a user without rights.
+// nobody is an unprivileged user.
 var nobody = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 
 func TestLaunchStatus(t *testing.T) {
@@ -53,7 +53,8 @@ func TestLaunchStatus(t *testing.T) {
 	checkRemoved(t, cgroupRoot)
 }
 
-// TestLaunchStdio passes files, arguments and signals through.
+// TestLaunchStdio checks that the command gets stdin, stdout and stderr, and that
+// chargetrace does not end on a terminal's signals.
 func TestLaunchStdio(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -70,7 +71,7 @@ func TestLaunchStdio(t *testing.T) {
 	}
 	t.Cleanup(func() { cmd.Process.Kill() })
 	<-stdout.found
-	// From a terminal the command would get them too.
+	// A terminal would send them to the command too.
 	for _, s := range []syscall.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGINT} {
 		if err := cmd.Process.Signal(s); err != nil {
 			t.Fatal(err)
@@ -91,8 +92,8 @@ func TestLaunchStdio(t *testing.T) {
 	}
 }
 
-// TestLaunchInherits has the command inherit files, arguments and ignored signals, and
-// nothing of chargetrace's own.
+// TestLaunchInherits checks that the command inherits files, arguments and ignored signals,
+// but no file or environment variable of chargetrace itself.
 func TestLaunchInherits(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -108,7 +109,7 @@ func TestLaunchInherits(t *testing.T) {
 		done
 		printf '[%s]' "$@" "$CHARGETRACE_ROLE"
 		grep SigIgn /proc/self/status`, "a b", "--", "-n")...)
-	cmd := cmdOf(script(`trap '' HUP; exec "$@"`, argv...)) // as under nohup(1)
+	cmd := cmdOf(script(`trap '' HUP; exec "$@"`, argv...)) // like nohup(1)
 	cmd.ExtraFiles = []*os.File{file}
 	out, err := cmd.Output()
 	if want := "3 " + file.Name() + "\n[a b][--][-n][]SigIgn:\t0000000000000001\n"; err != nil || string(out) != want {
@@ -163,7 +164,7 @@ func TestLaunchIdentity(t *testing.T) {
 	}
 	mustFail(t, run("-user nobody-here"), 1, "there is no user nobody-here\nhint: ")
 	mustFail(t, run("-user 4711"), 1, "there is no user 4711\nhint: ")
-	// The user cannot run a file that only root can read.
+	// The user cannot run root's file of mode 0700.
 	hidden := filepath.Join(t.TempDir(), "hidden")
 	if err := os.WriteFile(hidden, nil, 0o700); err != nil {
 		t.Fatal(err)
@@ -174,7 +175,7 @@ func TestLaunchIdentity(t *testing.T) {
 	mustFail(t, cmd, 1, "only root can run a command as another user\nhint: ")
 }
 
-// printLimits is a script that prints these files of its cgroup.
+// printLimits is a script that prints files of its cgroup.
 const printLimits = ownCgroup + `cd $own; for file in "$@"; do echo $file $(cat $file); done`
 
 func TestLaunchLimits(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestLaunchSystemd makes groups where systemd owns the tree.
+// TestLaunchSystemd launches commands on a system whose cgroups belong to systemd.
 func TestLaunchSystemd(t *testing.T) {
 	if !Enter(t, Machine{CPUs: 1, Systemd: true, Kernels: Kernels[2:3]}) {
 		return

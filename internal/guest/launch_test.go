@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// launching returns the arguments that make chargetrace run a command.
+// launching returns a chargetrace command line that runs argv.
 func launching(flags string, argv ...string) []string {
 	return append(append([]string{command}, strings.Fields(flags)...), append([]string{"--"}, argv...)...)
 }
 
-// script is a command that runs a shell script; its arguments are $1 and so on.
+// script returns a command that runs a shell script with arguments $1 and so on.
 func script(text string, args ...string) []string {
 	return append([]string{busybox, "sh", "-c", text, "sh"}, args...)
 }
@@ -28,9 +28,9 @@ func script(text string, args ...string) []string {
 var hold = []string{workloadPath, "pause"}
 
 const (
-	// stubborn is a script that does the same, and ignores SIGTERM.
+	// stubborn is a script like hold that ignores SIGTERM.
 	stubborn = "trap '' TERM; exec " + workloadPath + " pause"
-	// leave is a script that leaves $1 of these behind, each in a session of its own.
+	// leave is a script that leaves $1 such processes behind, each in its own session.
 	leave = `
 		mkfifo /tmp/held
 		for i in $(seq $1); do
@@ -39,7 +39,7 @@ const (
 			echo $line
 		done
 		`
-	// ownCgroup is a script that sets $own to the directory of its own cgroup.
+	// ownCgroup is a script that sets $own to the directory of its cgroup.
 	ownCgroup = `
 		own=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)
 		v1=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup)
@@ -47,8 +47,8 @@ const (
 		`
 )
 
-// status waits for the end of chargetrace, which must exit with that, and returns
-// what it and its command printed on stdout.
+// status waits for the end of chargetrace, checks its exit status, and returns the stdout
+// of chargetrace and its command.
 func (tr *tracer) status(t testing.TB, want int) string {
 	t.Helper()
 	tr.Cmd.Wait()
@@ -58,7 +58,7 @@ func (tr *tracer) status(t testing.TB, want int) string {
 	return tr.output(t)
 }
 
-// held waits until n processes of the command are held.
+// held waits until n processes of the command have printed "held".
 func (tr *tracer) held(t testing.TB, n int) (hs handles, pids []int) {
 	t.Helper()
 	line := regexp.MustCompile(`(?m)^held (\d+)$`)
@@ -77,12 +77,12 @@ func (tr *tracer) held(t testing.TB, n int) (hs handles, pids []int) {
 	return openProcesses(t, pids), pids
 }
 
-// group is the cgroup of the command, in a directory.
+// group returns the cgroup of the command below a directory.
 func (tr *tracer) group(parent string) cgroup {
 	return cgroup(fmt.Sprintf("%s/chargetrace-%d", parent, tr.Process.Pid))
 }
 
-// checkRemoved holds that no cgroup of a command is left in a directory.
+// checkRemoved checks that no cgroup of a command is left in a directory.
 func checkRemoved(t testing.TB, parent string) {
 	t.Helper()
 	if left, err := filepath.Glob(parent + "/chargetrace-*"); len(left) > 0 || err != nil {
@@ -90,15 +90,15 @@ func checkRemoved(t testing.TB, parent string) {
 	}
 }
 
-// launchBelow runs a command in a cgroup below parent, and waits for its end and its
-// exit status. It returns the tracer and its events. Another tracer, of all that is
-// charged below parent, must see the same charges to the command's cgroup.
+// launchBelow runs a command in a cgroup below parent, and checks its exit status. It
+// returns the tracer and its events. Another tracer of parent must see the same charges to
+// the command's cgroup.
 func launchBelow(t *testing.T, parent cgroup, status int, flags string, argv ...string) (*tracer, []event) {
 	t.Helper()
 	all := trace(t, "-cgroup", string(parent))
 	file := filepath.Join(t.TempDir(), "x.jsonl")
-	// A command's cgroup is made below that of chargetrace, or beside it where that
-	// may have no children.
+	// chargetrace makes the command's cgroup below its own, or beside it if its own cannot
+	// have children.
 	argv = launching(flags+" -o "+file, argv...)
 	enter := fmt.Sprintf(`echo 0 >%s/cgroup.procs; exec "$@"`, parent.child(t, "self"))
 	tr := startTracer(t, "", script(enter, argv...)...)
@@ -136,14 +136,14 @@ func TestLaunchOOMV1(t *testing.T) {
 	launchOOM(t, newCgroupV1(t))
 }
 
-// launchOOM is the article's experiment, in one command. It returns how many charges
-// of memory failed.
+// launchOOM is the article's experiment in one command. It returns the number of failed
+// charges of memory.
 func launchOOM(t *testing.T, parent cgroup) (failures int64) {
 	tr, events := launchBelow(t, parent, 128+int(unix.SIGKILL), "-memory 10M", workloadPath, "-now", "touch", "20")
 	limit := (10 << 20) / pageSize
 	charges := ofType(events, "charge")
 	first, last := charges[0], charges[len(charges)-1]
-	// It charges from its exec on, and nothing was charged to the group before.
+	// The charges start with its exec; nothing was charged to the group before.
 	if first.Comm != "chargetrace" || last.Comm != "workload" || first.UsagePages != 0 {
 		t.Errorf("the first charge is %v, the last %v", first, last)
 	}
@@ -172,7 +172,7 @@ func launchOOM(t *testing.T, parent cgroup) (failures int64) {
 	return failures
 }
 
-// TestLaunchForks holds that what a command forks is traced from its start on.
+// TestLaunchForks checks that children of a command are traced from their start.
 func TestLaunchForks(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -205,7 +205,7 @@ func TestLaunchEndsV1(t *testing.T) {
 	launchEnds(t, v1Root)
 }
 
-// launchEnds holds that no group and no process is left, however chargetrace ends.
+// launchEnds checks that no cgroup and no process is left, however chargetrace ends.
 func launchEnds(t *testing.T, root string) {
 	t.Run("SIGTERM", func(t *testing.T) {
 		tr := startTracer(t, "", launching("-memory 50M", hold...)...)
@@ -245,7 +245,7 @@ func launchEnds(t *testing.T, root string) {
 	launchLeaves(t, root)
 }
 
-// launchKilled has chargetrace killed.
+// launchKilled kills chargetrace.
 func launchKilled(t *testing.T, root string) {
 	killAndWait := func(t *testing.T, tr *tracer, hs handles) {
 		t.Helper()
@@ -263,7 +263,7 @@ func launchKilled(t *testing.T, root string) {
 	t.Run("SIGKILL before it begins", func(t *testing.T) {
 		tr := startTracer(t, "", launching("-memory 50M", hold...)...)
 		waitForWrite(t, root, func() bool { return exists(string(tr.group(root))) })
-		// The keeper of the group, and what is to become the command.
+		// The reaper of the group, and the process that will execute the command.
 		pids := childrenOf(t, tr.Process.Pid)
 		if len(pids) != 2 {
 			t.Errorf("%d processes, want 2", len(pids))
@@ -275,7 +275,7 @@ func launchKilled(t *testing.T, root string) {
 	})
 }
 
-// launchLeaves has the command leave processes behind.
+// launchLeaves runs commands that leave processes behind.
 func launchLeaves(t *testing.T, root string) {
 	for _, tc := range []struct {
 		name, script string

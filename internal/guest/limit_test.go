@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// TestAncestorsLimit fills a cgroup without a limit in one that has one.
+// TestAncestorsLimit fills a cgroup without a limit below one with a limit.
 func TestAncestorsLimit(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
@@ -47,7 +47,7 @@ func ancestorsLimit(t *testing.T, attach string) {
 	}
 }
 
-// checkMarks holds that the table marks the charges that find a at its limit.
+// checkMarks checks that the table marks the charges that find a at its limit.
 func checkMarks(t *testing.T, tr *tracer, charges []event, a cgroup) {
 	t.Helper()
 	rows, _ := tr.table(t)
@@ -72,9 +72,9 @@ func checkMarks(t *testing.T, tr *tracer, charges []event, a cgroup) {
 	}
 }
 
-// checkLimit holds that charges to b, in a that has a limit, have that limit. Nothing
-// else is charged to a: it holds what b holds, and pages of its own, which can only get
-// fewer when the kernel takes back a CPU's stock.
+// checkLimit checks that charges to b report the limit of its parent a. No other cgroup
+// charges a: its usage is that of b, plus own pages. Those only decrease, when the kernel
+// drains a CPU's stock.
 func checkLimit(t *testing.T, charges []event, a, b cgroup, own int64) {
 	t.Helper()
 	for i, e := range charges {
@@ -86,7 +86,7 @@ func checkLimit(t *testing.T, charges []event, a, b cgroup, own int64) {
 			continue
 		}
 		if level.UsagePages > e.UsagePages+own {
-			t.Errorf("%v: the limit's level has %d pages of its own", e, own)
+			t.Errorf("%v: the level with the limit has more than %d pages of its own", e, own)
 		}
 		own = level.UsagePages - e.UsagePages
 		fits := level.UsagePages+e.RequestedPages <= level.MaxPages
@@ -96,7 +96,7 @@ func checkLimit(t *testing.T, charges []event, a, b cgroup, own int64) {
 	}
 }
 
-// TestVictim has a small process ask for what makes the kernel kill a big one.
+// TestVictim allocates in a small process until the kernel kills a big one.
 func TestVictim(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
@@ -107,14 +107,14 @@ func TestVictim(t *testing.T) {
 	big.begin(t)
 	big.done(t)
 	small := startWorkload(t, g, "named 4 small")
-	// A task that exits is no longer a victim before it has given back all its pages
-	// (MMF_OOM_SKIP in exit_mmap): the kernel could kill the small one too.
+	// An exiting task stops being a victim before it has freed all its pages (MMF_OOM_SKIP
+	// in exit_mmap): the kernel could kill the small one too.
 	small.spare(t)
 	tr := trace(t, "-pid", small.pid())
 	g.write(t, "memory.max", strconv.FormatInt(g.number(t, "memory.current", "")+1<<20, 10))
 	anon := anonPages(t, big)
 	if anon != began+2048 {
-		t.Errorf("it has touched %d pages, want 8 MiB", anon-began)
+		t.Errorf("the big process touched %d pages, want 8 MiB", anon-began)
 	}
 	small.begin(t)
 	big.waitKilled(t)
@@ -125,7 +125,7 @@ func TestVictim(t *testing.T) {
 	kills := ofType(tr.events(t), "oom_kill")
 	logged := oomKills(t)
 	if len(kills) != 1 || len(logged) != 1 {
-		t.Fatalf("OOM kills %v, in the kernel's log %v", kills, logged)
+		t.Fatalf("OOM kills %v, kernel log %v", kills, logged)
 	}
 	kill := kills[0]
 	if kill.Cgroup != g.path() || kill.PID != small.Process.Pid || kill.Comm != "small" || kill.Victim.PID != big.Process.Pid {
@@ -133,24 +133,24 @@ func TestVictim(t *testing.T) {
 	}
 	checkVictim(t, kill.Victim, logged[0])
 	if logged[0].AnonPages > anon {
-		t.Errorf("the kernel's log has %+v, but there were %d anonymous pages", logged[0], anon)
+		t.Errorf("the kernel's log has %+v, but the process had %d anonymous pages", logged[0], anon)
 	}
 }
 
-// checkVictim holds that a victim is that of the kernel's log. The kernel adds to the
+// checkVictim compares a victim with the one in the kernel's log. The kernel updates the
 // counters in steps: of 64 page faults of a thread before Linux 6.2
-// (TASK_RSS_EVENTS_THRESH), of 32 pages of a CPU since (percpu_counter). What is not
-// added yet is missing, in some kernels in the log too (get_mm_counter).
+// (TASK_RSS_EVENTS_THRESH), of 32 pages of a CPU since (percpu_counter). The event lacks
+// pages of an unfinished step; in some kernels so does the log (get_mm_counter).
 func checkVictim(t testing.TB, got, logged victim) {
 	t.Helper()
 	for _, late := range []int64{logged.AnonPages - got.AnonPages, logged.FilePages - got.FilePages, logged.ShmemPages - got.ShmemPages} {
 		if late < 0 || late > 64 || got.PID != logged.PID || got.Comm != logged.Comm || got.SwapPages != 0 {
-			t.Errorf("victim %+v, in the kernel's log %+v", got, logged)
+			t.Errorf("victim %+v, kernel log %+v", got, logged)
 		}
 	}
 }
 
-// anonPages returns how many anonymous pages a process has in its page tables.
+// anonPages returns the number of anonymous pages in a process's page tables.
 func anonPages(t testing.TB, p *process) int64 {
 	t.Helper()
 	content, err := os.ReadFile("/proc/" + p.pid() + "/smaps_rollup")

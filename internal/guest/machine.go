@@ -15,14 +15,13 @@ import (
 )
 
 const (
-	// bpftraceSuite is the Debian suite whose bpftrace runs beside chargetrace: one
-	// that works on all the kernels.
+	// bpftraceSuite is a Debian suite whose bpftrace works on all the kernels.
 	bpftraceSuite = "forky"
-	// clangVersion is that of the Makefile.
+	// clangVersion is the same as in the Makefile.
 	clangVersion = "19"
 )
 
-// start runs the tests of this package that args choose, in a machine.
+// start runs the tests of this package that args select in a machine.
 func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...string) (int, error) {
 	argv := append([]string{"/init"}, args...)
 	if m.Disk || m.Systemd { // no snapshot
@@ -33,7 +32,7 @@ func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...
 		return machine.Run(ctx, out, out, argv...)
 	}
 	snapshot, err := once(fmt.Sprintf("%s-%dcpu", k, m.CPUs), func(dir string) (*vm.Snapshot, error) {
-		// Not the context of the first test that needs it.
+		// The snapshot outlives the context of the first test that needs it.
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		machine, err := m.machine(ctx, k)
@@ -48,8 +47,7 @@ func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...
 	return snapshot.Run(ctx, out, out, argv...)
 }
 
-// machine returns a machine that holds the command, the tests of this package, and
-// the tools that they use.
+// machine returns a machine with the command, the tests of this package, and their tools.
 func (m Machine) machine(ctx context.Context, k vm.Kernel) (*vm.Machine, error) {
 	kernel, err := vm.FetchKernel(ctx, k)
 	if err != nil {
@@ -89,7 +87,7 @@ func (m Machine) machine(ctx context.Context, k vm.Kernel) (*vm.Machine, error) 
 		MemoryMiB:         2048,
 		CountInstructions: true,
 		KernelArgs: []string{
-			"hugepages=8", // later there may be none left
+			"hugepages=8", // reserved at boot: later memory may be fragmented
 			"norandmaps",  // the same page tables in every run
 		},
 	}
@@ -112,8 +110,7 @@ func moduleRoot() (string, error) {
 	return filepath.Dir(strings.TrimSpace(string(out))), nil
 }
 
-// build builds the programs of the guest. The tests are those of the package in the
-// current directory.
+// build builds the programs of the guest, including the tests in the current directory.
 func build(ctx context.Context, dir, arch string) error {
 	root, err := moduleRoot()
 	if err != nil {

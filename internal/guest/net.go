@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// loopbackUp sets the loopback interface up, for sockets of 127.0.0.1.
+// loopbackUp enables the loopback interface, for sockets of 127.0.0.1.
 func loopbackUp(t testing.TB) {
 	t.Helper()
 	if out, err := exec.Command(busybox, "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {

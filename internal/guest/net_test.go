@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hierarchy is what differs between cgroup v1 and v2.
+// hierarchy are the differences between cgroup v1 and v2.
 type hierarchy struct {
 	newTop       func(t testing.TB) cgroup
 	usage, limit string // files
@@ -27,8 +27,8 @@ var (
 	hierarchyV1 = hierarchy{newCgroupV1, "memory.usage_in_bytes", "memory.limit_in_bytes", startWorkloadV1}
 )
 
-// TestNet fills and frees cgroups in one that has nothing of its own, and makes and
-// removes some meanwhile. The net growth of each is the rise of its memory.current.
+// TestNet fills and frees cgroups below an empty one, and makes and removes some during
+// the trace. The net growth of each must be the rise of its memory.current.
 func TestNet(t *testing.T) {
 	if !Enter(t, Exact.On(All...)) {
 		return
@@ -36,8 +36,8 @@ func TestNet(t *testing.T) {
 	fillAndFree(t, hierarchyV2, "auto")
 }
 
-// TestNetKprobe has kprobes see what asks for no limit. The kernel skips them in an
-// interrupt on top of another kprobe.
+// TestNetKprobe uses kprobes for the -net hooks too. The kernel skips them in an interrupt
+// on top of another kprobe.
 func TestNetKprobe(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -61,8 +61,9 @@ type netTracer struct {
 	counted        counted
 }
 
-// fillAndFree has two tracers see the same, one with fentry. No call is missed by
-// both: the kernel skips a program where an interrupt is on top of it.
+// fillAndFree compares two tracers of the same charges, one of them with fentry. They miss
+// different calls: in an interrupt on top of a tracer's program, the kernel skips that
+// program, but not the other tracer's.
 func fillAndFree(t *testing.T, h hierarchy, attach string) {
 	top := h.newTop(t)
 	kept := top.child(t, "kept")
@@ -86,14 +87,14 @@ func fillAndFree(t *testing.T, h hierarchy, attach string) {
 		missing := missingEvents(netEvents(tr.all, top), netEvents(tracers[1-i].all, top))
 		checkMissing(t, tr, missing)
 		for i, g := range groups {
-			var usage int64 // of a cgroup that was made meanwhile
+			var usage int64 // 0 for a cgroup made during the trace
 			if i < len(begin) {
 				usage = begin[i]
 			}
 			b := balanceOf(t, tr.all, g)
 			t.Logf("%s %s: %+v", tr.attach, g.path(), b)
 			if net := b.net() + sumOf(missing, g).net(); b.begin != usage || b.end != end[i] || net != end[i]-usage {
-				t.Errorf("%s: %+v, net %d with what was missed, but its usage was %d and then %d", g.path(), b, net, usage, end[i])
+				t.Errorf("%s: %+v, net %d with missed events, but its usage was %d and then %d", g.path(), b, net, usage, end[i])
 			}
 			checkRow(t, tr.tracer, g, b)
 		}
@@ -101,8 +102,7 @@ func fillAndFree(t *testing.T, h hierarchy, attach string) {
 	}
 }
 
-// checkMissing holds that a tracer misses hardly a call, and that the kernel counts
-// those that it misses.
+// checkMissing checks that a tracer misses very few calls, and that the kernel counts them.
 func checkMissing(t *testing.T, tr *netTracer, missing []event) {
 	t.Helper()
 	for _, e := range missing {
@@ -112,8 +112,7 @@ func checkMissing(t *testing.T, tr *netTracer, missing []event) {
 	if tr.counted.lost != 0 || tr.counted.missed > most || len(missing) > most {
 		t.Errorf("%s: %+v: %s", tr.attach, tr.counted, tr.stderr)
 	}
-	// Before Linux 6.7 the kernel does not count all kprobes that it skips
-	// (trace_call_bpf).
+	// Before Linux 6.7 the kernel does not count all skipped kprobes (trace_call_bpf).
 	if uncounted := tr.attach == "kprobe" && kernelBefore(t, 6, 7); uint64(len(missing)) > tr.counted.missed && !uncounted {
 		t.Errorf("%s: %d events are missing: %s", tr.attach, len(missing), tr.stderr)
 	}
@@ -129,7 +128,7 @@ func kernelBefore(t testing.TB, major, minor int) bool {
 	return gotMajor < major || gotMajor == major && gotMinor < minor
 }
 
-// netEvents returns the events that change what a cgroup or one below it holds.
+// netEvents returns the events that change the memory usage of a cgroup or its descendants.
 func netEvents(events []event, g cgroup) (net []event) {
 	for _, e := range events {
 		if e.Kind == "memory" && (e.Outcome == "ok" || e.Type == "uncharge" || e.Type == "forced_charge") &&
@@ -140,7 +139,7 @@ func netEvents(events []event, g cgroup) (net []event) {
 	return net
 }
 
-// missingEvents returns those of the events of another tracer that one lacks.
+// missingEvents returns the events of another tracer that got lacks.
 func missingEvents(got, other []event) (missing []event) {
 	type key struct {
 		kind, cgroup string
@@ -160,8 +159,8 @@ func missingEvents(got, other []event) (missing []event) {
 	return missing
 }
 
-// work fills and frees cgroups, one of them with a process that is to release its
-// memory. It returns those that it has made and not removed.
+// work fills and frees cgroups, one of them with a process that releases its memory. It
+// returns the cgroups that it made and did not remove.
 func (h hierarchy) work(t *testing.T, top, kept cgroup, p *process) (made []cgroup) {
 	t.Helper()
 	dir := t.TempDir()
@@ -175,7 +174,7 @@ func (h hierarchy) work(t *testing.T, top, kept cgroup, p *process) (made []cgro
 	}
 	h.start(t, kept, "file "+filepath.Join(dir, "stays")+" 3").run(t)
 	h.start(t, kept, "file "+filepath.Join(dir, "goes")+" 4").run(t)
-	p.begin(t) // to give back
+	p.begin(t) // to release its memory
 	removed := top.child(t, "removed")
 	h.start(t, removed, "file "+filepath.Join(dir, "outlives")+" 2").run(t)
 	h.start(t, removed, "files "+empties+" 3000").run(t)
@@ -199,7 +198,7 @@ func (h hierarchy) work(t *testing.T, top, kept cgroup, p *process) (made []cgro
 	return []cgroup{killed, flooded}
 }
 
-// checkReplay holds that a recording is played as the trace was live.
+// checkReplay checks that a replay has the same output as the live trace.
 func checkReplay(t *testing.T, tr *netTracer) {
 	t.Helper()
 	live, err := os.ReadFile(tr.jsonl)
@@ -221,15 +220,15 @@ func checkReplay(t *testing.T, tr *netTracer) {
 	}
 }
 
-// waitForFrees waits until the kernel has given back what RCU puts off: objects, and
-// then the pages of objects that were freed (SLAB_TYPESAFE_BY_RCU).
+// waitForFrees waits for frees that RCU defers: of objects, and then of the pages of freed
+// objects (SLAB_TYPESAFE_BY_RCU).
 func waitForFrees(t testing.TB) {
 	t.Helper()
 	waitForRCU(t)
 	waitForRCU(t)
 }
 
-// usages returns how many pages cgroups hold.
+// usages returns the usage of cgroups in pages.
 func (h hierarchy) usages(t testing.TB, groups ...cgroup) (pages []int64) {
 	t.Helper()
 	for _, g := range groups {
@@ -238,13 +237,13 @@ func (h hierarchy) usages(t testing.TB, groups ...cgroup) (pages []int64) {
 	return pages
 }
 
-// balance is what a cgroup and those below it were charged and gave back between two
-// readings of its usage, in pages.
+// balance is the number of pages charged and uncharged in a cgroup and its descendants
+// between two readings of its usage.
 type balance struct{ charged, forced, uncharged, begin, end int64 }
 
 func (b balance) net() int64 { return b.charged + b.forced - b.uncharged }
 
-// sumOf adds up the events of a cgroup and those below it.
+// sumOf adds up the events of a cgroup and its descendants.
 func sumOf(events []event, g cgroup) (b balance) {
 	for _, e := range netEvents(events, g) {
 		switch e.Type {
@@ -271,7 +270,7 @@ func balanceOf(t testing.TB, events []event, g cgroup) balance {
 		}
 	}
 	if len(begin) != 1 || len(end) != 1 {
-		t.Fatalf("%s was read as %v at the beginning and %v at the end", g.path(), begin, end)
+		t.Fatalf("%s was read as %v at the start and %v at the end", g.path(), begin, end)
 	}
 	between := slices.DeleteFunc(slices.Clone(events), func(e event) bool {
 		return e.TimeNanos <= begin[0].TimeNanos || e.TimeNanos > end[0].TimeNanos
@@ -281,7 +280,7 @@ func balanceOf(t testing.TB, events []event, g cgroup) balance {
 	return b
 }
 
-// checkRow holds that the summary has that balance of a cgroup.
+// checkRow checks the balance of a cgroup in the summary.
 func checkRow(t *testing.T, tr *tracer, g cgroup, b balance) {
 	t.Helper()
 	row := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(g.path()) + `( +-?\d+){7}$`).FindString(tr.stderr.String())
@@ -291,8 +290,8 @@ func checkRow(t *testing.T, tr *tracer, g cgroup, b balance) {
 	}
 }
 
-// flood sends packets to sockets of a cgroup that is at its limit: interrupts charge
-// them all the same.
+// flood sends packets to sockets of a cgroup that is at its limit: interrupts force the
+// charges.
 func flood(t *testing.T, g cgroup) {
 	t.Helper()
 	loopbackUp(t)
@@ -305,13 +304,13 @@ func flood(t *testing.T, g cgroup) {
 	if usage := g.number(t, "memory.current", ""); usage <= g.number(t, "memory.max", "") {
 		t.Errorf("the flood forced nothing: memory.current is %d", usage)
 	}
-	g.write(t, "memory.max", "max") // or it would be killed for what it does now
+	g.write(t, "memory.max", "max") // or it would be OOM-killed
 	listener.begin(t)
 	listener.wait(t)
 }
 
-// TestNetDeep holds that a cgroup counts what one is charged that is deeper below it
-// than a charge looks.
+// TestNetDeep checks that a cgroup's balance includes a descendant deeper than the levels
+// that a charge records.
 func TestNetDeep(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -325,7 +324,7 @@ func TestNetDeep(t *testing.T) {
 	p := startWorkload(t, g, "churn 100")
 	tr := trace(t, "-net", "-cgroup", top.path())
 	p.run(t)
-	waitForFrees(t) // or some could be between the readings of two levels
+	waitForFrees(t) // or some frees could fall between the readings of two levels
 	tr.stop(t)
 	if c := tr.counted(t); c.lost != 0 {
 		t.Errorf("%+v: %s", c, tr.stderr)
@@ -335,7 +334,7 @@ func TestNetDeep(t *testing.T) {
 		t.Errorf("%s: %+v", g.path(), b)
 	}
 	rows := regexp.MustCompile(`(?m)^`+top.path()+`(?:/d)* +(\d+) +(\d+) +(\d+) +(-?\d+) +\d+ +\d+ +(-?\d+)$`).FindAllStringSubmatch(tr.stderr.String(), -1)
-	// As many as are printed, that of the top first.
+	// The summary prints 10, the top first.
 	if len(rows) != 10 || !strings.HasPrefix(rows[0][0], top.path()+" ") {
 		t.Fatalf("the rows are %q: %s", rows, tr.stderr)
 	}
@@ -347,8 +346,8 @@ func TestNetDeep(t *testing.T) {
 	}
 }
 
-// TestNetTracer has a tracer trace the cgroup that it is in: what it is charged
-// itself, here for the file that it writes, is part of that.
+// TestNetTracer runs a tracer in the cgroup that it traces: the balance includes its own
+// charges, such as for the file that it writes.
 func TestNetTracer(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -363,13 +362,13 @@ func TestNetTracer(t *testing.T) {
 	own := slices.DeleteFunc(ofType(events, "charge"), func(e event) bool { return e.PID != tr.Process.Pid })
 	b := balanceOf(t, events, g)
 	if okPages(own) == 0 || c.lost != 0 || min(b.charged, b.uncharged) < 100*8<<20/pageSize || c.missed == 0 && b.net() != b.end-b.begin {
-		t.Errorf("%+v, of that %d pages for the tracer, %+v: %s", b, okPages(own), c, tr.stderr)
+		t.Errorf("%+v, including %d pages for the tracer, %+v: %s", b, okPages(own), c, tr.stderr)
 	}
 	checkRow(t, tr, g, b)
 }
 
 // TestNetLost stops a tracer with the smallest buffer while a process charges and
-// gives back: it must say what it lost, and that its balance may not be whole.
+// uncharges: it must report the losses, and that its balance may be incomplete.
 func TestNetLost(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return

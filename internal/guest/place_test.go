@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCgroupAim traces a cgroup, to which a child is added, beside a sibling, until it
-// is removed.
+// TestCgroupAim traces a cgroup until it is removed. It has a sibling, and gets a child
+// during the trace.
 func TestCgroupAim(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -51,7 +51,7 @@ func cgroupAim(t *testing.T, g, sibling cgroup, usageFile string) {
 	later.remove(t)
 	g.remove(t)
 
-	charges := byPath.charges(t) // it ends by itself
+	charges := byPath.charges(t) // the tracer ends when the cgroup is removed
 	sameEvents(t, byDir.charges(t), charges)
 	pages := int64(0)
 	for _, e := range ofKind(charges, "memory") {
@@ -73,7 +73,7 @@ func cgroupAim(t *testing.T, g, sibling cgroup, usageFile string) {
 	mustFail(t, exec.Command(command, "-cgroup", g.path()), 1, "there is no cgroup "+g.path(), "hint: ")
 }
 
-// TestContainer traces a container of runc's with a limit, by the beginning of its id,
+// TestContainer traces a container of runc with a limit, selected by a prefix of its id,
 // until it runs out of memory.
 func TestContainer(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
@@ -89,7 +89,7 @@ func TestContainer(t *testing.T) {
 	if status := runc.ProcessState.ExitCode(); status != 128+int(unix.SIGKILL) {
 		t.Errorf("runc: exit status %d\n%s", status, output)
 	}
-	charges := tr.charges(t) // it ends with the container
+	charges := tr.charges(t) // the tracer ends with the container
 	highest := int64(0)
 	for _, e := range charges {
 		if e.Cgroup != "/"+id || e.Container == nil || e.Container.ID != id || e.MaxPages == nil || *e.MaxPages != maxPages {
@@ -117,8 +117,8 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-// startContainer starts a container of a shell that waits for begin, and then takes
-// memory without an end.
+// startContainer starts a container with a shell that waits for begin, and then allocates
+// memory without end.
 func startContainer(t testing.TB, id string, limit int64) (runc *process, output *lineBuffer) {
 	t.Helper()
 	bundle := t.TempDir()

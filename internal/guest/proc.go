@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handles are pidfds of processes: unlike a pid, a handle never names another process.
+// handles are pidfds of processes: unlike a pid, a pidfd never refers to another process.
 type handles []unix.PollFd
 
 // openProcesses opens running processes, and closes the handles after the test.
@@ -46,7 +46,7 @@ func (hs handles) waitExited(t testing.TB) {
 	}
 }
 
-// checkExited holds that the processes have exited.
+// checkExited checks that the processes have exited.
 func (hs handles) checkExited(t testing.TB) {
 	t.Helper()
 	if n, err := unix.Poll(hs, 0); n != len(hs) || err != nil {

@@ -33,14 +33,14 @@ type process struct {
 	stderr bytes.Buffer
 }
 
-// startWorkload starts a work of testdata/workload.c in a cgroup, on the first CPU.
-// It is ready and waits; from then on it charges for its work alone.
+// startWorkload starts a work of testdata/workload.c in a cgroup, on the first CPU, and
+// waits until it is ready. After that, all its charges are for its work.
 func startWorkload(t testing.TB, g cgroup, work string) *process {
 	t.Helper()
 	return startWorkloadOn(t, 0, g, work)
 }
 
-// startWorkloadOn starts it on another CPU.
+// startWorkloadOn starts a work on a given CPU.
 func startWorkloadOn(t testing.TB, cpu int, g cgroup, work string) *process {
 	t.Helper()
 	return startReady(t, cpu, g, exec.Command(workloadPath, strings.Fields(work)...))
@@ -63,14 +63,14 @@ func startReady(t testing.TB, cpu int, g cgroup, cmd *exec.Cmd) *process {
 	return p
 }
 
-// startShell starts a shell in a cgroup, on the first CPU. It waits for begin, and
+// startShell starts a shell in a cgroup, on the first CPU. The shell waits for begin, and
 // then runs the script.
 func startShell(t testing.TB, g cgroup, script string) *process {
 	t.Helper()
 	return startShellIn(t, g, 0, script)
 }
 
-// startShellIn starts it in new namespaces: CLONE_NEW flags.
+// startShellIn starts a shell in new namespaces: CLONE_NEW flags.
 func startShellIn(t testing.TB, g cgroup, namespaces uintptr, script string) *process {
 	t.Helper()
 	p := &process{Cmd: exec.Command(busybox, "sh", "-c", "read line; "+script)}
@@ -80,7 +80,7 @@ func startShellIn(t testing.TB, g cgroup, namespaces uintptr, script string) *pr
 	return p
 }
 
-// start starts the process in a cgroup, on one CPU, and kills it after the test.
+// start starts the process in a cgroup on one CPU, and kills it after the test.
 func (p *process) start(t testing.TB, cpu int, g cgroup) {
 	t.Helper()
 	dir, err := os.Open(string(g))
@@ -109,7 +109,7 @@ func (p *process) start(t testing.TB, cpu int, g cgroup) {
 func startOnCPU(t testing.TB, cmd *exec.Cmd, cpu int) {
 	t.Helper()
 	var err error
-	onCPU(t, cpu, func() { err = cmd.Start() }) // which inherits it
+	onCPU(t, cpu, func() { err = cmd.Start() }) // the command inherits the affinity
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func startOnCPU(t testing.TB, cmd *exec.Cmd, cpu int) {
 	}
 }
 
-// kernelStacks describes where in the kernel the threads of a process are.
+// kernelStacks returns the kernel stacks and states of a process's threads.
 func kernelStacks(pid int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "process %d was killed, but has not exited\n", pid)
@@ -136,8 +136,8 @@ func kernelStacks(pid int) string {
 
 func (p *process) pid() string { return strconv.Itoa(p.Process.Pid) }
 
-// spare keeps a process with little room from being killed for want of it: another
-// CPU's stock can be all the room.
+// spare protects a process with little room from the OOM killer: another CPU's stock can
+// hold all the room.
 func (p *process) spare(t testing.TB) {
 	t.Helper()
 	if err := os.WriteFile("/proc/"+p.pid()+"/oom_score_adj", []byte("-1000"), 0); err != nil {
@@ -145,7 +145,7 @@ func (p *process) spare(t testing.TB) {
 	}
 }
 
-// begin lets the process begin, or go on.
+// begin lets the process start or continue its work.
 func (p *process) begin(t testing.TB) {
 	t.Helper()
 	if _, err := io.WriteString(p.stdin, "\n"); err != nil {
@@ -153,7 +153,7 @@ func (p *process) begin(t testing.TB) {
 	}
 }
 
-// says waits for the next line of the workload's output, and returns it.
+// says waits for the next line of the workload's output and returns it.
 func (p *process) says(t testing.TB) string {
 	t.Helper()
 	line, err := p.stdout.ReadString('\n')
@@ -163,7 +163,7 @@ func (p *process) says(t testing.TB) string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// done waits until the workload has done its work. It still has all its memory.
+// done waits until the workload has finished its work. It keeps its memory.
 func (p *process) done(t testing.TB) {
 	t.Helper()
 	if _, err := strconv.ParseUint(p.says(t), 10, 64); err != nil { // its CPU time
@@ -171,7 +171,7 @@ func (p *process) done(t testing.TB) {
 	}
 }
 
-// wait lets the workload exit when it is done, and waits for that.
+// wait lets the workload exit after its work, and waits for it.
 func (p *process) wait(t testing.TB) {
 	t.Helper()
 	p.stdin.Close()
@@ -180,7 +180,7 @@ func (p *process) wait(t testing.TB) {
 	}
 }
 
-// run lets the workload do its work, and waits for its exit.
+// run lets the workload do its work, and waits until it exits.
 func (p *process) run(t testing.TB) {
 	t.Helper()
 	p.begin(t)
@@ -196,9 +196,9 @@ func (p *process) waitKilled(t testing.TB) {
 	}
 }
 
-// startStorm starts four processes that fail a charge as fast as they can, on all
-// CPUs: the cgroup of each has less room than a batch, so that the kernel fails to
-// charge a batch before each page. Each charges n pages. pids are those for -pid.
+// startStorm starts four processes on all CPUs that fail charges as fast as they can. The
+// cgroup of each has less room than a batch, so that a batch fails before each page. Each
+// process charges n pages. pids is an argument of -pid.
 func startStorm(t testing.TB, n int) (storm []*process, pids string) {
 	t.Helper()
 	var list []string

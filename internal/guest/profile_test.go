@@ -20,12 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// profileRounds is how often a program of TestProfile touches three batches in one
-// function and one batch in another.
+// profileRounds is the number of times that a program of TestProfile touches three batches
+// in one function and one batch in another.
 const profileRounds = 10
 
 // TestProfile runs programs with two functions: one charges three times as many pages as
-// the other. The profiles show that, and who called whom.
+// the other. The profiles must show that, with the callers.
 func TestProfile(t *testing.T) {
 	if !Enter(t, Exact.On(Archs...)) {
 		return
@@ -64,8 +64,8 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// checkProfile holds that a .pb.gz and a .folded have the same stacks, and how many
-// pages are charged in two chains of functions.
+// checkProfile checks that a .pb.gz and a .folded have the same stacks, and the pages
+// charged in two call chains.
 func checkProfile(t *testing.T, dir, three, one string) {
 	t.Helper()
 	folded := make(map[string]int64)
@@ -96,9 +96,9 @@ func checkProfile(t *testing.T, dir, three, one string) {
 		sampled[strings.Join(names, ";")] += s.Value[value]
 	}
 	if !maps.Equal(sampled, folded) {
-		t.Errorf("in the .pb.gz\n%v\nin the .folded\n%v", sampled, folded)
+		t.Errorf(".pb.gz\n%v\n.folded\n%v", sampled, folded)
 	}
-	const pages = profileRounds * 64 // of a batch in each round
+	const pages = profileRounds * 64 // a batch per round
 	for chain, want := range map[string]int64{three: 3 * pages, one: pages, "": 4 * pages} {
 		var got int64
 		for stack, pages := range folded {
@@ -112,19 +112,19 @@ func checkProfile(t *testing.T, dir, three, one string) {
 	}
 }
 
-// goVariable is set in the environment of a goWorkload.
+// goVariable is set in the environment of goWorkload.
 const goVariable = "GO_WORKLOAD"
 
 func goProgram() *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe")
-	// The signals of asynchronous preemption would be charged.
+	// Signals of asynchronous preemption would be charged.
 	cmd.Env = append(os.Environ(), goVariable+"=1", "GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1")
 	return cmd
 }
 
 // goWorkload is the work profile of workload.c as a Go program, with the same protocol
-// but for the CPU time. Between "ready" and the end, the runtime allocates nothing and
-// runs nothing else: raw system calls keep the only P.
+// except for the CPU time. After "ready" the runtime allocates no memory and runs no other
+// goroutine: raw system calls keep the only P.
 func goWorkload() {
 	debug.SetGCPercent(-1)
 	runtime.LockOSThread()
@@ -141,7 +141,7 @@ func goWorkload() {
 		}
 		return int(n)
 	}
-	// Once for the page tables, which MADV_DONTNEED leaves in place below 2 MiB.
+	// A first pass makes the page tables, which MADV_DONTNEED keeps below 2 MiB.
 	for b := memory; len(b) > 0; b = b[4*batch:] {
 		fillThree(b[:3*batch])
 		fillOne(b[3*batch : 4*batch])
@@ -155,7 +155,7 @@ func goWorkload() {
 		fillThree(b[:3*batch])
 		fillOne(b[3*batch : 4*batch])
 	}
-	call(unix.SYS_READ, 0, line[:]) // to the end
+	call(unix.SYS_READ, 0, line[:]) // until the end of stdin
 }
 
 //go:noinline
@@ -171,8 +171,8 @@ func fillPages(b []byte) {
 	}
 }
 
-// touchPage has variables, so that it has a frame: the walk of frame pointers leaves
-// out the caller of a function without one.
+// touchPage has variables, so that it has a frame: a frame pointer walk omits the caller of
+// a function without one.
 //
 //go:noinline
 func touchPage(b []byte) {

@@ -18,9 +18,9 @@ import (
 	"chargetrace/internal/vm"
 )
 
-// TestRecording records a process until it is killed, and plays that: it must print
-// what the live trace prints. With UPDATE_RECORDINGS in the environment, the host
-// keeps the recordings of all kernels for its own tests.
+// TestRecording records a process until it is killed. The replay must print the same as the
+// live trace. With UPDATE_RECORDINGS in the environment, the host keeps the recordings of
+// all kernels for its own tests.
 func TestRecording(t *testing.T) {
 	m := Exact
 	m.Kept = updateRecording
@@ -31,7 +31,7 @@ func TestRecording(t *testing.T) {
 	file, page := filepath.Join(dir, "x.ctrace"), filepath.Join(dir, "x.html")
 	g := newCgroup(t)
 	g.write(t, "memory.max", "10M")
-	alloc := startWorkload(t, g, "named 20 exe") // the host's tests expect that name
+	alloc := startWorkload(t, g, "named 20 exe") // the host's tests expect this name
 	tr := chargetrace(t, "-pid", alloc.pid(), "-o", file, "-o", page, "-o", "-")
 	limited := trace(t, "-pid", alloc.pid(), "-limited")
 	alloc.begin(t)
@@ -45,7 +45,7 @@ func TestRecording(t *testing.T) {
 	if live := tr.output(t); played != live {
 		t.Errorf("live\n%s\nplayed\n%s", live, played)
 	}
-	// The summary is the same too, after the lines that count.
+	// The summary is the same too, after the lines of counts.
 	_, summary, _ := strings.Cut(tr.stderr.String(), "\n\n")
 	counts, playedSummary, _ := strings.Cut(stderr, "\n\n")
 	if playedSummary != summary {
@@ -54,11 +54,11 @@ func TestRecording(t *testing.T) {
 	if want := fmt.Sprintf("chargetrace: read %d = shown %[1]d + filtered 0\nchargetrace: when recorded: seen %[2]d = recorded %[1]d + filtered %[3]d + lost 0", c.shown, c.seen, c.filtered); counts != want {
 		t.Errorf("played: %s\nwant %s", counts, want)
 	}
-	// So is the report.
+	// The report is the same too.
 	livePage := readFile(t, page)
 	playedPage, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "html")
 	if story := g.path() + " ran out of memory</h1>"; playedPage != livePage || !strings.Contains(playedPage, story) {
-		t.Errorf("the report is without %q, or differs live\n%s\nplayed\n%s", story, livePage, playedPage)
+		t.Errorf("the report lacks %q, or differs from the live one\n%s\nplayed\n%s", story, livePage, playedPage)
 	}
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info, err)
@@ -70,7 +70,7 @@ func TestRecording(t *testing.T) {
 	Keep(t, filepath.Base(file), []byte(readFile(t, file)))
 }
 
-// updateRecording writes a recording to the files that the tests of the command play.
+// updateRecording stores a recording for the tests of the command on the host.
 func updateRecording(t *testing.T, k vm.Kernel, _ string, content []byte) {
 	if os.Getenv("UPDATE_RECORDINGS") == "" {
 		return
@@ -84,8 +84,8 @@ func updateRecording(t *testing.T, k vm.Kernel, _ string, content []byte) {
 	}
 }
 
-// TestRecordingKilled kills a tracer that records a storm: the recording must hold what
-// a reader that follows it has shown.
+// TestRecordingKilled kills a tracer that records a storm: the recording must contain
+// everything that a following reader has shown.
 func TestRecordingKilled(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -124,11 +124,11 @@ func TestRecordingKilled(t *testing.T) {
 	storm.Process.Kill()
 	shown = shown[:bytes.LastIndexByte(shown, '\n')+1]
 	if played := playCut(t, file); !strings.HasPrefix(played, string(shown)) {
-		t.Errorf("%d bytes were shown, the recording prints %d others", len(shown), len(played))
+		t.Errorf("%d bytes were shown, the replay prints %d different ones", len(shown), len(played))
 	}
 }
 
-// startOneStorm starts one process like those of startStorm.
+// startOneStorm starts a single process like startStorm.
 func startOneStorm(t testing.TB, n int) *process {
 	t.Helper()
 	g := newCgroup(t)
@@ -138,7 +138,7 @@ func startOneStorm(t testing.TB, n int) *process {
 	return p
 }
 
-// playCut returns the rows of a recording that has no end.
+// playCut returns the rows of a recording that ends early.
 func playCut(t testing.TB, file string) string {
 	t.Helper()
 	cmd := exec.Command(command, "-r", file)
@@ -148,7 +148,7 @@ func playCut(t testing.TB, file string) string {
 	return out.String()
 }
 
-// TestRotation records a storm into files, each a whole recording.
+// TestRotation records a storm into several files, each a complete recording.
 func TestRotation(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -177,17 +177,17 @@ func TestRotation(t *testing.T) {
 	}
 	played, _ := chargetraceOutput(t, args...)
 	if live := tr.output(t); played != live {
-		t.Errorf("%d bytes were printed live, %d of the recordings", len(live), len(played))
+		t.Errorf("live output of %d bytes, replay of %d", len(live), len(played))
 	}
-	// A page and the batch that fails before it.
+	// Each page, and the batch that fails before it.
 	if want := 4 * n * 2; rows != want {
 		t.Errorf("%d rows in %d files, want %d", rows, len(files), want)
 	}
 	t.Logf("%d files", len(files))
 }
 
-// TestRecordingDiskFull records to a file system that is too small: what was written
-// stays readable.
+// TestRecordingDiskFull records to a file system that is too small: the written part stays
+// readable.
 func TestRecordingDiskFull(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -204,10 +204,10 @@ func TestRecordingDiskFull(t *testing.T) {
 	storm, pids := startStorm(t, 1_000_000)
 	tr := startTracer(t, "Tracing ", command, "-pid", first.pid()+","+pids, "-o", file)
 	first.run(t)
-	// A block can hold more than the disk, so one at least is written before the storm.
+	// A block can be larger than the disk, so wait for one before the storm.
 	var before []byte
 	waitForWrite(t, file, func() bool {
-		before, _ = exec.Command(command, "-r", file).Output() // it has no end yet
+		before, _ = exec.Command(command, "-r", file).Output() // fails: no end yet
 		return bytes.Count(before, []byte("\n")) > 1
 	})
 	for _, p := range storm {
@@ -221,6 +221,6 @@ func TestRecordingDiskFull(t *testing.T) {
 		t.Errorf("exit status %d: %s", tr.ProcessState.ExitCode(), tr.stderr)
 	}
 	if played := playCut(t, file); !strings.HasPrefix(played, string(before)) {
-		t.Errorf("%d bytes of rows are left, %d were written before", len(played), len(before))
+		t.Errorf("%d bytes of rows are left, %d were there before", len(played), len(before))
 	}
 }

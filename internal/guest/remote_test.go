@@ -14,9 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRemote floods sockets of another cgroup: who sends makes the charge, or the kernel
-// thread that takes over when too many packets wait, and the cgroup pays that the socket
-// was made in, even after it was removed.
+// TestRemote floods sockets of another cgroup. The sender makes the charges, or a kernel
+// thread if too many packets wait. The socket's cgroup is charged, even after it was
+// removed.
 func TestRemote(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
@@ -26,8 +26,8 @@ func TestRemote(t *testing.T) {
 	t.Run("removed", func(t *testing.T) { floodSockets(t, true) })
 }
 
-// floodSockets sends to sockets of a cgroup. One above it counts what it is charged,
-// after it was removed too.
+// floodSockets sends to sockets of a cgroup, and compares the charges with the rise of its
+// parent's usage, which includes a removed child.
 func floodSockets(t *testing.T, removed bool) {
 	const sockets = 16
 	top := newTop(t)
@@ -41,7 +41,7 @@ func floodSockets(t *testing.T, removed bool) {
 		if err := os.Remove(string(payer)); err != nil {
 			t.Fatal(err)
 		}
-		waitForFrees(t) // and for its stock to be given back (mem_cgroup_css_offline)
+		waitForFrees(t) // also until its stock is drained (mem_cgroup_css_offline)
 	}
 	usage := top.usagePages(t)
 	sender.begin(t)
@@ -60,15 +60,15 @@ func floodSockets(t *testing.T, removed bool) {
 	}
 }
 
-// TestRemovedAndHostile traces a cgroup that is made and removed meanwhile, and
-// whose name holds an escape sequence of terminals and invalid UTF-8.
+// TestRemovedAndHostile traces a cgroup that is made and removed during the trace, with a
+// terminal escape sequence and invalid UTF-8 in its name.
 func TestRemovedAndHostile(t *testing.T) {
 	if !Enter(t, Exact) {
 		return
 	}
 	tr := trace(t)
 	parent := newTop(t)
-	// The kernel itself refuses a newline.
+	// The kernel refuses a newline.
 	if err := os.Mkdir(filepath.Join(string(parent), "a\nb"), 0o755); !errors.Is(err, unix.EINVAL) {
 		t.Errorf("a newline in the name of a cgroup: %v", err)
 	}

@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// drainStock gives back what the CPU has left of the last batch, in a machine with one
-// CPU: the next page that is charged charges a batch. It also reclaims what it can.
+// drainStock drains the CPU's stock in a machine with one CPU, so that the next page
+// charges a batch. It also reclaims memory.
 func (g cgroup) drainStock(t testing.TB) {
 	t.Helper()
 	g.write(t, "memory.high", "0") // memory_high_write
 	g.write(t, "memory.high", "max")
 }
 
-// withStacks returns the charges of a trace, and the frames of their kernel and user
-// stacks, joined as in a .folded but the innermost first.
+// withStacks returns the charges of a trace, with the frames of their kernel and user
+// stacks joined as in a .folded, but innermost first.
 func withStacks(events []event) (charges []stackedCharge) {
 	frames := make(map[uint32]string)
 	for _, e := range events {

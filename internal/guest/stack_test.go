@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStackRecording records stacks: played, they show what they showed live.
+// TestStackRecording records stacks: the replay must show the same as the live trace.
 func TestStackRecording(t *testing.T) {
 	if !Enter(t, Exact.On(slices.Concat(One, Short)...)) {
 		return
@@ -28,10 +28,10 @@ func TestStackRecording(t *testing.T) {
 	tr := chargetrace(t, "-stack", "-ustack", "-wide", "-pid", p.pid(), "-o", file, "-o", livePage, "-o", liveFolded, "-o", "-")
 	p.begin(t)
 	p.done(t)
-	waitForWrite(t, tr.stdout.Name(), func() bool { return strings.Count(tr.output(t), "\n") == 1+4*4 }) // it was there to be looked at
+	waitForWrite(t, tr.stdout.Name(), func() bool { return strings.Count(tr.output(t), "\n") == 1+4*4 }) // the process must exist until its stacks are resolved
 	p.wait(t)
 	tr.whole(t)
-	t.Setenv("COLUMNS", "400") // as tr had it
+	t.Setenv("COLUMNS", "400") // the same as tr
 	played, _ := chargetraceOutput(t, "-r", file, "-wide")
 	if live := tr.output(t); played != live || strings.Count(live, " anon") != 4*4 || strings.Count(live, "\n") != 1+4*4 {
 		t.Errorf("live\n%s\nplayed\n%s", live, played)
@@ -45,20 +45,20 @@ func TestStackRecording(t *testing.T) {
 	}
 	page, _ := chargetraceOutput(t, "-r", file, "-o", "-", "-format", "html")
 	if live := readFile(t, livePage); page != live {
-		t.Error("the page that was made live is another")
+		t.Error("the live page differs")
 	}
 }
 
-// workloadChain is functions of workload.c, the outermost first, as a .folded has them.
+// workloadChain returns functions of workload.c in the format of a .folded, outermost first.
 func workloadChain(functions ...string) string {
 	return strings.Join(functions, " [workload];") + " [workload]"
 }
 
-// fillStack matches the user stack of a page that the work once of workload.c touches.
+// fillStack matches the user stack of a page touched by the work once of workload.c.
 var fillStack = regexp.MustCompile(`^touch \[workload\]\+0x[0-9a-f]+;fill_(?:three|one) \[workload\]\+0x[0-9a-f]+;fill \[workload\]\+0x[0-9a-f]+;` +
 	`once \[workload\]\+0x[0-9a-f]+;(?:.* \[workload\]\+0x[0-9a-f]+;)?_start \[workload\]\+0x[0-9a-f]+$`)
 
-// fill lets the work fills do a line.
+// fill makes the work fills execute a line.
 func fill(t *testing.T, p *process, line string) {
 	t.Helper()
 	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
@@ -67,23 +67,22 @@ func fill(t *testing.T, p *process, line string) {
 	p.done(t)
 }
 
-// fillNamed lets it fill, and waits until a tracer with -ustack has named its functions,
-// which then has read the program.
+// fillNamed makes it fill, and waits until a tracer with -ustack has resolved its functions,
+// and so has read the program.
 func fillNamed(t *testing.T, p *process, tr *tracer) {
 	t.Helper()
 	fill(t, p, "fill")
 	waitForWrite(t, tr.jsonl, func() bool { return strings.Contains(readFile(t, tr.jsonl), `"touch [workload]+`) })
 }
 
-// TestShortLived has programs that charge 1 MiB and exit, within a millisecond. The first
-// charge of each wakes the tracer, which here comes before all of them, and reads what
-// the program has mapped. Of a program that is read too late no stack has names.
+// TestShortLived runs programs that charge 1 MiB and exit within a millisecond. The first
+// charge of each wakes the tracer, which has priority here and reads the program's
+// mappings. The stacks of a program read too late are not resolved.
 func TestShortLived(t *testing.T) {
 	if !Enter(t, Exact.On(Archs...)) {
 		return
 	}
-	// A process with the addresses of another is taken for the same program. So each has
-	// its stack elsewhere.
+	// Processes with equal addresses count as the same program, so randomize their stacks.
 	sysctl(t, "kernel/randomize_va_space", "1")
 	const programs = 10
 	g := newCgroup(t)
@@ -103,16 +102,16 @@ func TestShortLived(t *testing.T) {
 		}
 	}
 	if len(named) != programs {
-		t.Errorf("%d of %d are named: %v\n%s", len(named), programs, named, tr.stderr)
+		t.Errorf("%d of %d programs are resolved: %v\n%s", len(named), programs, named, tr.stderr)
 	}
 }
 
-// realTime calls a function with a scheduling that what it starts inherits: it runs
-// before all others, however long.
+// realTime calls a function with real-time priority. Processes that it starts inherit it,
+// and run before all others, without a time limit.
 func realTime(t *testing.T, f func()) {
 	t.Helper()
-	// The kernel keeps a twentieth of a CPU for others. In this order: as long as the
-	// first has a limit, 6.12 may refuse the second, which exists from there on.
+	// The kernel reserves 5% of a CPU for other tasks. Keep this order: while the first
+	// limit is set, 6.12 may refuse to change the second, which exists since 6.12.
 	sysctl(t, "kernel/sched_rt_runtime_us", "-1")
 	if fair := "/sys/kernel/debug/sched/fair_server/cpu0/runtime"; exists(fair) {
 		if err := os.WriteFile(fair, []byte("0"), 0); err != nil {
@@ -132,15 +131,15 @@ func realTime(t *testing.T, f func()) {
 	f()
 }
 
-// TestPriority holds which threads of the tracer the scheduler prefers: the reader of
-// the buffer, and the one that names user stacks, which the reader waits for.
+// TestPriority checks which threads of the tracer have a higher priority: the reader of the
+// buffer, and the one that resolves user stacks, for which the reader waits.
 func TestPriority(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
 	}
 	for flag, want := range map[string]int{"-stack": 1, "-ustack": 2} {
 		tr := trace(t, flag, "-cgroup", newCgroup(t).path())
-		p := startWorkload(t, newCgroup(t), "touch 1") // when it is ready, the reader runs too
+		p := startWorkload(t, newCgroup(t), "touch 1") // the reader runs by the time it is ready
 		p.run(t)
 		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", tr.Process.Pid))
 		if err != nil {
@@ -159,8 +158,8 @@ func TestPriority(t *testing.T) {
 	}
 }
 
-// TestForkedAndGone has a child that is gone before the tracer, which is stopped, sees
-// its charges. It has its parent's names.
+// TestForkedAndGone forks a child that exits while the tracer is stopped. Its stacks must
+// be resolved like its parent's.
 func TestForkedAndGone(t *testing.T) {
 	if !Enter(t, Exact.On(Archs...)) {
 		return
@@ -187,10 +186,10 @@ func TestForkedAndGone(t *testing.T) {
 			filled[c.PID] += c.RequestedPages
 		}
 	}
-	// 4 * 64 pages charge as many, whatever the CPU has in stock. A page table can
-	// charge a batch too.
+	// 4 * 64 pages charge exactly as many, whatever the CPU's stock. A page table can
+	// charge one more batch.
 	if len(filled) != 2 {
-		t.Errorf("want the parent and its child: %v", filled)
+		t.Errorf("want charges of the parent and its child: %v", filled)
 	}
 	for pid, pages := range filled {
 		if pages < 256 || pages > 256+64 {
@@ -199,13 +198,13 @@ func TestForkedAndGone(t *testing.T) {
 	}
 }
 
-// TestUnreadable has a tracer that may not look at the process: it has the addresses,
-// and says what it lacks.
+// TestUnreadable runs a tracer without the right to read the process: it must print
+// addresses, and the missing capability.
 func TestUnreadable(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
 	}
-	sysctl(t, "kernel/perf_event_paranoid", "2") // Debian's 3 asks for CAP_SYS_ADMIN
+	sysctl(t, "kernel/perf_event_paranoid", "2") // Debian's 3 requires CAP_SYS_ADMIN
 	p := startWorkload(t, newCgroup(t), "profile 1")
 	tr := startTracerAs(t, unprivileged(unix.CAP_BPF, unix.CAP_PERFMON), "Tracing ", command, "-ustack", "-pid", p.pid(), "-o", "-", "-format", "jsonl")
 	p.run(t)
@@ -225,7 +224,7 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestHiddenSymbols has a kernel that hides where its functions are.
+// TestHiddenSymbols runs on a kernel that hides the addresses of its functions.
 func TestHiddenSymbols(t *testing.T) {
 	if !Enter(t, Exact.On(Archs...)) {
 		return

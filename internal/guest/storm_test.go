@@ -15,8 +15,8 @@ import (
 	"chargetrace/internal/vm"
 )
 
-// TestStormLosesNothing has four processes fail charges as fast as they can: at its
-// default size the buffer is never full.
+// TestStormLosesNothing runs four processes that fail charges as fast as they can: a buffer
+// of the default size must never be full.
 func TestStormLosesNothing(t *testing.T) {
 	if Enter(t, SMP) {
 		stormLosesNothing(t)
@@ -41,9 +41,9 @@ func stormLosesNothing(t *testing.T) {
 		p.wait(t)
 	}
 	t.Logf("%s: the storm took %v", kernelRelease(t), time.Since(begin))
-	tr.table(t) // lost and missed nothing, and shows all
+	tr.table(t) // checks that nothing was lost, missed or left out
 	c := tr.counted(t)
-	if c.shown < uint64(len(storm)*2*n) { // each page, and a batch before it
+	if c.shown < uint64(len(storm)*2*n) { // each page, and the batch that fails before it
 		t.Errorf("%+v: no storm", c)
 	}
 }
@@ -67,13 +67,13 @@ func terminatedInStorm(t *testing.T, attach string) {
 	for _, p := range storm {
 		p.begin(t)
 	}
-	// Two batches of rows: it is in full swing.
+	// Wait for two batches of rows.
 	waitForWrite(t, tr.stdout.Name(), func() bool {
 		info, err := tr.stdout.Stat()
 		return err == nil && info.Size() > 64<<10
 	})
 	tr.stop(t)
-	// The summary's sum holds that the tracer showed what the kernel delivered.
+	// The sum in the summary checks that the tracer showed all delivered events.
 	c := tr.counted(t)
 	rows, _ := parseTable(t, tr.output(t))
 	if c.shown != uint64(len(rows)) || c.lost != 0 {
@@ -82,9 +82,9 @@ func terminatedInStorm(t *testing.T, attach string) {
 	checkMissed(t, c, attach)
 }
 
-// checkMissed holds that the kernel missed no call, or with fentry fewer than the tracer
-// saw: a preemptible kernel skips a fentry program while another task on that CPU is in
-// the middle of it, and in a storm that is often.
+// checkMissed checks that the kernel missed no call, or with fentry fewer than the tracer
+// saw: a preemptible kernel skips a fentry program while a preempted task on the same CPU
+// is in the middle of it, which is frequent in a storm.
 func checkMissed(t *testing.T, c counted, attach string) {
 	t.Helper()
 	bound := uint64(0)
@@ -92,13 +92,13 @@ func checkMissed(t *testing.T, c counted, attach string) {
 		bound = c.seen
 	}
 	if c.missed > bound {
-		t.Errorf("the kernel missed %d calls, want %d at most: %+v", c.missed, bound, c)
+		t.Errorf("the kernel missed %d calls, want at most %d: %+v", c.missed, bound, c)
 	}
 	t.Logf("%+v", c)
 }
 
-// TestSmallestBuffer stops a tracer with a buffer of one page in a storm. What it
-// shows and what it lost are all charges, which a tracer with the usual buffer counts.
+// TestSmallestBuffer stops a tracer with a buffer of one page in a storm. Its shown and
+// lost charges must add up to those of a tracer with the default buffer.
 func TestSmallestBuffer(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -137,18 +137,17 @@ func TestSmallestBuffer(t *testing.T) {
 	}
 }
 
-// preemptible are kernels that preempt themselves (CONFIG_PREEMPT_LAZY,
-// CONFIG_PREEMPT_RT): a task can be preempted, and moved to another CPU, in the
-// middle of a charge.
+// preemptible are kernels with kernel preemption (CONFIG_PREEMPT_LAZY, CONFIG_PREEMPT_RT):
+// a task can be preempted, and migrated to another CPU, in the middle of a charge.
 var preemptible = []vm.Kernel{Kernels[3], Short[1]}
 
-// TestMigration moves a process that charges from one CPU to the other all the time,
-// until so many charges have returned on another CPU than they began on.
+// TestMigration keeps moving a charging process between two CPUs, until three charges have
+// returned on another CPU than they began on.
 func TestMigration(t *testing.T) {
 	if !Enter(t, SMP.On(preemptible...)) {
 		return
 	}
-	// Counts the calls that move, beside the tracer.
+	// The script counts the migrated calls.
 	const script = `
 BEGIN { printf("ready\n") }
 kprobe:page_counter_try_charge /comm == "workload"/ { @cpu[tid] = cpu + 1 }
@@ -175,7 +174,7 @@ kretprobe:page_counter_try_charge /@cpu[tid]/ { if (@cpu[tid] != cpu + 1) { prin
 	}
 	p.Process.Kill()
 	p.waitKilled(t)
-	charges := tr.charges(t) // all were seen to return
+	charges := tr.charges(t) // checks that all returns were seen
 	last := int64(0)
 	for _, e := range charges {
 		if e.TimeNanos < last || e.has("predicted") {
@@ -186,9 +185,9 @@ kretprobe:page_counter_try_charge /@cpu[tid]/ { if (@cpu[tid] != cpu + 1) { prin
 	t.Logf("%d of %d charges moved", moved(), len(charges))
 }
 
-// TestPreempted has processes charge under tracers enough to make a charge last about as
-// long as a process runs at a time: many charges are in flight at once, on one CPU. Of
-// more than ten the kernel would not see the return (kretprobe's maxactive).
+// TestPreempted runs so many tracers that a charge lasts about as long as a process's time
+// slice: many charges are in flight at once on one CPU. Above ten, the kernel would miss
+// returns (kretprobe's maxactive).
 func TestPreempted(t *testing.T) {
 	if !Enter(t, Exact.On(preemptible...)) {
 		return
@@ -206,7 +205,7 @@ func TestPreempted(t *testing.T) {
 	for _, p := range processes {
 		p.begin(t)
 	}
-	// None gives back what it has charged before all have.
+	// Wait for all before any exits and uncharges.
 	for _, p := range processes {
 		p.done(t)
 	}
@@ -221,14 +220,14 @@ func TestPreempted(t *testing.T) {
 			first = len(charges)
 		}
 		if want := n * int(4<<20/pageSize/64); len(charges) != first || len(charges) < want {
-			t.Errorf("tracer %d has %d charges, the first %d, want %d at least", i, len(charges), first, want)
+			t.Errorf("tracer %d has %d charges, the first %d, want at least %d", i, len(charges), first, want)
 		}
 	}
 }
 
-// TestPreemptedFentry has processes charge in a cgroup each, more than a CPU caches
-// counters of, and preempt each other in the middle of a program: each charge is one of
-// its process and its cgroup.
+// TestPreemptedFentry runs processes in a cgroup each, more than a CPU caches counters of.
+// They preempt each other in the middle of a program: each charge must have the process
+// and the cgroup that belong together.
 func TestPreemptedFentry(t *testing.T) {
 	if !Enter(t, Exact.On(preemptible[0])) {
 		return
@@ -260,7 +259,7 @@ func TestPreemptedFentry(t *testing.T) {
 		c := tr.counted(t)
 		charges := ofType(tr.events(t), "charge")
 		if want := len(started) * int(4<<20/pageSize/64); c.lost != 0 || c.missed > c.seen || len(charges)+int(c.missed) < want {
-			t.Errorf("tracer %d: %d charges, want %d at least: %+v", i, len(charges), want, c)
+			t.Errorf("tracer %d: %d charges, want at least %d: %+v", i, len(charges), want, c)
 		}
 		for _, e := range charges {
 			if g, ok := processes[e.PID]; ok && (e.Cgroup != g.path() || e.Comm != "workload") {
@@ -270,8 +269,8 @@ func TestPreemptedFentry(t *testing.T) {
 	}
 }
 
-// TestLive begins to charge when the tracer sleeps until it is woken: it prints the
-// charges, fewer than fill a quarter of its buffer, while the process lives.
+// TestLive charges while the tracer sleeps without a timeout. The tracer must print the
+// charges, which fill less than a quarter of its buffer, before the process exits.
 func TestLive(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -297,7 +296,7 @@ func waitAsleep(t *testing.T, tr *tracer) {
 			t.Fatal(err)
 		}
 		for _, thread := range threads {
-			// The number and the arguments: epoll_wait(fd, events, n, timeout).
+			// The call's number and arguments: epoll_wait(fd, events, n, timeout).
 			call, _ := os.ReadFile(proc + "task/" + thread.Name() + "/syscall")
 			f := strings.Fields(string(call))
 			if len(f) < 6 || !strings.HasSuffix(f[4], "ffffffff") {
@@ -310,7 +309,7 @@ func waitAsleep(t *testing.T, tr *tracer) {
 				if _, err := fmt.Sscanf(line, "tfd: %d", &target); err != nil {
 					continue
 				}
-				// The tracer has closed the ring buffer itself: the poller keeps it.
+				// The tracer has closed its descriptor of the ring buffer; only epoll has it.
 				if !exists(fmt.Sprintf("%sfdinfo/%d", proc, target)) {
 					return true
 				}

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// swapOn swaps to the machine's disk (see [Machine.WithDisk]).
+// swapOn enables swap on the machine's disk; see [Machine.WithDisk].
 func swapOn(t testing.TB) {
 	t.Helper()
 	out, err := exec.Command(busybox, "sh", "-c", "mkswap /dev/nvme0n1 && swapon /dev/nvme0n1").CombinedOutput()

@@ -18,11 +18,11 @@ import (
 // tmux is a terminal that runs a command.
 type tmux struct {
 	socket string
-	output string // the file that gets all that is written to the terminal
+	output string // the file that gets all output of the terminal
 }
 
-// prepareTerminals lets a machine have terminals: it mounts their file system, and makes
-// /bin/sh, which tmux(1) runs commands with.
+// prepareTerminals enables terminals in a machine: it mounts devpts, and makes /bin/sh,
+// with which tmux(1) runs commands.
 func prepareTerminals(t testing.TB) {
 	t.Helper()
 	for _, dir := range []string{"/dev/pts", "/bin"} {
@@ -38,8 +38,8 @@ func prepareTerminals(t testing.TB) {
 	}
 }
 
-// startTmux runs a command in a terminal of that size. When it has ended, the terminal
-// shows its exit status. prepareTerminals comes first.
+// startTmux runs a command in a terminal of a size. When the command has ended, the
+// terminal shows its exit status. Call prepareTerminals first.
 func startTmux(t testing.TB, width, height int, argv ...string) *tmux {
 	t.Helper()
 	dir := t.TempDir()
@@ -50,7 +50,7 @@ func startTmux(t testing.TB, width, height int, argv ...string) *tmux {
 	line := "read line; stty -g; " + strings.Join(argv, " ") + "; echo exit status $?; stty -g; read line"
 	x.run(t, "new-session", "-d", "-x", strconv.Itoa(width), "-y", strconv.Itoa(height), fmt.Sprintf("%s sh -c '%s'", busybox, line))
 	t.Cleanup(func() { exec.Command("/usr/bin/tmux", "-S", x.socket, "kill-server").Run() })
-	// cat(1) would copy in the kernel, which inotify(7) does not report.
+	// cat(1) would copy within the kernel, which inotify(7) does not report.
 	x.run(t, "pipe-pane", busybox+" dd bs=64k of="+x.output)
 	x.press(t, "Enter")
 	return x
@@ -74,21 +74,21 @@ func (x *tmux) press(t testing.TB, key string) {
 	x.run(t, "send-keys", key)
 }
 
-// screen returns what the terminal shows.
+// screen returns the contents of the terminal.
 func (x *tmux) screen(t testing.TB) string {
 	t.Helper()
 	return x.run(t, "capture-pane", "-p")
 }
 
-// until waits until the terminal shows what a pattern matches.
+// until waits until the terminal's contents match a pattern.
 func (x *tmux) until(t testing.TB, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	waitForWrite(t, x.output, func() bool { return re.MatchString(x.screen(t)) })
 }
 
-// ended waits until the command has ended with this status. It returns what the
-// terminal shows, and has shown above that. The terminal's settings must be as before.
+// ended waits until the command has ended with a status. It returns the terminal's contents
+// and scrollback. The terminal's settings must be the same as before.
 func (x *tmux) ended(t testing.TB, status int) string {
 	t.Helper()
 	x.until(t, fmt.Sprintf(`exit status %d\n\S+:\S+\n`, status))

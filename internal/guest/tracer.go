@@ -24,7 +24,7 @@ import (
 
 const command = "/usr/bin/chargetrace"
 
-// lineBuffer keeps what is written to it, and closes found when that holds a text.
+// lineBuffer keeps everything written to it, and closes found when it contains a text.
 type lineBuffer struct {
 	mu    sync.Mutex
 	buf   bytes.Buffer
@@ -58,12 +58,12 @@ type tracer struct {
 	*exec.Cmd
 	stdout *os.File
 	stderr *lineBuffer
-	jsonl  string // the file of events, of trace
-	logged bool   // its rows
+	jsonl  string // the file of events, if trace started it
+	logged bool   // its rows are in the test's log
 }
 
-// startTracer starts a command and waits until it has printed ready on stderr; it
-// does not wait for the empty string.
+// startTracer starts a command and waits until it has printed ready on stderr. It does not
+// wait if ready is empty.
 func startTracer(t testing.TB, ready string, argv ...string) *tracer {
 	t.Helper()
 	return startTracerAs(t, nil, ready, argv...)
@@ -107,7 +107,7 @@ func startTracerAs(t testing.TB, as *syscall.SysProcAttr, ready string, argv ...
 	select {
 	case <-tr.stderr.found:
 	case <-exited:
-		tr.Wait() // with all it has printed
+		tr.Wait() // for all its output
 		t.Fatalf("%s is not ready, but has exited: %s", argv, tr.stderr)
 	case <-time.After(patience):
 		t.Fatalf("%s is not ready: %s", argv, tr.stderr)
@@ -130,7 +130,7 @@ func trace(t testing.TB, args ...string) *tracer {
 	return tr
 }
 
-// chargetraceOutput runs the command to its end and returns what it prints.
+// chargetraceOutput runs the command to its end and returns its output.
 func chargetraceOutput(t testing.TB, args ...string) (stdout, stderr string) {
 	t.Helper()
 	cmd := exec.Command(command, args...)
@@ -142,7 +142,7 @@ func chargetraceOutput(t testing.TB, args ...string) (stdout, stderr string) {
 	return out.String(), errs.String()
 }
 
-// mustFail runs a command that must exit with that status and these texts on stderr.
+// mustFail runs a command that must exit with a status and with texts on stderr.
 func mustFail(t testing.TB, cmd *exec.Cmd, status int, want ...string) {
 	t.Helper()
 	var stderr bytes.Buffer
@@ -166,7 +166,7 @@ func (tr *tracer) stop(t testing.TB) {
 	}
 }
 
-// end waits for the end of the tracer, which must have no error.
+// end waits for the end of the tracer, which must exit with 0.
 func (tr *tracer) end(t testing.TB) {
 	t.Helper()
 	if tr.ProcessState != nil {
@@ -177,7 +177,7 @@ func (tr *tracer) end(t testing.TB) {
 	}
 }
 
-// output is what the tracer has printed on stdout.
+// output returns the tracer's stdout so far.
 func (tr *tracer) output(t testing.TB) string {
 	t.Helper()
 	content, err := os.ReadFile(tr.stdout.Name())
@@ -192,11 +192,11 @@ var (
 	missedLine  = regexp.MustCompile(`(?m)^chargetrace: warning: the kernel missed (\d+) calls`)
 )
 
-// counted is the closing line of chargetrace, and the calls that the kernel missed,
-// which are no part of seen.
+// counted is the closing line of chargetrace, and the calls that the kernel missed, which
+// seen does not include.
 type counted struct{ seen, shown, filtered, lost, missed uint64 }
 
-// counted waits for the end of the tracer.
+// counted waits for the end of the tracer and returns its counts.
 func (tr *tracer) counted(t testing.TB) (c counted) {
 	t.Helper()
 	tr.end(t)
@@ -216,8 +216,8 @@ func (tr *tracer) counted(t testing.TB) (c counted) {
 	return c
 }
 
-// whole waits for the end of the tracer and holds that it lost nothing, missed no
-// call, saw each charge return, and knows all kinds of counters.
+// whole waits for the end of the tracer, and checks that it lost nothing, missed no call,
+// saw each charge return, and recognized all counters.
 func (tr *tracer) whole(t testing.TB) {
 	t.Helper()
 	if c := tr.counted(t); c.lost != 0 || c.missed != 0 || strings.Contains(tr.stderr.String(), "coverage:") {
@@ -249,7 +249,7 @@ type event struct {
 	Flags          []string
 
 	Stack  uint32   // type stack
-	Frames []string // the innermost first
+	Frames []string // innermost first
 
 	Pages         int64 // uncharge, forced_charge
 	FreedPages    int64 `json:"freed_pages"`
@@ -316,7 +316,7 @@ func (tr *tracer) events(t testing.TB) []event {
 	return events
 }
 
-// logRows logs what a trace in a machine of one CPU has told: -rows writes it to a file.
+// logRows logs the rows of a trace in a machine with one CPU; -rows writes them to a file.
 func logRows[T fmt.Stringer](t testing.TB, rows []T) {
 	if runtime.NumCPU() > 1 {
 		return
@@ -326,8 +326,8 @@ func logRows[T fmt.Stringer](t testing.TB, rows []T) {
 	}
 }
 
-// charges waits for the end of a tracer that trace started, and returns its charges.
-// It must have lost and missed none.
+// charges waits for the end of a tracer that trace started, and returns its charges. The
+// tracer must have lost and missed none.
 func (tr *tracer) charges(t testing.TB) []event {
 	t.Helper()
 	tr.whole(t)
@@ -344,8 +344,8 @@ func ofKind(charges []event, kind string) []event {
 	return slices.DeleteFunc(slices.Clone(charges), func(e event) bool { return e.Kind != kind })
 }
 
-// String is what two runs of a test in a machine of one CPU have in common: no times,
-// durations and process numbers.
+// String returns the fields that are the same in all runs of a test on one CPU: no times,
+// durations and pids.
 func (e event) String() string {
 	s := fmt.Sprintf("%s %s %s %s %s %d+%d", e.Type, e.Comm, e.Cgroup, e.Kind, e.Outcome, e.UsagePages, e.RequestedPages)
 	if e.Limiting != nil {

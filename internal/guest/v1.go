@@ -12,8 +12,8 @@ import (
 // v1Root is where mountV1 mounts the memory controller of cgroup v1.
 const v1Root = "/run/cgroup-v1"
 
-// mountV1 mounts the memory controller of cgroup v1 at [v1Root]. The kernel refuses
-// that while the controller has cgroups in cgroup v2: call it before [newCgroup].
+// mountV1 mounts the memory controller of cgroup v1 at [v1Root]. Call it before
+// [newCgroup]: the kernel refuses the mount while the controller has cgroups in v2.
 func mountV1(t testing.TB) {
 	t.Helper()
 	if err := os.Mkdir(v1Root, 0o755); err != nil {
@@ -24,17 +24,17 @@ func mountV1(t testing.TB) {
 	}
 }
 
-// newCgroupV1 makes a cgroup below [v1Root] that counts the memory of its children
-// too, and removes it after the test.
+// newCgroupV1 makes a cgroup below [v1Root] that includes its children's memory, and
+// removes it after the test.
 func newCgroupV1(t testing.TB) cgroup {
 	t.Helper()
 	g := makeCgroup(t, v1Root)
-	g.write(t, "memory.use_hierarchy", "1") // 0 until Linux 5.10
+	g.write(t, "memory.use_hierarchy", "1") // the default since Linux 5.11
 	return g
 }
 
-// startWorkloadV1 is startWorkload for a cgroup of v1. Until the work begins, the
-// process charges the root cgroup, which counts nothing.
+// startWorkloadV1 is startWorkload for a cgroup of v1. Until it is ready, the process
+// charges the root cgroup, which is not accounted.
 func startWorkloadV1(t testing.TB, g cgroup, work string) *process {
 	t.Helper()
 	p := startWorkload(t, rootCgroup, work)

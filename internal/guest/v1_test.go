@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// TestCgroupV1 fills cgroups of v1 up to their limits for memory, and for memory
-// and swap together.
+// TestCgroupV1 fills cgroups of v1 up to their limits of memory, and of memory plus swap.
 func TestCgroupV1(t *testing.T) {
 	if !Enter(t, Exact.On(V1...)) {
 		return
@@ -40,17 +39,17 @@ func fillV1(t *testing.T, kind string) {
 		}
 		// The kernel counts the misses of batches too.
 		if e.Outcome != "ok" && (e.Kind != kind || e.FailedAt != a.path() || e.Limiting.Cgroup != a.path() || e.Limiting.MaxPages != 2560) {
-			t.Errorf("a failure that is not at the limit of %s: %+v", a.path(), e)
+			t.Errorf("a failure not at the limit of %s: %+v", a.path(), e)
 		}
 	}
 	failed := len(charges) - len(withOutcome(charges, "ok"))
 	if want := a.number(t, failcnt, ""); int64(failed) != want || len(withOutcome(charges, "failed")) == 0 {
 		t.Errorf("%d charges failed, but %s says %d", failed, failcnt, want)
 	}
-	// Each charge to memory comes after one to memory and swap (try_charge).
+	// Each charge to memory follows one to memsw (try_charge).
 	memory, memsw := ofKind(charges, "memory"), withOutcome(ofKind(charges, "memsw"), "ok")
 	if len(memory) != len(memsw) || okPages(memory) == 0 {
-		t.Errorf("%d charges to memory, %d to memory and swap", len(memory), len(memsw))
+		t.Errorf("%d charges to memory, %d to memsw", len(memory), len(memsw))
 	}
 	if !strings.Contains(tr.stderr.String(), " "+a.path()+" ran out of memory: ") {
 		t.Errorf("no OOM kill in the summary: %s", tr.stderr)

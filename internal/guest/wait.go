@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is how long a test waits for something, on the machine's clock, before it
-// fails.
+// patience is the time that a test waits for something before it fails, on the machine's
+// clock.
 const patience = 3 * time.Minute
 
 func exists(path string) bool {
@@ -21,15 +21,15 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// waitForDir waits until there is a directory.
+// waitForDir waits until a directory exists.
 func waitForDir(t testing.TB, dir string) {
 	t.Helper()
 	waitForWrite(t, filepath.Dir(dir), func() bool { return exists(dir) })
 }
 
-// waitForWrite waits until a condition holds that a write to a file makes true: it
-// looks after each write, and after each change of a directory. inotify(7) reports
-// the kernel's own writes to the files of cgroups too.
+// waitForWrite waits until a condition holds. It checks the condition after each write to
+// a file, or each change of a directory. inotify(7) also reports the kernel's own writes to
+// files of cgroups.
 func waitForWrite(t testing.TB, path string, holds func() bool) {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
@@ -47,7 +47,7 @@ func waitForWrite(t testing.TB, path string, holds func() bool) {
 			continue
 		}
 		if err != nil || n == 0 {
-			t.Fatalf("waited in vain for %s: %v", path, err)
+			t.Fatalf("timeout waiting for %s: %v", path, err)
 		}
 		var events [4096]byte
 		if _, err := unix.Read(fd, events[:]); err != nil {
@@ -56,10 +56,9 @@ func waitForWrite(t testing.TB, path string, holds func() bool) {
 	}
 }
 
-// waitForRCU waits until the callbacks have run that RCU had put off on each CPU
-// (call_rcu). A CPU runs them in order, and a removed cgroup is dying until one of its
-// own has run (percpu_ref_kill in cgroup_destroy_locked). membarrier(2) waits for
-// nothing where there is one CPU.
+// waitForRCU waits until each CPU has run its pending RCU callbacks (call_rcu). A CPU runs
+// them in order, and a removed cgroup is dying until one of its own has run
+// (percpu_ref_kill in cgroup_destroy_locked). membarrier(2) does not wait on a single CPU.
 func waitForRCU(t testing.TB) {
 	t.Helper()
 	for cpu := range runtime.NumCPU() {
@@ -67,7 +66,7 @@ func waitForRCU(t testing.TB) {
 		onCPU(t, cpu, func() { parent.child(t, "removed").remove(t) })
 		for deadline := time.Now().Add(patience); parent.number(t, "cgroup.stat", "nr_dying_descendants") > 0; runtime.Gosched() {
 			if time.Now().After(deadline) {
-				t.Fatal("waited in vain for RCU")
+				t.Fatal("timeout waiting for RCU")
 			}
 		}
 		parent.remove(t)

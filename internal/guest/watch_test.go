@@ -15,12 +15,12 @@ import (
 	"unicode/utf8"
 )
 
-// watchLimit is the limit of watched cgroups, in pages of 4 KiB: 20 MiB.
+// watchLimit is the limit of watched cgroups in pages of 4 KiB: 20 MiB.
 const watchLimit = 5120
 
-// TestWatch has a process fill its cgroup at a steady rate, to the end, on the screen of
-// a terminal. The screen must show what a recording of the same trace holds. How it
-// computes the time to the limit is for TestTimeToLimit, on the host.
+// TestWatch watches a process on a terminal that fills its cgroup at a steady rate until it
+// is killed. The screen must agree with the events of the same trace. TestTimeToLimit, on
+// the host, checks the time to the limit.
 func TestWatch(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return
@@ -33,7 +33,7 @@ func TestWatch(t *testing.T) {
 			p := startWorkload(t, g, "steady 25 100")
 			file := filepath.Join(t.TempDir(), "x.jsonl")
 			x := startTmux(t, size[0], size[1], command, "-watch", "-units", "pages", "-cgroup", g.path(), "-o", file)
-			// Right after a tick, so that no batch is charged at one.
+			// Begin right after a tick, so that no batch is charged at one.
 			x.until(t, `^chargetrace  1\.\d+ s .*\n\n  nothing is charged yet`)
 			p.begin(t)
 			seen, screen := watchUntil(t, x, "OOM kill of workload")
@@ -47,7 +47,7 @@ func TestWatch(t *testing.T) {
 			after := x.ended(t, 0)
 			for _, want := range []string{"── limits hit and kills ", "\nchargetrace: seen ", "\nOOM kills:\n"} {
 				if !strings.Contains(after, want) {
-					t.Errorf("afterwards there is no %q:\n%s", want, after)
+					t.Errorf("no %q after the end:\n%s", want, after)
 				}
 			}
 			content, err := os.ReadFile(file)
@@ -61,8 +61,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// checkWatchLog holds that the log on the screen has the limit that was hit and the kill.
-// It returns when the limit was hit.
+// checkWatchLog checks that the log on the screen has the limit hit and the kill. It
+// returns the time of the limit hit, in nanoseconds.
 func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []event) (hit int64) {
 	t.Helper()
 	i := slices.IndexFunc(events, func(e event) bool { return e.Outcome == "failed" || e.atLimit() })
@@ -82,15 +82,15 @@ func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []e
 	return events[i].TimeNanos
 }
 
-// moment is what the screen shows of a cgroup at a tick.
+// moment is a cgroup's state on the screen at a tick.
 type moment struct {
 	millis     int64 // since the trace began
 	used, room int64 // pages
-	bar, width int   // of the bar: what is filled, and all
+	bar, width int   // cells of the bar: filled, and all
 }
 
-// watchUntil waits until the screen shows a text. It returns that screen, and what was
-// shown at each tick.
+// watchUntil waits until the screen shows a text. It returns the state at each tick, and
+// the last screen.
 func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen string) {
 	t.Helper()
 	title := regexp.MustCompile(`^chargetrace  (\d+)\.(\d+) s `)
@@ -104,7 +104,7 @@ func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen strin
 			m.millis, _ = strconv.ParseInt(at[1]+at[2], 10, 64)
 			m.used, _ = strconv.ParseInt(use[1], 10, 64)
 			m.room, _ = strconv.ParseInt(use[2], 10, 64)
-			if len(seen) > 0 && seen[len(seen)-1].millis == m.millis { // it was half written then
+			if len(seen) > 0 && seen[len(seen)-1].millis == m.millis { // the last one was half written
 				seen = seen[:len(seen)-1]
 			}
 			seen = append(seen, m)
@@ -114,7 +114,7 @@ func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen strin
 	return seen, screen
 }
 
-// checkMoments holds that the screen showed what the cgroup held at each tick, from the
+// checkMoments checks that the screen showed the cgroup's usage at each tick, from the
 // second tick until the limit was hit.
 func checkMoments(t testing.TB, seen []moment, hit int64, charges []event) {
 	t.Helper()
@@ -131,13 +131,13 @@ func checkMoments(t testing.TB, seen []moment, hit int64, charges []event) {
 		}
 		bar := int(math.Floor(float64(used) / watchLimit * float64(m.width)))
 		if m.millis/1000 != int64(i+2) || m.used != used || m.room != watchLimit-used || m.bar != bar {
-			t.Errorf("moment %d is %+v, in use were %d pages", i, m, used)
+			t.Errorf("moment %d is %+v, want %d pages in use", i, m, used)
 		}
 	}
 }
 
-// TestWatchLines has no terminal, so that chargetrace prints lines. They must show that
-// memory is given back, which only the files of the cgroup hold.
+// TestWatchLines runs without a terminal, so that chargetrace prints lines. They must show
+// freed memory, which only the cgroup's files contain.
 func TestWatchLines(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
@@ -160,7 +160,7 @@ func TestWatchLinesV1(t *testing.T) {
 func watchLines(t *testing.T, g cgroup, p *process, usageFile string) {
 	tr := chargetrace(t, "-watch", "-pid", p.pid(), "-units", "pages")
 	line := regexp.MustCompile(`(?m)^\d+ s +\d+ +0 +(\d+) +(\d+) +` + strconv.Itoa(watchLimit) + ` +(\d+) .* /` + regexp.QuoteMeta(filepath.Base(string(g))) + "$")
-	// shown waits for a line that shows what the cgroup holds.
+	// shown waits for a line with the cgroup's usage.
 	shown := func() (used int64) {
 		t.Helper()
 		waitForWrite(t, tr.stdout.Name(), func() bool {
@@ -172,23 +172,23 @@ func watchLines(t *testing.T, g cgroup, p *process, usageFile string) {
 	}
 	p.begin(t)
 	if got := p.says(t); got != "touched" {
-		t.Fatalf("it says %q", got)
+		t.Fatalf("the workload printed %q", got)
 	}
 	if used := shown(); used < 2048 {
-		t.Errorf("it holds 8 MiB, and is charged %d pages", used)
+		t.Errorf("it has touched 8 MiB, but its usage is %d pages", used)
 	}
 	p.begin(t)
 	p.done(t)
-	// The program, page tables, and what the CPU has in stock: less than two batches.
+	// The program, page tables, and the CPU's stock: less than two batches.
 	if used := shown(); used >= 128 {
-		t.Errorf("it has given back 8 MiB, and is charged %d pages", used)
+		t.Errorf("it has freed 8 MiB, but its usage is %d pages", used)
 	}
 	p.wait(t)
 	tr.whole(t)
 }
 
-// TestWatchCommand runs a command beside the screen, which shows what it is charged for.
-// What the command prints comes when the screen is left.
+// TestWatchCommand runs a command while the screen shows the causes of its charges. The
+// command's output appears after the screen closes.
 func TestWatchCommand(t *testing.T) {
 	if !Enter(t, Exact.On(One...)) {
 		return

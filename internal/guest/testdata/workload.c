@@ -11,7 +11,7 @@
  * time of the work in nanoseconds, read to the end of stdin, exit with 0. An
  * error is one line on stderr and exit status 1.
  *
- * Between "ready" and the CPU time, the cgroup is charged for the work alone:
+ * Between "ready" and the CPU time, the cgroup is charged only for the work:
  * - There is no C library, no second thread, no vDSO call.
  * - The pages of the program and its stack are present (prefault).
  * - Anonymous memory extends one mapping at a fixed address. It needs no new
@@ -25,11 +25,11 @@
 
 #define MIB (1L << 20)
 #define BATCH (64 * page_size)			/* MEMCG_CHARGE_BATCH; 32 pages before Linux 6.1 */
-#define HUGE_PAGE (page_size / 8 * page_size)	/* what a page table of the lowest level maps */
+#define HUGE_PAGE (page_size / 8 * page_size)	/* the bytes that a lowest-level page table maps */
 #define BASE 0x820000000L			/* a multiple of HUGE_PAGE with 4, 16 and 64 KiB pages */
 
 static char **args;	/* arguments of the work */
-static long steps;	/* how many steps it takes */
+static long steps;	/* the number of its steps */
 static char *memory;	/* set by prepare, used by the steps */
 static long file;	/* set by prepare, used by the steps */
 static char *next_address = (char *)BASE;
