@@ -61,7 +61,7 @@ func BenchmarkWatch(b *testing.B) {
 	shown := func(screen *lineBuffer) {
 		select {
 		case <-screen.found:
-		case <-time.After(patience):
+		case <-time.After(waitTimeout):
 			b.Fatalf("no %q on the screen: %q", screen.text, screen)
 		}
 	}

@@ -71,7 +71,7 @@ func parseTable(t testing.TB, text string) (rows []tableRow, others []string) {
 // lines. The tracer must have lost and missed nothing.
 func (tr *tracer) table(t testing.TB) (rows []tableRow, others []string) {
 	t.Helper()
-	tr.whole(t)
+	tr.checkComplete(t)
 	rows, others = parseTable(t, tr.output(t))
 	if c := tr.counted(t); c.shown != uint64(len(rows)) {
 		t.Errorf("%d rows, but %+v", len(rows), c)
@@ -86,7 +86,7 @@ func startBpftrace(t testing.TB) *tracer {
 	tr := startTracer(t, "", "/usr/bin/bpftrace", "-B", "line", "/try-charge-counter.bt")
 	// It prints the header before it attaches, so wait until it prints a charge.
 	g := newCgroup(t)
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(waitTimeout); ; {
 		p := startWorkload(t, g, "touch 1")
 		p.run(t)
 		if strings.Contains(tr.output(t), " "+p.pid()+" ") {

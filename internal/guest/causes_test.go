@@ -99,7 +99,7 @@ func checkCauses(t *testing.T, top cgroup, works []causeWork) {
 	}
 	waitForFrees(t)
 	tr.stop(t)
-	tr.whole(t)
+	tr.checkComplete(t)
 	events := tr.events(t)
 	for _, w := range works {
 		t.Run(strings.Fields(w.work)[0], func(t *testing.T) { w.check(t, events) })

@@ -168,7 +168,7 @@ func measure(b *testing.B, start startFunc, work string) (c cost) {
 		c.tracer = -quietCPUNanos(b, tr.Process.Pid)
 	}
 	p.begin(b)
-	if _, err := fmt.Sscan(p.says(b), &c.workload); err != nil {
+	if _, err := fmt.Sscan(p.readLine(b), &c.workload); err != nil {
 		b.Fatal(err)
 	}
 	if tr != nil {

@@ -54,7 +54,7 @@ func TestStopsAfterRows(t *testing.T) {
 // TestStopsAfterTime tests -for.
 func TestStopsAfterTime(t *testing.T) {
 	if Enter(t, Exact.On(One...)) {
-		chargetrace(t, "-for", "100ms").whole(t)
+		chargetrace(t, "-for", "100ms").checkComplete(t)
 	}
 }
 

@@ -58,7 +58,7 @@ func TestSwap(t *testing.T) {
 	if peak != want || peak == 0 {
 		t.Errorf("%d pages of swap at most, want %d", peak, want)
 	}
-	swap.whole(t)
+	swap.checkComplete(t)
 	sameEvents(t, ofType(swap.events(t), "charge"), charges)
 }
 

@@ -169,7 +169,7 @@ func (h hierarchy) work(t *testing.T, top, kept cgroup, p *process) (made []cgro
 		t.Fatal(err)
 	}
 	p.begin(t)
-	if line := p.says(t); line != "touched" {
+	if line := p.readLine(t); line != "touched" {
 		t.Fatalf("%q", line)
 	}
 	h.start(t, kept, "file "+filepath.Join(dir, "stays")+" 3").run(t)
@@ -386,7 +386,7 @@ func TestNetLost(t *testing.T) {
 	}
 	tr.stop(t)
 	whole.stop(t)
-	whole.whole(t)
+	whole.checkComplete(t)
 	all, some := whole.events(t), tr.events(t)
 	lost := func(name string) int { return len(ofType(all, name)) - len(ofType(some, name)) }
 	charges, others := lost("charge"), lost("uncharge")+lost("forced_charge")

@@ -34,7 +34,7 @@ func openProcesses(t testing.TB, pids []int) (hs handles) {
 // waitExited waits until all of the processes have exited.
 func (hs handles) waitExited(t testing.TB) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(waitTimeout)
 	for i := range hs {
 		n, err := unix.Poll(hs[i:i+1], max(0, int(time.Until(deadline).Milliseconds())))
 		for err == unix.EINTR {

@@ -99,7 +99,7 @@ func (p *process) start(t testing.TB, cpu int, g cgroup) {
 	t.Cleanup(func() {
 		p.Process.Kill()
 		p.WaitDelay = time.Second // its children may hold stderr
-		stuck := time.AfterFunc(patience, func() { panic(kernelStacks(p.Process.Pid)) })
+		stuck := time.AfterFunc(waitTimeout, func() { panic(kernelStacks(p.Process.Pid)) })
 		defer stuck.Stop()
 		p.Wait()
 	})
@@ -153,8 +153,8 @@ func (p *process) begin(t testing.TB) {
 	}
 }
 
-// says waits for the next line of the workload's output and returns it.
-func (p *process) says(t testing.TB) string {
+// readLine returns the next line of the workload's output.
+func (p *process) readLine(t testing.TB) string {
 	t.Helper()
 	line, err := p.stdout.ReadString('\n')
 	if err != nil {
@@ -166,7 +166,7 @@ func (p *process) says(t testing.TB) string {
 // done waits until the workload has finished its work. It keeps its memory.
 func (p *process) done(t testing.TB) {
 	t.Helper()
-	if _, err := strconv.ParseUint(p.says(t), 10, 64); err != nil { // its CPU time
+	if _, err := strconv.ParseUint(p.readLine(t), 10, 64); err != nil { // its CPU time
 		t.Fatalf("%s: %v", p.Args, err)
 	}
 }

@@ -163,7 +163,7 @@ func TestRotation(t *testing.T) {
 	for _, p := range storm {
 		p.wait(t)
 	}
-	tr.whole(t)
+	tr.checkComplete(t)
 	files, err := filepath.Glob(filepath.Join(dir, "x-*.ctrace"))
 	if err != nil || len(files) < 2 {
 		t.Fatalf("files %q, %v", files, err)

@@ -30,7 +30,7 @@ func TestStackRecording(t *testing.T) {
 	p.done(t)
 	waitForWrite(t, tr.stdout.Name(), func() bool { return strings.Count(tr.output(t), "\n") == 1+4*4 }) // the process must exist until its stacks are resolved
 	p.wait(t)
-	tr.whole(t)
+	tr.checkComplete(t)
 	t.Setenv("COLUMNS", "400") // the same as tr
 	played, _ := chargetraceOutput(t, "-r", file, "-wide")
 	if live := tr.output(t); played != live || strings.Count(live, " anon") != 4*4 || strings.Count(live, "\n") != 1+4*4 {
@@ -94,7 +94,7 @@ func TestShortLived(t *testing.T) {
 	before.wait(t)
 	p.run(t)
 	tr.stop(t)
-	tr.whole(t)
+	tr.checkComplete(t)
 	named := make(map[int]bool)
 	for _, c := range withStacks(tr.events(t)) {
 		if fillStack.MatchString(c.user) && c.PID > p.Process.Pid {
@@ -175,7 +175,7 @@ func TestForkedAndGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.wait(t)
-	tr.whole(t)
+	tr.checkComplete(t)
 	named := regexp.MustCompile(`^(?:\w+ \[workload\]\+0x[0-9a-f]+;)*_start \[workload\]\+0x[0-9a-f]+$`)
 	filled := make(map[int]int64) // pages, by process
 	for _, c := range withStacks(tr.events(t)) {
@@ -208,7 +208,7 @@ func TestUnreadable(t *testing.T) {
 	p := startWorkload(t, newCgroup(t), "profile 1")
 	tr := startTracerAs(t, unprivileged(unix.CAP_BPF, unix.CAP_PERFMON), "Tracing ", command, "-ustack", "-pid", p.pid(), "-o", "-", "-format", "jsonl")
 	p.run(t)
-	tr.whole(t)
+	tr.checkComplete(t)
 	if !strings.Contains(tr.stderr.String(), "CAP_SYS_PTRACE") {
 		t.Errorf("%s", tr.stderr)
 	}
@@ -234,7 +234,7 @@ func TestHiddenSymbols(t *testing.T) {
 	tr := trace(t, "-stack", "-pid", p.pid())
 	p.run(t)
 	charges := withStacks(tr.events(t))
-	tr.whole(t)
+	tr.checkComplete(t)
 	if !strings.Contains(tr.stderr.String(), "the kernel hides where its functions are") {
 		t.Errorf("%s", tr.stderr)
 	}

@@ -109,7 +109,7 @@ func startTracerAs(t testing.TB, as *syscall.SysProcAttr, ready string, argv ...
 	case <-exited:
 		tr.Wait() // for all its output
 		t.Fatalf("%s is not ready, but has exited: %s", argv, tr.stderr)
-	case <-time.After(patience):
+	case <-time.After(waitTimeout):
 		t.Fatalf("%s is not ready: %s", argv, tr.stderr)
 	}
 	return tr
@@ -216,9 +216,9 @@ func (tr *tracer) counted(t testing.TB) (c counted) {
 	return c
 }
 
-// whole waits for the end of the tracer, and checks that it lost nothing, missed no call,
-// saw each charge return, and recognized all counters.
-func (tr *tracer) whole(t testing.TB) {
+// checkComplete waits for the end of the tracer, and checks that it lost nothing, missed no
+// call, saw each charge return, and recognized all counters.
+func (tr *tracer) checkComplete(t testing.TB) {
 	t.Helper()
 	if c := tr.counted(t); c.lost != 0 || c.missed != 0 || strings.Contains(tr.stderr.String(), "coverage:") {
 		t.Errorf("%s: %+v: %s", tr.Args, c, tr.stderr)
@@ -330,7 +330,7 @@ func logRows[T fmt.Stringer](t testing.TB, rows []T) {
 // tracer must have lost and missed none.
 func (tr *tracer) charges(t testing.TB) []event {
 	t.Helper()
-	tr.whole(t)
+	tr.checkComplete(t)
 	return ofType(tr.events(t), "charge")
 }
 

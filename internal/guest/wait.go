@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// patience is the time that a test waits for something before it fails, on the machine's
+// waitTimeout is the time that a test waits for something before it fails, on the machine's
 // clock.
-const patience = 3 * time.Minute
+const waitTimeout = 3 * time.Minute
 
 func exists(path string) bool {
 	_, err := os.Stat(path)
@@ -40,7 +40,7 @@ func waitForWrite(t testing.TB, path string, holds func() bool) {
 	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY|unix.IN_CREATE|unix.IN_DELETE|unix.IN_DELETE_SELF); err != nil {
 		t.Fatalf("watch %s: %v", path, err)
 	}
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(waitTimeout)
 	for !holds() {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, max(0, int(time.Until(deadline).Milliseconds())))
 		if err == unix.EINTR {
@@ -64,7 +64,7 @@ func waitForRCU(t testing.TB) {
 	for cpu := range runtime.NumCPU() {
 		parent := makeCgroup(t, cgroupRoot)
 		onCPU(t, cpu, func() { parent.child(t, "removed").remove(t) })
-		for deadline := time.Now().Add(patience); parent.number(t, "cgroup.stat", "nr_dying_descendants") > 0; runtime.Gosched() {
+		for deadline := time.Now().Add(waitTimeout); parent.number(t, "cgroup.stat", "nr_dying_descendants") > 0; runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Fatal("timeout waiting for RCU")
 			}

@@ -56,7 +56,7 @@ func TestWatch(t *testing.T) {
 			}
 			events := readEvents(t, content)
 			hit := checkWatchLog(t, g, p, screen, events)
-			checkMoments(t, seen, hit, ofType(events, "charge"))
+			checkTicks(t, seen, hit, ofType(events, "charge"))
 		})
 	}
 }
@@ -82,8 +82,8 @@ func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []e
 	return events[i].TimeNanos
 }
 
-// moment is a cgroup's state on the screen at a tick.
-type moment struct {
+// tick is a cgroup's state on the screen at a tick.
+type tick struct {
 	millis     int64 // since the trace began
 	used, room int64 // pages
 	bar, width int   // cells of the bar: filled, and all
@@ -91,7 +91,7 @@ type moment struct {
 
 // watchUntil waits until the screen shows a text. It returns the state at each tick, and
 // the last screen.
-func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen string) {
+func watchUntil(t testing.TB, x *tmux, text string) (seen []tick, screen string) {
 	t.Helper()
 	title := regexp.MustCompile(`^chargetrace  (\d+)\.(\d+) s `)
 	bar := regexp.MustCompile(`(?m)^> \S+ +([█▒░]+) `)
@@ -100,7 +100,7 @@ func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen strin
 		screen = x.screen(t)
 		at, row, use := title.FindStringSubmatch(screen), bar.FindStringSubmatch(screen), detail.FindStringSubmatch(screen)
 		if at != nil && row != nil && use != nil {
-			m := moment{bar: strings.Count(row[1], "█"), width: utf8.RuneCountInString(row[1])}
+			m := tick{bar: strings.Count(row[1], "█"), width: utf8.RuneCountInString(row[1])}
 			m.millis, _ = strconv.ParseInt(at[1]+at[2], 10, 64)
 			m.used, _ = strconv.ParseInt(use[1], 10, 64)
 			m.room, _ = strconv.ParseInt(use[2], 10, 64)
@@ -114,13 +114,13 @@ func watchUntil(t testing.TB, x *tmux, text string) (seen []moment, screen strin
 	return seen, screen
 }
 
-// checkMoments checks that the screen showed the cgroup's usage at each tick, from the
+// checkTicks checks that the screen showed the cgroup's usage at each tick, from the
 // second tick until the limit was hit.
-func checkMoments(t testing.TB, seen []moment, hit int64, charges []event) {
+func checkTicks(t testing.TB, seen []tick, hit int64, charges []event) {
 	t.Helper()
-	seen = slices.DeleteFunc(seen, func(m moment) bool { return m.millis*1e6 > hit })
+	seen = slices.DeleteFunc(seen, func(m tick) bool { return m.millis*1e6 > hit })
 	if want := int(hit/1e9) - 1; len(seen) != want {
-		t.Errorf("%d moments, want %d", len(seen), want)
+		t.Errorf("%d ticks, want %d", len(seen), want)
 	}
 	for i, m := range seen {
 		var used int64
@@ -131,7 +131,7 @@ func checkMoments(t testing.TB, seen []moment, hit int64, charges []event) {
 		}
 		bar := int(math.Floor(float64(used) / watchLimit * float64(m.width)))
 		if m.millis/1000 != int64(i+2) || m.used != used || m.room != watchLimit-used || m.bar != bar {
-			t.Errorf("moment %d is %+v, want %d pages in use", i, m, used)
+			t.Errorf("tick %d is %+v, want %d pages in use", i, m, used)
 		}
 	}
 }
@@ -171,7 +171,7 @@ func watchLines(t *testing.T, g cgroup, p *process, usageFile string) {
 		return used
 	}
 	p.begin(t)
-	if got := p.says(t); got != "touched" {
+	if got := p.readLine(t); got != "touched" {
 		t.Fatalf("the workload printed %q", got)
 	}
 	if used := shown(); used < 2048 {
@@ -184,7 +184,7 @@ func watchLines(t *testing.T, g cgroup, p *process, usageFile string) {
 		t.Errorf("it has freed 8 MiB, but its usage is %d pages", used)
 	}
 	p.wait(t)
-	tr.whole(t)
+	tr.checkComplete(t)
 }
 
 // TestWatchCommand runs a command while the screen shows the causes of its charges. The

@@ -9,9 +9,10 @@ import (
 	"testing"
 )
 
-// TestAims traces the same processes with each filter, and all processes into a recording.
-// A live trace and a replay of the recording with its filter must have the same events.
-func TestAims(t *testing.T) {
+// TestFilters traces the same processes with each filter, and all processes into a
+// recording. A live trace and a replay of the recording with its filter must have the same
+// events.
+func TestFilters(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
 	}
@@ -20,8 +21,8 @@ func TestAims(t *testing.T) {
 	a, b := parent.child(t, "a"), parent.child(t, "b")
 	c := parent.child(t, strings.Repeat("c", 64)) // named like a container of runc
 	a.write(t, "memory.max", "10M")
-	small := startWorkload(t, a, "named 12 aims-small")
-	large := startWorkload(t, b, "named 3 aims-large")
+	small := startWorkload(t, a, "named 12 filters-small")
+	large := startWorkload(t, b, "named 3 filters-large")
 	inContainer := startWorkload(t, c, "touch 2")
 	shell := startShell(t, b, `i=0; while [ $i -lt 5 ]; do (`+busybox+` true); i=$((i+1)); done`)
 
@@ -37,9 +38,9 @@ func TestAims(t *testing.T) {
 		{"-cgroup", string(a), "-cgroup", b.path()}, // one with the mount point
 		{"-pid", small.pid() + "," + large.pid()},
 		{"-pid", shell.pid(), "-pid", large.pid(), "-f"},
-		{"-comm", "aims-smal?", "-comm", "[b]usybox"},
+		{"-comm", "filters-smal?", "-comm", "[b]usybox"},
 		{"-container", "cccccc"},
-		{"-pid", small.pid() + "," + shell.pid(), "-comm", "aims-*", in, "-limited"},
+		{"-pid", small.pid() + "," + shell.pid(), "-comm", "filters-*", in, "-limited"},
 		{in, "-counter", "swap"},
 		{in, "-counter", "memory", "-min-pages", "2"},
 		{in, "-min-pages", "2", "-limited"},
@@ -54,7 +55,7 @@ func TestAims(t *testing.T) {
 		p.run(t)
 	}
 	all.stop(t)
-	all.whole(t)
+	all.checkComplete(t)
 	for _, live := range traces {
 		t.Run(strings.Join(live.args, " "), func(t *testing.T) {
 			live.stop(t)

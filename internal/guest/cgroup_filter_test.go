@@ -13,27 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestCgroupAim traces a cgroup until it is removed. It has a sibling, and gets a child
+// TestCgroupFilter traces a cgroup until it is removed. It has a sibling, and gets a child
 // during the trace.
-func TestCgroupAim(t *testing.T) {
+func TestCgroupFilter(t *testing.T) {
 	if !Enter(t, Exact.On(Ends...)) {
 		return
 	}
 	g, sibling := newCgroup(t), newCgroup(t)
 	g.write(t, "cgroup.subtree_control", "+memory")
-	cgroupAim(t, g, sibling, "memory.current")
+	cgroupFilter(t, g, sibling, "memory.current")
 }
 
-// TestCgroupAimV1 does the same in cgroup v1.
-func TestCgroupAimV1(t *testing.T) {
+// TestCgroupFilterV1 does the same in cgroup v1.
+func TestCgroupFilterV1(t *testing.T) {
 	if !Enter(t, Exact.On(V1...)) {
 		return
 	}
 	mountV1(t)
-	cgroupAim(t, newCgroupV1(t), newCgroupV1(t), "memory.usage_in_bytes")
+	cgroupFilter(t, newCgroupV1(t), newCgroupV1(t), "memory.usage_in_bytes")
 }
 
-func cgroupAim(t *testing.T, g, sibling cgroup, usageFile string) {
+func cgroupFilter(t *testing.T, g, sibling cgroup, usageFile string) {
 	byPath := trace(t, "-cgroup", g.path())
 	byDir := trace(t, "-cgroup", string(g))
 	later := g.child(t, "later")
