@@ -49,23 +49,23 @@ func browser(t *testing.T) context.Context {
 	return ctx
 }
 
-// longFunction is a name that no block has room for.
+// longFunction is a name too long for any block.
 var longFunction = "std::vector<" + strings.Repeat("std::pair<int, ", 6) + "needle" + strings.Repeat(">", 7) + strings.Repeat("::push_back", 6)
 
-// patience is how long a busy machine may take for an action.
+// patience is the timeout of an action, enough for a busy machine.
 const patience = time.Minute
 
-// tab is a page that is open, and what it did that it should not have.
+// tab is an open page.
 type tab struct {
 	*testing.T
 	ctx context.Context
 	url string
 
 	mu       sync.Mutex
-	mischief []string
+	mischief []string // events that must not happen
 }
 
-// open opens a file in a window of some width.
+// open opens a file in a window of a width.
 func open(t *testing.T, browser context.Context, path string, width int64, scheme string) *tab {
 	t.Helper()
 	p := &tab{T: t, url: "file://" + path}
@@ -91,7 +91,8 @@ func open(t *testing.T, browser context.Context, path string, width int64, schem
 	}))
 	t.Cleanup(cancel)
 	p.ctx = ctx
-	// The first action begins what ends with its context.
+	// The first action starts the tab, which ends with the action's context: use one
+	// without a timeout.
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func call[P, R any](p *tab, command cdp.Command[P, R], params P) {
 	}
 }
 
-// value is that of an expression, or what it promises.
+// value returns the value of an expression, or the result of its promise.
 func value[T any](p *tab, expression string) T {
 	p.Helper()
 	v, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
@@ -139,14 +140,14 @@ func value[T any](p *tab, expression string) T {
 func (p *tab) holds(what, expression string) {
 	p.Helper()
 	if !value[bool](p, "(async () => Boolean("+expression+"))()") {
-		p.Errorf("not so: %s: %s", what, expression)
+		p.Errorf("false: %s: %s", what, expression)
 	}
 }
 
-// close checks that there was nothing but the page.
+// close closes the page, and checks that nothing forbidden happened.
 func (p *tab) close() {
 	p.Helper()
-	value[bool](p, "new Promise(done => setTimeout(done, 50, true))") // what is late
+	value[bool](p, "new Promise(done => setTimeout(done, 50, true))") // wait for late events
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, what := range p.mischief {
@@ -157,7 +158,7 @@ func (p *tab) close() {
 	}
 }
 
-// picture makes a screenshot where SCREENSHOTS says, for a look.
+// picture writes a screenshot of the whole page to the directory in SCREENSHOTS, if set.
 func (p *tab) picture(name string) {
 	p.Helper()
 	if dir := os.Getenv("SCREENSHOTS"); dir != "" {
@@ -166,7 +167,7 @@ func (p *tab) picture(name string) {
 	}
 }
 
-// screenshot writes what is to be seen to a file.
+// screenshot writes the visible part of the page to a file.
 func (p *tab) screenshot(path string) {
 	p.Helper()
 	b, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
@@ -188,8 +189,7 @@ func reportOf(t *testing.T, args ...string) string {
 	return out
 }
 
-// TestReportInBrowser opens the report of each kernel's recording as its reader
-// does.
+// TestReportInBrowser opens the report of each kernel's recording in a browser.
 func TestReportInBrowser(t *testing.T) {
 	browser := browser(t)
 	recordings, err := filepath.Glob("testdata/*.ctrace")
@@ -267,8 +267,8 @@ func TestReportInBrowser(t *testing.T) {
 
 	t.Run("stacks", func(t *testing.T) {
 		out := reportOf(t, "-r", record(t, stream.Info{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: true}, stacked))
-		// width is that of the widest block of a name, of a hundred; 0 where none is
-		// to be seen.
+		// width is the width in percent of the widest block with a name; 0 if none is
+		// visible.
 		const width = `(name => Math.round(100 * Math.max(...[...document.querySelectorAll(".blocks svg svg")].filter(svg => svg.querySelector("text").textContent === name).map(svg =>
 			svg.querySelector("rect").getBoundingClientRect().width)) / document.querySelector(".blocks").clientWidth))`
 		for _, scheme := range []string{"light", "dark"} {
@@ -384,14 +384,14 @@ func TestReportInBrowser(t *testing.T) {
 			p.holds("the names are there as text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
 			p.close()
 		}
-		// The policy holds even against what the page's own script would add.
+		// The policy also blocks elements that the page's own script adds.
 		p = open(t, browser, reportOf(t, "-r", path), 1280, "light")
 		value[bool](p, `document.body.insertAdjacentHTML("beforeend", "<img src=https://example.invalid/ onerror=y=1><svg onload=y=1>"),
 			document.body.append(Object.assign(document.createElement("script"), { textContent: "y=1" })), true`)
 		p.holds("nothing that is put in runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		// The browser tells of a request before it asks the policy.
+		// The browser reports a request before it checks the policy.
 		for _, what := range p.mischief {
 			if !strings.Contains(what, "Content Security Policy") && what != "request: https://example.invalid/" {
 				t.Error(what)

@@ -14,10 +14,10 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// cgroups are those that -cgroup and -container select, on this machine.
+// cgroups are the cgroups of this machine that -cgroup and -container select.
 type cgroups struct {
 	targets []cgroup.Target
-	inotify int // tells when one is removed
+	inotify int // reports their removal
 }
 
 // openCgroups finds the cgroups that the filter selects.
@@ -47,7 +47,7 @@ func openCgroups(filter stream.Filter) (*cgroups, error) {
 	return cs, cs.watch()
 }
 
-// findContainer returns the cgroups of the container whose id begins so.
+// findContainer returns the cgroups of the container whose id has the prefix id.
 func findContainer(trees []cgroup.Tree, id string) ([]cgroup.Target, error) {
 	containers, err := cgroup.ContainersIn(trees)
 	if err != nil {
@@ -78,15 +78,15 @@ func findContainer(trees []cgroup.Tree, id string) ([]cgroup.Target, error) {
 	return nil, &hintedError{fmt.Errorf("there is no container %s", id), "there are " + strings.Join(all, ", ")}
 }
 
-// watch begins to watch for the removal of the cgroups.
+// watch starts to watch for the removal of the cgroups.
 func (cs *cgroups) watch() (err error) {
 	cs.inotify, err = unix.InotifyInit1(unix.IN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("watch cgroups: %w", err)
 	}
 	for _, t := range cs.targets {
-		// The directory itself does not tell of its removal in a cgroup file
-		// system, the one above does.
+		// In a cgroup file system, inotify reports the removal of a directory only on its
+		// parent.
 		if _, err := unix.InotifyAddWatch(cs.inotify, filepath.Dir(t.Dir), unix.IN_DELETE|unix.IN_ONLYDIR); err != nil {
 			return fmt.Errorf("watch %s: %w", filepath.Dir(t.Dir), err)
 		}

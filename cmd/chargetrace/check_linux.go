@@ -9,8 +9,8 @@ import (
 	"chargetrace/internal/capture"
 )
 
-// printCheck prints what this kernel and this user offer, and fails if that is
-// not enough.
+// printCheck prints what this kernel and this user offer. It returns an error if that is
+// not enough to trace.
 func printCheck(w io.Writer) error {
 	findings := capture.Check()
 	if capture.Blocking(findings, capture.Kprobe) == nil {

@@ -50,7 +50,7 @@ func (c *child) leaveTerminal(o *launch.Options) {
 	}
 }
 
-// hinted gives an error of the launch its hint.
+// hinted adds the hint of a launch error.
 func hinted(err error) error {
 	var e *launch.Error
 	if !errors.As(err, &e) || e.Hint == "" {

@@ -29,7 +29,7 @@ func definedFlags(t *testing.T) (takesValue map[string]bool) {
 	return takesValue
 }
 
-// TestUsageHasFlags compares the flags with those of -h and of the man page.
+// TestUsageHasFlags compares the flags with -h and the man page.
 func TestUsageHasFlags(t *testing.T) {
 	takesValue := definedFlags(t)
 	defined := slices.Sorted(maps.Keys(takesValue))
@@ -39,7 +39,7 @@ func TestUsageHasFlags(t *testing.T) {
 	for _, f := range text.Flags() {
 		described = append(described, f.Name)
 		if f.Text == "" || (f.Value != "") != takesValue[f.Name] {
-			t.Errorf("-h says of -%s: value %q, %q", f.Name, f.Value, f.Text)
+			t.Errorf("-h has for -%s: value %q, text %q", f.Name, f.Value, f.Text)
 		}
 		if !strings.Contains(page, ".TP\n\\fB\\-"+strings.ReplaceAll(f.Name, "-", `\-`)+"\\fR") {
 			t.Errorf("the man page lacks -%s", f.Name)
@@ -128,7 +128,7 @@ func TestCompletionBash(t *testing.T) {
 		{"-n 1", ""},
 		{"-- chargetrac -at", ""},
 	} {
-		// compopt fails outside of a completion.
+		// compopt fails outside a completion.
 		script := completion("bash") + `
 			compopt() { :; }
 			COMP_WORDS=(chargetrace ` + tc.words + `) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))

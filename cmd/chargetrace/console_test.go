@@ -9,8 +9,8 @@ import (
 	"github.com/creack/pty"
 )
 
-// openTerminal makes a terminal of that size, for a program, and the side of it that
-// a person has. Both are closed after the test.
+// openTerminal makes a terminal of a size for a program, and its other end, the console.
+// Both are closed after the test.
 func openTerminal(t testing.TB, columns, rows uint16) (host *console, terminal *os.File) {
 	t.Helper()
 	file, terminal, err := pty.Open()
@@ -27,14 +27,14 @@ func openTerminal(t testing.TB, columns, rows uint16) (host *console, terminal *
 	return host, terminal
 }
 
-// console is the side of a terminal that a person has.
+// console is the user's end of a terminal.
 type console struct {
 	*os.File
 	output chan string
 	shown  string
 }
 
-// read passes on what the terminal shows.
+// read sends the terminal's output to c.output.
 func (c *console) read() {
 	defer close(c.output)
 	for {
@@ -47,8 +47,8 @@ func (c *console) read() {
 	}
 }
 
-// shows waits until that is shown, and returns what was up to then, since it was
-// last called.
+// shows waits for a text in the output. It returns the output before it, since the text of
+// the last call.
 func (c *console) shows(t testing.TB, what string) string {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; c.next(t, deadline, what) {
@@ -60,7 +60,7 @@ func (c *console) shows(t testing.TB, what string) string {
 	}
 }
 
-// next waits until more is shown, for what.
+// next waits for more output; what is for its error.
 func (c *console) next(t testing.TB, deadline time.Time, what string) {
 	t.Helper()
 	select {

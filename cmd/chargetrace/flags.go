@@ -15,11 +15,11 @@ import (
 	"chargetrace/internal/text"
 )
 
-// config is what the flags say.
+// config holds the values of the flags.
 type config struct {
 	filter stream.Filter
 	comms  []string // the patterns of filter.Comms
-	// duration is how long to trace or play; 0 is no limit.
+	// duration limits the trace or replay; 0 is no limit.
 	duration time.Duration
 
 	kernel kernelFlags
@@ -28,21 +28,21 @@ type config struct {
 	view   viewFlags
 	out    outputFlags
 
-	// What to do instead of a trace.
+	// Actions other than a trace.
 	check      bool
 	completion string // a shell
 	version    bool
 	help       bool
 }
 
-// kernelFlags say how to trace the running kernel.
+// kernelFlags configure the trace of the running kernel.
 type kernelFlags struct {
 	stack, ustack, net bool
 	attach             capture.Attach
 	bufferBytes        int
 }
 
-// playFlags say which recordings to play.
+// playFlags select the recordings to play.
 type playFlags struct {
 	paths    []string // none: the running kernel is traced
 	from, to string
@@ -50,27 +50,27 @@ type playFlags struct {
 	diff     string // another recording
 }
 
-// childFlags say which command to run, and how.
+// childFlags configure the command to run.
 type childFlags struct {
 	argv   []string
-	user   string // empty: as chargetrace, or who called sudo
+	user   string // empty: the user who called sudo, or that of chargetrace
 	limits cgroup.Limits
 }
 
-// viewFlags say how the table and the screen look.
+// viewFlags configure the table and the screen.
 type viewFlags struct {
 	wide, watch bool
 	units       text.Units
 	time        table.TimeFormat
 }
 
-// outputFlags say where the events go.
+// outputFlags select the outputs.
 type outputFlags struct {
 	paths  []string
 	format string
 	force  bool
-	// A recording goes on in another after rotateBytes or rotateAfter; 0 is never. The
-	// last keep of them are kept; 0 is all.
+	// A new recording starts after rotateBytes or rotateAfter; 0 is never. The last keep
+	// recordings are kept; 0 is all.
 	rotateBytes int64
 	rotateAfter time.Duration
 	keep        int
@@ -78,7 +78,7 @@ type outputFlags struct {
 	outputs []output // of paths and format
 }
 
-// parseFlags defines the flags in fs, and parses args.
+// parseFlags defines the flags in fs and parses args.
 func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg := new(config)
 	cfg.view.time, cfg.kernel.bufferBytes = table.Relative, capture.DefaultBufferBytes
@@ -117,7 +117,7 @@ func (cfg *config) defaultUnits() text.Units {
 	return text.Pages
 }
 
-// set returns a flag's function that stores the parsed value.
+// set returns a function for [flag.FlagSet.Func] that stores the parsed value.
 func set[T any](value *T, parse func(string) (T, error)) func(string) error {
 	return func(s string) (err error) {
 		*value, err = parse(s)
@@ -176,7 +176,7 @@ func (o *outputFlags) define(fs *flag.FlagSet) {
 	fs.Func("keep", "", func(s string) error { n, err := parseCount(s); o.keep = int(min(n, 1<<30)); return err })
 }
 
-// parseCommand takes the arguments that are left as the command if it stands after --.
+// parseCommand sets the command to the remaining arguments. They must follow --.
 func (c *childFlags) parseCommand(args, left []string) error {
 	separator := len(args) - len(left) - 1
 	switch {
@@ -191,7 +191,7 @@ func (c *childFlags) parseCommand(args, left []string) error {
 	return nil
 }
 
-// validate returns an error if flags do not go together.
+// validate returns an error if flags cannot be combined.
 func (cfg *config) validate() error {
 	f, k, p, c, v, o := &cfg.filter, &cfg.kernel, &cfg.play, &cfg.child, &cfg.view, &cfg.out
 	plays, runs, compares := len(p.paths) > 0, c.argv != nil, p.diff != ""
@@ -231,7 +231,7 @@ func (cfg *config) validate() error {
 	return nil
 }
 
-// stdins is how often stdin is to be played.
+// stdins counts how often stdin is to be played.
 func (p *playFlags) stdins() (n int) {
 	for _, path := range append(slices.Clone(p.paths), p.diff) {
 		if path == "-" {

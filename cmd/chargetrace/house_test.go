@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestImports holds which package may know which: data goes one way, and only
-// the command joins source and sinks.
+// TestImports checks the imports between packages: data goes one way, and only the command
+// connects sources and sinks.
 func TestImports(t *testing.T) {
 	const module = "chargetrace/internal/"
 	allowed := map[string][]string{
@@ -45,7 +45,7 @@ func TestImports(t *testing.T) {
 		name := strings.TrimPrefix(fields[0], module)
 		may, known := allowed[name]
 		if !known {
-			t.Errorf("package %s: say here what it may import", name)
+			t.Errorf("package %s: add its allowed imports here", name)
 		}
 		for _, imported := range fields[1:] {
 			if inner, ok := strings.CutPrefix(imported, module); ok && !slices.Contains(may, inner) {
@@ -61,18 +61,18 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestReadmeHasUsage holds the README's list of flags against -h.
+// TestReadmeHasUsage compares the README's list of flags with -h.
 func TestReadmeHasUsage(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(readme), "```\n"+usage+"```\n") {
-		t.Error("the README does not hold what -h prints")
+		t.Error("the README does not contain the output of -h")
 	}
 }
 
-// TestReadmeMake holds that each make target of the README is there.
+// TestReadmeMake checks that the Makefile has each target that the README mentions.
 func TestReadmeMake(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -93,7 +93,7 @@ func TestReadmeMake(t *testing.T) {
 		}
 	}
 	if targets < 3 {
-		t.Errorf("the README names %d targets of make", targets)
+		t.Errorf("the README mentions %d targets of make", targets)
 	}
 }
 

@@ -17,10 +17,11 @@ import (
 	"chargetrace/internal/watch"
 )
 
-// live traces the running kernel until something stops it or the command it runs ends.
+// live traces the running kernel until a signal, a limit, or the end of the traced
+// processes or cgroups.
 func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(context.Background())
-	if child == nil { // otherwise signals are the command's
+	if child == nil { // otherwise signals go to the command
 		ctx, cancel = untilSignal()
 	}
 	defer cancel()
@@ -37,9 +38,9 @@ func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) er
 	return s.run(ctx, cancel, stdout, stderr)
 }
 
-// kernelSource is a trace of the running kernel.
+// kernelSource is the source that traces the running kernel.
 type kernelSource struct {
-	stream.Source // tracer, or a sampler of cgroups' usage around it
+	stream.Source // the tracer, or a sampler that wraps it
 	tracer        *capture.Tracer
 	options       capture.Options
 	info          stream.Info
@@ -51,7 +52,7 @@ type kernelSource struct {
 	closers []func()
 }
 
-// newKernelSource begins to trace what the flags select, or the command.
+// newKernelSource starts to trace the command, or what the flags select.
 func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource, err error) {
 	s := &kernelSource{cfg: cfg, child: child}
 	defer func() {
@@ -63,8 +64,7 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 	if child != nil {
 		filter.PIDs, filter.Follow = []uint32{child.pid}, true
 	}
-	// Opened first, so that later processes with the same numbers are not mistaken for
-	// them.
+	// Open the processes first: later their pids could be reused.
 	if s.targets, err = openProcesses(filter.PIDs); err != nil {
 		return nil, err
 	}
@@ -114,7 +114,8 @@ func (s *kernelSource) close() {
 
 func (s *kernelSource) Info() stream.Info { return s.info }
 
-// filter implements source. The kernel matches processes and cgroups, by its own numbers.
+// filter implements source. The kernel filters by process and cgroup, with its own pids and
+// ids.
 func (s *kernelSource) filter() (selected, left stream.Filter) {
 	return s.options.Filter, s.options.Filter.ByCharge()
 }
@@ -147,7 +148,7 @@ func (s *kernelSource) warn(stderr io.Writer) {
 	}
 }
 
-// begin implements source. It lets the command begin.
+// begin implements source. It starts the command, and watches for the end of the trace.
 func (s *kernelSource) begin(ctx context.Context, stderr io.Writer, end func()) error {
 	if s.child == nil {
 		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.Function)

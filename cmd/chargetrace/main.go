@@ -1,6 +1,5 @@
-// Chargetrace shows why a cgroup runs out of memory: each time the kernel asks
-// whether some pages still fit under a limit, it prints who asked, for how many
-// pages, how many are charged and what the limit is.
+// Chargetrace shows why a cgroup runs out of memory. For each charge that the kernel tries,
+// it prints the process, the pages requested, the pages in use and the limit.
 package main
 
 import (
@@ -23,11 +22,11 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-// run is the whole command. It returns the exit status: that of the command it
-// runs, 1 for an error, 2 for wrong usage.
+// run is the whole command. It returns the exit status: that of the launched command, 1 for
+// an error, 2 for wrong usage.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	// A pipe whose reader has gone is to give an error, not a signal, so that
-	// what was begun is finished first.
+	// Turn SIGPIPE into an error, so that the outputs are closed properly if a pipe's
+	// reader is gone.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	status, err := dispatch(args, stdin, stdout, stderr)
@@ -41,7 +40,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return cmp.Or(status, 1)
 }
 
-// dispatch does what args ask for. The status is that of a command that was run.
+// dispatch runs the action that args select. status is that of a launched command.
 func dispatch(args []string, stdin io.Reader, stdout, stderr io.Writer) (status int, err error) {
 	cfg, err := parseFlags(flag.NewFlagSet("chargetrace", flag.ContinueOnError), args)
 	switch {
@@ -66,8 +65,8 @@ func dispatch(args []string, stdin io.Reader, stdout, stderr io.Writer) (status 
 	return 0, err
 }
 
-// columns returns how wide the output may be: what COLUMNS says, as with ps(1),
-// or the width of the terminal that w is, or 0.
+// columns returns the width of the output: COLUMNS, as with ps(1), or the width of the
+// terminal w, or 0.
 func columns(w io.Writer) int {
 	if n, err := strconv.ParseUint(os.Getenv("COLUMNS"), 10, 16); err == nil {
 		return int(n)

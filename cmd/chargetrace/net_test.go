@@ -12,8 +12,8 @@ import (
 	"chargetrace/internal/trace"
 )
 
-// recordNet makes a recording with a balance: of /job/app, which is charged and gives
-// back, and of /job, which has given back a page that was not seen.
+// recordNet makes a recording with the balances of /job/app, which is charged and
+// uncharged, and of /job, which has uncharged a page unseen.
 func recordNet(t *testing.T) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "net.ctrace")
@@ -64,7 +64,7 @@ func recordNet(t *testing.T) (path string) {
 	return path
 }
 
-// runOK runs the command, which must not fail.
+// runOK runs the command, which must succeed.
 func runOK(t *testing.T, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, talk strings.Builder
@@ -120,7 +120,7 @@ func TestNetRecording(t *testing.T) {
 	if got, want := strings.Join(exact, ", "), "64 pages, 2 pages, 30 pages, 36 pages, 10 pages, 45 pages, −1 page"; got != want {
 		t.Errorf("the report has %q, want %q: %s", got, want, row)
 	}
-	// What is given back below /job lowers it too: 10 + 64 - 30 + 2 pages.
+	// Uncharges below /job reduce its usage too: 10 + 64 - 30 + 2 pages.
 	watch, _ := runOK(t, "-r", path, "-watch", "-units", "pages")
 	want := "--- 0.004 s  /job: memory limit of 100 reached by web (7), 1 charge failed\n" +
 		"TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  CGROUP\n" +
@@ -130,8 +130,8 @@ func TestNetRecording(t *testing.T) {
 	}
 }
 
-// TestNetRecordingPart plays parts of which there is no balance: none is told, nor is
-// there one in a recording of that.
+// TestNetRecordingPart plays parts that have no balance. Neither the summary nor a
+// recording of the part may contain one.
 func TestNetRecordingPart(t *testing.T) {
 	path := recordNet(t)
 	for _, part := range [][]string{{"-limited"}, {"-min-pages", "2"}, {"-pid", "7"}, {"-comm", "web"}} {
@@ -144,7 +144,7 @@ func TestNetRecordingPart(t *testing.T) {
 			t.Errorf("%q, once more: there is a balance: %s", part, stderr)
 		}
 	}
-	// The beginning has a net growth, but no reading of its end.
+	// The first part of a trace has a net growth, but no reading at the end.
 	_, stderr := runOK(t, "-r", path, "-n", "1")
 	const want = `
 CGROUP, AND BELOW  CHARGED  FORCED  GIVEN BACK  NET  AT BEGIN  AT END  DIFFERENCE
@@ -153,7 +153,7 @@ Of what`
 	if !strings.Contains(stderr, want) {
 		t.Errorf("got\n%s\nwant\n%s", stderr, want)
 	}
-	// A cgroup alone is as in the whole.
+	// A single cgroup has the same balance as in the whole trace.
 	_, stderr = runOK(t, "-r", path, "-cgroup", "/job/app", "-counter", "memory")
 	if want := "/job/app           64       2       30          36   4         40      0\nAt begin"; !strings.Contains(stderr, want) {
 		t.Errorf("got\n%s\nwant\n%s", stderr, want)

@@ -9,7 +9,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// oomWatch is a sink that keeps the OOM kill of a process.
+// oomWatch is a sink that stores the OOM kill of a process.
 type oomWatch struct {
 	pid   uint32
 	kill  *event.Event // nil: none yet

@@ -7,7 +7,7 @@ import (
 	"io"
 )
 
-// errNoTracing is the error of all that needs the Linux kernel.
+// errNoTracing is the error of functions that need the Linux kernel.
 var errNoTracing = &hintedError{errors.New("tracing needs Linux"), "-r FILE plays a recording on any system"}
 
 func live(*config, []string, *child, io.Writer, io.Writer) error { return errNoTracing }

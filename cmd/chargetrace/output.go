@@ -20,7 +20,7 @@ import (
 	"chargetrace/internal/trace"
 )
 
-// formats are what an output can be, by the ending of its name.
+// formats are the formats of outputs. Each except table is also a file name extension.
 var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace", "html", "svg", "png", "pb.gz", "folded"}
 
 // output is a value of -o.
@@ -29,7 +29,7 @@ type output struct {
 	format string
 }
 
-// parseOutputs makes the outputs from -o and -format; without any, the table on stdout.
+// parseOutputs sets the outputs from -o and -format. The default is the table on stdout.
 func (o *outputFlags) parseOutputs() error {
 	if o.format != "" && !slices.Contains(formats, o.format) {
 		return usageErrorf("-format %s: want %s", o.format, strings.Join(formats, ", "))
@@ -56,13 +56,13 @@ func (o *outputFlags) parseOutputs() error {
 	return nil
 }
 
-// keepsForks reports whether an output keeps forks, for -f when it is played.
+// keepsForks reports whether an output contains forks, which a replay with -f needs.
 func (cfg *config) keepsForks() bool {
 	return slices.ContainsFunc(cfg.out.outputs, func(o output) bool { return o.format == "ctrace" })
 }
 
-// info returns the Info of the events that pass the filter. It prints where there is no
-// balance, or no stack for an output of stacks.
+// info returns the Info of the events that pass the filter. It prints a warning if the
+// filter leaves no balance, or if an output of stacks gets none.
 func (cfg *config) info(filter stream.Filter, i stream.Info, stderr io.Writer) stream.Info {
 	shown := filter.Info(i)
 	if i.Net && !shown.Net {
@@ -142,7 +142,7 @@ func (cfg *config) openOutput(o output, stdout io.Writer, info stream.Info) (_ s
 	return &fileSink{sink, f, isNew && slices.Contains(writtenAtEnd, o.format)}, created, nil
 }
 
-// newSink returns a sink that writes to w in a form.
+// newSink returns a sink that writes to w in a format.
 func (cfg *config) newSink(format string, w io.Writer, info stream.Info) (stream.Sink, error) {
 	switch format {
 	case "ctrace":
@@ -187,10 +187,9 @@ func (s *fileSink) Close(c stream.Counts) error {
 	return err
 }
 
-// create makes a file that only the user may read who called, also through sudo:
-// a trace tells of all processes. An existing one is overwritten with -force only,
-// and never while it is played. What is no regular file, such as a device or a pipe,
-// is written to as it is.
+// create creates a file that only the calling user can read, also under sudo: a trace
+// contains data of all processes. It overwrites an existing file only with -force, and
+// never a recording being played. It leaves the mode of devices and pipes alone.
 func (cfg *config) create(path string) (_ *os.File, isNew bool, err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
@@ -210,7 +209,7 @@ func (cfg *config) create(path string) (_ *os.File, isNew bool, err error) {
 	return f, true, nil
 }
 
-// overwrite opens what is there.
+// overwrite opens an existing file.
 func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 	exists := &hintedError{fmt.Errorf("%s exists", path), "-force overwrites it"}
 	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && !cfg.out.force {
@@ -231,7 +230,7 @@ func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 		return nil, err
 	case !info.Mode().IsRegular():
 		return f, nil
-	case !cfg.out.force: // it is another by now
+	case !cfg.out.force: // the file has been replaced since
 		return nil, exists
 	case cfg.plays(info):
 		return nil, usageErrorf("-o %s is what is played", path)
@@ -239,7 +238,7 @@ func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 	return f, errors.Join(f.Chmod(0o600), f.Truncate(0))
 }
 
-// plays reports whether a file is one of the recordings to play.
+// plays reports whether a file is a recording to play.
 func (cfg *config) plays(file os.FileInfo) bool {
 	for _, path := range append(slices.Clone(cfg.play.paths), cfg.play.diff) {
 		info, err := os.Stat(path)
@@ -253,13 +252,13 @@ func (cfg *config) plays(file os.FileInfo) bool {
 	return false
 }
 
-// rotator is a sink that goes on in another recording when one is large or old
-// enough: x.ctrace becomes x-1.ctrace, x-2.ctrace and so on, after the last that there
-// is of an earlier trace.
+// rotator is a sink that starts a new recording when the current one is large or old
+// enough: x-1.ctrace, x-2.ctrace and so on for x.ctrace, after the last one of an earlier
+// trace.
 type rotator struct {
 	cfg     *config
 	path    string
-	earlier int // the number of that last; 0: none
+	earlier int // the last number of an earlier trace; 0: none
 	number  int
 	current *trace.Writer
 	file    *os.File
@@ -289,7 +288,7 @@ func (r *rotator) name(number int) string {
 	return fmt.Sprintf("%s-%d%s", strings.TrimSuffix(r.path, ext), number, ext)
 }
 
-// last returns the highest number that a file of such a name has; 0 is none.
+// last returns the highest number of an existing file; 0 is none.
 func (r *rotator) last() (highest int, err error) {
 	entries, err := os.ReadDir(filepath.Dir(r.path))
 	if err != nil {
@@ -307,7 +306,7 @@ func (r *rotator) last() (highest int, err error) {
 	return highest, nil
 }
 
-// create makes the next file.
+// create creates the next file.
 func (r *rotator) create() error {
 	f, _, err := r.cfg.create(r.name(r.number + 1))
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestThread passes a thread of this process as a process.
+// TestThread passes a thread's id as a pid.
 func TestThread(t *testing.T) {
 	tid := make(chan int)
 	done := make(chan struct{})

@@ -28,7 +28,7 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 	return s.run(ctx, cancel, stdout, stderr)
 }
 
-// recordings are a source that plays some, one after the other.
+// recordings is a source that plays recordings, one after the other.
 type recordings struct {
 	*trace.Sequence
 	files    []*os.File
@@ -77,8 +77,8 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 	return r, err
 }
 
-// inOrder returns paths so that parts of one trace, which all begin at one time, come as
-// they are numbered: x-2.ctrace before x-10.ctrace.
+// inOrder sorts paths so that parts of one trace, which have the same start time, are in
+// order of their numbers: x-2.ctrace before x-10.ctrace.
 func inOrder(paths []string) []string {
 	paths = slices.Clone(paths)
 	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
@@ -91,13 +91,12 @@ func (r *recordings) close() {
 	}
 }
 
-// truncated reports whether an error at the end of playing says that not all that was
-// recorded could be read.
+// truncated reports whether an error means that a recording could not be read completely.
 func truncated(err error) bool {
 	return errors.Is(err, trace.ErrEndsEarly) || errors.Is(err, trace.ErrDamaged)
 }
 
-// explain adds a hint to an error at the end of playing.
+// explain adds a hint to the error of an incomplete recording.
 func explain(err error) error {
 	if !truncated(err) {
 		return err
@@ -105,8 +104,8 @@ func explain(err error) error {
 	return &hintedError{err, "what made it was killed, or its disk was full, or the file is damaged; all that is whole was read"}
 }
 
-// newReader reads the beginning of a recording, of which -for, -from and -to
-// choose a part.
+// newReader reads the header of a recording, and limits it to the part that -for, -from
+// and -to select.
 func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 	r, err := trace.NewReader(in, trace.Options{Name: path, Follow: cfg.play.follow})
 	if err != nil {
@@ -134,9 +133,8 @@ func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 	return r, nil
 }
 
-// parseTime returns a time on the clock of BootNanos from a duration since the trace
-// began, or from a wall-clock time. Without a date that is the first such time in the
-// trace.
+// parseTime converts a duration since the start of the trace, or a wall-clock time, to the
+// clock of BootNanos. A wall-clock time without a date is the first such time in the trace.
 func parseTime(s string, info stream.Info) (uint64, error) {
 	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
 		return info.StartBootNanos + uint64(d), nil
@@ -161,7 +159,7 @@ func parseTime(s string, info stream.Info) (uint64, error) {
 	return 0, errors.New("want a time since the start, such as 90s, or of the clock, such as 15:04:05")
 }
 
-// printCounts implements source: it prints how much was read of what the kernel counted.
+// printCounts implements source.
 func (r *recordings) printCounts(w io.Writer, c stream.Counts) error {
 	fmt.Fprintf(w, "chargetrace: read %d = shown %d + filtered %d\n", c.Read, c.Shown, c.Read-c.Shown)
 	if c.DamagedBlocks > 0 {
@@ -172,7 +170,7 @@ func (r *recordings) printCounts(w io.Writer, c stream.Counts) error {
 	}
 	// Damaged blocks are not in the counts.
 	if c.DamagedBlocks == 0 && c.Seen >= c.RecordedCharges+c.Lost {
-		// By the kernel and by the tracer.
+		// Filtered by the kernel and by the tracer.
 		filtered := c.Seen - c.RecordedCharges - c.Lost
 		fmt.Fprintf(w, "chargetrace: when recorded: seen %d = recorded %d + filtered %d + lost %d\n", c.Seen, c.RecordedCharges, filtered, c.Lost)
 	}

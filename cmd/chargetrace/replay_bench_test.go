@@ -13,8 +13,8 @@ import (
 	"chargetrace/internal/trace"
 )
 
-// BenchmarkReplay plays a recording of a process that touches memory: to the
-// summary alone, which is always made, and to the table too.
+// BenchmarkReplay plays a recording of a process that touches memory, to the summary only,
+// which is always computed, and also to the table.
 func BenchmarkReplay(b *testing.B) {
 	const n = 1 << 20
 	var file bytes.Buffer

@@ -15,13 +15,12 @@ import (
 	"chargetrace/internal/trace"
 )
 
-// twoBlocks returns a recording of 65,537 charges in two blocks of events, with what
-// the kernel counted.
+// twoBlocks returns a recording of 65,537 charges in two blocks of events, with counts.
 func twoBlocks(t *testing.T, counted stream.Counts) []byte {
 	const charges = 1<<16 + 1
 	counted.Seen = charges + counted.Filtered
 	var file bytes.Buffer
-	// On a clock of its own, so that no block is at its end because a second is over.
+	// Use a fake clock: the writer also ends a block after a second.
 	synctest.Test(t, func(t *testing.T) {
 		w, err := trace.NewWriter(&file, stream.Info{PageSize: 4096, StartBootNanos: 1})
 		if err != nil {
@@ -40,11 +39,11 @@ func twoBlocks(t *testing.T, counted stream.Counts) []byte {
 	return file.Bytes()
 }
 
-// TestNotWhole plays recordings that are not whole, and what was made of them.
+// TestNotWhole plays incomplete recordings, and recordings of these replays.
 func TestNotWhole(t *testing.T) {
 	t.Chdir(t.TempDir())
 	whole := twoBlocks(t, stream.Counts{Filtered: 5})
-	// The first block is none of events.
+	// The first block contains no events.
 	second := -1
 	for range 3 {
 		second += 1 + bytes.Index(whole[second+1:], []byte("CTB1"))
@@ -99,15 +98,15 @@ chargetrace: warning: 1 blocks of what was recorded were damaged, and are left o
 	}
 }
 
-// brokenPipe is an output that nobody reads any more.
+// brokenPipe is an output whose reader is gone.
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) {
 	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
 }
 
-// TestBrokenPipe holds that a table which is not read to its end is no error, as in a
-// pipe to head, but that it does not hide another, nor that another output is cut short.
+// TestBrokenPipe checks that a table not read to its end is no error, as in a pipe to
+// head, and that it does not hide another error or an incomplete output.
 func TestBrokenPipe(t *testing.T) {
 	const recording = "testdata/6.1-amd64.ctrace"
 	csv := filepath.Join(t.TempDir(), "x.csv")
@@ -126,7 +125,7 @@ func TestBrokenPipe(t *testing.T) {
 			t.Errorf("%s: status %d, %s", tc.args, status, &stderr)
 		}
 	}
-	// All of what is read at once is in it.
+	// It contains all events of the first read.
 	content, err := os.ReadFile(csv)
 	if err != nil || bytes.Count(content, []byte("\n")) < 30 {
 		t.Errorf("%v, %s", err, content)

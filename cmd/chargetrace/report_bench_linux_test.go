@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// BenchmarkMillionEvents measures a report of a million events.
+// BenchmarkMillionEvents measures the report of a million events.
 func BenchmarkMillionEvents(b *testing.B) {
 	for _, m := range millions {
 		b.Run(m.name, func(b *testing.B) {

@@ -16,7 +16,7 @@ import (
 	"chargetrace/internal/trace"
 )
 
-// record makes a recording of some events.
+// record makes a recording of the events that write passes to its argument.
 func record(t testing.TB, info stream.Info, write func(func(...event.Event))) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "x.ctrace")
@@ -48,8 +48,8 @@ func record(t testing.TB, info stream.Info, write func(func(...event.Event))) st
 	return path
 }
 
-// crowd writes n charges of many processes to many cgroups below a limit that all
-// of them share, with failures, reclaim and kills.
+// crowd writes n charges of many processes to many cgroups that share a limit, with
+// failures, reclaim and kills.
 func crowd(n int, write func(...event.Event)) {
 	const cgroups, processes, unlimited = 60, 300, 1 << 62
 	name := func(id, parent uint64, name string) event.Event {
@@ -94,7 +94,7 @@ func crowd(n int, write func(...event.Event)) {
 			dead.Victim = event.Victim{PID: e.PID, Comm: e.Comm, AnonPages: uint64(held[c])}
 			write(dead)
 		}
-		// Memory is given back unseen.
+		// Some memory is uncharged unseen.
 		if give := held[c] / 16; r.IntN(30) == 0 {
 			held[c] -= give
 			total -= give
@@ -102,7 +102,7 @@ func crowd(n int, write func(...event.Event)) {
 	}
 }
 
-// stacks are those of charges for what they are named.
+// stacks maps a cause to a kernel stack.
 var stacks = map[string]string{
 	"anon":       "charge_memcg+0x2;__mem_cgroup_charge+0x3;alloc_anon_folio+0x4;do_anonymous_page+0x5;__handle_mm_fault+0x6;handle_mm_fault+0x7;do_user_addr_fault+0x8;exc_page_fault+0x9;asm_exc_page_fault+0xa",
 	"page table": "obj_cgroup_charge_pages+0x2;__alloc_pages_noprof+0x3;pte_alloc_one+0x4;__pte_alloc+0x5;do_anonymous_page+0x6;__handle_mm_fault+0x7;handle_mm_fault+0x8;do_user_addr_fault+0x9;exc_page_fault+0xa;asm_exc_page_fault+0xb",
@@ -116,8 +116,8 @@ var stacks = map[string]string{
 	"other":      "something_new+0x2;do_syscall_64+0x3;entry_SYSCALL_64_after_hwframe+0x4",
 }
 
-// stacked writes charges with stacks: of java, for half of it, and of a few others, in
-// all 10,000 pages.
+// stacked writes charges of 10,000 pages with stacks: half by java, and the rest by a few
+// other processes.
 func stacked(write func(...event.Event)) {
 	const limit = 20_000
 	write(event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}}, event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "web"})
@@ -153,14 +153,14 @@ func stacked(write func(...event.Event)) {
 	}
 }
 
-// millions are recordings of a million events: without stacks, and with as many as a
-// trace can have.
+// millions are recordings of a million events, without stacks, and with the largest number
+// of stacks.
 var millions = []struct {
 	name   string
 	frames int
 }{{"million", 0}, {"million-stacks", 1 << 14}}
 
-// recordMillion makes such a recording.
+// recordMillion makes one of these recordings.
 func recordMillion(t testing.TB, frames int) string {
 	t.Helper()
 	return record(t, stream.Info{PageSize: 4096, StartBootNanos: 1e9, KernelStacks: frames > 0}, func(write func(...event.Event)) {
@@ -172,7 +172,7 @@ func recordMillion(t testing.TB, frames int) string {
 		crowd(1e6, func(events ...event.Event) {
 			for i := range events {
 				if e := &events[i]; e.Type == event.Charge && frames > 0 {
-					e.KernelStack = 1 + uint32(min(r.ExpFloat64()/50, 0.999)*float64(frames)) // few are common
+					e.KernelStack = 1 + uint32(min(r.ExpFloat64()/50, 0.999)*float64(frames)) // a few are frequent
 				}
 			}
 			write(events...)
@@ -184,14 +184,14 @@ func recordMillion(t testing.TB, frames int) string {
 func makeReport(t testing.TB, recording string) (cmd *exec.Cmd, page string) {
 	t.Helper()
 	page = filepath.Join(t.TempDir(), "x.html")
-	cmd = exec.Command("chargetrace", "-r", recording, "-o", page) // that of testscript.Main
+	cmd = exec.Command("chargetrace", "-r", recording, "-o", page) // installed by testscript.Main
 	if b, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, b)
 	}
 	return cmd, page
 }
 
-// TestMillionEvents holds that a report of a million events is no larger than 2 MiB.
+// TestMillionEvents checks that a report of a million events is at most 2 MiB.
 func TestMillionEvents(t *testing.T) {
 	for _, m := range millions {
 		t.Run(m.name, func(t *testing.T) {

@@ -14,21 +14,20 @@ import (
 	"chargetrace/internal/watch"
 )
 
-// source is where the events of a session come from: a trace of the running kernel, or
-// recordings.
+// source provides the events of a session: a trace of the running kernel, or recordings.
 type source interface {
 	stream.Source
-	// filter says which events are shown, and what of that the source has not applied
-	// itself.
+	// filter returns the filter of the events to show, and the part of it that the source
+	// does not apply itself.
 	filter() (selected, left stream.Filter)
-	// completeScreen gives the screen a clock and the cgroups' files, if the source has.
+	// completeScreen sets the screen's clock and access to cgroups, if the source has them.
 	completeScreen(*watch.Options) error
-	// warn prints what is missing from the events.
+	// warn prints warnings about missing kinds of events.
 	warn(stderr io.Writer)
-	// begin is called once the outputs are ready for events. The source calls end when
-	// all that it traces is gone, until ctx is done.
+	// begin is called when the outputs are ready. The source calls end when everything it
+	// traces is gone, unless ctx is done before.
 	begin(ctx context.Context, stderr io.Writer, end func()) error
-	// printCounts prints what became of the charges.
+	// printCounts prints the counts of shown, filtered and lost charges.
 	printCounts(stderr io.Writer, c stream.Counts) error
 }
 
@@ -39,20 +38,20 @@ type session struct {
 	child *child // nil: no command is run
 }
 
-// child is the command that is traced.
+// child is the command that chargetrace runs and traces.
 type child struct {
 	name string // printable
 	pid  uint32
-	// begin lets it begin.
+	// begin starts it.
 	begin func() error
-	// interrupt does to chargetrace and the command what Ctrl-C on their terminal does.
+	// interrupt has the effect of Ctrl-C on the terminal of chargetrace and the command.
 	interrupt func()
 	oom       oomWatch
-	output    lateWriter // where it writes while there is a screen
+	output    lateWriter // the destination of its output while the screen is shown
 }
 
-// run copies until the source ends or ctx is done. giveSignalsBack restores the usual
-// effect of the signals that end ctx.
+// run copies events until the source ends or ctx is done. giveSignalsBack restores the
+// default effect of the signals that end ctx.
 func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stderr io.Writer) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
@@ -96,7 +95,7 @@ func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stder
 	return errors.Join(s.src.printCounts(stderr, counts), sum.Print(stderr), explain(err))
 }
 
-// interrupt returns what Ctrl-C on the screen does.
+// interrupt returns the effect of Ctrl-C on the screen.
 func (s *session) interrupt(end func()) func() {
 	if s.child == nil {
 		return end
@@ -109,13 +108,13 @@ func (s *session) abandon(o *outputs, dst stream.Sink, err error) error {
 	return errors.Join(err, dst.Close(stream.Counts{}), o.discard())
 }
 
-// untilSignal returns a context that ends at a signal that asks chargetrace to stop.
+// untilSignal returns a context that ends at SIGINT, SIGTERM or SIGHUP.
 func untilSignal() (context.Context, context.CancelFunc) {
 	return signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 }
 
-// leaveScreen gives the terminal back, and then the signals their usual effect, so that a
-// second one ends the process even if the terminal takes no output any more.
+// leaveScreen restores the terminal, and then the default effect of signals. If the
+// terminal blocks, it restores the signals after 2 s, so that a second one ends the process.
 func leaveScreen(leave, giveSignalsBack func()) {
 	timer := time.AfterFunc(2*time.Second, giveSignalsBack)
 	defer timer.Stop()
@@ -123,8 +122,8 @@ func leaveScreen(leave, giveSignalsBack func()) {
 	giveSignalsBack()
 }
 
-// printLostStacks prints how many stacks are missing, and how many processes have no
-// names in theirs.
+// printLostStacks prints the number of missing stacks, and of processes whose stacks are
+// not resolved.
 func printLostStacks(w io.Writer, c *stream.Counts) {
 	if c.LostStacks > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d stacks are missing: the kernel could not take them, or there were too many different ones\n", c.LostStacks)

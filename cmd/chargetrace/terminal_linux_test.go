@@ -13,11 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// playOnScreen plays a recording on the screen of a terminal. It returns the
-// command, both ends of the terminal, and how that was.
+// playOnScreen plays a recording with -watch on a terminal. It returns the command, both
+// ends of the terminal, and the terminal's initial settings.
 func playOnScreen(t *testing.T, env ...string) (cmd *exec.Cmd, host *console, terminal *os.File, before unix.Termios) {
 	t.Helper()
-	// testscript.Main has made the test one.
+	// testscript.Main has installed it.
 	program, err := exec.LookPath("chargetrace")
 	if err != nil {
 		t.Fatal(err)
@@ -47,8 +47,8 @@ func termios(t *testing.T, terminal *os.File) unix.Termios {
 	return *state
 }
 
-// TestTerminal holds that the screen takes keys and new sizes, and leaves the
-// terminal as it was, with the last screen and the summary on it.
+// TestTerminal checks that the screen handles keys and new sizes, restores the terminal,
+// and leaves the last screen and the summary on it.
 func TestTerminal(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -67,7 +67,7 @@ func TestTerminal(t *testing.T) {
 			cmd, host, terminal, before := playOnScreen(t)
 			host.shows(t, "OOM kill of exe")
 			if state := termios(t, terminal); state.Lflag&unix.ICANON != 0 {
-				t.Error("the screen takes whole lines only")
+				t.Error("the terminal is in canonical mode")
 			}
 			host.press(t, "u")
 			host.shows(t, " 2560")
@@ -82,7 +82,7 @@ func TestTerminal(t *testing.T) {
 				t.Error(err)
 			}
 			if after := termios(t, terminal); after != before {
-				t.Errorf("the terminal was %+v and is %+v", before, after)
+				t.Errorf("the terminal's settings were %+v, and are %+v", before, after)
 			}
 		})
 	}
@@ -90,20 +90,20 @@ func TestTerminal(t *testing.T) {
 
 var colour = regexp.MustCompile("\x1b\\[[0-9;]*[34][0-9]m")
 
-// TestColour holds that there is some, and none where none is wanted.
+// TestColour checks that the screen has colors, but none with NO_COLOR.
 func TestColour(t *testing.T) {
 	for _, noColour := range []string{"", "1"} {
 		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
 			t.Parallel()
 			_, host, _, _ := playOnScreen(t, "NO_COLOR="+noColour)
 			if got := colour.MatchString(host.shows(t, "OOM kill of exe")); got != (noColour == "") {
-				t.Errorf("in colour: %v", got)
+				t.Errorf("colors: %v", got)
 			}
 		})
 	}
 }
 
-// TestNoUTF8 is for a terminal that shows ASCII only.
+// TestNoUTF8 checks that the screen uses only ASCII in a locale without UTF-8.
 func TestNoUTF8(t *testing.T) {
 	_, host, _, _ := playOnScreen(t, "LC_ALL=C")
 	if shown := host.shows(t, "OOM kill of exe"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {

@@ -35,7 +35,7 @@ func appendContainer(ids []string, id string) ([]string, error) {
 	return append(ids, id), nil
 }
 
-// parseRotate parses a size or a time.
+// parseRotate parses a size or a duration.
 func (o *outputFlags) parseRotate(s string) error {
 	if d, err := time.ParseDuration(s); err == nil && d > 0 {
 		o.rotateAfter = d
@@ -49,8 +49,8 @@ func (o *outputFlags) parseRotate(s string) error {
 	return nil
 }
 
-// badValue is the error for a flag's value; package flag prints the value and the flag
-// before it.
+// badValue is the error of a flag's value. Package flag prints the flag and the value before
+// it.
 type badValue string
 
 func (e badValue) Error() string { return "want " + string(e) }
@@ -105,8 +105,8 @@ func parseBuffer(s string) (int, error) {
 	return int(n), nil
 }
 
-// parseSize parses a size in bytes, such as 4096, 512K or 2MiB: as docker and
-// kubectl, in powers of 1024.
+// parseSize parses a size in bytes, such as 4096, 512K or 2MiB, in powers of 1024 like
+// docker and kubectl.
 func parseSize(s string) (int64, error) {
 	number := strings.TrimRight(s, "KMGTkmgtiBb")
 	shift, ok := map[string]uint{

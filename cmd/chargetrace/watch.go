@@ -13,7 +13,7 @@ import (
 	"chargetrace/internal/watch"
 )
 
-// hasScreen reports whether -watch has a terminal to itself.
+// hasScreen reports whether -watch shows a screen on a terminal.
 func (cfg *config) hasScreen(stdout io.Writer) bool {
 	kind := os.Getenv("TERM")
 	return cfg.view.watch && isTerminal(stdout) && kind != "" && kind != "dumb"
@@ -29,7 +29,7 @@ func (cfg *config) newWatch(src source, stdout, stderr io.Writer, info stream.In
 	o := watch.Options{ASCII: !isUTF8(), Units: cfg.view.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
-		if !isTerminal(os.Stdin) { // a recording, perhaps
+		if !isTerminal(os.Stdin) { // stdin may be a recording
 			o.Keys = stdout.(*os.File)
 		}
 	}
@@ -39,13 +39,13 @@ func (cfg *config) newWatch(src source, stdout, stderr io.Writer, info stream.In
 	return watch.New(stdout, info, o), nil
 }
 
-// isUTF8 reports what the locale says of the terminal, see locale(7).
+// isUTF8 reports whether the locale uses UTF-8; see locale(7).
 func isUTF8() bool {
 	locale := strings.ToLower(cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG")))
 	return strings.HasSuffix(locale, "utf-8") || strings.HasSuffix(locale, "utf8")
 }
 
-// lateWriter writes to what it is later told to.
+// lateWriter is a Writer whose destination is set after its creation.
 type lateWriter struct{ to atomic.Pointer[io.Writer] }
 
 func (w *lateWriter) set(to io.Writer) { w.to.Store(&to) }
