@@ -33,7 +33,7 @@ func openCgroups(filter stream.Filter) (*cgroups, error) {
 	for _, path := range filter.Cgroups {
 		targets, err := path.Find(trees)
 		if err != nil {
-			return nil, &hintedError{err, "/proc/PID/cgroup says which a process is in, and systemd-cgls shows all"}
+			return nil, &hintedError{err, "/proc/PID/cgroup has the cgroup of a process, and systemd-cgls lists all"}
 		}
 		cs.targets = append(cs.targets, targets...)
 	}
@@ -69,11 +69,11 @@ func findContainer(trees []cgroup.Tree, id string) ([]cgroup.Target, error) {
 		return containers[found], nil
 	case len(candidates) > 1:
 		return nil, &hintedError{
-			fmt.Errorf("the ids of several containers begin with %s: %s", id, strings.Join(candidates, ", ")),
-			"give more of the id",
+			fmt.Errorf("several containers match %s: %s", id, strings.Join(candidates, ", ")),
+			"use a longer prefix of the id",
 		}
 	case len(all) == 0:
-		return nil, &hintedError{fmt.Errorf("there is no container %s: no cgroup looks like a container's", id), "-cgroup takes any cgroup"}
+		return nil, &hintedError{fmt.Errorf("there is no container %s: no cgroup has the name of a container", id), "-cgroup accepts any cgroup"}
 	}
 	return nil, &hintedError{fmt.Errorf("there is no container %s", id), "there are " + strings.Join(all, ", ")}
 }

@@ -62,9 +62,9 @@ func (cfg *config) writeError(err error) error {
 	switch {
 	case isBrokenPipe(err) && len(cfg.out.outputs) > 1:
 		// No silent exit: the other outputs are incomplete.
-		return &hintedError{fmt.Errorf("an output is not read any more (%v)", err), "the others end there too"}
+		return &hintedError{fmt.Errorf("the reader of an output is gone (%v)", err), "the other outputs end there too"}
 	case errors.Is(err, syscall.ENOSPC) && cfg.keepsForks():
-		return &hintedError{err, "the disk is full; what was recorded until then can be played"}
+		return &hintedError{err, "the disk is full; the recording up to there can be played"}
 	case errors.Is(err, syscall.ENOSPC):
 		return &hintedError{err, "the disk is full"}
 	}

@@ -186,7 +186,7 @@ func (c *childFlags) parseCommand(args, left []string) error {
 		}
 		c.argv = left
 	case len(left) > 0:
-		return usageErrorf("unexpected argument %q: a command stands after --", left[0])
+		return usageErrorf("unexpected argument %q: put a command after --", left[0])
 	}
 	return nil
 }

@@ -141,7 +141,7 @@ func (s *kernelSource) warn(stderr io.Writer) {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", capture.NoFentry)
 	}
 	for _, what := range s.tracer.Lacking() {
-		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no place to see %s\n", what)
+		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no hook for %s\n", what)
 	}
 	for _, f := range capture.Unnamed(s.options) {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\nhint: %s\n", f.Detail, f.Hint)
@@ -181,7 +181,7 @@ func (s *kernelSource) awaitProcesses(ctx context.Context, stderr io.Writer, end
 		err = s.tracer.WaitTargets(ctx)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "chargetrace: warning: the end of the processes will not be noticed: %v\n", err)
+		fmt.Fprintf(stderr, "chargetrace: warning: cannot detect the end of the processes: %v\n", err)
 		return
 	}
 	end()
@@ -190,7 +190,7 @@ func (s *kernelSource) awaitProcesses(ctx context.Context, stderr io.Writer, end
 // awaitCgroups calls end when the traced cgroups are removed.
 func (s *kernelSource) awaitCgroups(stderr io.Writer, end func()) {
 	if err := s.cgroups.wait(); err != nil {
-		fmt.Fprintf(stderr, "chargetrace: warning: the end of the cgroups will not be noticed: %v\n", err)
+		fmt.Fprintf(stderr, "chargetrace: warning: cannot detect the end of the cgroups: %v\n", err)
 		return
 	}
 	fmt.Fprintf(stderr, "chargetrace: %s was removed\n", s.cgroups)
@@ -202,13 +202,13 @@ func (s *kernelSource) printCounts(w io.Writer, c stream.Counts) error {
 	fmt.Fprintf(w, "chargetrace: seen %d = shown %d + filtered %d + lost %d\n", c.Seen, c.Shown, filtered, c.Lost)
 	if c.Lost > 0 {
 		fmt.Fprintf(w, "chargetrace: warning: %d events were lost, the buffer was full\n", c.Lost)
-		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid leaves out what is not of interest\n", 2*capture.RoundBuffer(s.cfg.kernel.bufferBytes))
+		fmt.Fprintf(w, "hint: -buffer %d doubles it; -pid and other filters reduce the events\n", 2*capture.RoundBuffer(s.cfg.kernel.bufferBytes))
 	}
 	if c.LostNonCharge > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d events that are no charges were lost as well\n", c.LostNonCharge)
+		fmt.Fprintf(w, "chargetrace: warning: %d other events were lost as well\n", c.LostNonCharge)
 	}
 	if c.Unfollowed > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: there were too many\n", c.Unfollowed)
+		fmt.Fprintf(w, "chargetrace: warning: %d processes were forked, but not followed: too many\n", c.Unfollowed)
 	}
 	printLostStacks(w, &c)
 	if c.Missed > 0 {

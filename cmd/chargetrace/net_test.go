@@ -84,7 +84,7 @@ At begin and at end is what memory.current was; the difference is by how much mo
 The difference is not 0 in 1 of the 2 that were read: calls were under way while memory.current was read, or were missed, which before Linux 6.7 the kernel does not always count.
 Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.
 `
-	noBalance = "chargetrace: no net growth is shown: of some processes, threads or charges there is no balance\n"
+	noBalance = "chargetrace: no net growth is shown: filters by process, thread or charge leave no balance\n"
 )
 
 func TestNetRecording(t *testing.T) {

@@ -66,11 +66,11 @@ func (cfg *config) keepsForks() bool {
 func (cfg *config) info(filter stream.Filter, i stream.Info, stderr io.Writer) stream.Info {
 	shown := filter.Info(i)
 	if i.Net && !shown.Net {
-		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: of some processes, threads or charges there is no balance\n")
+		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: filters by process, thread or charge leave no balance\n")
 	}
 	ofStacks := func(o output) bool { return o.format == "pb.gz" || o.format == "folded" }
 	if !i.KernelStacks && !i.UserStacks && slices.ContainsFunc(cfg.out.outputs, ofStacks) {
-		fmt.Fprintf(stderr, "chargetrace: warning: there are no stacks, and so no functions, in the .pb.gz or .folded: trace with -stack or -ustack\n")
+		fmt.Fprintf(stderr, "chargetrace: warning: no stacks for .pb.gz or .folded: trace with -stack or -ustack\n")
 	}
 	return shown
 }
@@ -233,7 +233,7 @@ func (cfg *config) overwrite(path string) (_ *os.File, err error) {
 	case !cfg.out.force: // the file has been replaced since
 		return nil, exists
 	case cfg.plays(info):
-		return nil, usageErrorf("-o %s is what is played", path)
+		return nil, usageErrorf("-o %s is a recording to play", path)
 	}
 	return f, errors.Join(f.Chmod(0o600), f.Truncate(0))
 }

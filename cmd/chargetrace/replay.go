@@ -101,7 +101,7 @@ func explain(err error) error {
 	if !truncated(err) {
 		return err
 	}
-	return &hintedError{err, "what made it was killed, or its disk was full, or the file is damaged; all that is whole was read"}
+	return &hintedError{err, "chargetrace was killed while recording, the disk was full, or the file is damaged; all complete blocks were read"}
 }
 
 // newReader reads the header of a recording, and limits it to the part that -for, -from
@@ -109,7 +109,7 @@ func explain(err error) error {
 func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 	r, err := trace.NewReader(in, trace.Options{Name: path, Follow: cfg.play.follow})
 	if err != nil {
-		return nil, &hintedError{err, "-o x.ctrace makes recordings; this is none, or cut or damaged in its beginning, or of a later chargetrace"}
+		return nil, &hintedError{err, "-o x.ctrace makes recordings; this file is not one, its start is cut or damaged, or a later chargetrace made it"}
 	}
 	info := r.Info()
 	var from, to uint64
@@ -156,14 +156,14 @@ func parseTime(s string, info stream.Info) (uint64, error) {
 		}
 		return uint64(max(0, t.UnixNano()-info.BootWallNanos)), nil
 	}
-	return 0, errors.New("want a time since the start, such as 90s, or of the clock, such as 15:04:05")
+	return 0, errors.New("want a time since the start, such as 90s, or a time of day, such as 15:04:05")
 }
 
 // printCounts implements source.
 func (r *recordings) printCounts(w io.Writer, c stream.Counts) error {
 	fmt.Fprintf(w, "chargetrace: read %d = shown %d + filtered %d\n", c.Read, c.Shown, c.Read-c.Shown)
 	if c.DamagedBlocks > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d blocks of what was recorded were damaged, and are left out\n", c.DamagedBlocks)
+		fmt.Fprintf(w, "chargetrace: warning: %d blocks of the recording were damaged and skipped\n", c.DamagedBlocks)
 	}
 	if !c.Whole {
 		return nil

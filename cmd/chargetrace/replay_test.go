@@ -58,7 +58,7 @@ func TestNotWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	const hint = "hint: what made it was killed, or its disk was full, or the file is damaged; all that is whole was read\n"
+	const hint = "hint: chargetrace was killed while recording, the disk was full, or the file is damaged; all complete blocks were read\n"
 	for _, tc := range []struct {
 		args   string
 		status int
@@ -70,19 +70,19 @@ chargetrace: when recorded: seen 65542 = recorded 65537 + filtered 5 + lost 0
 `, ""},
 		{"-r stacks", 0, `chargetrace: read 65537 = shown 65537 + filtered 0
 chargetrace: when recorded: seen 65537 = recorded 65537 + filtered 0 + lost 0
-chargetrace: warning: 12 stacks are missing: the kernel could not take them, or there were too many different ones
-chargetrace: the user stacks of 3 processes are addresses: they could not be looked at, or not in time
+chargetrace: warning: 12 stacks are missing: the kernel could not collect them, or there were too many different ones
+chargetrace: the user stacks of 3 processes are addresses: the processes could not be read, or not in time
 `, ""},
 		{"-r damaged -o copy.ctrace", 1, `chargetrace: read 1 = shown 1 + filtered 0
-chargetrace: warning: 1 blocks of what was recorded were damaged, and are left out
+chargetrace: warning: 1 blocks of the recording were damaged and skipped
 `, "\nchargetrace: damaged: the recording is damaged: 1 of its blocks could not be read\n" + hint},
 		{"-r copy.ctrace", 0, `chargetrace: read 1 = shown 1 + filtered 0
-chargetrace: warning: 1 blocks of what was recorded were damaged, and are left out
+chargetrace: warning: 1 blocks of the recording were damaged and skipped
 `, ""},
 		{"-r cut -r whole", 1, `chargetrace: read 131073 = shown 131073 + filtered 0
 `, "\nchargetrace: cut: the recording ends early: EOF\n" + hint},
 		{"-r whole -r cut -r damaged", 1, `chargetrace: read 131074 = shown 131074 + filtered 0
-chargetrace: warning: 1 blocks of what was recorded were damaged, and are left out
+chargetrace: warning: 1 blocks of the recording were damaged and skipped
 `, "\nchargetrace: cut: the recording ends early: EOF\ndamaged: the recording is damaged: 1 of its blocks could not be read\n" + hint},
 		{"-r whole -diff cut", 1, "", "chargetrace: cut: the recording ends early: EOF\n" + hint},
 	} {
@@ -116,7 +116,7 @@ func TestBrokenPipe(t *testing.T) {
 		want   string
 	}{
 		{nil, 0, ""},
-		{[]string{"-o", "-", "-o", csv}, 1, "an output is not read any more"},
+		{[]string{"-o", "-", "-o", csv}, 1, "the reader of an output is gone"},
 		{[]string{"-o", "-", "-o", "/dev/full", "-format", "table"}, 1, "no space left on device"},
 	} {
 		var stderr bytes.Buffer

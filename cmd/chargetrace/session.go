@@ -126,9 +126,9 @@ func leaveScreen(leave, giveSignalsBack func()) {
 // not resolved.
 func printLostStacks(w io.Writer, c *stream.Counts) {
 	if c.LostStacks > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: %d stacks are missing: the kernel could not take them, or there were too many different ones\n", c.LostStacks)
+		fmt.Fprintf(w, "chargetrace: warning: %d stacks are missing: the kernel could not collect them, or there were too many different ones\n", c.LostStacks)
 	}
 	if c.UnnamedProcesses > 0 {
-		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: they could not be looked at, or not in time\n", c.UnnamedProcesses)
+		fmt.Fprintf(w, "chargetrace: the user stacks of %d processes are addresses: the processes could not be read, or not in time\n", c.UnnamedProcesses)
 	}
 }

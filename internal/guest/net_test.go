@@ -394,7 +394,7 @@ func TestNetLost(t *testing.T) {
 		t.Errorf("%d charges and %d others were lost: %+v", charges, others, c)
 	}
 	for _, want := range []string{
-		fmt.Sprintf("warning: %d events that are no charges were lost as well\n", others),
+		fmt.Sprintf("warning: %d other events were lost as well\n", others),
 		fmt.Sprintf("This may not be whole: %d calls or events were lost or missed.\n", charges+others),
 	} {
 		if !strings.Contains(tr.stderr.String(), want) {

@@ -217,7 +217,7 @@ func TestRecordingDiskFull(t *testing.T) {
 	for _, p := range storm {
 		p.Process.Kill()
 	}
-	if tr.ProcessState.ExitCode() != 1 || !strings.Contains(tr.stderr.String(), "hint: the disk is full; what was recorded until then can be played") {
+	if tr.ProcessState.ExitCode() != 1 || !strings.Contains(tr.stderr.String(), "hint: the disk is full; the recording up to there can be played") {
 		t.Errorf("exit status %d: %s", tr.ProcessState.ExitCode(), tr.stderr)
 	}
 	if played := playCut(t, file); !strings.HasPrefix(played, string(before)) {
