@@ -203,13 +203,13 @@ func TestReportInBrowser(t *testing.T) {
 			for _, scheme := range []string{"light", "dark"} {
 				for _, width := range []int64{1280, 390} {
 					p := open(t, browser, out, width, scheme)
-					p.holds("the story is told", `document.querySelector("h1").textContent.endsWith("ran out of memory")`)
-					p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+					p.holds("the title says what ran out", `document.querySelector("h1").textContent.endsWith("ran out of memory")`)
+					p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
 					p.holds("plots are drawn", `document.querySelectorAll("figure.plot").length === 2 && [...document.querySelectorAll("figure.plot")].every(f =>
 						[...f.querySelectorAll(".drawing > svg")].filter(s => s.getClientRects().length).length === 1 && f.querySelector(".drawing").offsetHeight > 150)`)
 					p.holds("usage, limit, failures, reclaim and the kill are drawn", `[".s.usage", ".f.area", ".s.limit", ".s.failed", ".s.reclaim", ".s.kill"].every(c =>
 						[...document.querySelectorAll("#plot-0 .zone " + c)].some(e => e.getClientRects().length))`)
-					p.holds("it is "+scheme, `(getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)") === `+map[string]string{"light": "true", "dark": "false"}[scheme])
+					p.holds("the scheme is "+scheme, `(getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)") === `+map[string]string{"light": "true", "dark": "false"}[scheme])
 					p.picture(kernel + "-" + scheme + "-" + map[int64]string{1280: "1280", 390: "390"}[width])
 					p.close()
 				}
@@ -234,34 +234,34 @@ func TestReportInBrowser(t *testing.T) {
 		p.holds("the pointer shows values", tip+`.getClientRects().length > 0 && /^82\d.* ms\n/.test(`+tip+`.textContent) && `+tip+`.textContent.includes("limit: 10 MiB (2,560 pages)")`)
 
 		const box = `document.querySelector("#plot-0 .wide .zone").getAttribute("viewBox")`
-		p.holds("all is shown", box+`.startsWith("0 0 1002 ")`)
+		p.holds("the plot shows everything", box+`.startsWith("0 0 1002 ")`)
 		x2, _ := at(600)
 		p.do(chromedp.MouseEvent(chromedp.MousePressed, x2, y, chromedp.ButtonLeft), chromedp.MouseEvent(chromedp.MouseMoved, x, y, chromedp.ButtonLeft),
 			chromedp.MouseEvent(chromedp.MouseReleased, x, y, chromedp.ButtonLeft))
-		p.holds("a range is shown", `Math.abs(Number(`+box+`.split(" ")[2]) - 300 * 1080 / document.querySelector("#plot-0 .drawing").offsetWidth) < 3`)
-		p.holds("the others show it too", `document.querySelector("#plot-stack .wide .zone").getAttribute("viewBox").split(" ")[2] === `+box+`.split(" ")[2]`)
-		p.holds("the axis says so", `!document.querySelector("#plot-0 .wide .times").textContent.includes("770 ms")`)
+		p.holds("a drag shows a range", `Math.abs(Number(`+box+`.split(" ")[2]) - 300 * 1080 / document.querySelector("#plot-0 .drawing").offsetWidth) < 3`)
+		p.holds("the other plots show it too", `document.querySelector("#plot-stack .wide .zone").getAttribute("viewBox").split(" ")[2] === `+box+`.split(" ")[2]`)
+		p.holds("the axis shows the range", `!document.querySelector("#plot-0 .wide .times").textContent.includes("770 ms")`)
 		p.do(chromedp.Click(chromedp.CSS("#reset")))
-		p.holds("all is shown again", box+`.startsWith("0 0 1002 ") && document.getElementById("reset").hidden`)
+		p.holds("reset shows everything again", box+`.startsWith("0 0 1002 ") && document.getElementById("reset").hidden`)
 
 		p.do(chromedp.Focus(chromedp.CSS("#plot-0 .drawing")), chromedp.KeyEvent(kb.ArrowRight), chromedp.KeyEvent(kb.ArrowRight))
 		p.holds("keys show values", `!`+tip+`.hidden && `+tip+`.textContent.includes("in use")`)
 		p.do(chromedp.KeyEvent("+"))
-		p.holds("a key looks closer", "!"+box+`.startsWith("0 0 1002 ")`)
+		p.holds("a key zooms in", "!"+box+`.startsWith("0 0 1002 ")`)
 		p.do(chromedp.KeyEvent(kb.Escape))
-		p.holds("a key shows all", box+`.startsWith("0 0 1002 ")`)
+		p.holds("a key shows everything", box+`.startsWith("0 0 1002 ")`)
 
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 summary")))
 		const first = `document.querySelector("#plot-0 tbody").rows[0].cells[2]`
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
-		p.holds("a head sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10 MiB"`)
+		p.holds("a table header sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10 MiB"`)
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
-		p.holds("and once more the other way", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10 MiB"`)
+		p.holds("and sorts in reverse on a second click", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10 MiB"`)
 
 		p.do(chromedp.Click(chromedp.CSS("#theme")))
-		p.holds("it can be made dark", `getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)"`)
+		p.holds("the button selects dark", `getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)"`)
 		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
-		p.holds("it is light in print", `getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)" && !document.getElementById("theme").getClientRects().length`)
+		p.holds("print is light", `getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)" && !document.getElementById("theme").getClientRects().length`)
 		p.close()
 	})
 
@@ -274,9 +274,9 @@ func TestReportInBrowser(t *testing.T) {
 		for _, scheme := range []string{"light", "dark"} {
 			for _, pixels := range []int64{1280, 390} {
 				p := open(t, browser, out, pixels, scheme)
-				p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+				p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
 				p.holds("the plot by cause is drawn", `[..."012345678"].every(i => document.querySelector("#plot-cause .zone .f.p" + i))`)
-				p.holds("blocks are as wide as what was charged", `"all java nginx postgres rsync curl kworker/0:1 filemap_read".split(" ").map(`+width+`).join() === "100,50,20,15,9,4,2,13"`)
+				p.holds("the widths of blocks are the charged pages", `"all java nginx postgres rsync curl kworker/0:1 filemap_read".split(" ").map(`+width+`).join() === "100,50,20,15,9,4,2,13"`)
 				p.picture("stacks-" + scheme + "-" + map[int64]string{1280: "1280", 390: "390"}[pixels])
 				p.close()
 			}
@@ -296,33 +296,33 @@ func TestReportInBrowser(t *testing.T) {
 			return at[0], at[1]
 		}
 		point("nginx")
-		p.holds("the pointer tells of a block", tip+`.getClientRects().length > 0 && `+tip+`.textContent === "nginx\n7.8 MiB (2,000 pages), 20.0 %"`)
+		p.holds("the pointer shows a block's values", tip+`.getClientRects().length > 0 && `+tip+`.textContent === "nginx\n7.8 MiB (2,000 pages), 20.0 %"`)
 		const top = `document.querySelector(".blocks").offsetTop`
 		before := value[int](p, top)
 		x, y := point("__pte_alloc")
 		p.do(chromedp.MouseClickXY(x, y))
-		p.holds("blocks stay where they are", fmt.Sprintf("%s === %d", top, before))
-		p.holds("a click shows a block alone, and what is above and below it", `"java do_anonymous_page __pte_alloc pte_alloc_one nginx alloc_anon_folio".split(" ").map(`+width+`).join() === "100,100,100,100,0,0"`)
+		p.holds("blocks keep their position", fmt.Sprintf("%s === %d", top, before))
+		p.holds("a click zooms to a block, with its callers and callees", `"java do_anonymous_page __pte_alloc pte_alloc_one nginx alloc_anon_folio".split(" ").map(`+width+`).join() === "100,100,100,100,0,0"`)
 		p.picture("stacks-alone")
 		p.do(chromedp.EmulateViewport(1280, 900), chromedp.ScrollIntoView(chromedp.CSS(".blocks")))
 		x, y = point("java")
 		p.do(chromedp.MouseClickXY(x, y))
-		p.holds("a click above goes back to there", `"java __pte_alloc alloc_anon_folio".split(" ").map(`+width+`).join() === "100,6,90"`)
+		p.holds("a click on a caller zooms out to it", `"java __pte_alloc alloc_anon_folio".split(" ").map(`+width+`).join() === "100,6,90"`)
 		p.do(chromedp.Click(chromedp.CSS(".tools button")))
-		p.holds("the button shows all", width+`("java") === 50 && document.querySelector(".tools button").hidden`)
+		p.holds("the button shows everything", width+`("java") === 50 && document.querySelector(".tools button").hidden`)
 
 		p.do(chromedp.Focus(chromedp.CSS(".blocks")), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowRight))
-		p.holds("keys tell of a block", tip+`.textContent.startsWith("nginx\n")`)
+		p.holds("keys show a block's values", tip+`.textContent.startsWith("nginx\n")`)
 		p.do(chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowUp), chromedp.KeyEvent(kb.Enter))
-		p.holds("a key shows it alone", `"all nginx vfs_read java".split(" ").map(`+width+`).join() === "100,100,65,0"`)
+		p.holds("a key zooms to it", `"all nginx vfs_read java".split(" ").map(`+width+`).join() === "100,100,65,0"`)
 		p.do(chromedp.KeyEvent(kb.Escape))
-		p.holds("a key shows all", width+`("java") === 50`)
+		p.holds("a key shows everything", width+`("java") === 50`)
 
 		p.do(chromedp.SendKeys(chromedp.CSS(".tools input"), "FILEMAP_"))
-		p.holds("a search tells how much was charged there", `document.querySelector(".found").textContent === "25.0 %" && document.querySelectorAll(".blocks svg svg:not(.dim)").length === 7`)
+		p.holds("a search shows the share of matching blocks", `document.querySelector(".found").textContent === "25.0 %" && document.querySelectorAll(".blocks svg svg:not(.dim)").length === 7`)
 		p.picture("stacks-search")
 		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
-		p.holds("it is there in print", width+`("java") === 50 && !document.querySelector(".tools").getClientRects().length`)
+		p.holds("print shows the blocks", width+`("java") === 50 && !document.querySelector(".tools").getClientRects().length`)
 		p.close()
 	})
 
@@ -338,11 +338,11 @@ func TestReportInBrowser(t *testing.T) {
 		}))
 		p := open(t, browser, out, 1280, "light")
 		p.do(chromedp.ScrollIntoView(chromedp.CSS(".blocks")), chromedp.Focus(chromedp.CSS(".blocks")), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowDown))
-		p.holds("keys tell the whole name", `document.querySelector(".flame .tip").textContent.startsWith("`+longFunction+` [app]\n")`)
-		p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+		p.holds("keys show the full name", `document.querySelector(".flame .tip").textContent.startsWith("`+longFunction+` [app]\n")`)
+		p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
 		p.picture("stacks-long")
 		p.do(chromedp.SendKeys(chromedp.CSS(".tools input"), "needle"))
-		p.holds("a search finds what is not shown", `document.querySelector(".found").textContent === "at least 100.0 %" && !document.querySelector(".blocks").textContent.includes("needle")`)
+		p.holds("a search finds hidden blocks", `document.querySelector(".found").textContent === "at least 100.0 %" && !document.querySelector(".blocks").textContent.includes("needle")`)
 		p.close()
 	})
 
@@ -370,25 +370,25 @@ func TestReportInBrowser(t *testing.T) {
 			}
 		})
 		p := open(t, browser, reportOf(t, "-r", path), 390, "light")
-		p.holds("the functions are there as text", `document.querySelector(".blocks").textContent.includes("</script><svg/onload=x=1>")`)
+		p.holds("functions are text", `document.querySelector(".blocks").textContent.includes("</script><svg/onload=x=1>")`)
 		p.close()
 		for _, out := range []string{reportOf(t, "-r", path), reportOf(t, "-r", path, "-diff", path)} {
 			p := open(t, browser, out, 390, "light")
-			p.holds("it fits", "document.documentElement.scrollWidth <= innerWidth")
+			p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
 			p.picture("hostile")
 			value[bool](p, `[...document.querySelectorAll("th button")].map(head => head.click()).length > 0`)
 			value[bool](p, `[...document.querySelectorAll(".drawing, .blocks")].every(drawing =>
 				[..."12345678"].every(() => !drawing.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", cancelable: true }))))`)
 			value[bool](p, `[...document.querySelectorAll(".blocks rect")].every(rect => ["pointermove", "click"].every(type => rect.dispatchEvent(new MouseEvent(type, { bubbles: true }))))`)
-			p.holds("no name became an element, and none ran", `typeof x === "undefined" && !document.querySelector("img, b, [onload], [onerror]") && document.scripts.length <= 2`)
-			p.holds("the names are there as text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
+			p.holds("no name became an element or ran", `typeof x === "undefined" && !document.querySelector("img, b, [onload], [onerror]") && document.scripts.length <= 2`)
+			p.holds("names are text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
 			p.close()
 		}
 		// The policy also blocks elements that the page's own script adds.
 		p = open(t, browser, reportOf(t, "-r", path), 1280, "light")
 		value[bool](p, `document.body.insertAdjacentHTML("beforeend", "<img src=https://example.invalid/ onerror=y=1><svg onload=y=1>"),
 			document.body.append(Object.assign(document.createElement("script"), { textContent: "y=1" })), true`)
-		p.holds("nothing that is put in runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)
+		p.holds("no inserted script runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		// The browser reports a request before it checks the policy.
