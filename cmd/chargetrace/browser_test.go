@@ -36,7 +36,7 @@ func browser(t *testing.T) context.Context {
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
 		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
-		chromedp.WSURLReadTimeout(patience))
+		chromedp.WSURLReadTimeout(actionTimeout))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, options...)
@@ -52,8 +52,8 @@ func browser(t *testing.T) context.Context {
 // longFunction is a name too long for any block.
 var longFunction = "std::vector<" + strings.Repeat("std::pair<int, ", 6) + "needle" + strings.Repeat(">", 7) + strings.Repeat("::push_back", 6)
 
-// patience is the timeout of an action, enough for a busy machine.
-const patience = time.Minute
+// actionTimeout is the timeout of an action, enough for a busy machine.
+const actionTimeout = time.Minute
 
 // tab is an open page.
 type tab struct {
@@ -61,8 +61,8 @@ type tab struct {
 	ctx context.Context
 	url string
 
-	mu       sync.Mutex
-	mischief []string // events that must not happen
+	mu         sync.Mutex
+	violations []string // events that must not happen
 }
 
 // open opens a file in a window of a width.
@@ -72,21 +72,21 @@ func open(t *testing.T, browser context.Context, path string, width int64, schem
 	ctx, cancel := chromedp.NewContext(browser, chromedp.WithListener(func(e any) {
 		switch e := e.(type) {
 		case *runtime.EventConsoleAPICalled:
-			p.note("console: " + string(e.Type))
+			p.addViolation("console: " + string(e.Type))
 		case *runtime.EventExceptionThrown:
-			p.note("exception: " + e.ExceptionDetails.Text)
+			p.addViolation("exception: " + e.ExceptionDetails.Text)
 		case *cdplog.EventEntryAdded:
-			p.note("log: " + e.Entry.Text)
+			p.addViolation("log: " + e.Entry.Text)
 		case *network.EventRequestWillBeSent:
 			if e.Request.URL != p.url {
-				p.note("request: " + e.Request.URL)
+				p.addViolation("request: " + e.Request.URL)
 			}
 		case *network.EventLoadingFailed:
 			if e.BlockedReason == network.BlockedReasonCsp {
-				p.note("Content Security Policy: blocked")
+				p.addViolation("Content Security Policy: blocked")
 			}
 		case *page.EventJavascriptDialogOpening:
-			p.note("dialog: " + e.Message)
+			p.addViolation("dialog: " + e.Message)
 		}
 	}))
 	t.Cleanup(cancel)
@@ -104,15 +104,15 @@ func open(t *testing.T, browser context.Context, path string, width int64, schem
 	return p
 }
 
-func (p *tab) note(what string) {
+func (p *tab) addViolation(what string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mischief = append(p.mischief, what)
+	p.violations = append(p.violations, what)
 }
 
 func (p *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	p.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, actionTimeout)
 	defer cancel()
 	if err := chromedp.Do(ctx, actions...); err != nil {
 		p.Fatal(err)
@@ -136,8 +136,8 @@ func value[T any](p *tab, expression string) T {
 	return v
 }
 
-// holds checks that an expression is true.
-func (p *tab) holds(what, expression string) {
+// check checks that an expression is true.
+func (p *tab) check(what, expression string) {
 	p.Helper()
 	if !value[bool](p, "(async () => Boolean("+expression+"))()") {
 		p.Errorf("false: %s: %s", what, expression)
@@ -150,7 +150,7 @@ func (p *tab) close() {
 	value[bool](p, "new Promise(done => setTimeout(done, 50, true))") // wait for late events
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, what := range p.mischief {
+	for _, what := range p.violations {
 		p.Errorf("%s: %s", p.url, what)
 	}
 	if err := chromedp.Cancel(p.ctx); err != nil {
@@ -203,13 +203,13 @@ func TestReportInBrowser(t *testing.T) {
 			for _, scheme := range []string{"light", "dark"} {
 				for _, width := range []int64{1280, 390} {
 					p := open(t, browser, out, width, scheme)
-					p.holds("the title says what ran out", `document.querySelector("h1").textContent.endsWith("ran out of memory")`)
-					p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
-					p.holds("plots are drawn", `document.querySelectorAll("figure.plot").length === 2 && [...document.querySelectorAll("figure.plot")].every(f =>
+					p.check("the title says what ran out", `document.querySelector("h1").textContent.endsWith("ran out of memory")`)
+					p.check("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
+					p.check("plots are drawn", `document.querySelectorAll("figure.plot").length === 2 && [...document.querySelectorAll("figure.plot")].every(f =>
 						[...f.querySelectorAll(".drawing > svg")].filter(s => s.getClientRects().length).length === 1 && f.querySelector(".drawing").offsetHeight > 150)`)
-					p.holds("usage, limit, failures, reclaim and the kill are drawn", `[".s.usage", ".f.area", ".s.limit", ".s.failed", ".s.reclaim", ".s.kill"].every(c =>
+					p.check("usage, limit, failures, reclaim and the kill are drawn", `[".s.usage", ".f.area", ".s.limit", ".s.failed", ".s.reclaim", ".s.kill"].every(c =>
 						[...document.querySelectorAll("#plot-0 .zone " + c)].some(e => e.getClientRects().length))`)
-					p.holds("the scheme is "+scheme, `(getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)") === `+map[string]string{"light": "true", "dark": "false"}[scheme])
+					p.check("the scheme is "+scheme, `(getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)") === `+map[string]string{"light": "true", "dark": "false"}[scheme])
 					p.picture(kernel + "-" + scheme + "-" + map[int64]string{1280: "1280", 390: "390"}[width])
 					p.close()
 				}
@@ -231,37 +231,37 @@ func TestReportInBrowser(t *testing.T) {
 		const tip = `document.querySelector("#plot-0 .tip")`
 		x, y := at(900)
 		p.do(chromedp.MouseEvent(chromedp.MouseMoved, x, y))
-		p.holds("the pointer shows values", tip+`.getClientRects().length > 0 && /^82\d.* ms\n/.test(`+tip+`.textContent) && `+tip+`.textContent.includes("limit: 10 MiB (2,560 pages)")`)
+		p.check("the pointer shows values", tip+`.getClientRects().length > 0 && /^82\d.* ms\n/.test(`+tip+`.textContent) && `+tip+`.textContent.includes("limit: 10 MiB (2,560 pages)")`)
 
 		const box = `document.querySelector("#plot-0 .wide .zone").getAttribute("viewBox")`
-		p.holds("the plot shows everything", box+`.startsWith("0 0 1002 ")`)
+		p.check("the plot shows everything", box+`.startsWith("0 0 1002 ")`)
 		x2, _ := at(600)
 		p.do(chromedp.MouseEvent(chromedp.MousePressed, x2, y, chromedp.ButtonLeft), chromedp.MouseEvent(chromedp.MouseMoved, x, y, chromedp.ButtonLeft),
 			chromedp.MouseEvent(chromedp.MouseReleased, x, y, chromedp.ButtonLeft))
-		p.holds("a drag shows a range", `Math.abs(Number(`+box+`.split(" ")[2]) - 300 * 1080 / document.querySelector("#plot-0 .drawing").offsetWidth) < 3`)
-		p.holds("the other plots show it too", `document.querySelector("#plot-stack .wide .zone").getAttribute("viewBox").split(" ")[2] === `+box+`.split(" ")[2]`)
-		p.holds("the axis shows the range", `!document.querySelector("#plot-0 .wide .times").textContent.includes("770 ms")`)
+		p.check("a drag shows a range", `Math.abs(Number(`+box+`.split(" ")[2]) - 300 * 1080 / document.querySelector("#plot-0 .drawing").offsetWidth) < 3`)
+		p.check("the other plots show it too", `document.querySelector("#plot-stack .wide .zone").getAttribute("viewBox").split(" ")[2] === `+box+`.split(" ")[2]`)
+		p.check("the axis shows the range", `!document.querySelector("#plot-0 .wide .times").textContent.includes("770 ms")`)
 		p.do(chromedp.Click(chromedp.CSS("#reset")))
-		p.holds("reset shows everything again", box+`.startsWith("0 0 1002 ") && document.getElementById("reset").hidden`)
+		p.check("reset shows everything again", box+`.startsWith("0 0 1002 ") && document.getElementById("reset").hidden`)
 
 		p.do(chromedp.Focus(chromedp.CSS("#plot-0 .drawing")), chromedp.KeyEvent(kb.ArrowRight), chromedp.KeyEvent(kb.ArrowRight))
-		p.holds("keys show values", `!`+tip+`.hidden && `+tip+`.textContent.includes("in use")`)
+		p.check("keys show values", `!`+tip+`.hidden && `+tip+`.textContent.includes("in use")`)
 		p.do(chromedp.KeyEvent("+"))
-		p.holds("a key zooms in", "!"+box+`.startsWith("0 0 1002 ")`)
+		p.check("a key zooms in", "!"+box+`.startsWith("0 0 1002 ")`)
 		p.do(chromedp.KeyEvent(kb.Escape))
-		p.holds("a key shows everything", box+`.startsWith("0 0 1002 ")`)
+		p.check("a key shows everything", box+`.startsWith("0 0 1002 ")`)
 
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 summary")))
 		const first = `document.querySelector("#plot-0 tbody").rows[0].cells[2]`
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
-		p.holds("a table header sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10 MiB"`)
+		p.check("a table header sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10 MiB"`)
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
-		p.holds("and sorts in reverse on a second click", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10 MiB"`)
+		p.check("and sorts in reverse on a second click", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10 MiB"`)
 
 		p.do(chromedp.Click(chromedp.CSS("#theme")))
-		p.holds("the button selects dark", `getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)"`)
+		p.check("the button selects dark", `getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)"`)
 		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
-		p.holds("print is light", `getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)" && !document.getElementById("theme").getClientRects().length`)
+		p.check("print is light", `getComputedStyle(document.body).backgroundColor === "rgb(255, 255, 255)" && !document.getElementById("theme").getClientRects().length`)
 		p.close()
 	})
 
@@ -274,9 +274,9 @@ func TestReportInBrowser(t *testing.T) {
 		for _, scheme := range []string{"light", "dark"} {
 			for _, pixels := range []int64{1280, 390} {
 				p := open(t, browser, out, pixels, scheme)
-				p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
-				p.holds("the plot by cause is drawn", `[..."012345678"].every(i => document.querySelector("#plot-cause .zone .f.p" + i))`)
-				p.holds("the widths of blocks are the charged pages", `"all java nginx postgres rsync curl kworker/0:1 filemap_read".split(" ").map(`+width+`).join() === "100,50,20,15,9,4,2,13"`)
+				p.check("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
+				p.check("the plot by cause is drawn", `[..."012345678"].every(i => document.querySelector("#plot-cause .zone .f.p" + i))`)
+				p.check("the widths of blocks are the charged pages", `"all java nginx postgres rsync curl kworker/0:1 filemap_read".split(" ").map(`+width+`).join() === "100,50,20,15,9,4,2,13"`)
 				p.picture("stacks-" + scheme + "-" + map[int64]string{1280: "1280", 390: "390"}[pixels])
 				p.close()
 			}
@@ -296,33 +296,33 @@ func TestReportInBrowser(t *testing.T) {
 			return at[0], at[1]
 		}
 		point("nginx")
-		p.holds("the pointer shows a block's values", tip+`.getClientRects().length > 0 && `+tip+`.textContent === "nginx\n7.8 MiB (2,000 pages), 20.0 %"`)
+		p.check("the pointer shows a block's values", tip+`.getClientRects().length > 0 && `+tip+`.textContent === "nginx\n7.8 MiB (2,000 pages), 20.0 %"`)
 		const top = `document.querySelector(".blocks").offsetTop`
 		before := value[int](p, top)
 		x, y := point("__pte_alloc")
 		p.do(chromedp.MouseClickXY(x, y))
-		p.holds("blocks keep their position", fmt.Sprintf("%s === %d", top, before))
-		p.holds("a click zooms to a block, with its callers and callees", `"java do_anonymous_page __pte_alloc pte_alloc_one nginx alloc_anon_folio".split(" ").map(`+width+`).join() === "100,100,100,100,0,0"`)
+		p.check("blocks keep their position", fmt.Sprintf("%s === %d", top, before))
+		p.check("a click zooms to a block, with its callers and callees", `"java do_anonymous_page __pte_alloc pte_alloc_one nginx alloc_anon_folio".split(" ").map(`+width+`).join() === "100,100,100,100,0,0"`)
 		p.picture("stacks-alone")
 		p.do(chromedp.EmulateViewport(1280, 900), chromedp.ScrollIntoView(chromedp.CSS(".blocks")))
 		x, y = point("java")
 		p.do(chromedp.MouseClickXY(x, y))
-		p.holds("a click on a caller zooms out to it", `"java __pte_alloc alloc_anon_folio".split(" ").map(`+width+`).join() === "100,6,90"`)
+		p.check("a click on a caller zooms out to it", `"java __pte_alloc alloc_anon_folio".split(" ").map(`+width+`).join() === "100,6,90"`)
 		p.do(chromedp.Click(chromedp.CSS(".tools button")))
-		p.holds("the button shows everything", width+`("java") === 50 && document.querySelector(".tools button").hidden`)
+		p.check("the button shows everything", width+`("java") === 50 && document.querySelector(".tools button").hidden`)
 
 		p.do(chromedp.Focus(chromedp.CSS(".blocks")), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowRight))
-		p.holds("keys show a block's values", tip+`.textContent.startsWith("nginx\n")`)
+		p.check("keys show a block's values", tip+`.textContent.startsWith("nginx\n")`)
 		p.do(chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowUp), chromedp.KeyEvent(kb.Enter))
-		p.holds("a key zooms to it", `"all nginx vfs_read java".split(" ").map(`+width+`).join() === "100,100,65,0"`)
+		p.check("a key zooms to it", `"all nginx vfs_read java".split(" ").map(`+width+`).join() === "100,100,65,0"`)
 		p.do(chromedp.KeyEvent(kb.Escape))
-		p.holds("a key shows everything", width+`("java") === 50`)
+		p.check("a key shows everything", width+`("java") === 50`)
 
 		p.do(chromedp.SendKeys(chromedp.CSS(".tools input"), "FILEMAP_"))
-		p.holds("a search shows the share of matching blocks", `document.querySelector(".found").textContent === "25.0 %" && document.querySelectorAll(".blocks svg svg:not(.dim)").length === 7`)
+		p.check("a search shows the share of matching blocks", `document.querySelector(".found").textContent === "25.0 %" && document.querySelectorAll(".blocks svg svg:not(.dim)").length === 7`)
 		p.picture("stacks-search")
 		call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
-		p.holds("print shows the blocks", width+`("java") === 50 && !document.querySelector(".tools").getClientRects().length`)
+		p.check("print shows the blocks", width+`("java") === 50 && !document.querySelector(".tools").getClientRects().length`)
 		p.close()
 	})
 
@@ -338,11 +338,11 @@ func TestReportInBrowser(t *testing.T) {
 		}))
 		p := open(t, browser, out, 1280, "light")
 		p.do(chromedp.ScrollIntoView(chromedp.CSS(".blocks")), chromedp.Focus(chromedp.CSS(".blocks")), chromedp.KeyEvent(kb.ArrowDown), chromedp.KeyEvent(kb.ArrowDown))
-		p.holds("keys show the full name", `document.querySelector(".flame .tip").textContent.startsWith("`+longFunction+` [app]\n")`)
-		p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
+		p.check("keys show the full name", `document.querySelector(".flame .tip").textContent.startsWith("`+longFunction+` [app]\n")`)
+		p.check("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
 		p.picture("stacks-long")
 		p.do(chromedp.SendKeys(chromedp.CSS(".tools input"), "needle"))
-		p.holds("a search finds hidden blocks", `document.querySelector(".found").textContent === "at least 100.0 %" && !document.querySelector(".blocks").textContent.includes("needle")`)
+		p.check("a search finds hidden blocks", `document.querySelector(".found").textContent === "at least 100.0 %" && !document.querySelector(".blocks").textContent.includes("needle")`)
 		p.close()
 	})
 
@@ -370,35 +370,35 @@ func TestReportInBrowser(t *testing.T) {
 			}
 		})
 		p := open(t, browser, reportOf(t, "-r", path), 390, "light")
-		p.holds("functions are text", `document.querySelector(".blocks").textContent.includes("</script><svg/onload=x=1>")`)
+		p.check("functions are text", `document.querySelector(".blocks").textContent.includes("</script><svg/onload=x=1>")`)
 		p.close()
 		for _, out := range []string{reportOf(t, "-r", path), reportOf(t, "-r", path, "-diff", path)} {
 			p := open(t, browser, out, 390, "light")
-			p.holds("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
+			p.check("the page fits the window", "document.documentElement.scrollWidth <= innerWidth")
 			p.picture("hostile")
 			value[bool](p, `[...document.querySelectorAll("th button")].map(head => head.click()).length > 0`)
 			value[bool](p, `[...document.querySelectorAll(".drawing, .blocks")].every(drawing =>
 				[..."12345678"].every(() => !drawing.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", cancelable: true }))))`)
 			value[bool](p, `[...document.querySelectorAll(".blocks rect")].every(rect => ["pointermove", "click"].every(type => rect.dispatchEvent(new MouseEvent(type, { bubbles: true }))))`)
-			p.holds("no name became an element or ran", `typeof x === "undefined" && !document.querySelector("img, b, [onload], [onerror]") && document.scripts.length <= 2`)
-			p.holds("names are text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
+			p.check("no name became an element or ran", `typeof x === "undefined" && !document.querySelector("img, b, [onload], [onerror]") && document.scripts.length <= 2`)
+			p.check("names are text", `document.body.textContent.includes("<svg onload=x=1") && document.body.textContent.includes("<img src=x onerror=x=1>")`)
 			p.close()
 		}
 		// The policy also blocks elements that the page's own script adds.
 		p = open(t, browser, reportOf(t, "-r", path), 1280, "light")
 		value[bool](p, `document.body.insertAdjacentHTML("beforeend", "<img src=https://example.invalid/ onerror=y=1><svg onload=y=1>"),
 			document.body.append(Object.assign(document.createElement("script"), { textContent: "y=1" })), true`)
-		p.holds("no inserted script runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)
+		p.check("no inserted script runs", `await new Promise(done => setTimeout(done, 100)) ?? typeof y === "undefined"`)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		// The browser reports a request before it checks the policy.
-		for _, what := range p.mischief {
+		for _, what := range p.violations {
 			if !strings.Contains(what, "Content Security Policy") && what != "request: https://example.invalid/" {
 				t.Error(what)
 			}
 		}
-		if !slices.Contains(p.mischief, "Content Security Policy: blocked") {
-			t.Errorf("the request was not blocked: %q", p.mischief)
+		if !slices.Contains(p.violations, "Content Security Policy: blocked") {
+			t.Errorf("the request was not blocked: %q", p.violations)
 		}
 	})
 }

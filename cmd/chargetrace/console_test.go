@@ -47,9 +47,9 @@ func (c *console) read() {
 	}
 }
 
-// shows waits for a text in the output. It returns the output before it, since the text of
-// the last call.
-func (c *console) shows(t testing.TB, what string) string {
+// waitFor waits for a text in the output. It returns the output between the last call's
+// text and this one.
+func (c *console) waitFor(t testing.TB, what string) string {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; c.next(t, deadline, what) {
 		if i := strings.Index(c.shown, what); i >= 0 {

@@ -54,7 +54,7 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 	}()
 	var readers []*trace.Reader
 	begins := make(map[*trace.Reader]int64)
-	for _, path := range inOrder(paths) {
+	for _, path := range sortParts(paths) {
 		in := stdin
 		if path != "-" {
 			f, err := os.Open(path)
@@ -77,9 +77,9 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 	return r, err
 }
 
-// inOrder sorts paths so that parts of one trace, which have the same start time, are in
+// sortParts sorts paths so that parts of one trace, which have the same start time, are in
 // order of their numbers: x-2.ctrace before x-10.ctrace.
-func inOrder(paths []string) []string {
+func sortParts(paths []string) []string {
 	paths = slices.Clone(paths)
 	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 	return paths

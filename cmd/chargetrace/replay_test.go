@@ -39,8 +39,8 @@ func twoBlocks(t *testing.T, counted stream.Counts) []byte {
 	return file.Bytes()
 }
 
-// TestNotWhole plays incomplete recordings, and recordings of these replays.
-func TestNotWhole(t *testing.T) {
+// TestTruncated plays incomplete recordings, and recordings of these replays.
+func TestTruncated(t *testing.T) {
 	t.Chdir(t.TempDir())
 	whole := twoBlocks(t, stream.Counts{Filtered: 5})
 	// The first block contains no events.

@@ -50,9 +50,9 @@ type child struct {
 	output    lateWriter // the destination of its output while the screen is shown
 }
 
-// run copies events until the source ends or ctx is done. giveSignalsBack restores the
+// run copies events until the source ends or ctx is done. restoreSignals restores the
 // default effect of the signals that end ctx.
-func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stderr io.Writer) error {
+func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr io.Writer) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	selected, left := s.src.filter()
@@ -86,7 +86,7 @@ func (s *session) run(ctx context.Context, giveSignalsBack func(), stdout, stder
 	}
 	context.AfterFunc(ctx, func() {
 		s.src.Stop()
-		leaveScreen(leave, giveSignalsBack)
+		leaveScreen(leave, restoreSignals)
 	})
 	counts, err := stream.Copy(dst, s.src, left)
 	if err != nil && !truncated(err) {
@@ -115,11 +115,11 @@ func untilSignal() (context.Context, context.CancelFunc) {
 
 // leaveScreen restores the terminal, and then the default effect of signals. If the
 // terminal blocks, it restores the signals after 2 s, so that a second one ends the process.
-func leaveScreen(leave, giveSignalsBack func()) {
-	timer := time.AfterFunc(2*time.Second, giveSignalsBack)
+func leaveScreen(leave, restoreSignals func()) {
+	timer := time.AfterFunc(2*time.Second, restoreSignals)
 	defer timer.Stop()
 	leave()
-	giveSignalsBack()
+	restoreSignals()
 }
 
 // printLostStacks prints the number of missing stacks, and of processes whose stacks are

@@ -65,19 +65,19 @@ func TestTerminal(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			cmd, host, terminal, before := playOnScreen(t)
-			host.shows(t, "OOM kill of exe")
+			host.waitFor(t, "OOM kill of exe")
 			if state := termios(t, terminal); state.Lflag&unix.ICANON != 0 {
 				t.Error("the terminal is in canonical mode")
 			}
 			host.press(t, "u")
-			host.shows(t, " 2560")
+			host.waitFor(t, " 2560")
 			host.resize(t, 120, 30)
-			host.shows(t, "USAGE")
-			host.shows(t, "memory limit of 2560 reached")
+			host.waitFor(t, "USAGE")
+			host.waitFor(t, "memory limit of 2560 reached")
 			tc.end(t, cmd, host)
-			host.shows(t, ansi.ResetModeAltScreenSaveCursor)
-			host.shows(t, "memory limit of 2560 reached") // the last screen
-			host.shows(t, "chargetrace: read ")           // the summary
+			host.waitFor(t, ansi.ResetModeAltScreenSaveCursor)
+			host.waitFor(t, "memory limit of 2560 reached") // the last screen
+			host.waitFor(t, "chargetrace: read ")           // the summary
 			if err := cmd.Wait(); err != nil {
 				t.Error(err)
 			}
@@ -88,15 +88,15 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-var colour = regexp.MustCompile("\x1b\\[[0-9;]*[34][0-9]m")
+var color = regexp.MustCompile("\x1b\\[[0-9;]*[34][0-9]m")
 
-// TestColour checks that the screen has colors, but none with NO_COLOR.
-func TestColour(t *testing.T) {
-	for _, noColour := range []string{"", "1"} {
-		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
+// TestColor checks that the screen has colors, but none with NO_COLOR.
+func TestColor(t *testing.T) {
+	for _, noColor := range []string{"", "1"} {
+		t.Run("NO_COLOR="+noColor, func(t *testing.T) {
 			t.Parallel()
-			_, host, _, _ := playOnScreen(t, "NO_COLOR="+noColour)
-			if got := colour.MatchString(host.shows(t, "OOM kill of exe")); got != (noColour == "") {
+			_, host, _, _ := playOnScreen(t, "NO_COLOR="+noColor)
+			if got := color.MatchString(host.waitFor(t, "OOM kill of exe")); got != (noColor == "") {
 				t.Errorf("colors: %v", got)
 			}
 		})
@@ -106,7 +106,7 @@ func TestColour(t *testing.T) {
 // TestNoUTF8 checks that the screen uses only ASCII in a locale without UTF-8.
 func TestNoUTF8(t *testing.T) {
 	_, host, _, _ := playOnScreen(t, "LC_ALL=C")
-	if shown := host.shows(t, "OOM kill of exe"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
+	if shown := host.waitFor(t, "OOM kill of exe"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
 		t.Errorf("%q", shown)
 	}
 }
