@@ -15,8 +15,8 @@ import (
 	"chargetrace/internal/event"
 )
 
-// execAs takes on an identity, looks up the command, and execs it when chargetrace says so. It
-// returns only without an exec, and nil if chargetrace has died or given up.
+// execAs assumes an identity, looks up the command, and execs it after Begin. It returns only if it
+// does not exec: nil if chargetrace has died or given up.
 func execAs(as *identity, socket *os.File, argv []string) *Error {
 	if err := as.assume(); err != nil {
 		return &Error{Message: err.Error()}
@@ -40,7 +40,7 @@ func cannotRun(name string, err error) *Error {
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		e.Status = 127
 	}
-	var lookup *exec.Error // of LookPath
+	var lookup *exec.Error // from LookPath
 	if errors.As(err, &lookup) {
 		err = lookup.Err
 	}
@@ -51,17 +51,17 @@ func cannotRun(name string, err error) *Error {
 	e.Message = fmt.Sprintf("cannot run %s: %v", event.Printable(name), err)
 	switch {
 	case errors.Is(err, exec.ErrDot):
-		e.Hint = "with ./ before it, it is the one in this directory"
+		e.Hint = "put ./ before it to run the one in this directory"
 	case errors.Is(err, exec.ErrNotFound):
-		e.Hint = "sudo has a PATH of its own; a path with a slash does without"
+		e.Hint = "sudo sets its own PATH; a path with a slash does not need it"
 	case errors.Is(err, fs.ErrNotExist) && lookup != nil:
 		e.Hint = "the path starts from the directory that chargetrace is run in"
 	case errors.Is(err, fs.ErrNotExist):
-		e.Hint = "it is there, but the interpreter in its first line is not"
+		e.Hint = "the file exists, but not the interpreter in its first line"
 	case errors.Is(err, fs.ErrPermission):
-		e.Hint = "chmod +x makes it executable; the user it runs as must get there too"
+		e.Hint = "chmod +x makes it executable; the user it runs as needs access to its directories"
 	case errors.Is(err, unix.ENOEXEC):
-		e.Hint = "it is for another processor, or a script without a first line such as #!/bin/sh"
+		e.Hint = "it is built for another processor, or a script without a first line such as #!/bin/sh"
 	}
 	return e
 }

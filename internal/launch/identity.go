@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// identity is the user that a command runs as. A nil identity is that of chargetrace.
+// identity is the user that a command runs as. A nil identity is chargetrace's own.
 type identity struct {
 	UID, GID   int
 	Groups     []int
@@ -39,7 +39,7 @@ func findIdentity(name string) (*identity, error) {
 		}
 	}
 	if errors.As(err, new(user.UnknownUserError)) || errors.As(err, new(user.UnknownUserIdError)) {
-		return nil, &Error{Message: "there is no user " + name, Hint: "-user takes a name or number that is in /etc/passwd, or root"}
+		return nil, &Error{Message: "there is no user " + name, Hint: "-user accepts a name or number from /etc/passwd, or root"}
 	}
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func sudoCaller() (*identity, error) {
 	}
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if errors.As(err, new(user.UnknownUserIdError)) {
-		// A user of a directory service: only the C library can ask that, and this executable is static.
+		// A user of a directory service, which only the C library can query; this executable is static.
 		return &identity{
 			UID: uid, GID: gid, Groups: []int{gid},
 			Name: os.Getenv("SUDO_USER"), Home: cmp.Or(os.Getenv("SUDO_HOME"), "/"),
@@ -103,7 +103,7 @@ func (as *identity) environ() []string {
 	return []string{"HOME=" + as.Home, "USER=" + as.Name, "LOGNAME=" + as.Name}
 }
 
-// assume gives this process the identity, for good.
+// assume changes the identity of this process irrevocably.
 func (as *identity) assume() error {
 	if as == nil {
 		return nil

@@ -1,23 +1,23 @@
 //go:build linux
 
-// Package launch runs the command of "chargetrace ... -- command". It splits the start in two, so
-// that a trace can begin between fork and exec and sees the command from its first charge. It also
-// gives the command a cgroup with limits, and removes that, however chargetrace ends.
+// Package launch runs the command of "chargetrace ... -- command". It separates fork and exec, so
+// that a trace can start in between and see the command's first charge. It also runs the command in
+// a cgroup with limits, and removes the cgroup, however chargetrace ends.
 //
-// Package launch knows no tracer. Its caller traces the process with [Command.PID].
+// Package launch must not depend on a tracer. Its caller traces the process with [Command.PID].
 //
 // # Processes
 //
-// chargetrace executes itself for this. A child finds its role in CHARGETRACE_ROLE, as JSON;
-// [PlayRole], which main calls first, plays it. There are two roles:
+// chargetrace executes itself for this. A child's role is in the environment variable
+// CHARGETRACE_ROLE, as JSON. main first calls [PlayRole], which plays it. There are two roles:
 //
-//   - execAs takes on the identity of a user, waits, and execs the command. It has the command's
+//   - execAs assumes the identity of a user, waits, and execs the command. It has the command's
 //     pid, arguments, files and terminal from the start.
-//   - cgroupReaper makes the command's cgroup, and outlives chargetrace to remove it. It has a
-//     session of its own and ignores signals. It is started only for limits.
+//   - cgroupReaper makes the command's cgroup, and outlives chargetrace to remove it. It has its
+//     own session and ignores signals. It is started only for limits.
 //
-// Each child holds one end of a socket pair, chargetrace the other. The kernel closes chargetrace's
-// end when chargetrace dies, even of SIGKILL: the child then reads EOF.
+// Each child holds one end of a socket pair, chargetrace the other. If chargetrace dies, even by
+// SIGKILL, the kernel closes its end, and the child reads EOF.
 //
 //	chargetrace                        execAs                          cgroupReaper
 //	-----------                        ------                          ------------
@@ -36,27 +36,28 @@
 //	                                   the command runs
 //	Wait        <-------- EOF -------- closed by execve(2)
 //	        wait4(2) <---------------- exit
-//	        shutdown(2) --- EOF ----------------------------------------> kill what is left in Dir
+//	        shutdown(2) --- EOF ----------------------------------------> kill processes left in Dir
 //	                                                                    rmdir(2)
 //	            <----------------------------------------- {Killed} --- write
 //
-// Where systemd runs, chargetrace starts the cgroupReaper through systemd-run(1), which gives it
-// a scope of its own to make the cgroup in.
+// On a system with systemd, chargetrace starts the cgroupReaper through systemd-run(1), in a new
+// scope for the cgroup.
 //
 // # Failures
 //
-// A child that fails writes {Error} in place of its next message, and exits. An execve(2) that
+// A child that fails writes {Error} instead of its next message, and exits. An execve(2) that
 // fails is such an error too, so [Command.Wait] returns it.
 //
-// If chargetrace dies before Begin, execAs exits and execs nothing. If it dies later, the command
-// goes on, unless it has a cgroup: the cgroupReaper kills all processes there, and removes it.
+// If chargetrace dies before Begin, execAs exits without an exec. If it dies later, the command
+// continues, unless it has a cgroup: the cgroupReaper kills all processes in it and removes it.
 //
 // # Signals
 //
-// From Start to Wait, chargetrace takes SIGINT, SIGQUIT, SIGTERM and SIGHUP for the command.
+// From Start to Wait, chargetrace handles SIGINT, SIGQUIT, SIGTERM and SIGHUP for the command.
 // Ctrl-C and Ctrl-\ reach both through the terminal: chargetrace drops its own SIGINT or SIGQUIT
-// and waits for the command. It passes on the first SIGTERM or SIGHUP, and kills the command
-// 5 seconds later or at the next SIGTERM. Ignored signals, as under nohup(1), stay ignored in both.
+// and waits for the command. It forwards the first SIGTERM or SIGHUP, and kills the command 5
+// seconds later or at the next SIGTERM. Signals ignored before, as by nohup(1), stay ignored in
+// both.
 package launch
 
 import (
@@ -73,21 +74,21 @@ import (
 	"chargetrace/internal/cgroup"
 )
 
-// Options say what to run.
+// Options configure a command.
 type Options struct {
 	// Argv is the command and its arguments.
 	Argv []string
-	// User is the name or number of the user to run it as. By default that is the caller of
-	// sudo(8), or else the user of chargetrace.
+	// User is the name or number of the user to run it as. The default is the caller of sudo(8),
+	// or else the user of chargetrace.
 	User string
-	// Limits are those of the command's cgroup. Without any, it stays in chargetrace's.
+	// Limits are the limits of the command's cgroup. Without limits it stays in chargetrace's.
 	Limits cgroup.Limits
 	// Stdin, Stdout and Stderr are the command's, as in [exec.Cmd].
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 }
 
-// Command is a command that was started: first the process that waits to exec it.
+// Command is a started command. Until Begin it is the process that waits to exec it.
 type Command struct {
 	cmd    *exec.Cmd
 	socket *os.File   // to execAs, closed by its exec
@@ -96,21 +97,21 @@ type Command struct {
 	waited chan struct{} // closed by Wait
 }
 
-// Exit says how a command ended.
+// Exit describes the end of a command.
 type Exit struct {
 	// Status is the command's exit status, 128+N if signal N killed it, or 126 or 127 if it could
 	// not be run. It is 0 if the command has not begun.
 	Status int
 	// Signaled reports whether a signal killed it.
 	Signaled bool
-	// LeftBehind is the number of processes killed in its cgroup after it had ended.
+	// LeftBehind is the number of processes killed in its cgroup after its end.
 	LeftBehind int
 }
 
-// Error is an error with a way out. It crosses the socket as JSON.
+// Error is an error with a hint. A child sends it as JSON.
 type Error struct {
 	Message string
-	// Hint is empty if there is none.
+	// Hint may be empty.
 	Hint string
 	// Status is the exit status of env(1) for a command that cannot be run, 126 or 127, or 0 for
 	// any other error.
@@ -142,7 +143,7 @@ func Start(o Options) (*Command, error) {
 	cmd := exec.Command(self, o.Argv...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = o.Stdin, o.Stdout, o.Stderr
-	// Where Stdout is a pipe of exec.Cmd, the command's children may hold it open.
+	// If Stdout is a pipe of exec.Cmd, the command's children may hold it open.
 	cmd.WaitDelay = time.Second
 	cmd.Env = append(os.Environ(), as.environ()...)
 
@@ -166,7 +167,7 @@ func Start(o Options) (*Command, error) {
 	return c, nil
 }
 
-// relay passes signals on to the command.
+// relay forwards signals to the command.
 func (c *Command) relay(signals chan os.Signal) {
 	defer signal.Stop(signals)
 	var overdue <-chan time.Time
@@ -212,7 +213,7 @@ func (c *Command) awaitChild() error {
 	return err
 }
 
-// PID returns the pid of the command, which its process has before the exec.
+// PID returns the pid of the command. It is the same before the exec.
 func (c *Command) PID() int { return c.cmd.Process.Pid }
 
 // Begin moves the process to its cgroup and lets it exec the command.
@@ -230,7 +231,7 @@ func (c *Command) Begin() error {
 	return nil
 }
 
-// Wait waits for the end of the command and removes its cgroup. A command that has not begun ends
+// Wait waits for the end of the command and removes its cgroup. Without Begin, the process ends
 // without an exec.
 func (c *Command) Wait() (exit Exit, err error) {
 	var execErr, reapErr error

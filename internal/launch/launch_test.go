@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tracerVariable makes the test binary a chargetrace that starts a command and never begins it.
+// tracerVariable makes the test binary act as a chargetrace that never calls Begin.
 const tracerVariable = "LAUNCH_TEST_TRACER"
 
 func TestMain(m *testing.M) {
@@ -64,7 +64,7 @@ func TestExit(t *testing.T) {
 	}
 }
 
-// TestCannotRun has commands that Start cannot find, and some that fail in execve(2).
+// TestCannotRun runs commands that Start cannot find, and some that fail in execve(2).
 func TestCannotRun(t *testing.T) {
 	dir := t.TempDir()
 	for name, mode := range map[string]os.FileMode{"plain": 0o644, "garbage": 0o755} {
@@ -105,7 +105,7 @@ func TestCannotRun(t *testing.T) {
 	}
 }
 
-// TestInherits holds that the command gets its arguments, and neither the socket nor the role.
+// TestInherits checks that the command gets its arguments, and neither the socket nor the role.
 func TestInherits(t *testing.T) {
 	var out bytes.Buffer
 	c := start(t, &out, `printf '[%s]' "$@" "$CHARGETRACE_ROLE"; readlink /proc/$$/fd/*`, "a b", "--", "-n")
@@ -117,7 +117,7 @@ func TestInherits(t *testing.T) {
 	}
 }
 
-// TestNotBegun waits for a command that was not let begin.
+// TestNotBegun calls Wait without Begin.
 func TestNotBegun(t *testing.T) {
 	var out bytes.Buffer
 	exit, err := start(t, &out, "echo begun").Wait()
@@ -126,8 +126,8 @@ func TestNotBegun(t *testing.T) {
 	}
 }
 
-// TestKilledBeforeExec has a signal kill the process that waits: before chargetrace lets it begin,
-// and before it reads that.
+// TestKilledBeforeExec kills the waiting process before Begin, and after Begin but before it reads
+// the byte.
 func TestKilledBeforeExec(t *testing.T) {
 	for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGSTOP} {
 		var out bytes.Buffer
@@ -188,7 +188,7 @@ func TestTracerDies(t *testing.T) {
 	}
 }
 
-// TestSignals signals this process: SIGTERM is passed on, SIGINT and SIGQUIT are not.
+// TestSignals signals this process: it forwards SIGTERM, but not SIGINT and SIGQUIT.
 func TestSignals(t *testing.T) {
 	ready, out := io.Pipe()
 	c := start(t, out, "echo ready; exec sleep infinity")

@@ -33,7 +33,7 @@ func (r *cgroupReaper) run(socket *os.File) message {
 	if err != nil {
 		return message{Error: &Error{Message: "cannot make a cgroup: " + err.Error(), Hint: makeHint(err)}}
 	}
-	// If this fails, chargetrace has died: then Copy returns at once.
+	// If this fails, chargetrace has died, and Copy returns at once.
 	send(socket, message{Dir: g.Dir})
 	io.Copy(io.Discard, socket)
 	last := message{}
@@ -47,15 +47,15 @@ func (r *cgroupReaper) run(socket *os.File) message {
 func makeHint(err error) string {
 	switch {
 	case errors.Is(err, cgroup.ErrNoController):
-		return "boot without cgroup_disable=memory, with CONFIG_MEMCG=y; a container may have to be given the controller"
+		return "boot with CONFIG_MEMCG=y and without cgroup_disable=memory; in a container, delegate the memory controller to it"
 	case errors.Is(err, unix.EROFS):
-		return "in a container, have /sys/fs/cgroup mounted writable, or run chargetrace outside"
+		return "in a container, mount /sys/fs/cgroup writable, or run chargetrace outside"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it with sudo"
 	case errors.Is(err, unix.EBUSY):
 		return "a cgroup that has processes cannot limit its children: move them to a child of it"
 	case errors.Is(err, fs.ErrNotExist):
-		return "there is no limit of swap where the kernel does not account it: boot with swapaccount=1"
+		return "the kernel does not account swap: boot with swapaccount=1"
 	}
 	return ""
 }
@@ -75,15 +75,14 @@ func newOwnCgroup(limits cgroup.Limits) (*ownCgroup, error) {
 		return nil, err
 	}
 	reap := &cgroupReaper{Name: fmt.Sprintf("chargetrace-%d", os.Getpid()), Limits: limits}
-	argv := []string{self, "keeper"}
-	// systemd owns the tree of cgroups, and delegates parts of it:
-	// https://systemd.io/CGROUP_DELEGATION.
+	argv := []string{self, "reaper"}
+	// systemd owns the cgroup tree, and delegates parts of it: https://systemd.io/CGROUP_DELEGATION.
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
 		argv = append([]string{"systemd-run", "--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--unit", reap.Name, "--"}, argv...)
 		reap.Name, reap.Delegated = "command", true
 	}
 	g := &ownCgroup{reaper: exec.Command(argv[0], argv[1:]...)}
-	// The terminal signals its own session only.
+	// A new session gets no signals of the terminal.
 	g.reaper.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	g.reaper.Stderr = &g.stderr
 	g.socket, err = startRole(g.reaper, role{Reap: reap})
@@ -102,11 +101,11 @@ func newOwnCgroup(limits cgroup.Limits) (*ownCgroup, error) {
 	}
 	return nil, &Error{
 		Message: fmt.Sprintf("cannot make a cgroup: %s: %v: %s", argv[0], waitErr, g.errorText()),
-		Hint:    "systemd gives cgroups to root: run it with sudo",
+		Hint:    "systemd delegates cgroups to root: run it with sudo",
 	}
 }
 
-// remove has the cgroupReaper remove the cgroup. It returns how many processes that killed.
+// remove makes the cgroupReaper remove the cgroup. It returns the number of processes killed in it.
 func (g *ownCgroup) remove() (killed int, err error) {
 	defer g.socket.Close()
 	if err := unix.Shutdown(int(g.socket.Fd()), unix.SHUT_WR); err != nil {
@@ -115,10 +114,10 @@ func (g *ownCgroup) remove() (killed int, err error) {
 	m, err := receive(g.socket)
 	waitErr := g.reaper.Wait()
 	if err != nil && m.Error == nil {
-		return 0, fmt.Errorf("%s may not be removed: its keeper ended: %w: %s", g.Dir, errors.Join(err, waitErr), g.errorText())
+		return 0, fmt.Errorf("%s may be left: its reaper ended: %w: %s", g.Dir, errors.Join(err, waitErr), g.errorText())
 	}
 	return m.Killed, err
 }
 
-// errorText returns what the cgroupReaper, or systemd-run, wrote on stderr.
+// errorText returns the stderr of the cgroupReaper or systemd-run.
 func (g *ownCgroup) errorText() string { return strings.TrimSpace(g.stderr.String()) }

@@ -12,29 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// roleVariable is in the environment of a child that has a [role].
+// roleVariable is set in the environment of a child with a [role].
 const roleVariable = "CHARGETRACE_ROLE"
 
-// role is what a child does in place of main.
+// role describes the task of a child.
 type role struct {
 	// Socket is the file descriptor of the child's end.
 	Socket int
-	// Reap has the parameters of a cgroupReaper. It is nil for execAs.
+	// Reap is the task of a cgroupReaper. It is nil for execAs.
 	Reap *cgroupReaper
-	// ExecAs is the identity for execAs. A nil one is that of chargetrace.
+	// ExecAs is the identity for execAs. A nil one is chargetrace's own.
 	ExecAs *identity
 }
 
-// message is what a child sends on its socket, as JSON.
+// message is a message from a child on its socket, as JSON.
 type message struct {
-	Dir    string // of the cgroup, when the cgroupReaper has made it
-	Killed int    // processes, when the cgroupReaper has removed the cgroup
+	Dir    string // the directory of the cgroup that the cgroupReaper made
+	Killed int    // the number of processes that the cgroupReaper killed
 	Error  *Error // nil: success
 }
 
 func send(socket io.Writer, m message) error { return json.NewEncoder(socket).Encode(m) }
 
-// receive reads a message. It returns an error in it as its own.
+// receive reads a message. It returns the message's error too.
 func receive(socket io.Reader) (m message, err error) {
 	err = json.NewDecoder(socket).Decode(&m)
 	if err == nil && m.Error != nil {
@@ -43,7 +43,7 @@ func receive(socket io.Reader) (m message, err error) {
 	return m, err
 }
 
-// startRole starts cmd, which is chargetrace, in a role. It returns chargetrace's end of the socket.
+// startRole starts chargetrace, as cmd, in a role. It returns this end of the socket.
 func startRole(cmd *exec.Cmd, r role) (*os.File, error) {
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -51,8 +51,8 @@ func startRole(cmd *exec.Cmd, r role) (*os.File, error) {
 	}
 	ours := os.NewFile(uintptr(ends[0]), "socket")
 	defer unix.Close(ends[1])
-	// Keep its number. exec.Cmd.ExtraFiles would make it 3, in place of a file that the command
-	// inherits under that number: make and shells pass such files on.
+	// Keep the descriptor's number. exec.Cmd.ExtraFiles would change it to 3, which may be a file that
+	// the command inherits from make or a shell.
 	if _, err := unix.FcntlInt(uintptr(ends[1]), unix.F_SETFD, 0); err != nil {
 		ours.Close()
 		return nil, err
@@ -70,8 +70,8 @@ func startRole(cmd *exec.Cmd, r role) (*os.File, error) {
 	return ours, nil
 }
 
-// PlayRole plays the role of a child that [Start] has started, and exits. In any other process it
-// does nothing. main calls it first.
+// PlayRole plays the role of a child of [Start], and exits. In any other process it does nothing.
+// main calls it first.
 func PlayRole() {
 	encoded, ok := os.LookupEnv(roleVariable)
 	if !ok {
@@ -80,7 +80,7 @@ func PlayRole() {
 	os.Unsetenv(roleVariable)
 	var r role
 	if err := json.Unmarshal([]byte(encoded), &r); err != nil {
-		fmt.Fprintf(os.Stderr, "chargetrace: %s is for its own use: %v\n", roleVariable, err)
+		fmt.Fprintf(os.Stderr, "chargetrace: %s is reserved for chargetrace: %v\n", roleVariable, err)
 		os.Exit(1)
 	}
 	unix.CloseOnExec(r.Socket)
