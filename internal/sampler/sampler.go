@@ -1,11 +1,11 @@
 //go:build linux
 
-// Package sampler adds the usage of cgroups to a live trace, when it begins and when it ends: a
-// balance of charges and uncharges needs both.
+// Package sampler adds the usage of cgroups at the start and at the end to a live trace: a balance
+// of charges and uncharges needs both.
 //
-// A [Sampler] is a [stream.Source] around another, and knows no tracer: it is given the trace's
-// clock. It reads memory.current, in cgroup v1 memory.usage_in_bytes, while the source traces.
-// Each sample goes into the stream by its time.
+// A [Sampler] is a [stream.Source] that wraps another one. It must not depend on a tracer: its
+// creator passes the trace's clock. It reads memory.current, or memory.usage_in_bytes of cgroup
+// v1, while the source traces, and puts each sample into the stream by its time.
 package sampler
 
 import (
@@ -18,38 +18,39 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// Sampler is a source that also has the first and the last usage of each cgroup that its events
-// name, as events of type [event.Usage].
+// Sampler is a source that also delivers the first and the last usage of each cgroup named in its
+// events, as events of type [event.Usage].
 type Sampler struct {
 	stream.Source
 	targets []cgroup.Target // and all cgroups below them
 	now     func() uint64
 	stop    sync.Once
 
-	// While New reads files, drain moves events from the source to early. It ends after the read
-	// that is in flight then.
+	// While New reads files, drain moves events from the source to early. It ends after the read in
+	// flight at that time.
 	early   []event.Event
 	drained chan struct{}
 
 	batch [256]event.Event
 	queue []event.Event // merged, not yet delivered by Read
-	err   error         // of the source, due after queue
+	err   error         // of the source, returned after queue
 
-	// first has the samples of the beginning. A usage of -1 could not be read.
+	// first are the samples at the start. A usage of -1 could not be read.
 	first map[event.CgroupID]event.Event
 	names cgroup.Names
-	// named has the cgroups named since the last event of another type.
+	// named are the cgroups named since the last event of another type.
 	named []event.CgroupID
-	// started has the cgroups that were named before: their first sample is sent, if there is one.
+	// started are the cgroups named before: their first sample, if any, is sent.
 	started map[event.CgroupID]bool
 
-	mu sync.Mutex // of last: Stop and Read run at the same time
-	// last has the samples of the end that are not sent yet, in order of time.
+	mu sync.Mutex // guards last: Stop and Read run concurrently
+	// last are the samples at the end that are not sent yet, in order of time.
 	last []event.Event
 }
 
-// New samples the targets and the cgroups below them, or all of this machine if targets is empty.
-// src has begun to trace. now is the clock of [event.Event.BootNanos]. Close the Sampler before src.
+// New samples the targets and their descendants, or all cgroups of this machine if targets is
+// empty. src must be tracing. now is the clock of [event.Event.BootNanos]. Close the Sampler before
+// src.
 func New(src stream.Source, targets []cgroup.Target, now func() uint64) (*Sampler, error) {
 	if len(targets) == 0 {
 		trees, err := cgroup.Trees()
@@ -76,7 +77,7 @@ func New(src stream.Source, targets []cgroup.Target, now func() uint64) (*Sample
 	return s, nil
 }
 
-// drain keeps the source's buffer from filling up.
+// drain reads the source, so that its buffer does not fill up while New samples.
 func (s *Sampler) drain(sampled <-chan struct{}) {
 	defer close(s.drained)
 	for s.err == nil {
@@ -91,12 +92,12 @@ func (s *Sampler) drain(sampled <-chan struct{}) {
 	}
 }
 
-// Stop implements [stream.Source]. It samples once more while the source still traces: Read sends
-// each event that happens after a sample after it.
+// Stop implements [stream.Source]. It samples again while the source still traces: Read delivers
+// events later than a sample after the sample.
 func (s *Sampler) Stop() {
 	s.stop.Do(func() {
-		// Hold mu from before the read of a file until its sample is in last. Meanwhile Read must not
-		// merge events: they may have happened after the sample.
+		// Hold mu from before the read of a file until its sample is in last. During that time Read must
+		// not merge events: they may be later than the sample.
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for i := range s.targets {
@@ -104,7 +105,7 @@ func (s *Sampler) Stop() {
 				if e.UsagePages >= 0 {
 					s.last = append(s.last, e)
 				}
-				s.mu.Unlock() // lets Read go on between two files
+				s.mu.Unlock() // let Read continue between two files
 				s.mu.Lock()
 			}
 		}
@@ -112,7 +113,7 @@ func (s *Sampler) Stop() {
 	s.Source.Stop()
 }
 
-// Close waits for what New began.
+// Close waits until drain has ended.
 func (s *Sampler) Close() {
 	s.Source.Stop()
 	<-s.drained
@@ -159,7 +160,7 @@ func (s *Sampler) merge(batch []event.Event) {
 	}
 }
 
-// queueSamples queues the samples that precede an event of that time.
+// queueSamples queues the samples that precede an event at a time.
 func (s *Sampler) queueSamples(bootNanos uint64) {
 	for _, id := range s.named {
 		if s.started[id] {
@@ -179,8 +180,9 @@ func (s *Sampler) queueSamples(bootNanos uint64) {
 	}
 }
 
-// firstOf returns the first sample of a cgroup: 0 pages at the start of the trace for one made
-// later. ok is false if its usage could not be read, or if it is not within the targets.
+// firstOf returns the first sample of a cgroup. For a cgroup made later, that is 0 pages at the
+// start of the trace. ok is false if its usage could not be read, or if it is not within the
+// targets.
 func (s *Sampler) firstOf(id event.CgroupID) (e event.Event, ok bool) {
 	if e, ok := s.first[id]; ok {
 		return e, e.UsagePages >= 0

@@ -16,7 +16,7 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// eventSource delivers its batches until they are closed.
+// eventSource delivers batches until the channel is closed.
 type eventSource struct {
 	batches chan []event.Event
 	stopped bool
@@ -34,7 +34,7 @@ func (s *eventSource) Read(batch []event.Event) (int, error) {
 	return copy(batch, next), nil
 }
 
-// deliver delivers some batches and the end.
+// deliver delivers batches and then the end.
 func (s *eventSource) deliver(batches ...[]event.Event) {
 	for _, b := range batches {
 		s.batches <- b
@@ -42,7 +42,7 @@ func (s *eventSource) deliver(batches ...[]event.Event) {
 	close(s.batches)
 }
 
-// newClock returns a clock that goes on by 1 each time.
+// newClock returns a clock that advances by 1 per call.
 func newClock() func() uint64 {
 	bootNanos := uint64(1000)
 	return func() uint64 { bootNanos++; return bootNanos }
@@ -81,8 +81,8 @@ func makeCgroup(t *testing.T, dir, current string) event.CgroupID {
 	return targets[0].ID
 }
 
-// TestSampler samples a tree in which one cgroup charges, one does not, one is made, one is removed,
-// and one cannot be read.
+// TestSampler samples a tree where one cgroup has charges, one has none, one is made, one is
+// removed, and one cannot be read.
 func TestSampler(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
@@ -158,7 +158,7 @@ func TestSampler(t *testing.T) {
 	}
 }
 
-// TestSamplerAbove holds that there are no samples of cgroups above the targets.
+// TestSamplerAbove checks that there are no samples of cgroups above the targets.
 func TestSamplerAbove(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
@@ -183,8 +183,7 @@ func TestSamplerAbove(t *testing.T) {
 	}
 }
 
-// TestSamplerDrain has New read a file that blocks until some batches have been taken from the
-// source.
+// TestSamplerDrain makes New read a file that blocks until batches have been read from the source.
 func TestSamplerDrain(t *testing.T) {
 	root := t.TempDir()
 	id := makeCgroup(t, filepath.Join(root, "slow"), "")
