@@ -10,24 +10,24 @@ import (
 type Attach string
 
 const (
-	// Default is Kprobe, and Fentry for the hooks that only [Options.Net] needs, where
-	// the kernel has it.
+	// Default is Kprobe, and Fentry for the hooks that only [Options.Net] needs, if the
+	// kernel supports it.
 	Default Attach = ""
 
 	// The values of the -attach flag.
 
 	// Kprobe needs CONFIG_KPROBES.
 	Kprobe Attach = "kprobe"
-	// Fentry needs BTF and ftrace's direct calls, and no kprobes.
+	// Fentry needs BTF and ftrace's direct calls, but no kprobes.
 	Fentry Attach = "fentry"
-	// Auto is Default, and Fentry where that fails.
+	// Auto is Default, or Fentry if that fails.
 	Auto Attach = "auto"
 )
 
-// AllAttach are the values of the flag.
+// AllAttach are the values of the -attach flag.
 var AllAttach = []Attach{Kprobe, Fentry, Auto}
 
-// ParseAttach returns the Attach of that name.
+// ParseAttach returns the Attach with a name.
 func ParseAttach(name string) (Attach, error) {
 	if a := Attach(name); slices.Contains(AllAttach, a) {
 		return a, nil
@@ -39,12 +39,11 @@ func ParseAttach(name string) (Attach, error) {
 // mapped twice, so it counts double in the tracer's memory.
 const DefaultBufferBytes = 2 << 20
 
-// MaxBufferBytes is the largest ring buffer: the kernel takes its size as a
-// power of two in 32 bits.
+// MaxBufferBytes is the largest ring buffer: its size must be a power of two that fits in
+// 32 bits.
 const MaxBufferBytes = 1 << 31
 
-// RoundBuffer returns the smallest size of a ring buffer that is at least
-// bytes: a power of two of at least one page.
+// RoundBuffer rounds up to the size of a ring buffer: a power of two of at least one page.
 func RoundBuffer(bytes int) int {
 	size := os.Getpagesize()
 	for size < bytes {

@@ -21,29 +21,29 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// Function is the kernel function that is traced.
+// Function is the traced kernel function.
 const Function = "page_counter_try_charge"
 
-// Options say what to trace and how.
+// Options configure a trace.
 type Options struct {
-	// Filter is applied in the kernel, but for Cgroups, Containers and MaxCharges. Its PIDs
-	// are numbered as in the tracer's pid namespace. The tracer itself is not traced; see
-	// Net. MinPages and OnlyLimited keep the charge after a failed one, which shows
-	// whether that was a batch miss.
+	// Filter is applied in the kernel, except Cgroups, Containers and MaxCharges. Its PIDs
+	// are those of the tracer's pid namespace. The tracer itself is not traced; see Net.
+	// MinPages and OnlyLimited keep the charge after a failed one, which shows whether that
+	// was a batch miss.
 	stream.Filter
-	// CgroupIDs are those of Filter.Cgroups and Filter.Containers. Reclaim and OOM kills
-	// are also traced in AboveIDs, their ancestors.
+	// CgroupIDs are the cgroups of Filter.Cgroups and Filter.Containers. Reclaim and OOM
+	// kills are also traced in their ancestors, AboveIDs.
 	CgroupIDs, AboveIDs []event.CgroupID
 	// Forks sends an event for each fork of a traced process, and for the descendants
-	// that Follow finds at the start. Without PIDs all processes are traced ones.
+	// that Follow finds at the start. Without PIDs all processes are traced.
 	Forks bool
 	// Attach is how to attach the programs.
 	Attach Attach
 	// BufferBytes is the size of the ring buffer, rounded up with [RoundBuffer]; 0 means
 	// DefaultBufferBytes.
 	BufferBytes int
-	// KernelStacks takes the kernel stack of each charge, and UserStacks that of
-	// the process in user space, as far as it keeps frame pointers.
+	// KernelStacks collects the kernel stack of each charge, and UserStacks the user stack,
+	// as far as the process keeps frame pointers.
 	KernelStacks, UserStacks bool
 	// Net also sends an event for each uncharge, and for each charge that ignores the
 	// limit. The tracer is traced too, so that the balance is complete.
@@ -56,8 +56,8 @@ type Tracer struct {
 	*reader
 	programs *programs
 
-	// asked is Options.Attach, and attachedNet how the hooks were attached that only
-	// Options.Net needs.
+	// asked is Options.Attach. attachedNet is the way in which the hooks that only
+	// Options.Net needs are attached.
 	asked, attachedNet Attach
 
 	info    stream.Info
@@ -66,7 +66,7 @@ type Tracer struct {
 
 var _ stream.Source = (*Tracer)(nil)
 
-// Start loads and attaches the programs. When it returns, charges are traced.
+// Start loads and attaches the programs. Charges are traced when it returns.
 func Start(o Options) (*Tracer, error) {
 	// Before 5.11 maps count against RLIMIT_MEMLOCK.
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -76,15 +76,16 @@ func Start(o Options) (*Tracer, error) {
 }
 
 // startAny calls start with the ways to attach that the options allow, until one works.
-// The second of its arguments is for the hooks that only Options.Net needs.
+// attachNet is for the hooks that only Options.Net needs.
 func startAny(o *Options, start func(attach, attachNet Attach) (*Tracer, error)) (*Tracer, error) {
 	if o.Attach == Kprobe || o.Attach == Fentry {
 		return start(o.Attach, o.Attach)
 	}
 	var t *Tracer
 	var err error
-	// Much is uncharged in interrupts, and a kprobe that is hit inside another kprobe's
-	// handler is skipped (kprobe_ftrace_handler), which not every kernel counts.
+	// Use fentry for the -net hooks: interrupts uncharge much, and a kprobe hit inside
+	// another kprobe's handler is skipped (kprobe_ftrace_handler), which not every kernel
+	// counts.
 	if o.Net {
 		t, err = start(Kprobe, Fentry)
 	}
@@ -101,8 +102,8 @@ func startAny(o *Options, start func(attach, attachNet Attach) (*Tracer, error))
 	return t, nil
 }
 
-// start attaches the hooks that only Options.Net needs in one way, all others in
-// another.
+// start attaches the hooks that only Options.Net needs with attachNet, all others with
+// attach.
 func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 	possibleCPUs, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -132,9 +133,9 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 			return nil, err
 		}
 	}
-	// Before anything is attached, so that all programs see the result.
+	// Run it before anything is attached, so that all programs see the result.
 	if _, err := coll.Programs[bpfProgLearnRoots].Run(new(ebpf.RunOptions)); err != nil {
-		return nil, fmt.Errorf("run the BPF program %s, which needs Linux 5.10: %w", bpfProgLearnRoots, err)
+		return nil, fmt.Errorf("run the BPF program %s (requires Linux 5.10): %w", bpfProgLearnRoots, err)
 	}
 	t.info = newInfo(&o, attach, attachNet)
 	lacking, err = p.attach(coll, hooks, attach, attachNet)
@@ -154,7 +155,7 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 	return t, nil
 }
 
-// newInfo reads the clocks: the trace begins now.
+// newInfo returns the Info of a trace that starts now.
 func newInfo(o *Options, attach, attachNet Attach) stream.Info {
 	boot := BootNanos()
 	info := stream.Info{
@@ -183,18 +184,16 @@ func (t *Tracer) LacksFentry() bool {
 	return t.info.Net && t.asked != Kprobe && t.attachedNet == Kprobe
 }
 
-// NoFentry is the warning for that.
-const NoFentry = "this kernel has no fentry for what is of -net alone: with kprobes, calls in interrupts can be missed"
+// NoFentry is the warning for [Tracer.LacksFentry].
+const NoFentry = "this kernel has no fentry for the hooks of -net: kprobes can miss calls in interrupts"
 
-// Lacking names the things that cannot be traced because this kernel has no place to
-// attach to.
+// Lacking returns what cannot be traced because this kernel lacks the hooks.
 func (t *Tracer) Lacking() []string { return t.lacking }
 
 // Info implements [stream.Source].
 func (t *Tracer) Info() stream.Info { return t.info }
 
-// WaitTargets returns when no process is left that is traced with
-// [Options.Follow], or ctx is done.
+// WaitTargets waits until no process traced with [Options.Follow] is left, or ctx is done.
 func (t *Tracer) WaitTargets(ctx context.Context) error {
 	// The kernel does not report that a map became empty.
 	const interval = 100 * time.Millisecond

@@ -27,7 +27,7 @@ func TestRoundBuffer(t *testing.T) {
 	}
 }
 
-// good are the files of a machine on which nothing is lacking.
+// good are the files of a machine that passes all checks.
 var good = map[string]string{
 	"proc/sys/kernel/osrelease":                "6.1.0-50-cloud-amd64\n",
 	"sys/kernel/btf/vmlinux":                   "",
@@ -41,10 +41,10 @@ var good = map[string]string{
 	"sys/fs/cgroup/cgroup.controllers":         "cpuset cpu io memory pids\n",
 }
 
-// absent is the content of a file that is not there.
+// absent is the content of a file that does not exist.
 const absent = "\x00"
 
-// makeMachine returns the root of a machine that differs in some files from good.
+// makeMachine returns the root of a machine that differs from good in some files.
 func makeMachine(t *testing.T, changes map[string]string) (root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -78,14 +78,14 @@ func TestCheck(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		changes map[string]string
-		// What is found out about the first of these that differs from good.
+		// The name and the result of the check that differs from good.
 		finding string
 		state   State
 		detail  string
 		hint    string
-		// Whether it keeps from tracing.
+		// Whether it prevents tracing.
 		noKprobe, noFentry bool
-		noStacks           bool // it keeps from naming the kernel's functions too
+		noStacks           bool // it also prevents resolving kernel functions
 	}{
 		{name: "good"},
 		{
@@ -189,7 +189,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestExplain has a machine that lacks something, and one that should do.
+// TestExplain explains errors on a machine that lacks something, and on a good one.
 func TestExplain(t *testing.T) {
 	whole := makeMachine(t, nil)
 	noKprobes := makeMachine(t, map[string]string{"sys/bus/event_source/devices/kprobe/type": absent})
@@ -214,13 +214,13 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// TestStartAny holds which ways to attach are tried, and in which order.
+// TestStartAny checks which ways to attach are tried, and in which order.
 func TestStartAny(t *testing.T) {
 	const fails, lacks, works = "fails", "lacks", ""
 	errs := map[string]error{fails: unix.EPERM, lacks: btf.ErrNotFound}
 	for _, tc := range []struct {
 		options Options
-		results map[string]string // others work
+		results map[string]string // by way; other ways work
 		want    string
 		err     string
 	}{
@@ -288,8 +288,8 @@ func TestFentryByArchitecture(t *testing.T) {
 	}
 }
 
-// TestAttached holds what is said of how the programs are attached, and that to make
-// do with kprobes is not what was asked for.
+// TestAttached checks the Info's Attach, and when LacksFentry reports kprobes in place of
+// fentry.
 func TestAttached(t *testing.T) {
 	for _, tc := range []struct {
 		net                      bool

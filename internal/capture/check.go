@@ -17,7 +17,7 @@ import (
 	"chargetrace/internal/symbol"
 )
 
-// State says how a [Finding] turned out.
+// State is the result of a [Finding].
 type State int
 
 const (
@@ -25,7 +25,7 @@ const (
 	OK State = iota
 	// Lacking: absent. Hint says what to do.
 	Lacking
-	// Unknown: this user cannot find out.
+	// Unknown: this user lacks the permission to check it.
 	Unknown
 )
 
@@ -96,7 +96,7 @@ func TryNet() Finding {
 // Explain returns the cause of an error of [Start], and what to do about it.
 func Explain(err error, attach Attach) Finding { return explain("/", err, attach) }
 
-// explain is Explain for a machine whose files are under root.
+// explain is Explain for a machine with its files under root.
 func explain(root string, err error, attach Attach) Finding {
 	if f := Blocking(check(root), attach); f != nil {
 		return *f
@@ -107,13 +107,13 @@ func explain(root string, err error, attach Attach) Finding {
 	case errors.Is(err, unix.EACCES) && perf.State != OK:
 		f.Detail, f.Hint = perf.Detail, perf.Hint
 	case errors.Is(err, unix.EPERM):
-		f.Detail = "the kernel refuses the program, for all its capabilities: operation not permitted"
-		f.Hint = "a security module, seccomp or lockdown can be why; in a container, try outside; " +
+		f.Detail = "the kernel refused the program despite the required capabilities: operation not permitted"
+		f.Hint = "a security module, seccomp or lockdown may forbid it; in a container, try outside; " +
 			"sudo mount -t securityfs none /sys/kernel/security lets -check see lockdown"
 	case errors.Is(err, unix.ENOMEM):
 		f.Hint = "try a smaller -buffer"
 	default:
-		f.Hint = "chargetrace -check tells what this kernel offers; if all of it is ok, please report this"
+		f.Hint = "run chargetrace -check; if every check is ok, please report this"
 	}
 	return f
 }
@@ -137,7 +137,7 @@ func Blocking(findings []Finding, attach Attach) *Finding {
 	return nil
 }
 
-// check is Check for a machine whose files are under root.
+// check is Check for a machine with its files under root.
 func check(root string) []Finding {
 	m := machine{root: root}
 	release := m.read("proc/sys/kernel/osrelease")
@@ -157,7 +157,7 @@ func check(root string) []Finding {
 	}
 }
 
-// machine reads the files of the machine that is mounted at root.
+// machine reads the files of a machine under root.
 type machine struct{ root string }
 
 func (m machine) path(name string) string { return filepath.Join(m.root, name) }
@@ -193,7 +193,7 @@ func checkKernel(release string) Finding {
 	if !atLeast(release, 5, 10) {
 		f.State = Lacking
 		f.Detail += " is too old"
-		f.Hint = "Linux 5.10 or later is needed"
+		f.Hint = "use Linux 5.10 or later"
 	}
 	return f
 }
@@ -202,8 +202,8 @@ func (m machine) checkBTF() Finding {
 	f := Finding{Name: "BTF", Detail: "/sys/kernel/btf/vmlinux", Blocks: both}
 	if !m.exists("sys/kernel/btf/vmlinux") {
 		f.State = Lacking
-		f.Detail = "the kernel does not describe its types: no /sys/kernel/btf/vmlinux"
-		f.Hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as the distributions' are"
+		f.Detail = "the kernel has no type information: no /sys/kernel/btf/vmlinux"
+		f.Hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, such as a distribution's"
 	}
 	return f
 }
@@ -288,7 +288,7 @@ func (m machine) checkLockdown() Finding {
 	case mode == "confidentiality":
 		f.State = Lacking
 		f.Detail = "the kernel is locked down (confidentiality): no program may read its memory"
-		f.Hint = "boot without lockdown=confidentiality; integrity, which Secure Boot sets, is no obstacle"
+		f.Hint = "boot without lockdown=confidentiality; lockdown=integrity, the mode of Secure Boot, allows tracing"
 	default:
 		f.Detail = mode
 	}
@@ -309,11 +309,11 @@ func Unnamed(o Options) []Finding {
 }
 
 func (m machine) checkKernelStacks() Finding {
-	f := Finding{Name: "kernel stacks", Detail: "the kernel's functions can be named"}
+	f := Finding{Name: "kernel stacks", Detail: "kernel functions can be resolved"}
 	if !m.showsSymbols() {
 		f.State = Lacking
-		f.Detail = "the kernel hides where its functions are: -stack has addresses, and causes are unknown"
-		f.Hint = "sudo sysctl kernel.kptr_restrict=1, and CAP_SYSLOG, show them"
+		f.Detail = "the kernel hides the addresses of its functions: -stack has addresses, and causes are unknown"
+		f.Hint = "sudo sysctl kernel.kptr_restrict=1 and CAP_SYSLOG reveal them"
 	}
 	return f
 }
@@ -328,16 +328,16 @@ func (m machine) showsSymbols() (shown bool) {
 }
 
 func (m machine) checkUserStacks() Finding {
-	f := Finding{Name: "user stacks", Detail: "the functions of all processes can be named"}
+	f := Finding{Name: "user stacks", Detail: "functions of all processes can be resolved"}
 	switch effective, _ := m.effective(); {
 	case !m.initialPIDNamespace():
 		f.State = Lacking
-		f.Detail = "in a pid namespace of its own it cannot look at the traced processes: -ustack has addresses"
+		f.Detail = "traced processes cannot be read from another pid namespace: -ustack has addresses"
 		f.Hint = "run it outside the container, or with the host's pid namespace"
 	case effective>>unix.CAP_SYS_PTRACE&1 == 0:
 		f.State = Lacking
-		f.Detail = "missing CAP_SYS_PTRACE: of other users' processes -ustack has addresses"
-		f.Hint = "run it with sudo, or grant that too"
+		f.Detail = "missing CAP_SYS_PTRACE: -ustack has addresses for other users' processes"
+		f.Hint = "run it with sudo, or grant CAP_SYS_PTRACE too"
 	}
 	return f
 }
@@ -347,7 +347,7 @@ func (m machine) initialPIDNamespace() bool {
 	return err == nil && ns == "pid:[4026531836]" // PROC_PID_INIT_INO of include/linux/proc_ns.h
 }
 
-// capability is a privilege that tracing needs.
+// capability is a capability that tracing needs.
 type capability struct {
 	name string
 	bit  int
@@ -393,12 +393,12 @@ func (m machine) checkCapabilities(release string) Finding {
 	case len(missing) > 0:
 		f.State = Lacking
 		f.Detail = "missing " + strings.Join(missing, " and ")
-		f.Hint = fmt.Sprintf("run it with sudo, or grant what it needs: sudo setcap %s+ep \"$(command -v chargetrace)\"",
+		f.Hint = fmt.Sprintf("run it with sudo, or grant the capabilities: sudo setcap %s+ep \"$(command -v chargetrace)\"",
 			strings.Join(setcap, ","))
 	case !m.initialUserNamespace():
 		f.State = Lacking
-		f.Detail = "root of a user namespace has no power over the kernel"
-		f.Hint = "run it outside the container, or in one that has the host's users and is privileged"
+		f.Detail = "root in a user namespace has no privileges over the kernel"
+		f.Hint = "run it outside the container, or in a privileged one with the host's user namespace"
 	default:
 		f.Detail = strings.ToUpper(strings.Join(setcap, ", "))
 	}
@@ -424,13 +424,13 @@ func (m machine) checkPerfEvents() Finding {
 		return f
 	}
 	f.State = Unknown
-	f.Detail += ", and some kernels then ask for CAP_SYS_ADMIN"
+	f.Detail += ", and some kernels then require CAP_SYS_ADMIN"
 	f.Hint = "if kprobe fails: sudo sysctl kernel.perf_event_paranoid=2, or -attach fentry"
 	return f
 }
 
-// initialUserNamespace reports whether all user ids are mapped to themselves, as only in
-// the initial user namespace (user_namespaces(7)).
+// initialUserNamespace reports whether all user ids are mapped to themselves, which holds
+// only in the initial user namespace (user_namespaces(7)).
 func (m machine) initialUserNamespace() bool {
 	fields := strings.Fields(m.read("proc/self/uid_map"))
 	return len(fields) == 0 || slices.Equal(fields, []string{"0", "0", "4294967295"})
@@ -468,7 +468,7 @@ func (m machine) checkCgroup() Finding {
 		f.Detail = "v2 at " + v2
 	default:
 		f.State = Lacking
-		f.Detail = "no cgroup file system is mounted, so no group but the root has been made"
+		f.Detail = "no cgroup file system is mounted, so only the root cgroup exists"
 		f.Hint = "sudo mount -t cgroup2 none /sys/fs/cgroup"
 	}
 	return f
@@ -493,6 +493,6 @@ func (m machine) checkMemoryController() Finding {
 		}
 	}
 	f.State = Unknown
-	f.Detail = "neither a cgroup mount nor /proc/cgroups tells"
+	f.Detail = "neither a cgroup mount nor /proc/cgroups shows it"
 	return f
 }

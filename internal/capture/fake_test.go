@@ -16,13 +16,13 @@ import (
 	"chargetrace/internal/event"
 )
 
-// fakeMachine plays the kernel's part for a reader: a ring buffer that follows a script, the
-// programs' counters, and a clock that moves only when the script says so.
+// fakeMachine replaces the kernel for a reader: a ring buffer that follows a script, the
+// programs' counters, and a clock that only the script advances.
 type fakeMachine struct {
 	t      *testing.T
 	script []step
 	nanos  uint64 // since boot
-	// log has the calls of the reader that matter, in order.
+	// log lists calls by the reader, in order.
 	log []string
 
 	deadline  time.Time
@@ -34,7 +34,7 @@ type fakeMachine struct {
 	callStacks map[uint32]bpfCallStacks
 	unfollowed uint64
 	misses     uint64
-	// errs are returned by the methods of these names.
+	// errs are the errors returned by methods, by name.
 	errs map[string]error
 }
 
@@ -42,13 +42,13 @@ type fakeMachine struct {
 type step struct {
 	raw []byte
 	err error
-	// later: the record is not in the ring buffer before the reader waits for it.
+	// later: the record arrives only when the reader waits for it.
 	later bool
 	// before is called while the reader waits.
 	before func()
 }
 
-// timeout ends an interval: the clock moves to the deadline.
+// timeout ends an interval: the clock advances to the deadline.
 var timeout = step{err: os.ErrDeadlineExceeded}
 
 func sample(e event.Event) step { return step{raw: e.AppendEncoded(nil)} }
@@ -66,7 +66,7 @@ func newMachine(t *testing.T, cpus int, script ...step) *fakeMachine {
 	}
 }
 
-// reader returns a reader of the machine, which stops where the script ends.
+// reader returns a reader of the machine. The trace stops at the end of the script.
 func (m *fakeMachine) reader() *reader {
 	r := newReader(m, m, clock{m.now, func() uint64 { return m.nanos }}, len(m.counters))
 	m.script = append(m.script, step{err: ringbuf.ErrFlushed, before: r.Stop})
@@ -171,7 +171,7 @@ func failed(e event.Event) event.Event {
 	return e
 }
 
-// miss returns the batch miss that a failed charge turned out to be.
+// miss returns a failed charge as a batch miss.
 func miss(e event.Event) event.Event {
 	e.Outcome = event.BatchMiss
 	return e
@@ -183,19 +183,19 @@ func retry(e event.Event) event.Event {
 	return e
 }
 
-// losing returns a charge before which events were lost on its CPU: so many in all.
+// losing returns a charge with a total of events lost before it on its CPU.
 func losing(e event.Event, total uint64) event.Event {
 	e.LostEvents = total
 	return e
 }
 
-// lost returns the event for losses before a charge.
+// lost returns the Lost event of n events before a charge.
 func lost(charge event.Event, n uint64) event.Event {
 	charge.Type, charge.LostEvents = event.Lost, n
 	return charge
 }
 
-// readAll reads to the end in batches of that length, and returns the events of each.
+// readAll reads to the end in batches of a length, and returns the events of each Read.
 func readAll(t *testing.T, r *reader, length int) (reads [][]event.Event) {
 	t.Helper()
 	for {
@@ -211,7 +211,7 @@ func readAll(t *testing.T, r *reader, length int) (reads [][]event.Event) {
 	}
 }
 
-// compare compares what each Read returned.
+// compare compares the events of each Read.
 func compare(t *testing.T, got, want [][]event.Event) {
 	t.Helper()
 	if slices.EqualFunc(got, want, slices.Equal) {

@@ -12,34 +12,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lacksFentry reports whether a kernel refused fentry because it has none, or none at
-// some function.
+// lacksFentry reports whether err means that the kernel has no fentry, or none for some
+// function.
 func lacksFentry(err error) bool {
-	// ENOTSUPP of include/linux/errno.h, which is not meant for user space.
+	// ENOTSUPP of include/linux/errno.h, which is not part of the uapi.
 	const notSupported = unix.Errno(524)
 	return errors.Is(err, notSupported) || errors.Is(err, ebpf.ErrNotSupported) || errors.Is(err, btf.ErrNotFound)
 }
 
-// A hook is a place in the kernel to attach a program to.
+// A hook is an attach point in the kernel.
 type hook struct {
-	// name is that of a function, a tracepoint or an iterator.
+	// name is the name of a function, a tracepoint or an iterator.
 	name string
-	// programs are for each way to attach.
+	// programs are the names of the programs for each way to attach.
 	programs map[Attach]string
 	attach   func(h hook, a Attach, p *ebpf.Program) (link.Link, error)
-	// without names what a trace cannot show without the hook. Where it is empty, there
-	// is no trace without the hook.
+	// without describes what a trace lacks without the hook. If it is empty, the hook is
+	// required.
 	without string
-	// needed reports whether some options need the hook; nil: all do.
+	// needed reports whether options need the hook; nil: always.
 	needed func(o *Options) bool
-	// netOnly is for a function that only Options.Net needs; see startAny.
+	// netOnly is set for a function that only Options.Net needs; see startAny.
 	netOnly bool
-	// calls is for a program that has to see each call of a traced function; see
+	// calls is set for a program that has to see each call of a traced function; see
 	// Counts.Missed.
 	calls bool
 }
 
-// by returns how the hook is attached.
+// by returns the way to attach the hook.
 func (h *hook) by(attach, attachNet Attach) Attach {
 	if h.netOnly {
 		return attachNet
@@ -49,14 +49,14 @@ func (h *hook) by(attach, attachNet Attach) Attach {
 
 func needsNet(o *Options) bool { return o.Net }
 
-// hooks are in the order in which they are attached: a return before its entry, so that a
-// charge that is seen to begin is also seen to end.
+// hooks are in the order of attachment: a return before its entry, so that each charge
+// whose entry is seen also has its return seen.
 var hooks = []hook{
 	{
 		name:     "oom_kill_process",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeOom, Fentry: bpfProgFentryOom},
 		attach:   attachEntry,
-		without:  "which cgroup ran out of memory at an OOM kill",
+		without:  "the cgroup that ran out of memory at an OOM kill",
 	},
 	{
 		name:     "__oom_kill_process",
@@ -80,7 +80,7 @@ var hooks = []hook{
 		name:     "sched_migrate_task",
 		programs: map[Attach]string{Kprobe: bpfProgTaskMigrates, Fentry: bpfProgTaskMigrates},
 		attach:   attachTracepoint,
-		without:  "the return of charges that begin on one CPU and end on another",
+		without:  "the return of charges on another CPU than their entry",
 	},
 	{
 		name:     Function,
@@ -109,7 +109,7 @@ var hooks = []hook{
 		netOnly:  true,
 		calls:    true,
 	},
-	// Before the iterator lists the processes, so that none is born unseen.
+	// Attach it before the iterator lists the processes, so that no fork is missed.
 	{
 		name:     "sched_process_fork",
 		programs: map[Attach]string{Kprobe: bpfProgProcessFork, Fentry: bpfProgProcessFork},
@@ -130,8 +130,8 @@ var hooks = []hook{
 	},
 }
 
-// hasTargets reports whether the processes to trace are in a map. A single one whose
-// number is that of the initial pid namespace is a constant of the programs instead.
+// hasTargets reports whether the processes to trace are in a map. A single pid of the
+// initial pid namespace is a constant of the programs instead.
 func (o *Options) hasTargets() bool {
 	return len(o.PIDs) > 1 || len(o.PIDs) == 1 && (o.Follow || !inInitialPIDNamespace())
 }

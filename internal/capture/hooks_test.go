@@ -19,8 +19,8 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// TestHooks holds the hooks against the object's programs: each is attached to the place
-// that its section names, and none is left out.
+// TestHooks compares the hooks with the object's programs: each must be attached as its
+// section says, and none may be left out.
 func TestHooks(t *testing.T) {
 	function := func(f any) string { return fmt.Sprint(reflect.ValueOf(f).Pointer()) }
 	prefixes := map[string]map[Attach]string{
@@ -45,13 +45,13 @@ func TestHooks(t *testing.T) {
 			delete(left, name)
 		}
 	}
-	delete(left, bpfProgLearnRoots) // run once before
+	delete(left, bpfProgLearnRoots) // start runs it once
 	for name := range left {
 		t.Errorf("no hook has program %s", name)
 	}
 }
 
-// TestHookOrder holds that what ends is attached before what begins.
+// TestHookOrder checks that hooks of ends are attached before those of beginnings.
 func TestHookOrder(t *testing.T) {
 	index := func(kprobe string) int {
 		return slices.IndexFunc(hooks, func(h hook) bool { return h.programs[Kprobe] == kprobe })
@@ -86,7 +86,7 @@ func TestHookOrder(t *testing.T) {
 	}
 }
 
-// TestSelectPrograms holds which programs are loaded.
+// TestSelectPrograms checks which programs are loaded.
 func TestSelectPrograms(t *testing.T) {
 	always := map[Attach][]string{
 		Kprobe: {bpfProgLearnRoots, bpfProgKprobeOom, bpfProgKprobeOomKill, bpfProgReclaimEnd, bpfProgKprobeReclaimBegin, bpfProgTaskMigrates, bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge},
@@ -125,11 +125,11 @@ func TestSelectPrograms(t *testing.T) {
 	}
 }
 
-// links are attached and closed by tests.
+// links logs the closing of fake links.
 type links struct {
 	mu  sync.Mutex
 	log []string
-	err error // of closing
+	err error // returned by Close
 }
 
 type fakeLink struct {
@@ -147,8 +147,8 @@ func (l *fakeLink) Close() error {
 	return l.of.err
 }
 
-// TestAttachDetach attaches hooks in order, and closes first the links at which calls
-// begin.
+// TestAttachDetach checks that hooks are attached in order, and that the links of entries
+// are closed first.
 func TestAttachDetach(t *testing.T) {
 	of := &links{}
 	var attached []string
@@ -199,7 +199,7 @@ func TestAttachDetach(t *testing.T) {
 
 	of.err = errors.New("busy")
 	err = p.detach()
-	slices.Sort(of.log[:2]) // closed at once
+	slices.Sort(of.log[:2]) // closed concurrently
 	if want := []string{"entry", "uncharge", "return"}; !slices.Equal(of.log, want) {
 		t.Errorf("closed %q, want %q", of.log, want)
 	}

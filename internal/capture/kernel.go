@@ -14,28 +14,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernel is the reader's view of the loaded programs, beside the ring buffer: a
-// [*programs], or a test's fake.
+// kernel is the reader's interface to the loaded programs, except for the ring buffer: a
+// [*programs], or a fake in tests.
 type kernel interface {
 	readCounters(cpu int, n *bpfCpuState) error
-	// readCalls reads the calls of the function that began on a CPU and have not
-	// returned.
+	// readCalls reads the calls of the function in flight that began on a CPU.
 	readCalls(cpu int, c *bpfCalls) error
-	// readCallStacks reads the stacks of one of those calls, by its slot.
+	// readCallStacks reads the stacks of such a call, by its slot.
 	readCallStacks(slot uint32, s *bpfCallStacks) error
 	readUnfollowed() (uint64, error)
-	// missed is how many calls of the function did not reach the programs.
+	// missed counts the calls of the function that did not reach the programs.
 	missed() uint64
 	// setReaderIdle asks the programs to wake the reader at the next event.
 	setReaderIdle() error
-	// detach returns when no CPU runs the programs any more.
+	// detach detaches the programs, and waits until no CPU runs them.
 	detach() error
 }
 
-// programs are the loaded and attached programs, with their maps.
+// programs are the loaded and attached programs and their maps.
 type programs struct {
 	loaded []program
-	links  []attachment // in the order in which they were attached
+	links  []attachment // in order of attachment
 	ring   *ringbuf.Reader
 
 	counters   *ebpf.Map
@@ -45,10 +44,10 @@ type programs struct {
 	readerIdle *ebpf.Variable
 	unfollowed *ebpf.Variable
 
-	kprobeMisses uint64 // of the kprobes that are detached
+	kprobeMisses uint64 // of detached kprobes
 }
 
-// program and attachment belong to a hook, and repeat its calls.
+// program and attachment belong to a hook, and copy its field calls.
 type program struct {
 	*ebpf.Program
 	calls bool
@@ -59,8 +58,8 @@ type attachment struct {
 	calls bool
 }
 
-// newPrograms takes what the reader needs out of a collection. The programs keep the
-// other maps alive.
+// newPrograms takes the maps and variables that the reader needs from a collection. The
+// programs keep the other maps alive.
 func newPrograms(coll *ebpf.Collection) (*programs, error) {
 	ring, err := ringbuf.NewReader(coll.Maps[bpfMapEvents])
 	if err != nil {
@@ -77,8 +76,8 @@ func newPrograms(coll *ebpf.Collection) (*programs, error) {
 	}, nil
 }
 
-// attach attaches the programs that a collection has to their hooks, in order, and
-// returns what a trace cannot show because this kernel lacks the hook.
+// attach attaches a collection's programs to their hooks, in order. It returns what the
+// trace lacks because this kernel lacks a hook.
 func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet Attach) (lacking []string, err error) {
 	for _, h := range hooks {
 		how := h.by(attach, attachNet)
@@ -91,7 +90,7 @@ func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet
 		switch {
 		case err == nil && l != nil:
 			p.links = append(p.links, attachment{l, h.calls})
-		case err == nil: // an iterator, which has run
+		case err == nil: // an iterator that has run
 		case h.without == "":
 			return nil, fmt.Errorf("attach a %s to %s: %w", how, h.name, err)
 		case errors.Is(err, os.ErrNotExist): // inlined in this kernel
@@ -103,8 +102,8 @@ func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet
 	return lacking, nil
 }
 
-// detach closes first the links at which calls begin: then no call is in flight any
-// more when its return goes unseen.
+// detach first closes the links of entries, so that no call is in flight when the links of
+// returns are closed.
 func (p *programs) detach() error {
 	var begins, rest []attachment
 	for _, l := range p.links {
@@ -118,8 +117,8 @@ func (p *programs) detach() error {
 	return errors.Join(p.close(begins), p.close(rest))
 }
 
-// close closes links, all at once, since the kernel waits a while for each, and returns
-// when none of their programs runs.
+// close closes links concurrently, since the kernel waits for each, and waits until none
+// of their programs runs.
 func (p *programs) close(links []attachment) error {
 	errs := make([]error, len(links))
 	var closing sync.WaitGroup
@@ -134,17 +133,17 @@ func (p *programs) close(links []attachment) error {
 	return errors.Join(errs...)
 }
 
-// waitForPrograms waits until every CPU has left the programs that it was in. They run
-// inside RCU read-side sections, and membarrier(2) waits for all of those
-// (kernel/sched/membarrier.c). It does not with one CPU, where a program can be in
-// flight only if it was preempted, nor with nohz_full. When the last program of a
-// function is detached, the kernel waits itself.
+// waitForPrograms waits until every CPU has left the programs. They run inside RCU
+// read-side critical sections, and membarrier(2) waits for all of those
+// (kernel/sched/membarrier.c). It does not wait on one CPU, where only a preempted program
+// can be in flight, nor with nohz_full. When the last program of a function is detached,
+// the kernel itself waits.
 func waitForPrograms() {
 	const membarrierGlobal = 1 // MEMBARRIER_CMD_GLOBAL of include/uapi/linux/membarrier.h
 	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
 }
 
-// kprobeMisses returns how often a kprobe was hit while its CPU handled another kprobe.
+// kprobeMisses returns the number of hits of a kprobe while its CPU handled another kprobe.
 // Kernels before 6.7 do not report it.
 func kprobeMisses(l link.Link) uint64 {
 	info, err := l.Info()
@@ -157,7 +156,7 @@ func kprobeMisses(l link.Link) uint64 {
 func (p *programs) missed() uint64 {
 	n := p.kprobeMisses
 	for _, prog := range p.loaded {
-		// Counted since 5.12; not every kernel reports it.
+		// Linux counts these since 5.12; not every kernel reports them.
 		if stats, err := prog.Stats(); err == nil && prog.calls {
 			n += stats.RecursionMisses
 		}
@@ -182,7 +181,7 @@ func (p *programs) readUnfollowed() (n uint64, err error) {
 
 func (p *programs) setReaderIdle() error { return p.readerIdle.Set(true) }
 
-// free closes what detach left.
+// free closes the ring buffer, the maps and the programs.
 func (p *programs) free() error {
 	errs := []error{p.ring.Close()}
 	for _, m := range []*ebpf.Map{p.counters, p.calls, p.callStacks, p.targets} {

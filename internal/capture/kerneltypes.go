@@ -15,10 +15,9 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// kernelTypes returns those of the kernel's types (BTF) that the programs' CO-RE
-// relocations need. For programs that are attached by their types the library takes in
-// all of them, more than 100,000, which then do here too; that is a third of the time to
-// start.
+// kernelTypes returns the kernel's types (BTF) that the programs' CO-RE relocations need.
+// For fentry and iterator programs, the library parses all of them anyway, more than
+// 100,000; then kernelTypes returns these. Parsing all takes a third of the time to start.
 func kernelTypes(spec *ebpf.CollectionSpec, all *btf.Cache) (*btf.Spec, error) {
 	for _, p := range spec.Programs {
 		if p.Type == ebpf.Tracing {
@@ -27,7 +26,7 @@ func kernelTypes(spec *ebpf.CollectionSpec, all *btf.Cache) (*btf.Spec, error) {
 	}
 	whole, err := os.ReadFile("/sys/kernel/btf/vmlinux")
 	if errors.Is(err, fs.ErrNotExist) {
-		return all.Kernel() // which knows of other places
+		return all.Kernel() // which searches other paths too
 	}
 	if err != nil {
 		return nil, err
@@ -43,7 +42,7 @@ func kernelTypes(spec *ebpf.CollectionSpec, all *btf.Cache) (*btf.Spec, error) {
 	return btf.LoadSpecFromReader(bytes.NewReader(selected))
 }
 
-// neededNames returns the names that relocations may ask for: those of the programs' own
+// neededNames returns the names that relocations may refer to: those of the programs' own
 // types.
 func neededNames(local *btf.Spec) (map[string]bool, error) {
 	names := make(map[string]bool)
@@ -53,7 +52,7 @@ func neededNames(local *btf.Spec) (map[string]bool, error) {
 		}
 		switch t.(type) {
 		case *btf.Struct, *btf.Union, *btf.Enum, *btf.Typedef:
-			// Behind three underscores is which one of several kernels' it is.
+			// Three underscores start the suffix of a flavor: a variant for some kernels.
 			if name, _, _ := strings.Cut(t.TypeName(), "___"); name != "" {
 				names[name] = true
 			}
@@ -93,8 +92,8 @@ const (
 	kindEnum64  // since 6.0 (6089fb325cf7)
 )
 
-// btfTails says how many bytes follow a btf_type of each kind: some, and as many for
-// each of its vlen parts.
+// btfTails has the number of bytes that follow a btf_type of each kind: a fixed number, and
+// a number for each of its vlen parts.
 var btfTails = [...]struct{ fixed, part int }{
 	kindInt:       {fixed: 4},
 	kindPtr:       {},
@@ -119,9 +118,9 @@ var btfTails = [...]struct{ fixed, part int }{
 
 var errBadBTF = errors.New("damaged type information (BTF)")
 
-// selectTypes returns type information that has only the types of these names and
-// what they consist of, as "bpftool gen min_core_btf" makes it. What a pointer points
-// to is no part of that: CO-RE does not ask for it.
+// selectTypes returns type information with only the named types and their parts, like
+// "bpftool gen min_core_btf". The target of a pointer is not a part: CO-RE does not need
+// it.
 func selectTypes(whole []byte, names map[string]bool) ([]byte, error) {
 	s, err := newTypeSelection(whole)
 	if err != nil {
@@ -139,7 +138,7 @@ func selectTypes(whole []byte, names map[string]bool) ([]byte, error) {
 			}
 		}
 	}
-	// Each may add others.
+	// copy may add to kept.
 	for i := 0; i < len(s.kept); i++ {
 		if err := s.copy(s.kept[i]); err != nil {
 			return nil, err
@@ -150,16 +149,16 @@ func selectTypes(whole []byte, names map[string]bool) ([]byte, error) {
 
 var order = binary.NativeEndian
 
-// A typeSelection is on its way from whole type information to a part of it.
+// A typeSelection copies a part of type information.
 type typeSelection struct {
 	types, strings []byte
-	// offsets are those of the types in types. The first has the ID 1; 0 is void.
+	// offsets are the offsets of the types in types. The first type has ID 1; ID 0 is void.
 	offsets []int
-	// kept are the IDs of the types to copy, and newIDs those that they get, or 0.
+	// kept are the IDs of the types to copy. newIDs maps old IDs to new ones, or 0.
 	kept, newIDs []uint32
 
 	newTypes, newStrings []byte
-	newNames             map[uint32]uint32 // offsets in strings and newStrings
+	newNames             map[uint32]uint32 // offsets in strings to those in newStrings
 }
 
 func newTypeSelection(whole []byte) (*typeSelection, error) {
@@ -181,7 +180,7 @@ func newTypeSelection(whole []byte) (*typeSelection, error) {
 		newStrings: []byte{0},
 		newNames:   map[uint32]uint32{0: 0},
 	}
-	// What has no name has the first.
+	// The first string must be empty: it is the name of unnamed types.
 	if s.types == nil || len(s.strings) == 0 || s.strings[0] != 0 {
 		return nil, errBadBTF
 	}
@@ -190,7 +189,7 @@ func newTypeSelection(whole []byte) (*typeSelection, error) {
 		s.offsets = append(s.offsets, at)
 		size := typeSize(s.types[at:])
 		if size == 0 {
-			return nil, fmt.Errorf("%w: type %d is cut off, or of a kind that is not known", errBadBTF, len(s.offsets))
+			return nil, fmt.Errorf("%w: type %d is truncated, or of an unknown kind", errBadBTF, len(s.offsets))
 		}
 		at += size
 	}
@@ -198,8 +197,8 @@ func newTypeSelection(whole []byte) (*typeSelection, error) {
 	return s, nil
 }
 
-// typeSize returns the size of the type at the beginning of b, or 0 if it does not
-// fit or is of a kind that is not known.
+// typeSize returns the size of the type at the start of b, or 0 if it does not fit or is of
+// an unknown kind.
 func typeSize(b []byte) int {
 	if len(b) < btfTypeSize || kindOf(b) == 0 || kindOf(b) >= len(btfTails) {
 		return 0
@@ -227,7 +226,7 @@ func (s *typeSelection) name(offset uint32) ([]byte, error) {
 	return rest[:end], nil
 }
 
-// keep returns the new ID of a type.
+// keep marks a type to be copied, and returns its new ID.
 func (s *typeSelection) keep(id uint32) uint32 {
 	if id != 0 && s.newIDs[id] == 0 {
 		s.kept = append(s.kept, id)
@@ -236,7 +235,7 @@ func (s *typeSelection) keep(id uint32) uint32 {
 	return s.newIDs[id]
 }
 
-// copy adds a type to the new ones, with all that it refers to.
+// copy appends a type to newTypes, and keeps the types it refers to.
 func (s *typeSelection) copy(id uint32) error {
 	old := s.types[s.offsets[id-1]:]
 	begin := len(s.newTypes)
@@ -258,7 +257,7 @@ func (s *typeSelection) copy(id uint32) error {
 	switch kind {
 	case kindPtr:
 		order.PutUint32(t[8:], 0)
-	case kindFuncProto: // of no parameters
+	case kindFuncProto: // drop the parameters
 		order.PutUint32(t[4:], kindFuncProto<<24)
 		order.PutUint32(t[8:], 0)
 		s.newTypes = s.newTypes[:begin+btfTypeSize]
@@ -267,12 +266,12 @@ func (s *typeSelection) copy(id uint32) error {
 	case kindArray:
 		moveType(tail)
 		moveType(tail[4:])
-	case kindStruct, kindUnion: // of struct btf_member
+	case kindStruct, kindUnion: // struct btf_member
 		for ; len(tail) > 0; tail = tail[12:] {
 			moveName(tail)
 			moveType(tail[4:])
 		}
-	case kindEnum, kindEnum64: // of struct btf_enum or btf_enum64
+	case kindEnum, kindEnum64: // struct btf_enum or btf_enum64
 		for ; len(tail) > 0; tail = tail[btfTails[kind].part:] {
 			moveName(tail)
 		}
@@ -283,7 +282,7 @@ func (s *typeSelection) copy(id uint32) error {
 	return err
 }
 
-// moveName copies the string that a field refers to.
+// moveName copies the string that a field refers to, and updates the field.
 func (s *typeSelection) moveName(field []byte) error {
 	old := order.Uint32(field)
 	offset, ok := s.newNames[old]
@@ -300,7 +299,7 @@ func (s *typeSelection) moveName(field []byte) error {
 	return nil
 }
 
-// encode returns the new types behind a header.
+// encode returns a header and the new types.
 func (s *typeSelection) encode() []byte {
 	b := make([]byte, 0, btfHeaderSize+len(s.newTypes)+len(s.newStrings))
 	b = order.AppendUint16(b, btfMagic)

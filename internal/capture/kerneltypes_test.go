@@ -12,7 +12,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// programBTF is the type information of the programs.
+// programBTF returns the type information of the programs.
 func programBTF(tb testing.TB) []byte {
 	tb.Helper()
 	file, err := elf.NewFile(bytes.NewReader(_BpfBytes))
@@ -35,7 +35,7 @@ func loadTypes(tb testing.TB, raw []byte) *btf.Spec {
 	return spec
 }
 
-// named returns the types of that name.
+// named returns the types with a name.
 func named(tb testing.TB, spec *btf.Spec, name string) []btf.Type {
 	tb.Helper()
 	types, err := spec.AnyTypesByName(name)
@@ -62,7 +62,7 @@ func TestSelectTypes(t *testing.T) {
 			sameType(t, got[i], want[i], make(map[btf.Type]bool))
 		}
 	}
-	// cgroup_root holds a cgroup, and that only points to its kernfs_node.
+	// cgroup_root contains a cgroup, which only points to its kernfs_node.
 	if len(named(t, spec, "cgroup")) != 1 {
 		t.Errorf("cgroup: %v", named(t, spec, "cgroup"))
 	}
@@ -82,11 +82,11 @@ func TestSelectTypesDamaged(t *testing.T) {
 	ofNewKind := bytes.Clone(whole)
 	order.PutUint32(ofNewKind[btfHeaderSize+4:], 31<<24)
 	if _, err := selectTypes(ofNewKind, names); !errors.Is(err, errBadBTF) {
-		t.Errorf("of a kind that is not known: %v", err)
+		t.Errorf("unknown kind: %v", err)
 	}
 }
 
-// sameType compares two types with all that they consist of.
+// sameType compares two types and their parts.
 func sameType(t *testing.T, got, want btf.Type, seen map[btf.Type]bool) {
 	t.Helper()
 	if seen[want] {
@@ -153,7 +153,8 @@ func sameType(t *testing.T, got, want btf.Type, seen map[btf.Type]bool) {
 	}
 }
 
-// What is selected from is the kernel's, but not trusted.
+// FuzzSelectTypes checks arbitrary type information, and that selecting twice changes
+// nothing.
 func FuzzSelectTypes(f *testing.F) {
 	names := map[string]bool{"page_counter": true, "css_set": true, "cgroup_subsys_id": true, "atomic_long_t": true}
 	part, err := selectTypes(programBTF(f), names)
@@ -172,8 +173,8 @@ func FuzzSelectTypes(f *testing.F) {
 	})
 }
 
-// TestNeededNames has the names of the kernel's types that the programs use, without what
-// tells apart several versions of one.
+// TestNeededNames checks the names of kernel types that the programs use, without the
+// suffixes of flavors.
 func TestNeededNames(t *testing.T) {
 	names, err := neededNames(loadSpec(t).Types)
 	if err != nil {
@@ -186,7 +187,7 @@ func TestNeededNames(t *testing.T) {
 	}
 	for _, name := range []string{"", "mm_struct___atomic", "kernfs_node___rcu"} {
 		if names[name] {
-			t.Errorf("%q is there", name)
+			t.Errorf("%q is needed", name)
 		}
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"chargetrace/internal/event"
 )
 
-// load loads the programs that the options need, and returns what a trace cannot show
-// because this kernel lacks the function.
+// load loads the programs that the options need. It returns what the trace lacks because
+// this kernel lacks a function.
 func load(o *Options, attach, attachNet Attach, possibleCPUs int) (coll *ebpf.Collection, lacking []string, err error) {
 	spec, err := loadBpf()
 	if err != nil {
@@ -53,8 +53,8 @@ func selectPrograms(spec *ebpf.CollectionSpec, o *Options, attach, attachNet Att
 	spec.Programs = selected
 }
 
-// dropUnknown removes the optional fentry programs whose function is not in the kernel's
-// BTF, and returns what a trace cannot show without them.
+// dropUnknown removes optional fentry programs whose function is not in the kernel's BTF.
+// It returns what the trace lacks without them.
 func dropUnknown(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string) {
 	for _, h := range hooks {
 		name := h.programs[Fentry]
@@ -84,7 +84,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
 	}
 
-	// All CPUs together wake the reader before the buffer is a quarter full.
+	// All CPUs together wake the reader before a quarter of the buffer is full.
 	const recordBytes = 8 + event.ChargeSize // struct bpf_ringbuf_hdr
 	wakeupEvents := max(1, bufferBytes/4/recordBytes/possibleCPUs)
 
@@ -99,7 +99,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 		bpfVarTakeUserStacks:   o.UserStacks,
 	}
 	if o.Net {
-		// Interrupts on top of the tracer uncharge for others.
+		// Do not exclude the tracer: interrupts on top of it uncharge for others.
 		values[bpfVarTracerTgid] = ^uint32(0)
 	}
 	if o.Kinds != 0 {
@@ -122,7 +122,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 	return nil
 }
 
-// maxFollowed is how many processes are followed at once.
+// maxFollowed is the maximum number of processes followed at a time.
 const maxFollowed = 1 << 14
 
 func filterProcesses(spec *ebpf.CollectionSpec, o *Options, values map[string]any) {
@@ -153,12 +153,12 @@ func filterCgroups(spec *ebpf.CollectionSpec, o *Options, values map[string]any)
 			addToSet(spec.Maps[bpfMapTargetCgroups], bpfCgroupKey{Cgroup: id.ID, Hierarchy: uint64(id.Hierarchy)}, uint8(verdict))
 		}
 	}
-	// A target above another target is a target: the last value counts.
+	// A target above another target is a target: the last value wins.
 	add(o.AboveIDs, bpfCgroupVerdictCGROUP_ABOVE_TARGET)
 	add(o.CgroupIDs, bpfCgroupVerdictCGROUP_TARGET)
 }
 
-// addToSet adds an entry that a map has from the beginning.
+// addToSet adds an initial entry to a map.
 func addToSet(m *ebpf.MapSpec, key, value any) {
 	m.Contents = append(m.Contents, ebpf.MapKV{Key: key, Value: value})
 	m.MaxEntries = uint32(len(m.Contents))

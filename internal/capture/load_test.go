@@ -28,7 +28,7 @@ func loadSpec(t *testing.T) *ebpf.CollectionSpec {
 	return spec
 }
 
-// settings are what configure sets: values of variables, sizes and contents of maps.
+// settings are the results of configure: values of variables, sizes and contents of maps.
 type settings struct {
 	variables map[string][]byte
 	sizes     map[string]uint32
@@ -47,14 +47,14 @@ func configured(t *testing.T, o Options, possibleCPUs int) settings {
 	}
 	for name, m := range spec.Maps {
 		s.sizes[name] = m.MaxEntries
-		if m.Type == ebpf.Hash && len(m.Contents) > 0 { // others hold the variables
+		if m.Type == ebpf.Hash && len(m.Contents) > 0 { // other maps contain the variables
 			s.contents[name] = m.Contents
 		}
 	}
 	return s
 }
 
-// TestConfigure holds what each option changes, and that it changes nothing else.
+// TestConfigure checks what each option changes, and that it changes nothing else.
 func TestConfigure(t *testing.T) {
 	const cpus = 4
 	page := os.Getpagesize()
@@ -134,7 +134,7 @@ func TestConfigure(t *testing.T) {
 	}
 }
 
-// TestConfigureDefaults holds what is set without options.
+// TestConfigureDefaults checks the settings without options.
 func TestConfigureDefaults(t *testing.T) {
 	const cpus = 4
 	var got struct {
@@ -168,7 +168,8 @@ func TestConfigureDefaults(t *testing.T) {
 	}
 }
 
-// TestConfigureOne traces one process, by its number in the initial pid namespace alone.
+// TestConfigureOne checks that a single pid is a constant only in the initial pid
+// namespace.
 func TestConfigureOne(t *testing.T) {
 	o := Options{Filter: stream.Filter{PIDs: []uint32{4711}}}
 	spec := loadSpec(t)
@@ -184,12 +185,12 @@ func TestConfigureOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := !inInitialPIDNamespace(); filter != want || (target == 4711) == want || (len(spec.Maps[bpfMapInitialPids].Contents) == 1) != want {
-		t.Errorf("target %d, filter %v, wanted %v", target, filter, spec.Maps[bpfMapInitialPids].Contents)
+		t.Errorf("target %d, filter %v, initial pids %v", target, filter, spec.Maps[bpfMapInitialPids].Contents)
 	}
 }
 
-// TestDropUnknown has a kernel without OOM kills and reclaim, and one without the
-// function that is traced.
+// TestDropUnknown uses a kernel without the functions of OOM kills and reclaim, and one
+// without the traced function.
 func TestDropUnknown(t *testing.T) {
 	kernel := func(functions ...string) *btf.Spec {
 		b, err := btf.NewBuilder(nil, nil)
@@ -217,7 +218,7 @@ func TestDropUnknown(t *testing.T) {
 			[]string{"oom_kill_process", Function}, []string{"OOM kills", "reclaim"},
 			[]string{bpfProgFentryOomKill, bpfProgFentryReclaimBegin},
 		},
-		// There is no trace without it: to load it fails.
+		// The traced function is required: loading fails.
 		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages"}, nil, nil},
 	} {
 		spec := loadSpec(t)

@@ -8,27 +8,27 @@ import (
 	"chargetrace/internal/event"
 )
 
-// batchSize learns how many pages the kernel charges at once where it needs fewer. That is
-// MEMCG_CHARGE_BATCH, a constant that is not in BTF: in mainline 32 pages, and 64 since
-// Linux 6.1.
+// batchSize learns the number of pages that the kernel charges at once if it needs fewer.
+// That is MEMCG_CHARGE_BATCH, a constant that is not in BTF: 32 pages in mainline, and 64
+// since Linux 6.1.
 //
-// A first try never asks for fewer pages than a batch, and for more only where so many are
-// needed, such as for a huge page. So a batch is the smallest first try that is common: a
-// rare smaller one is a retry whose first try was lost.
+// A first try never requests fewer pages than a batch, and more only if needed, such as for
+// a huge page. So the batch is the smallest common first try: a rare smaller one is a retry
+// whose first try was lost.
 type batchSize struct {
-	// pages is 0 until it is known; then 32 and 64 both count as a batch.
+	// pages is the batch, or 0 while it is unknown; then 32 and 64 both count as a batch.
 	pages uint64
-	// tries are the first tries in this window, and ofPages those of 2, 4, 8, ... pages.
+	// tries counts the first tries in this window, and ofPages those of 2, 4, 8, ... pages.
 	tries   uint64
 	ofPages [maxBatchBits + 1]uint64
-	// fixed says that the source drops some first tries, so that nothing can be learned.
+	// fixed is set if the source drops some first tries, so that nothing can be learned.
 	fixed bool
 }
 
 const (
-	// maxBatchBits bounds what is taken for a batch to 256 pages.
+	// maxBatchBits bounds a batch to 256 pages.
 	maxBatchBits = 8
-	// A size is common if a window of first tries has minBatches of it.
+	// A size is common if it has minBatches of the first tries in a window.
 	windowTries, minBatches = 1024, 16
 )
 
@@ -48,8 +48,8 @@ func (b *batchSize) learn(events []event.Event) {
 	}
 }
 
-// endWindow decides at the end of a window. A later window can only show a smaller batch:
-// a program that uses large folios alone needs none.
+// endWindow updates the batch at the end of a window. A later window can only reduce it: a
+// program that uses only large folios charges no batches.
 func (b *batchSize) endWindow() {
 	for n := 1; n <= maxBatchBits; n++ {
 		if pages := uint64(1) << n; b.ofPages[n] >= minBatches && !b.fixed {
@@ -62,7 +62,7 @@ func (b *batchSize) endWindow() {
 	b.tries, b.ofPages = 0, [maxBatchBits + 1]uint64{}
 }
 
-// includes reports whether a charge of so many pages may be a batch.
+// includes reports whether a charge of a number of pages may be a batch.
 func (b *batchSize) includes(pages uint64) bool {
 	if b.pages == 0 {
 		return pages == 64 || pages == 32
@@ -70,7 +70,7 @@ func (b *batchSize) includes(pages uint64) bool {
 	return pages == b.pages
 }
 
-// isFirstTry reports whether a charge is the first try of one that may be a batch.
+// isFirstTry reports whether a charge may be the first try of a batch.
 func isFirstTry(e *event.Event) bool {
 	return e.Flags&event.Retry == 0 && (e.Kind == event.Memory || e.Kind == event.Memsw)
 }
@@ -79,10 +79,10 @@ func isFirstTry(e *event.Event) bool {
 // It returns the number of leading events that are final: the next one waits for the next
 // event of its thread.
 //
-// The kernel charges a batch of pages where it needs fewer. If that fails it looks whether
-// an interrupt has left enough in this CPU's stock, and if not, charges what it needs from
-// the same place; only then does it reclaim (try_charge_memcg in mm/memcontrol.c). So the
-// thread's next event shows which failures count.
+// The kernel charges a batch of pages if it needs fewer. If that fails, it checks whether an
+// interrupt has left enough in this CPU's stock, and if not, charges the needed pages from
+// the same stack frame; only then does it reclaim (try_charge_memcg in mm/memcontrol.c). So
+// the thread's next event shows whether a failure is final.
 func (b *batchSize) resolveMisses(events []event.Event) (final int) {
 	var open []int // failures that wait for the next event of their thread
 	for i := range events {
@@ -94,7 +94,7 @@ func (b *batchSize) resolveMisses(events []event.Event) (final int) {
 			}
 			switch e.Type {
 			case event.Charge:
-				// From another place, such as an interrupt.
+				// A call from another stack frame, such as in an interrupt.
 				if e.StackPointer != failed.StackPointer {
 					continue
 				}
@@ -119,7 +119,7 @@ func (b *batchSize) resolveMisses(events []event.Event) (final int) {
 	return len(events)
 }
 
-// mayMiss reports whether a charge failed that may have been of more pages than needed.
+// mayMiss reports whether a charge failed that may have requested more pages than needed.
 func (b *batchSize) mayMiss(e *event.Event) bool {
 	return e.Type == event.Charge && e.Outcome == event.Failed && isFirstTry(e) && b.includes(e.RequestedPages)
 }

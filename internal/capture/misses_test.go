@@ -64,7 +64,7 @@ func TestResolveMisses(t *testing.T) {
 	}
 }
 
-// TestBatchSize has kernels whose batches are not those of mainline, or are hard to see.
+// TestBatchSize uses kernels whose batches differ from mainline, or are hard to recognize.
 func TestBatchSize(t *testing.T) {
 	charges := func(n int, pages uint64, flags event.Flags) []event.Event {
 		e := event.Event{Type: event.Charge, Kind: event.Memory, RequestedPages: pages, Outcome: event.OK, Flags: flags}
@@ -113,8 +113,8 @@ func TestBatchSize(t *testing.T) {
 	}
 }
 
-// TestLearnsBatch reads the trace of a kernel that charges 16 pages at once: its misses are
-// told from failures once that is known.
+// TestLearnsBatch reads the trace of a kernel that charges 16 pages at once. After the
+// reader has learned that, it distinguishes misses from failures.
 func TestLearnsBatch(t *testing.T) {
 	try := func(i, pages uint64, o event.Outcome) step {
 		e := at(i, 0, 7)

@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Prioritize has the scheduler prefer the calling goroutine's thread to those it
-// traces, as far as this user may ask for that, until the returned function is
-// called. A reader that waits for its turn behind two processes that charge as fast
-// as they can loses events: the buffer is full in 50 ms.
+// Prioritize raises the priority of the calling goroutine's thread above the traced ones
+// until the returned function is called. It does nothing without the permission. A reader
+// that waits for a CPU behind two processes that charge as fast as they can loses events:
+// the buffer is full in 50 ms.
 func Prioritize() (restore func()) {
 	const nice = -20
 	runtime.LockOSThread()
@@ -20,7 +20,7 @@ func Prioritize() (restore func()) {
 		return runtime.UnlockOSThread
 	}
 	return func() {
-		unix.Setpriority(unix.PRIO_PROCESS, 0, 20-before) // as the system call returns it
+		unix.Setpriority(unix.PRIO_PROCESS, 0, 20-before) // the system call returns 20 - nice
 		runtime.UnlockOSThread()
 	}
 }

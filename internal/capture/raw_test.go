@@ -25,15 +25,15 @@ import (
 	"chargetrace/internal/trace"
 )
 
-// rawTrace is all that a reader got from the kernel in one trace: enough to read it again
-// without the kernel. In a file, NAME.raw, it is compressed with zstd: a line of JSON, then
-// the samples, each with its length before it (a uvarint). They have the byte order and
-// the layout of the machine, which all supported machines share.
+// rawTrace is everything that a reader got from the kernel in a trace, enough to read it
+// again without the kernel. Its file, NAME.raw, is compressed with zstd: a line of JSON,
+// then the samples, each preceded by its length (a uvarint). Samples have the byte order
+// and the layout of the machine, which the tested machines share.
 type rawTrace struct {
 	Header rawHeader
-	// EndBootNanos is the time at the end, the time of the last losses.
+	// EndBootNanos is the time of the end and of the last losses.
 	EndBootNanos uint64
-	// Counters are those of each possible CPU.
+	// Counters are the counters of each possible CPU.
 	Counters   []rawCounters
 	Unfollowed uint64
 	Missed     uint64
@@ -120,7 +120,7 @@ func readRaw(r io.Reader) (*rawTrace, error) {
 	}
 }
 
-// rawRecorder stands between a reader and the kernel, and keeps what passes.
+// rawRecorder wraps the kernel for a reader, and stores everything the reader gets.
 type rawRecorder struct {
 	ring
 	kernel
@@ -128,8 +128,8 @@ type rawRecorder struct {
 	raw    rawTrace
 }
 
-// recordRaw makes a reader keep the samples it gets. Call it before the first Read and
-// before Stop. Stacks stay addresses: the samples lack the files that name them.
+// recordRaw makes a reader store the samples it gets. Call it before the first Read and
+// before Stop. Stacks stay addresses: the samples lack the files to resolve them.
 func recordRaw(r *reader, i stream.Info) *rawRecorder {
 	h := rawHeader{i.PageSize, i.StartBootNanos, i.BootWallNanos, i.KernelStacks, i.UserStacks, i.Net}
 	rec := &rawRecorder{ring: r.ring, kernel: r.kernel, reader: r, raw: rawTrace{Header: h, Counters: make([]rawCounters, len(r.lost))}}
@@ -195,8 +195,8 @@ func (r *rawRecorder) missed() uint64 {
 	return r.raw.Missed
 }
 
-// record reads the trace to its end. It writes the samples the reader got, in the format
-// of NAME.raw, and the events it made of them, in the format of NAME.ctrace.
+// record reads the trace to its end. It writes the samples as NAME.raw, and the events as
+// NAME.ctrace.
 func (r *rawRecorder) record(raw, recording io.Writer) error {
 	if err := copyTrace(recording, r.raw.Header.info(), r.reader); err != nil {
 		return err
@@ -204,7 +204,7 @@ func (r *rawRecorder) record(raw, recording io.Writer) error {
 	return writeRaw(raw, &r.raw)
 }
 
-// copyTrace makes a recording of what a reader reads.
+// copyTrace makes a recording of the events of a reader.
 func copyTrace(recording io.Writer, info stream.Info, r *reader) error {
 	w, err := trace.NewWriter(recording, info)
 	if err != nil {
@@ -226,8 +226,8 @@ func copyTrace(recording io.Writer, info stream.Info, r *reader) error {
 	}
 }
 
-// play returns a reader of a trace. Its clock stands still until the trace ends, so that
-// each failed batch charge waits as long as the trace lasts.
+// play returns a reader of the trace. Its clock does not advance before the end, so that
+// failed batch charges never time out.
 func (raw *rawTrace) play(t *testing.T) *reader {
 	t.Helper()
 	m := newMachine(t, len(raw.Counters))
@@ -258,7 +258,7 @@ func (raw *rawTrace) play(t *testing.T) *reader {
 	return r
 }
 
-// recorded returns the events of a recording, the names apart, and the counts.
+// recorded returns the events of a recording, its names separately, and its counts.
 func recorded(t *testing.T, recording io.Reader) (events []event.Event, names map[event.Event]bool, counts stream.Counts) {
 	t.Helper()
 	r, err := trace.NewReader(recording, trace.Options{})
@@ -270,7 +270,7 @@ func recorded(t *testing.T, recording io.Reader) (events []event.Event, names ma
 	for {
 		n, err := r.Read(batch)
 		for _, e := range batch[:n] {
-			if e.Type.IsName() { // where they are depends on when blocks were written
+			if e.Type.IsName() { // their order depends on the times at which blocks were written
 				names[e] = true
 			} else {
 				events = append(events, e)
@@ -289,8 +289,8 @@ func recorded(t *testing.T, recording io.Reader) (events []event.Event, names ma
 	}
 }
 
-// checkRaw reads the samples of a trace again: that makes the recording that was made of
-// them then, event for event.
+// checkRaw reads the samples of a trace again: the events must equal those in the recording
+// made with them.
 func checkRaw(t *testing.T, file, recording io.Reader) {
 	t.Helper()
 	raw, err := readRaw(file)
@@ -314,14 +314,14 @@ func checkRaw(t *testing.T, file, recording io.Reader) {
 	if !maps.Equal(gotNames, wantNames) {
 		t.Errorf("names %v\nwant %v", gotNames, wantNames)
 	}
-	// Older recordings have a batch without enough charges to learn it.
+	// Older recordings have a batch size without enough charges to learn it.
 	gotCounts.BatchPages, wantCounts.BatchPages = 0, 0
 	if gotCounts != wantCounts {
 		t.Errorf("counts %+v\nwant %+v", gotCounts, wantCounts)
 	}
 }
 
-// TestRaw records a trace with all that one can have, and reads its samples again.
+// TestRaw records a trace with all kinds of samples, and reads them again.
 func TestRaw(t *testing.T) {
 	stacked := with(failed(at(4, 1, 8)), func(e *event.Event) { e.KernelStack = 5 })
 	m := newMachine(t, 2,
@@ -351,7 +351,7 @@ func TestRaw(t *testing.T) {
 	}
 	checkRaw(t, bytes.NewReader(file.Bytes()), bytes.NewReader(recording.Bytes()))
 
-	// The recording has what the script had.
+	// The recording must contain the events of the script.
 	events, names, counts := recorded(t, &recording)
 	var outcomes []string
 	for _, e := range events {
@@ -366,15 +366,15 @@ func TestRaw(t *testing.T) {
 		t.Errorf("%+v", counts)
 	}
 
-	// A file that is cut off is no trace.
+	// A truncated file is rejected.
 	whole := file.Bytes()
 	if _, err := readRaw(bytes.NewReader(whole[:len(whole)-10])); err == nil {
-		t.Error("read a file that is cut off")
+		t.Error("read a truncated file")
 	}
 }
 
-// TestRawKernels reads the samples that TestRecord took on each kernel, and compares the
-// events with the recording of the same trace.
+// TestRawKernels reads the samples that TestRecord recorded on each kernel, and compares
+// the events with the recording of the same trace.
 func TestRawKernels(t *testing.T) {
 	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
 		t.Skip("the samples are in the byte order of the machines that sent them, little-endian")

@@ -16,29 +16,30 @@ import (
 	"chargetrace/internal/event"
 )
 
-// readInterval is how long an event stays in the ring buffer at most. The reader wakes
-// up that often while there are events. After an interval without any it asks the
+// readInterval is the maximum time that an event stays in the ring buffer. The reader wakes
+// up at this interval while there are events. After an interval without events it asks the
 // programs to wake it, and sleeps.
 const readInterval = 50 * time.Millisecond
 
-// maxPending is how long a failed batch charge waits for the next event of its thread;
-// see batchSize.resolveMisses. That event follows at once, unless the thread is preempted, on a
-// busy machine for long.
+// maxPending is the maximum time that a failed batch charge waits for the next event of its
+// thread; see batchSize.resolveMisses. That event follows at once, unless the thread is
+// preempted, which can take long on a busy machine.
 const maxPending = 2 * time.Second
 
-// ring is the reader's view of the ring buffer: a [*ringbuf.Reader], or a test's script.
+// ring is the reader's interface to the ring buffer: a [*ringbuf.Reader], or a script in
+// tests.
 type ring interface {
-	// ReadInto waits for a record. After Flush it returns the records that are left,
-	// then ringbuf.ErrFlushed.
+	// ReadInto waits for a record. After Flush it returns the remaining records, then
+	// ringbuf.ErrFlushed.
 	ReadInto(*ringbuf.Record) error
-	// SetDeadline limits how long ReadInto waits; the zero time is no limit.
+	// SetDeadline limits the wait of ReadInto; the zero time is no limit.
 	SetDeadline(time.Time)
-	// AvailableBytes is how much can be read without waiting.
+	// AvailableBytes returns the number of bytes that can be read without waiting.
 	AvailableBytes() int
 	Flush() error
 }
 
-// clock has the reader's two clocks.
+// clock holds the reader's two clocks.
 type clock struct {
 	now  func() time.Time // for the ring's deadlines
 	boot func() uint64    // see BootNanos
@@ -50,18 +51,18 @@ var systemClock = clock{time.Now, BootNanos}
 func BootNanos() uint64 {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		panic(err) // it is there since Linux 2.6.39
+		panic(err) // the clock exists since Linux 2.6.39
 	}
 	return uint64(t.Nano())
 }
 
-// reader makes events of the records in the ring buffer. It knows the kernel through
-// two interfaces and a clock, so that tests decide what happens when.
+// reader decodes the records in the ring buffer to events. It accesses the kernel only
+// through two interfaces and a clock, so that tests control the order and the times.
 type reader struct {
 	ring   ring
 	kernel kernel
 	clock  clock
-	stacks *stacks // nil: no stacks are taken
+	stacks *stacks // nil: no stacks are collected
 
 	record  ringbuf.Record
 	flushed bool
@@ -74,7 +75,7 @@ type reader struct {
 	pending []event.Event
 	// queue holds the events to read before the ring buffer.
 	queue []event.Event
-	// lost is how many lost events of each CPU have been reported.
+	// lost counts the lost events of each CPU that have been reported.
 	lost []uint64
 
 	stopOnce sync.Once
@@ -87,9 +88,9 @@ func newReader(r ring, k kernel, c clock, possibleCPUs int) *reader {
 	return &reader{ring: r, kernel: k, clock: c, lost: make([]uint64, possibleCPUs)}
 }
 
-// Read implements [stream.Source]. Where events were lost, a [event.Lost] event comes
-// before the next charge of that CPU. At the end come the losses that no charge
-// followed, and the charges that had not returned.
+// Read implements [stream.Source]. It reports lost events by an [event.Lost] event before
+// the next charge of that CPU. The last events are the losses that no charge followed, and
+// the charges in flight.
 func (r *reader) Read(batch []event.Event) (int, error) {
 	n := copy(batch, r.pending)
 	r.pending = append(r.pending[:0], r.pending[n:]...)
@@ -100,7 +101,7 @@ func (r *reader) Read(batch []event.Event) (int, error) {
 			return 0, err
 		}
 		final := r.batches.resolveMisses(batch[:n])
-		if final == 0 && n == len(batch) { // no room for what it waits for
+		if final == 0 && n == len(batch) { // no room for the event it waits for
 			final = 1 + r.batches.resolveMisses(batch[1:])
 		}
 		for final < n && r.clock.boot() > batch[final].BootNanos+uint64(maxPending) {
@@ -121,9 +122,9 @@ func (r *reader) Read(batch []event.Event) (int, error) {
 	}
 }
 
-// fill reads events into batch: those there are, and at least one, unless an interval
-// ends before. At the end it returns io.EOF. While events are pending, each interval
-// ends in time.
+// fill reads the available events into batch. It waits for at least one, or for the end of
+// an interval; while events are pending, each interval ends after readInterval. At the end
+// of the trace it returns io.EOF.
 func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 	for n < len(batch) {
 		if len(r.queue) > 0 {
@@ -155,7 +156,7 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 			return n, r.endInterval(pending)
 		case errors.Is(err, ringbuf.ErrFlushed):
 			r.flushed = true
-			r.Stop() // has flushed, but may not have returned yet
+			r.Stop() // waits until the Stop that flushed returns
 			if r.stopErr != nil {
 				return n, r.stopErr
 			}
@@ -169,11 +170,10 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 	return n, nil
 }
 
-// decode makes e the event in the record. It returns false for a stack that has an event
-// already. If charges were lost before this one, e becomes a Lost event and the charge
-// is queued.
+// decode decodes the record to e. It returns false for a stack that already has an event.
+// If charges were lost before this one, e becomes a Lost event and the charge is queued.
 func (r *reader) decode(e *event.Event) (ok bool, err error) {
-	if r.idleIntervals > 2 { // it slept
+	if r.idleIntervals > 2 { // the reader slept
 		r.ring.SetDeadline(r.clock.now().Add(readInterval))
 	}
 	r.idleIntervals = 0
@@ -202,7 +202,7 @@ func (r *reader) decode(e *event.Event) (ok bool, err error) {
 	return true, nil
 }
 
-// endInterval sets how long the next ReadInto waits.
+// endInterval sets the deadline of the next ReadInto.
 func (r *reader) endInterval(pending bool) error {
 	deadline := r.clock.now().Add(readInterval)
 	if pending {
@@ -211,12 +211,12 @@ func (r *reader) endInterval(pending bool) error {
 	}
 	r.idleIntervals++
 	switch r.idleIntervals {
-	case 1: // there were events in the interval that ends now
+	case 1: // the interval that ends now had events
 	case 2:
-		// A program that runs right now may not see it and not wake the reader, so the
-		// next interval still ends by itself.
+		// A program that runs at this moment may not see the request and not wake the reader,
+		// so the next interval still has a deadline.
 		if err := r.kernel.setReaderIdle(); err != nil {
-			return fmt.Errorf("go to sleep: %w", err)
+			return fmt.Errorf("set the reader idle: %w", err)
 		}
 	default:
 		deadline = time.Time{}
@@ -225,8 +225,8 @@ func (r *reader) endInterval(pending bool) error {
 	return nil
 }
 
-// queueFinal queues the events that did not come through the ring buffer: losses that no
-// later charge reported, and the charges in flight.
+// queueFinal queues the events that are not in the ring buffer: losses that no later charge
+// reported, and the charges in flight.
 func (r *reader) queueFinal() error {
 	counts, err := r.Counts()
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"chargetrace/internal/symbol"
 )
 
-// TestLoss holds that each lost event is reported once: before the next charge of its
-// CPU, or at the end.
+// TestLoss checks that each lost event is reported once: before the next charge of its CPU,
+// or at the end.
 func TestLoss(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -35,7 +35,7 @@ func TestLoss(t *testing.T) {
 			want:     []event.Event{at(1, 0, 7), at(2, 1, 8)},
 		},
 		{
-			name: "before a charge, and no more before the next",
+			name: "before a charge, and not again before the next",
 			script: []step{
 				sample(at(1, 0, 7)), sample(losing(at(2, 0, 7), 3)), sample(losing(at(3, 0, 7), 3)), sample(losing(at(4, 0, 7), 5)),
 			},
@@ -46,7 +46,7 @@ func TestLoss(t *testing.T) {
 			},
 		},
 		{
-			name:     "each CPU its own",
+			name:     "separate for each CPU",
 			script:   []step{sample(losing(at(1, 1, 7), 3)), sample(losing(at(2, 0, 7), 2)), sample(losing(at(3, 1, 7), 4))},
 			counters: []bpfCpuState{{Lost: 2}, {Lost: 4}},
 			want: []event.Event{
@@ -55,7 +55,7 @@ func TestLoss(t *testing.T) {
 			},
 		},
 		{
-			name:     "at the end, where no charge followed",
+			name:     "at the end, if no charge followed",
 			script:   []step{sample(losing(at(1, 0, 7), 3)), timeout},
 			counters: []bpfCpuState{{Lost: 4}, {Lost: 10}},
 			want: []event.Event{
@@ -69,13 +69,13 @@ func TestLoss(t *testing.T) {
 			want:     []event.Event{{Type: event.Lost, LostEvents: 1}},
 		},
 		{
-			name:     "before an event that is no charge",
+			name:     "not before an event of another type",
 			script:   []step{sample(event.Event{Type: event.ReclaimBegin, TID: 7}), sample(losing(at(1, 0, 7), 1))},
 			counters: []bpfCpuState{{Lost: 1}, {}},
 			want:     []event.Event{{Type: event.ReclaimBegin, TID: 7}, lost(at(1, 0, 7), 1), losing(at(1, 0, 7), 1)},
 		},
 	} {
-		for _, length := range []int{1, 2, 256} { // a batch that ends between loss and charge, too
+		for _, length := range []int{1, 2, 256} { // some batches end between loss and charge
 			t.Run(tc.name, func(t *testing.T) {
 				m := newMachine(t, 2, slices.Clone(tc.script)...)
 				m.counters = tc.counters
@@ -86,7 +86,7 @@ func TestLoss(t *testing.T) {
 	}
 }
 
-// TestPending holds how long a failed batch charge waits for what follows it.
+// TestPending checks how long a failed batch charge waits for the next event of its thread.
 func TestPending(t *testing.T) {
 	intervals := func(n int) []step { return slices.Repeat([]step{timeout}, n) }
 	const ms = uint64(time.Millisecond)
@@ -99,12 +99,12 @@ func TestPending(t *testing.T) {
 		want   [][]event.Event // of each Read
 	}{
 		{
-			name:   "settled in one read",
+			name:   "resolved in one read",
 			script: []step{sample(first), sample(second)},
 			want:   [][]event.Event{{miss(first), retry(second)}},
 		},
 		{
-			name:   "by a later record, with what came between",
+			name:   "by a later record, with events in between",
 			script: []step{sample(other), sample(first), sample(other), later(second)},
 			want:   [][]event.Event{{other}, {miss(first), other, retry(second)}},
 		},
@@ -114,13 +114,13 @@ func TestPending(t *testing.T) {
 			want:   [][]event.Event{{miss(first), retry(second)}},
 		},
 		{
-			name:   "until maxPending is over",
+			name:   "until maxPending has passed",
 			script: slices.Concat([]step{sample(first)}, intervals(40), []step{later(other)}, intervals(1), []step{later(second)}),
 			want:   [][]event.Event{{first, other}, {second}},
 		},
 		{
-			// The second failure is younger, and stays.
-			name: "each for itself",
+			// The second failure is younger, and stays pending.
+			name: "separately",
 			script: slices.Concat([]step{sample(first), sample(failed(at(1900*ms, 1, 8)))}, intervals(41),
 				[]step{later(at(2100*ms, 1, 8))}),
 			want: [][]event.Event{{first}, {miss(failed(at(1900*ms, 1, 8))), retry(at(2100*ms, 1, 8))}},
@@ -137,7 +137,7 @@ func TestPending(t *testing.T) {
 			want:   [][]event.Event{{first, other, other}, {second}},
 		},
 		{
-			name:   "until the batch is full, each for itself",
+			name:   "until the batch is full, separately",
 			script: []step{sample(first), sample(other), sample(failed(at(4, 1, 8))), sample(at(5, 1, 8)), sample(second)},
 			length: 3,
 			want:   [][]event.Event{{first, other}, {miss(failed(at(4, 1, 8))), retry(at(5, 1, 8)), second}},
@@ -154,7 +154,7 @@ func TestPending(t *testing.T) {
 			want:   [][]event.Event{{miss(first), lost(second, 2), losing(retry(second), 2)}},
 		},
 		{
-			name:   "reclaim settles it",
+			name:   "resolved by reclaim",
 			script: []step{sample(first), later(event.Event{Type: event.ReclaimBegin, TID: 7})},
 			want:   [][]event.Event{{first, {Type: event.ReclaimBegin, TID: 7}}},
 		},
@@ -179,7 +179,7 @@ func TestPending(t *testing.T) {
 	}
 }
 
-// TestSleep holds when the reader asks to be woken, and how long it waits.
+// TestSleep checks when the reader asks to be woken, and its deadlines.
 func TestSleep(t *testing.T) {
 	const interval = "deadline 50ms"
 	end := []string{"detach", "calls", "flush"}
@@ -187,22 +187,22 @@ func TestSleep(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		script []step
-		want   []string // after the first deadline, before the end
+		want   []string // between the first deadline and the end
 	}{
 		{"events in each interval", []step{sample(e), timeout, later(e), timeout, later(e)}, []string{interval, interval}},
 		{"one idle interval", []step{sample(e), timeout, timeout, later(e), timeout}, []string{interval, "idle", interval, interval}},
 		{"asleep", []step{sample(e), timeout, timeout, timeout}, []string{interval, "idle", interval, "no deadline"}},
-		{"asleep from the beginning", []step{timeout, timeout, timeout}, []string{interval, "idle", interval, "no deadline"}},
+		{"asleep from the start", []step{timeout, timeout, timeout}, []string{interval, "idle", interval, "no deadline"}},
 		{
 			"woken", []step{sample(e), timeout, timeout, timeout, later(e), later(e), timeout, timeout, timeout, later(e), timeout},
 			[]string{interval, "idle", interval, "no deadline", interval, interval, "idle", interval, "no deadline", interval, interval},
 		},
 		{
-			"woken by an event that is no charge", []step{timeout, timeout, timeout, later(event.Event{Type: event.Fork}), timeout},
+			"woken by an event of another type", []step{timeout, timeout, timeout, later(event.Event{Type: event.Fork}), timeout},
 			[]string{interval, "idle", interval, "no deadline", interval, interval},
 		},
 		{
-			// A program that did not see reader_idle yet.
+			// From a program that did not see reader_idle yet.
 			"an event after the request", []step{timeout, timeout, later(e), timeout, timeout, timeout},
 			[]string{interval, "idle", interval, interval, "idle", interval, "no deadline"},
 		},
@@ -221,15 +221,15 @@ func TestSleep(t *testing.T) {
 	}
 }
 
-// TestReadWhatThereIs holds that Read does not wait while it has events, nor return
+// TestReadAvailable checks that Read does not wait while it has events, and does not return
 // before the ring buffer is empty.
-func TestReadWhatThereIs(t *testing.T) {
+func TestReadAvailable(t *testing.T) {
 	a, b, c := at(1, 0, 7), at(2, 0, 7), at(3, 0, 7)
 	m := newMachine(t, 1, sample(a), sample(b), later(c))
 	compare(t, readAll(t, m.reader(), 256), [][]event.Event{{a, b}, {c}})
 }
 
-// TestReadLess reads into a batch that what is pending fills.
+// TestReadLess reads into a batch that the pending events fill.
 func TestReadLess(t *testing.T) {
 	a, b, c := failed(at(1, 0, 7)), at(2, 0, 8), at(3, 0, 7)
 	m := newMachine(t, 1, sample(at(0, 0, 9)), sample(a), sample(b), later(c))
@@ -241,7 +241,7 @@ func TestReadLess(t *testing.T) {
 	compare(t, readAll(t, r, 2), [][]event.Event{{a, b}, {c}})
 }
 
-// TestStop stops while events are in the ring buffer: all of them are read.
+// TestStop stops while events are in the ring buffer: all of them must be read.
 func TestStop(t *testing.T) {
 	a, b, c := at(1, 0, 7), failed(at(2, 0, 7)), at(3, 0, 7)
 	m := newMachine(t, 2)
@@ -289,7 +289,7 @@ func TestStopFails(t *testing.T) {
 				t.Errorf("read %d, %v", n, err)
 			}
 			if !slices.Contains(m.log, "flush") {
-				t.Errorf("does not go on: %q", m.log)
+				t.Errorf("stopped before flush: %q", m.log)
 			}
 		})
 	}
@@ -300,7 +300,7 @@ func TestReadFails(t *testing.T) {
 	for _, tc := range []struct {
 		name    string
 		script  []step
-		fails   string // the call that does
+		fails   string // the call that fails
 		message string
 	}{
 		{name: "the ring", script: []step{{err: broken}}, message: "read the ring buffer: broken"},
@@ -308,8 +308,8 @@ func TestReadFails(t *testing.T) {
 		{name: "an unknown type", script: []step{{raw: binary.NativeEndian.AppendUint32(nil, 99)}}, message: "read the ring buffer: event of unknown type 99"},
 		{name: "a short sample", script: []step{{raw: []byte{1, 0}}}, message: "read the ring buffer: event of 2 bytes"},
 		{name: "a CPU too many", script: []step{sample(at(1, 2, 7))}, message: "read the ring buffer: event of CPU 2 of 2"},
-		{name: "a stack that nobody asked for", script: []step{{raw: rawStack(1, symbol.Process{}, 2)}}, message: "read the ring buffer: event of unknown type 12"},
-		{name: "going to sleep", script: []step{timeout, timeout}, fails: "idle", message: "go to sleep: broken"},
+		{name: "a stack without options for stacks", script: []step{{raw: rawStack(1, symbol.Process{}, 2)}}, message: "read the ring buffer: event of unknown type 12"},
+		{name: "going to sleep", script: []step{timeout, timeout}, fails: "idle", message: "set the reader idle: broken"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			m := newMachine(t, 2, tc.script...)
@@ -330,8 +330,8 @@ func bpfCharge(t *testing.T, e event.Event) (c bpfChargeEvent) {
 	return c
 }
 
-// TestInflight ends a trace with charges that have not returned: the oldest first,
-// flagged, and after the events of the ring buffer.
+// TestInflight ends a trace with charges in flight. They must follow the events of the ring
+// buffer, oldest first, with a flag.
 func TestInflight(t *testing.T) {
 	predicted := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags |= event.Predicted }) }
 	a, b, c := at(30, 0, 7), at(10, 0, 8), with(at(20, 1, 9), func(e *event.Event) { e.Flags = event.Remote; e.Outcome = event.Failed })
@@ -352,7 +352,8 @@ func TestInflight(t *testing.T) {
 	}
 }
 
-// TestInflightStacks ends a trace with charges whose stacks the reader has, and has not.
+// TestInflightStacks ends a trace with charges in flight whose stacks the reader has, or
+// not.
 func TestInflightStacks(t *testing.T) {
 	functions, err := symbol.ReadKernel(strings.NewReader("1000 t inner\n2000 t outer\n"))
 	if err != nil {
@@ -379,7 +380,7 @@ func TestInflightStacks(t *testing.T) {
 	m.callStacks[40] = s
 	s = bpfCallStacks{}
 	fill(&s.Kernel, rawStack(8, symbol.Process{}, slices.Repeat([]uint64{0x2001}, stackDepth)...))
-	s.KernelFrames = 1 << 40 // no more than there are
+	s.KernelFrames = 1 << 40 // must be limited to the array
 	m.callStacks[41] = s
 
 	r := m.reader()
@@ -393,7 +394,7 @@ func TestInflightStacks(t *testing.T) {
 		p(stacked(22, 0, 0)),
 	}})
 
-	// Without the stacks the charges are not whole.
+	// Without its stacks a charge is an error.
 	m = newMachine(t, 1)
 	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, stacked(1, 5, 0))
 	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the stacks of the calls in flight: no stacks in slot 0" {
@@ -409,7 +410,7 @@ func TestInflightFails(t *testing.T) {
 	}
 	m = newMachine(t, 1)
 	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, with(at(1, 0, 7), func(e *event.Event) { e.KernelStack = 5 }))
-	m.callStacks[0] = bpfCallStacks{} // of no frames
+	m.callStacks[0] = bpfCallStacks{} // no frames
 	r := m.reader()
 	r.stacks = &stacks{named: make(map[string]uint32)}
 	if _, err := r.Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: a stack of 16 bytes" {
@@ -417,7 +418,7 @@ func TestInflightFails(t *testing.T) {
 	}
 }
 
-// TestReadStacks numbers the stacks of charges in the order of their names.
+// TestReadStacks checks that stacks are numbered in order of their first samples.
 func TestReadStacks(t *testing.T) {
 	charge := func(kernel, user uint32) event.Event {
 		return with(at(1, 0, 7), func(e *event.Event) { e.KernelStack, e.UserStack = kernel, user })
@@ -452,7 +453,7 @@ func TestReadStacks(t *testing.T) {
 	}
 }
 
-// TestCounts adds up what the programs counted, before the trace is at its end too.
+// TestCounts checks the sums of the programs' counters, also before the end of the trace.
 func TestCounts(t *testing.T) {
 	m := newMachine(t, 3)
 	m.counters = []bpfCpuState{

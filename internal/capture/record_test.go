@@ -24,8 +24,8 @@ import (
 	"chargetrace/internal/vm"
 )
 
-// TestRecord records a trace with its raw samples, and reads those again. With
-// UPDATE_RECORDINGS it does so on all kernels, and writes testdata/KERNEL.raw and
+// TestRecord records a trace with its raw samples, and reads the samples again. With
+// UPDATE_RECORDINGS it runs on all kernels, and writes testdata/KERNEL.raw and
 // testdata/KERNEL.ctrace.
 func TestRecord(t *testing.T) {
 	m := guest.Exact.On(guest.One...)
@@ -73,7 +73,7 @@ func TestRecord(t *testing.T) {
 		runWorkload(t, steady, "steady", "1", "200") // the reader sleeps and wakes
 	}
 	runWorkload(t, other, "touch", "1") // filtered
-	runWorkload(t, leaky, "touch", "2") // reaches the limit: the kernel kills it
+	runWorkload(t, leaky, "touch", "2") // hits the limit and is OOM-killed
 	gate.Lock()
 	loseEvents() // no charge follows
 	tracer.Stop()
@@ -91,7 +91,7 @@ func TestRecord(t *testing.T) {
 	guest.Keep(t, ".ctrace", recording.Bytes())
 }
 
-// gatedRing stops the reader at its next record while a test holds the lock.
+// gatedRing blocks the reader at its next record while a test holds the lock.
 type gatedRing struct {
 	ring
 	sync.Mutex
@@ -104,8 +104,8 @@ func (g *gatedRing) ReadInto(rec *ringbuf.Record) error {
 	return err
 }
 
-// checkRecorded compares the recording with the kernel's counts for the cgroup that was
-// at its limit. It also requires every case that the reader treats separately.
+// checkRecorded compares the recording with the kernel's counts for the cgroup at its
+// limit. It also requires each case that the reader handles separately.
 func checkRecorded(t *testing.T, recording io.Reader, leaky string) {
 	t.Helper()
 	events, names, counts := recorded(t, recording)
@@ -170,8 +170,9 @@ func checkRecorded(t *testing.T, recording io.Reader, leaky string) {
 	}
 }
 
-// chargeMisses returns how many charges did not reach the programs. Missed of the counts
-// includes uncharges: an fentry program skips those of an interrupt during its own run.
+// chargeMisses returns the number of charges that did not reach the programs. The counts'
+// Missed also includes uncharges: the kernel skips an fentry program in an interrupt during
+// its own run.
 func chargeMisses(t *testing.T, p *programs) uint64 {
 	t.Helper()
 	n := p.kprobeMisses
@@ -189,7 +190,7 @@ func chargeMisses(t *testing.T, p *programs) uint64 {
 	return n
 }
 
-// kernelCount returns a number of memory.events.
+// kernelCount returns a value of memory.events.
 func kernelCount(t *testing.T, cgroup, key string) uint64 {
 	t.Helper()
 	content, err := os.ReadFile(cgroup + "/memory.events")

@@ -28,8 +28,7 @@ import (
 // and constants of bpf_*.go are generated from the committed objects; package event, which
 // imports no other, has its own.
 
-// TestGenerated checks that the objects were made from the current sources, by "make
-// generate".
+// TestGenerated checks that "make generate" built the objects from the current sources.
 func TestGenerated(t *testing.T) {
 	const sources = "../../bpf"
 	files, err := os.ReadDir(sources) // sorted by name
@@ -62,7 +61,7 @@ func TestEnums(t *testing.T) {
 			"EVENT_RECLAIM_BEGIN": uint64(event.ReclaimBegin), "EVENT_RECLAIM_END": uint64(event.ReclaimEnd),
 			"EVENT_OOM_KILL": uint64(event.OOMKill), "EVENT_CGROUP": uint64(event.CgroupName), "EVENT_FORK": uint64(event.Fork),
 			"EVENT_UNCHARGE": uint64(event.Uncharge), "EVENT_FORCED_CHARGE": uint64(event.ForcedCharge),
-			"EVENT_STACK": uint64(bpfEventTypeEVENT_STACK), // becomes an event.Stack
+			"EVENT_STACK": uint64(bpfEventTypeEVENT_STACK), // decoded to an event.Stack
 		},
 		"kind": {
 			"KIND_UNKNOWN": uint64(event.Unknown), "KIND_MEMORY": uint64(event.Memory), "KIND_MEMSW": uint64(event.Memsw),
@@ -90,16 +89,16 @@ func TestEnums(t *testing.T) {
 			t.Errorf("package event has kinds %b", event.AllKinds)
 		}
 	}
-	// The reader makes these: the program must not use their numbers.
+	// These types do not come from the program, which must not use their numbers.
 	for _, typ := range []event.Type{event.Stack, event.Usage} {
 		if err := new(event.Event).Decode(binary.NativeEndian.AppendUint32(nil, uint32(typ))); err == nil {
-			t.Errorf("type %d is decoded", typ)
+			t.Errorf("type %d was decoded", typ)
 		}
 	}
 }
 
-// fill gives each field of a struct a value that no other field has, in each of its
-// bytes, so that a field read from another place or by another length differs.
+// fill gives each field of a struct a unique value in all of its bytes, so that a field read
+// from a wrong offset or with a wrong size differs.
 func fill(v reflect.Value, n *byte) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -113,7 +112,7 @@ func fill(v reflect.Value, n *byte) {
 		for i := range 3 {
 			v.Index(i).SetInt(int64(*n))
 		}
-	case reflect.Int64: // pages that are held, which can be negative
+	case reflect.Int64: // the usage in pages, which can be negative
 		*n++
 		v.SetInt(-int64(*n) * 0x0101_0101_0101_0101)
 	default:
@@ -122,7 +121,7 @@ func fill(v reflect.Value, n *byte) {
 	}
 }
 
-// filled returns a filled struct of a type of event, and what is common to all.
+// filled returns a filled struct for a type of event, and the Event with the common fields.
 func filled[T any](t *testing.T, typ event.Type) (raw *T, common event.Event) {
 	t.Helper()
 	raw = new(T)
@@ -136,15 +135,15 @@ func filled[T any](t *testing.T, typ event.Type) (raw *T, common event.Event) {
 	}
 }
 
-// name returns a char array of the program.
+// name returns the bytes of a char array of the program.
 func name(c []int8) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(&c[0])), len(c)) }
 
 func level(l bpfLevel) event.Level {
 	return event.Level{CgroupID: l.Cgroup, UsagePages: l.Usage, MaxPages: l.Max}
 }
 
-// TestEventLayout decodes each struct that the ring buffer carries, as the program lays it
-// out, and encodes it again.
+// TestEventLayout decodes each struct of the ring buffer in the program's layout, and
+// encodes it again.
 func TestEventLayout(t *testing.T) {
 	for _, typ := range []event.Type{event.Charge, event.Lost} {
 		c, want := filled[bpfChargeEvent](t, typ)
@@ -198,13 +197,13 @@ func checkLayout[T any](t *testing.T, raw *T, want event.Event) {
 	}
 }
 
-// TestStackLayout learns a stack that is laid out as the program does it.
+// TestStackLayout decodes a stack in the program's layout.
 func TestStackLayout(t *testing.T) {
 	raw := bpfStackEvent{Type: 12, Id: 5, Tgid: 7, Layout: 8}
 	raw.Address[0], raw.Address[1] = 0x10, 0x11
 	sample := structBytes(&raw)[:unsafe.Offsetof(raw.Address)+2*unsafe.Sizeof(raw.Address[0])]
 	if !isStack(sample) {
-		t.Error("is no stack")
+		t.Error("not recognized as a stack")
 	}
 	namer := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), patience: 1 << 40}
 	namer.answers <- answer{frames: "f;g"}
@@ -214,7 +213,7 @@ func TestStackLayout(t *testing.T) {
 		t.Errorf("%v, %v: %+v", ok, err, e)
 	}
 	if q := <-namer.questions; q.of.PID != 7 || q.of.Layout != 8 || !slices.Equal(q.addresses, []uint64{0x10, 0x11}) {
-		t.Errorf("asks for %+v", q)
+		t.Errorf("question %+v", q)
 	}
 	charge := event.Event{KernelStack: 5}
 	if s.number(&charge); charge.KernelStack != 1 {
@@ -240,8 +239,8 @@ func loadObject(t *testing.T, arch string) *ebpf.CollectionSpec {
 	return spec
 }
 
-// TestArchitectures compares what the objects share with Go, and their programs, maps and
-// variables.
+// TestArchitectures compares the objects of all architectures: the types shared with Go,
+// programs, maps and variables.
 func TestArchitectures(t *testing.T) {
 	files, err := filepath.Glob("bpf_*.o")
 	if err != nil {
@@ -294,8 +293,8 @@ func TestArchitectures(t *testing.T) {
 	}
 }
 
-// TestRegisters checks where the programs read registers if CO-RE does not relocate that:
-// the offsets in struct pt_regs of arch/ARCH/include/uapi/asm/ptrace.h.
+// TestRegisters checks the offsets of registers that CO-RE does not relocate: those in
+// struct pt_regs of arch/ARCH/include/uapi/asm/ptrace.h.
 func TestRegisters(t *testing.T) {
 	const word = 8
 	for arch, want := range map[string]struct {
@@ -321,7 +320,7 @@ func TestRegisters(t *testing.T) {
 	}
 }
 
-// contextLoads returns the offsets at which a program reads its context, before its first
+// contextLoads returns the offsets at which a program reads its context before its first
 // jump.
 func contextLoads(t *testing.T, p *ebpf.ProgramSpec) (offsets []int16) {
 	t.Helper()

@@ -19,19 +19,19 @@ const (
 	stackDepth = len(bpfStackEvent{}.Address)
 	// stackHeader is the size of a stack's sample without its addresses.
 	stackHeader = int(unsafe.Offsetof(bpfStackEvent{}.Address))
-	// sentStacks is the size of the program's map sent_stacks.
+	// sentStacks is the number of slots of the program's map sent_stacks.
 	sentStacks = int(bpfStackSlotsSENT_STACKS)
-	// maxNamed and maxNamedBytes bound the different stacks of a trace.
+	// maxNamed and maxNamedBytes limit the different stacks of a trace.
 	maxNamed      = 1 << 16
 	maxNamedBytes = 64 << 20
 )
 
 // stacks resolves the stacks of a trace.
 //
-// The program sends the addresses of a stack before the first charge that has its id, and
-// again if another stack took its slot in sent_stacks; sent has the same slots. In the
-// trace the number of a stack stands for its frames: two processes can have the same frames
-// at different addresses, and different frames at the same.
+// The program sends the addresses of a stack before the first charge with its id, and again
+// if another stack took its slot in sent_stacks; sent has the same slots. In the trace a
+// stack has a number per resolved frames, not per addresses: two processes can have the
+// same frames at different addresses, and different frames at the same addresses.
 type stacks struct {
 	kernel   symbol.Kernel
 	programs *namer // nil: user stacks stay addresses
@@ -56,7 +56,7 @@ func newStacks(o *Options) (*stacks, error) {
 			return nil, fmt.Errorf("read the kernel's symbols: %w", err)
 		}
 	}
-	// The pids of events are those of the initial namespace, the pids of /proc may not be.
+	// Events have pids of the initial namespace, but /proc may belong to another one.
 	if o.UserStacks && inInitialPIDNamespace() {
 		s.programs = newNamer()
 	}
@@ -68,7 +68,7 @@ func isStack(raw []byte) bool {
 	return len(raw) >= 4 && bpfEventType(binary.NativeEndian.Uint32(raw)) == bpfEventTypeEVENT_STACK
 }
 
-// learn resolves the stack of a sample. If its frames are new, it sets e to their event.
+// learn resolves the stack in a sample. If its frames are new, it sets e to their event.
 func (s *stacks) learn(e *event.Event, raw []byte) (isNew bool, err error) {
 	ne := binary.NativeEndian
 	if len(raw) <= stackHeader || len(raw) > stackHeader+8*stackDepth || len(raw)%8 != 0 {
@@ -141,14 +141,14 @@ func plainFrames(addresses []uint64) string {
 	return strings.Join(frames, ";")
 }
 
-// namer resolves user stacks in a goroutine of its own. It reads files that the traced
-// processes control, and a FUSE file system may never answer; the reader of the ring buffer
-// must not wait long.
+// namer resolves user stacks in its own goroutine. It reads files that the traced processes
+// control, and a FUSE file system may never answer; the reader of the ring buffer must not
+// wait long.
 type namer struct {
 	questions chan question
 	answers   chan answer
 	patience  time.Duration // the timeout of an answer
-	// busy is set after a timeout, until the late answer comes.
+	// busy is set from a timeout until the late answer arrives.
 	busy bool
 	last answer
 	// late counts stacks that were not resolved in time.
@@ -170,14 +170,14 @@ func newNamer() *namer {
 	// Reading a program of 100 MB takes a tenth of a second.
 	n := &namer{questions: make(chan question), answers: make(chan answer, 1), patience: 2 * time.Second}
 	go func() {
-		defer Prioritize()() // the reader waits for it, and the process may exit soon
+		defer Prioritize()() // the reader waits for answers, and the process may exit soon
 		r := symbol.NewResolver()
 		for q := range n.questions {
 			var frames []byte
 			for i, address := range q.addresses {
 				if i > 0 {
 					frames = append(frames, ';')
-					address -= min(address, 1) // a call can be the last instruction of a function
+					address -= min(address, 1) // the return address of a function's last call is in the next one
 				}
 				frames = r.AppendFrame(frames, q.of, address)
 			}

@@ -39,13 +39,13 @@ func TestStacks(t *testing.T) {
 	}
 	for _, tc := range []struct {
 		raw    []byte
-		number uint32 // of its event; 0 if it is not new
+		number uint32 // of its event; 0 if the stack is not new
 		frames string
 	}{
 		{rawStack(5, kernel, 0x1001, 0x2002), 1, "inner+0x1;outer+0x2"},
 		{rawStack(5, kernel, 0x1001, 0x2002), 0, ""}, // again
 		{rawStack(6, user, 0x1001), 2, "0x1001"},     // without a resolver
-		{rawStack(9, user, 0x1001), 0, ""},           // other ids, the same names
+		{rawStack(9, user, 0x1001), 0, ""},           // another id, the same frames
 		{rawStack(10, kernel, deep...), 3, strings.Repeat("outer+0x1;", stackDepth) + "[truncated]"},
 		{rawStack(uint32(sentStacks)+6, kernel, 0x3000_0000), 4, "0x30000000"}, // in the slot of another
 	} {
@@ -76,7 +76,7 @@ func TestStacks(t *testing.T) {
 		}
 	}
 
-	// There is a limit to what is remembered.
+	// The total size is limited.
 	s.bytes = maxNamedBytes
 	e := event.Event{KernelStack: 77}
 	if isNew, err := s.learn(new(event.Event), rawStack(77, kernel, 0x4000_0000)); isNew || err != nil {
@@ -87,14 +87,14 @@ func TestStacks(t *testing.T) {
 	}
 }
 
-// TestNamerLate has names that come too late, and then in time again.
+// TestNamerLate receives an answer too late, and then one in time.
 func TestNamerLate(t *testing.T) {
 	n := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), patience: time.Millisecond}
 	of := symbol.Process{PID: 7, Layout: 8}
 	if got := n.frames(of, []uint64{1, 2}); got != "0x1;0x2" {
 		t.Error(got)
 	}
-	if got := n.frames(of, []uint64{3}); got != "0x3" || n.late != 2 { // is not even asked
+	if got := n.frames(of, []uint64{3}); got != "0x3" || n.late != 2 { // sends no question
 		t.Errorf("%s, %d late", got, n.late)
 	}
 	if q := <-n.questions; !reflect.DeepEqual(q, question{of, []uint64{1, 2}}) {
@@ -111,12 +111,12 @@ func TestNamerLate(t *testing.T) {
 	}
 }
 
-// TestNamer names functions of this process.
+// TestNamer resolves a stack of a process with an unknown layout.
 func TestNamer(t *testing.T) {
 	n := newNamer()
 	defer n.close()
 	n.patience = time.Minute
-	// Of no such layout.
+	// No process has this layout.
 	if got := n.frames(symbol.Process{PID: 1, Layout: 1}, []uint64{0x1000, 0x2000, 0}); got != "0x1000;0x1fff;0x0" || n.last.unknown != 1 {
 		t.Errorf("%s, %d unknown", got, n.last.unknown)
 	}

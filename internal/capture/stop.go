@@ -19,8 +19,8 @@ type inflightCall struct {
 	stacks [][]byte
 }
 
-// Stop detaches the programs, waits until no CPU runs them any more, and lets Read come
-// to its end. Any goroutine may call it, and more than once.
+// Stop detaches the programs, waits until no CPU runs them, and makes Read return the last
+// events and io.EOF. Any goroutine may call it, more than once.
 func (r *reader) Stop() {
 	r.stopOnce.Do(func() {
 		if err := r.kernel.detach(); err != nil {
@@ -33,7 +33,7 @@ func (r *reader) Stop() {
 	})
 }
 
-// takeInflight reads the charges in flight, the oldest first.
+// takeInflight reads the charges in flight, oldest first.
 func (r *reader) takeInflight() error {
 	for cpu := range r.lost {
 		var calls bpfCalls
@@ -64,7 +64,7 @@ func (r *reader) takeInflight() error {
 	return nil
 }
 
-// samples returns the stacks that a charge has, each as the ring buffer would carry it.
+// samples returns the stacks of a charge in the format of the ring buffer's samples.
 func (s *bpfCallStacks) samples(e *event.Event) (samples [][]byte) {
 	add := func(stack *bpfStackEvent, frames uint64) {
 		samples = append(samples, structBytes(stack)[:stackHeader+8*int(min(frames, uint64(stackDepth)))])
@@ -78,7 +78,7 @@ func (s *bpfCallStacks) samples(e *event.Event) (samples [][]byte) {
 	return samples
 }
 
-// structBytes returns the memory of a struct that the BPF program shares.
+// structBytes returns the memory of a struct shared with the BPF program.
 func structBytes[T any](v *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }

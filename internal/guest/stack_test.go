@@ -235,7 +235,7 @@ func TestHiddenSymbols(t *testing.T) {
 	p.run(t)
 	charges := withStacks(tr.events(t))
 	tr.checkComplete(t)
-	if !strings.Contains(tr.stderr.String(), "the kernel hides where its functions are") {
+	if !strings.Contains(tr.stderr.String(), "the kernel hides the addresses of its functions") {
 		t.Errorf("%s", tr.stderr)
 	}
 	addresses := regexp.MustCompile(`^0xffff[0-9a-f]{12}(?:;0xffff[0-9a-f]{12})+$`)
