@@ -75,7 +75,7 @@ func (m *fakeMachine) reader() *reader {
 
 func (m *fakeMachine) now() time.Time { return time.Unix(0, int64(m.nanos)) }
 
-func (m *fakeMachine) note(name string) error {
+func (m *fakeMachine) logCall(name string) error {
 	m.log = append(m.log, name)
 	return m.errs[name]
 }
@@ -83,9 +83,9 @@ func (m *fakeMachine) note(name string) error {
 func (m *fakeMachine) SetDeadline(d time.Time) {
 	m.deadline = d
 	if d.IsZero() {
-		m.note("no deadline")
+		m.logCall("no deadline")
 	} else {
-		m.note("deadline " + d.Sub(m.now()).String())
+		m.logCall("deadline " + d.Sub(m.now()).String())
 	}
 }
 
@@ -125,11 +125,11 @@ func (m *fakeMachine) AvailableBytes() (n int) {
 
 func (m *fakeMachine) Flush() error {
 	m.flushOnce.Do(func() { close(m.flushed) })
-	return m.note("flush")
+	return m.logCall("flush")
 }
 
-func (m *fakeMachine) setReaderIdle() error { return m.note("idle") }
-func (m *fakeMachine) detach() error        { return m.note("detach") }
+func (m *fakeMachine) setReaderIdle() error { return m.logCall("idle") }
+func (m *fakeMachine) detach() error        { return m.logCall("detach") }
 func (m *fakeMachine) missed() uint64       { return m.misses }
 
 func (m *fakeMachine) readCounters(cpu int, n *bpfCpuState) error {
@@ -139,7 +139,7 @@ func (m *fakeMachine) readCounters(cpu int, n *bpfCpuState) error {
 
 func (m *fakeMachine) readCalls(cpu int, c *bpfCalls) error {
 	*c = m.calls[cpu]
-	return m.note("calls")
+	return m.logCall("calls")
 }
 
 func (m *fakeMachine) readCallStacks(slot uint32, s *bpfCallStacks) error {

@@ -39,8 +39,8 @@ type hook struct {
 	calls bool
 }
 
-// by returns the way to attach the hook.
-func (h *hook) by(attach, attachNet Attach) Attach {
+// attachFor returns the way to attach the hook.
+func (h *hook) attachFor(attach, attachNet Attach) Attach {
 	if h.netOnly {
 		return attachNet
 	}

@@ -80,7 +80,7 @@ func newPrograms(coll *ebpf.Collection) (*programs, error) {
 // trace lacks because this kernel lacks a hook.
 func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet Attach) (lacking []string, err error) {
 	for _, h := range hooks {
-		how := h.by(attach, attachNet)
+		how := h.attachFor(attach, attachNet)
 		prog := coll.DetachProgram(h.programs[how])
 		if prog == nil {
 			continue

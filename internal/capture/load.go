@@ -46,7 +46,7 @@ func selectPrograms(spec *ebpf.CollectionSpec, o *Options, attach, attachNet Att
 	selected := map[string]*ebpf.ProgramSpec{bpfProgLearnRoots: spec.Programs[bpfProgLearnRoots]}
 	for _, h := range hooks {
 		if h.needed == nil || h.needed(o) {
-			name := h.programs[h.by(attach, attachNet)]
+			name := h.programs[h.attachFor(attach, attachNet)]
 			selected[name] = spec.Programs[name]
 		}
 	}

@@ -143,7 +143,7 @@ func recordRaw(r *reader, i stream.Info) *rawRecorder {
 		if r.stacks.programs != nil {
 			r.stacks.programs.close()
 		}
-		r.stacks = &stacks{named: make(map[string]uint32)}
+		r.stacks = &stacks{numbers: make(map[string]uint32)}
 	}
 	return rec
 }
@@ -253,7 +253,7 @@ func (raw *rawTrace) play(t *testing.T) *reader {
 		r.Stop()
 	}
 	if raw.Header.KernelStacks || raw.Header.UserStacks {
-		r.stacks = &stacks{named: make(map[string]uint32)}
+		r.stacks = &stacks{numbers: make(map[string]uint32)}
 	}
 	return r
 }
@@ -343,7 +343,7 @@ func TestRaw(t *testing.T) {
 	m.callStacks[3] = s
 
 	r := m.reader()
-	r.stacks = &stacks{named: make(map[string]uint32)}
+	r.stacks = &stacks{numbers: make(map[string]uint32)}
 	var file, recording bytes.Buffer
 	i := stream.Info{PageSize: 4096, StartBootNanos: 1, BootWallNanos: 2, KernelStacks: true}
 	if err := recordRaw(r, i).record(&file, &recording); err != nil {

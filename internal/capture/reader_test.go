@@ -384,7 +384,7 @@ func TestInflightStacks(t *testing.T) {
 	m.callStacks[41] = s
 
 	r := m.reader()
-	r.stacks = &stacks{kernel: functions, named: make(map[string]uint32)}
+	r.stacks = &stacks{kernel: functions, numbers: make(map[string]uint32)}
 	got := slices.Concat(readAll(t, r, 256)...)
 	p := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags = event.Predicted }) }
 	compare(t, [][]event.Event{got}, [][]event.Event{{
@@ -412,7 +412,7 @@ func TestInflightFails(t *testing.T) {
 	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, with(at(1, 0, 7), func(e *event.Event) { e.KernelStack = 5 }))
 	m.callStacks[0] = bpfCallStacks{} // no frames
 	r := m.reader()
-	r.stacks = &stacks{named: make(map[string]uint32)}
+	r.stacks = &stacks{numbers: make(map[string]uint32)}
 	if _, err := r.Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: a stack of 16 bytes" {
 		t.Error(err)
 	}
@@ -436,7 +436,7 @@ func TestReadStacks(t *testing.T) {
 	)
 	m.counters[0] = bpfCpuState{Lost: 1, LostStacks: 3}
 	r := m.reader()
-	r.stacks = &stacks{named: make(map[string]uint32)}
+	r.stacks = &stacks{numbers: make(map[string]uint32)}
 	compare(t, readAll(t, r, 256), [][]event.Event{{
 		stack(1, "0xa"), stack(2, "0xb"), charge(1, 2), charge(1, 0), lost(charge(0, 2), 1), losing(charge(0, 2), 1),
 	}})
@@ -447,7 +447,7 @@ func TestReadStacks(t *testing.T) {
 
 	m = newMachine(t, 1, step{raw: rawStack(1, symbol.Process{})})
 	r = m.reader()
-	r.stacks = &stacks{named: make(map[string]uint32)}
+	r.stacks = &stacks{numbers: make(map[string]uint32)}
 	if _, err := r.Read(make([]event.Event, 1)); err == nil || err.Error() != "read the ring buffer: a stack of 16 bytes" {
 		t.Error(err)
 	}

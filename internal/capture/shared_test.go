@@ -205,9 +205,9 @@ func TestStackLayout(t *testing.T) {
 	if !isStack(sample) {
 		t.Error("not recognized as a stack")
 	}
-	namer := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), patience: 1 << 40}
+	namer := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), timeout: 1 << 40}
 	namer.answers <- answer{frames: "f;g"}
-	s := &stacks{named: make(map[string]uint32), programs: namer}
+	s := &stacks{numbers: make(map[string]uint32), programs: namer}
 	var e event.Event
 	if ok, err := s.learn(&e, sample); !ok || err != nil || e != (event.Event{Type: event.Stack, StackNumber: 1, Frames: "f;g"}) {
 		t.Errorf("%v, %v: %+v", ok, err, e)

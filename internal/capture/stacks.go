@@ -21,9 +21,9 @@ const (
 	stackHeader = int(unsafe.Offsetof(bpfStackEvent{}.Address))
 	// sentStacks is the number of slots of the program's map sent_stacks.
 	sentStacks = int(bpfStackSlotsSENT_STACKS)
-	// maxNamed and maxNamedBytes limit the different stacks of a trace.
-	maxNamed      = 1 << 16
-	maxNamedBytes = 64 << 20
+	// maxStacks and maxStackBytes limit the different stacks of a trace.
+	maxStacks     = 1 << 16
+	maxStackBytes = 64 << 20
 )
 
 // stacks resolves the stacks of a trace.
@@ -36,16 +36,16 @@ type stacks struct {
 	kernel   symbol.Kernel
 	programs *namer // nil: user stacks stay addresses
 
-	sent  [sentStacks]struct{ id, number uint32 }
-	named map[string]uint32 // numbers by frames
-	bytes int               // of all frames
+	sent    [sentStacks]struct{ id, number uint32 }
+	numbers map[string]uint32 // by frames
+	bytes   int               // of all frames
 	// missing counts stacks left out of charges: there were too many different ones, or
 	// their sample was lost.
 	missing uint64
 }
 
 func newStacks(o *Options) (*stacks, error) {
-	s := &stacks{named: make(map[string]uint32)}
+	s := &stacks{numbers: make(map[string]uint32)}
 	if o.KernelStacks {
 		f, err := os.Open("/proc/kallsyms")
 		if err != nil {
@@ -92,10 +92,10 @@ func (s *stacks) learn(e *event.Event, raw []byte) (isNew bool, err error) {
 	if len(addresses) == stackDepth {
 		frames += ";[truncated]"
 	}
-	number, ok := s.named[frames]
-	if !ok && len(s.named) < maxNamed && s.bytes < maxNamedBytes {
-		number = uint32(len(s.named) + 1)
-		s.named[frames] = number
+	number, ok := s.numbers[frames]
+	if !ok && len(s.numbers) < maxStacks && s.bytes < maxStackBytes {
+		number = uint32(len(s.numbers) + 1)
+		s.numbers[frames] = number
 		s.bytes += len(frames)
 		*e = event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
 		isNew = true
@@ -147,7 +147,7 @@ func plainFrames(addresses []uint64) string {
 type namer struct {
 	questions chan question
 	answers   chan answer
-	patience  time.Duration // the timeout of an answer
+	timeout   time.Duration // of an answer
 	// busy is set from a timeout until the late answer arrives.
 	busy bool
 	last answer
@@ -168,7 +168,7 @@ type answer struct {
 
 func newNamer() *namer {
 	// Reading a program of 100 MB takes a tenth of a second.
-	n := &namer{questions: make(chan question), answers: make(chan answer, 1), patience: 2 * time.Second}
+	n := &namer{questions: make(chan question), answers: make(chan answer, 1), timeout: 2 * time.Second}
 	go func() {
 		defer Prioritize()() // the reader waits for answers, and the process may exit soon
 		r := symbol.NewResolver()
@@ -198,12 +198,12 @@ func (n *namer) frames(of symbol.Process, addresses []uint64) string {
 		}
 	}
 	n.questions <- question{of, addresses}
-	timeout := time.NewTimer(n.patience)
-	defer timeout.Stop()
+	timer := time.NewTimer(n.timeout)
+	defer timer.Stop()
 	select {
 	case n.last = <-n.answers:
 		return n.last.frames
-	case <-timeout.C:
+	case <-timer.C:
 		n.busy = true
 		n.late++
 		return plainFrames(addresses)

@@ -31,7 +31,7 @@ func TestStacks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stacks{kernel: functions, named: make(map[string]uint32)}
+	s := &stacks{kernel: functions, numbers: make(map[string]uint32)}
 	kernel, user := symbol.Process{}, symbol.Process{PID: 7, Layout: 8}
 	deep := make([]uint64, stackDepth)
 	for i := range deep {
@@ -77,7 +77,7 @@ func TestStacks(t *testing.T) {
 	}
 
 	// The total size is limited.
-	s.bytes = maxNamedBytes
+	s.bytes = maxStackBytes
 	e := event.Event{KernelStack: 77}
 	if isNew, err := s.learn(new(event.Event), rawStack(77, kernel, 0x4000_0000)); isNew || err != nil {
 		t.Errorf("%v, %v", isNew, err)
@@ -89,7 +89,7 @@ func TestStacks(t *testing.T) {
 
 // TestNamerLate receives an answer too late, and then one in time.
 func TestNamerLate(t *testing.T) {
-	n := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), patience: time.Millisecond}
+	n := &namer{questions: make(chan question, 1), answers: make(chan answer, 1), timeout: time.Millisecond}
 	of := symbol.Process{PID: 7, Layout: 8}
 	if got := n.frames(of, []uint64{1, 2}); got != "0x1;0x2" {
 		t.Error(got)
@@ -101,7 +101,7 @@ func TestNamerLate(t *testing.T) {
 		t.Errorf("%+v", q)
 	}
 	n.answers <- answer{"late", 0}
-	n.patience = time.Minute
+	n.timeout = time.Minute
 	go func() {
 		<-n.questions
 		n.answers <- answer{"in time", 3}
@@ -115,7 +115,7 @@ func TestNamerLate(t *testing.T) {
 func TestNamer(t *testing.T) {
 	n := newNamer()
 	defer n.close()
-	n.patience = time.Minute
+	n.timeout = time.Minute
 	// No process has this layout.
 	if got := n.frames(symbol.Process{PID: 1, Layout: 1}, []uint64{0x1000, 0x2000, 0}); got != "0x1000;0x1fff;0x0" || n.last.unknown != 1 {
 		t.Errorf("%s, %d unknown", got, n.last.unknown)
