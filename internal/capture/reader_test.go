@@ -306,7 +306,7 @@ func TestReadFails(t *testing.T) {
 		{name: "the ring", script: []step{{err: broken}}, message: "read the ring buffer: broken"},
 		{name: "the ring, after an event", script: []step{sample(failed(at(1, 0, 7))), {err: broken}}, message: "read the ring buffer: broken"},
 		{name: "an unknown type", script: []step{{raw: binary.NativeEndian.AppendUint32(nil, 99)}}, message: "read the ring buffer: event of unknown type 99"},
-		{name: "a short sample", script: []step{{raw: []byte{1, 0}}}, message: "read the ring buffer: event of 2 bytes"},
+		{name: "a short sample", script: []step{{raw: []byte{1, 0}}}, message: "read the ring buffer: event of only 2 bytes"},
 		{name: "a CPU too many", script: []step{sample(at(1, 2, 7))}, message: "read the ring buffer: event of CPU 2 of 2"},
 		{name: "a stack without options for stacks", script: []step{{raw: rawStack(1, symbol.Process{}, 2)}}, message: "read the ring buffer: event of unknown type 12"},
 		{name: "going to sleep", script: []step{timeout, timeout}, fails: "idle", message: "set the reader idle: broken"},
