@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Access to the caches of a CPU. An interrupt, or in a kernel that preempts itself
- * another task, can run a fentry program in the middle of another on the same CPU
- * (before 5.12 not even the same program is kept from that). So what is cached is
- * copied, and the copy is good if no store came between; and a program that finds
- * another in the middle of a store makes none.
+ * Access to the caches of a CPU. In the middle of a fentry program, an interrupt or, in
+ * a preemptible kernel, another task can run another fentry program on the same CPU
+ * (before 5.12 even the same one). So cached data is copied, and a copy is valid only if
+ * no store happened during it. A program that finds another in the middle of a store
+ * skips its own.
  */
 #ifndef CHARGETRACE_CACHE_H
 #define CHARGETRACE_CACHE_H
@@ -13,7 +13,7 @@
 
 #define READ_ONCE(x) (*(const volatile typeof(x) *)&(x))
 
-/* cache_load copies from a cache of a CPU. It returns false if that was being stored. */
+/* cache_load copies from a CPU's cache. It returns false if a store was in progress. */
 #define cache_load(n, to, from) ({				\
 	__u64 __stores = READ_ONCE((n)->stores);		\
 								\
@@ -23,7 +23,7 @@
 	!(__stores & 1) && READ_ONCE((n)->stores) == __stores;	\
 })
 
-/* cache_store copies to a cache of a CPU, unless that is being stored. */
+/* cache_store copies to a CPU's cache, unless a store is in progress. */
 #define cache_store(n, to, from) ({				\
 	__sync_fetch_and_add(&(n)->storing, 1);			\
 	if (READ_ONCE((n)->storing) == 1) {			\

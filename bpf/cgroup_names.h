@@ -37,9 +37,9 @@ __noinline __u64 emit_cgroup(__u64 kn, __u64 hierarchy)
 }
 
 /*
- * emit_path sends the names of a cgroup and its ancestors. They come from kernfs, where
- * a removed cgroup that is still charged keeps its place. The cgroup comes last: if it
- * is in sent_cgroups, so are its ancestors. It returns 1 if the buffer is full.
+ * emit_path sends the names of a cgroup and its ancestors. They come from kernfs, which
+ * keeps a removed cgroup while it is still charged. The cgroup is sent last: if it is in
+ * sent_cgroups, so are its ancestors. It returns 1 if the buffer is full.
  */
 __noinline int emit_path(__u64 css, __u64 hierarchy)
 {
@@ -57,7 +57,7 @@ __noinline int emit_path(__u64 css, __u64 hierarchy)
 	return emit_cgroup(first, hierarchy) == 1;
 }
 
-/* ensure_emitted sends the path of a css's cgroup, unless it was sent. */
+/* ensure_emitted sends the path of a css's cgroup once. */
 static __always_inline bool ensure_emitted(struct cgroup_subsys_state *css, __u64 cgroup, __u64 hierarchy)
 {
 	struct cgroup_key key = {cgroup, hierarchy};

@@ -82,7 +82,7 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 		e->high.max = ~0ULL;
 	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, info.css_offset, e->high.cgroup) : 0;
 	e->failed = level_id(n, e, info.css_offset, e->failed);
-	/* A charge that only_limited drops at the return needs none. */
+	/* A charge that only_limited will drop at the return needs no stacks. */
 	if (take_kernel_stacks || take_user_stacks)
 		take_stacks(n, ctx, c,
 			    !only_limited || retry || e->e.outcome == OUTCOME_FAILED ||
@@ -146,7 +146,7 @@ static __always_inline int on_return(bool charged, __u64 sp)
 		cpu = migrated_from(cpu, sp);
 	recorded = cpu_state_of(cpu);
 	c = call_from(n, cpu, sp);
-	/* If a return was missed, another thread can have that sp by now. */
+	/* After a missed return, another thread can have the same sp. */
 	if (!recorded || !c || c->event.e.tid != (__u32)pid_tgid)
 		return 0;
 	e = &c->event;

@@ -5,9 +5,9 @@
  * each charge that ignores the limit.
  *
  * page_counter_try_charge charges pages to a cgroup and all its ancestors if they fit
- * under every limit. The program at its entry records who charges, whose counter it is
- * and which level has the least room. The program at its return adds the outcome and
- * sends the event.
+ * under every limit. The program at its entry records the task, the counter's cgroup and
+ * the level with the least room. The program at its return adds the outcome and sends
+ * the event.
  */
 #include "charge.h"
 #include "oom_reclaim.h"
@@ -41,10 +41,10 @@ int BPF_KRETPROBE(kretprobe_try_charge)
 }
 
 /*
- * The context of a fentry and a fexit program is the same: the stack frame of the
- * trampoline that calls both. The pointers in it are read as numbers, since the verifier
- * forbids arithmetic on pointers to kernel types, and until 6.16 even reading a pointer
- * to a pointer.
+ * A fentry and a fexit program have the same context: the stack frame of the trampoline
+ * that calls both. The pointers in it are read as numbers, since the verifier forbids
+ * arithmetic on pointers to kernel types, and until 6.16 even reading a pointer to a
+ * pointer.
  */
 SEC("fentry/page_counter_try_charge")
 int fentry_try_charge(__u64 *ctx)
@@ -111,7 +111,7 @@ int fentry_reclaim_begin(__u64 *ctx)
 	return on_reclaim_begin((void *)memcg);
 }
 
-/* A tracepoint: kretprobes are limited in number, and reclaim sleeps. */
+/* This is a tracepoint because kretprobes are limited in number, and reclaim sleeps. */
 SEC("raw_tp/mm_vmscan_memcg_reclaim_end")
 int BPF_PROG(reclaim_end, unsigned long nr_reclaimed)
 {
@@ -155,7 +155,7 @@ int BPF_PROG(fentry_oom_kill, struct task_struct *victim)
 	return on_oom_kill(victim);
 }
 
-/* Runs before the child does. */
+/* Runs before the child. */
 SEC("raw_tp/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -167,7 +167,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 		return 0;
 	if (filter_targets) {
 		if (!follow || !bpf_map_lookup_elem(&targets, &parent_tgid)) {
-			/* The process that had that number is gone. */
+			/* The process that had this pid is gone. */
 			if (!bpf_map_delete_elem(&targets, &tgid))
 				targets_changed();
 			return 0;
@@ -183,7 +183,7 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-/* task_migrates remembers the CPU of a call whose task migrates. */
+/* task_migrates stores the CPU of a call whose task migrates. */
 SEC("raw_tp/sched_migrate_task")
 int BPF_PROG(task_migrates, struct task_struct *task)
 {
@@ -223,7 +223,7 @@ int BPF_PROG(process_free, struct task_struct *task)
 	__u32 tgid = BPF_CORE_READ(task, tgid);
 	__u64 *signal = bpf_map_lookup_elem(&targets, &tgid);
 
-	/* Not for a thread of a living process, nor for a later process of that number. */
+	/* Not for a thread of a living process, nor for a later process with this pid. */
 	if (signal && *signal == (__u64)BPF_CORE_READ(task, signal) && BPF_CORE_READ(task, signal, live.counter) == 0) {
 		bpf_map_delete_elem(&targets, &tgid);
 		targets_changed();
@@ -232,9 +232,9 @@ int BPF_PROG(process_free, struct task_struct *task)
 }
 
 /*
- * The loader runs it once before it attaches the others (BPF_PROG_TEST_RUN), so that all
- * CPUs see the roots complete. It is no iterator: for those the library parses all types
- * of the kernel, as for fentry.
+ * The loader runs this once before it attaches the others (BPF_PROG_TEST_RUN), so that all
+ * CPUs see all roots. It is not an iterator: for iterators the library parses all kernel
+ * types, as for fentry.
  */
 SEC("raw_tp")
 int learn_roots(void *ctx)
@@ -243,7 +243,7 @@ int learn_roots(void *ctx)
 	return 0;
 }
 
-/* Makes targets of the processes in initial_pids and, with follow, of their descendants. */
+/* Adds the processes in initial_pids and, with follow, their descendants to targets. */
 SEC("iter/task")
 int find_processes(struct bpf_iter__task *ctx)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * What a page counter counts and for which cgroup, resolved once and cached by CPU.
+ * The kinds and cgroups of page counters, resolved once and cached per CPU.
  */
 #ifndef CHARGETRACE_COUNTERS_H
 #define CHARGETRACE_COUNTERS_H
@@ -40,8 +40,8 @@ static __always_inline void resolve_counter(struct counter_info *info, __u64 cou
 }
 
 /*
- * has_serial_nr returns whether a css is the one with that serial number: another in its
- * memory has another. Most are the current task's, which can be read without a helper.
+ * has_serial_nr returns whether a css has that serial number: a later one in its memory
+ * has another. Most are the current task's, which can be read without a helper.
  */
 static __always_inline bool has_serial_nr(struct cgroup_subsys_state *css, __u64 serial_nr)
 {
@@ -68,7 +68,7 @@ static __always_inline void cache_counter(struct cpu_state *n, const struct coun
 	cache_store(n, *slot, *info);
 }
 
-/* lookup_counter copies what is cached of a counter, or resolves it. */
+/* lookup_counter copies a counter's cached info, or resolves it. */
 static __always_inline void lookup_counter(struct cpu_state *n, __u64 counter, struct counter_info *info)
 {
 	struct counter_info *slot = slot_of(n, counter);

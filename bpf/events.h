@@ -10,7 +10,7 @@
 
 enum event_type {
 	EVENT_CHARGE = 1,
-	EVENT_LOST = 2, /* made by the reader */
+	EVENT_LOST = 2, /* only from the reader */
 	EVENT_RECLAIM_BEGIN = 3,
 	EVENT_RECLAIM_END = 4,
 	EVENT_OOM_KILL = 5,
@@ -18,10 +18,10 @@ enum event_type {
 	EVENT_FORK = 7,
 	EVENT_UNCHARGE = 9,
 	EVENT_FORCED_CHARGE = 10,
-	EVENT_STACK = 12, /* the reader turns it into type 8 */
+	EVENT_STACK = 12, /* the reader converts it to type 8 */
 };
 
-/* What a page counter counts. */
+/* The kinds of page counters. */
 enum kind {
 	KIND_UNKNOWN,
 	KIND_MEMORY,
@@ -37,11 +37,11 @@ enum kind {
 enum outcome {
 	OUTCOME_OK = 1,
 	OUTCOME_FAILED = 2,
-	/* 3 is a batch miss: only the reader sees the next event, which shows it. */
+	/* 3 is a batch miss, which only the reader can recognize, at the next event. */
 };
 
 enum event_flag {
-	/* The return was not seen: the outcome is predicted at the entry. */
+	/* The return was not seen: the outcome was predicted at the entry. */
 	FLAG_PREDICTED = 1 << 0,
 	/* The charged cgroup is not the current task's. */
 	FLAG_REMOTE = 1 << 1,
@@ -53,7 +53,7 @@ enum event_flag {
 	 * sent although they would drop it: it shows whether that was a batch miss.
 	 */
 	FLAG_RETRY = 1 << 4,
-	/* The fork was before the trace. */
+	/* The fork happened before the trace. */
 	FLAG_EXISTING = 1 << 5,
 };
 
@@ -68,7 +68,7 @@ enum stack_slots {
 	SENT_STACKS = 16384,
 };
 
-/* The beginning of most events. */
+/* The header of most events. */
 struct event {
 	__u32 type; /* enum event_type */
 	__u32 cpu;
@@ -98,7 +98,7 @@ struct charge_event {
 	__s64 usage;
 	__u64 max;
 	struct level limiting; /* the level with the least room */
-	struct level high;     /* likewise below memory.high, which is in max */
+	struct level high;     /* the level with the least room below memory.high, its max */
 	__u64 failed;	       /* id of the cgroup whose limit made it fail */
 	__u64 lost;	       /* events lost on this CPU since the trace began */
 	__u32 kernel_stack;    /* id of a stack_event; 0 for none */
@@ -107,8 +107,8 @@ struct charge_event {
 
 struct reclaim_event {
 	struct event e;
-	__u64 freed; /* pages; at the end */
-	__u64 ns;    /* how long it took; at the end */
+	__u64 freed; /* pages; only in EVENT_RECLAIM_END */
+	__u64 ns;    /* the duration; only in EVENT_RECLAIM_END */
 };
 
 struct oom_kill_event {
@@ -130,19 +130,19 @@ struct uncharge_event {
 	struct event e;
 	__u64 counter; /* as in struct charge_event */
 	__u64 pages;
-	__s64 usage; /* pages, before */
+	__s64 usage; /* pages, before the change */
 };
 
-/* The number of addresses taken of a stack. */
+/* The maximum number of addresses of a stack. */
 #define STACK_DEPTH 64
 
-/* Sent before the first charge that uses the stack, with as many addresses as it has. */
+/* Sent before the first charge that uses the stack, without the unused addresses. */
 struct stack_event {
 	__u32 type;
 	__u32 id; /* a hash of the rest */
 	__u32 tgid; /* 0 for a kernel stack */
 	__u32 layout; /* see layout_of_current; 0 for a kernel stack */
-	__u64 address[STACK_DEPTH]; /* the innermost first */
+	__u64 address[STACK_DEPTH]; /* innermost first */
 };
 
 /* Sent before the first event of its cgroup. */
@@ -154,7 +154,7 @@ struct cgroup_event {
 	char name[256];
 };
 
-/* Puts types that no map holds into BTF, for bpf2go. */
+/* These put types that no map uses into BTF, for bpf2go. */
 const struct reclaim_event *reclaim_event_type __attribute__((unused));
 const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));

@@ -57,7 +57,7 @@ static __always_inline bool matches_current(__u32 tgid)
 	return matches(tgid, comm);
 }
 
-/* current_comm reads the current task's name, at the least cost. */
+/* current_comm reads the current task's name in the cheapest way. */
 static __always_inline void current_comm(__u64 comm[2])
 {
 	const __u64 *name;
@@ -77,7 +77,7 @@ static __always_inline bool matches_comm(struct cpu_state *n)
 	__u64 comm[2] = {};
 
 	current_comm(comm);
-	/* An empty name is what an empty cache holds. */
+	/* An empty cache has an empty name. */
 	if (cache_load(n, v, n->comm) && comm[0] && v.comm[0] == comm[0] && v.comm[1] == comm[1])
 		return v.matched;
 	v.matched = comm_matches((char *)comm);

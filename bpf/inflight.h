@@ -20,8 +20,8 @@ static __always_inline void send_charge(struct cpu_state *n, struct call *c)
 	if (take_kernel_stacks || take_user_stacks)
 		send_stacks(n, c);
 	/*
-	 * The counts are this CPU's own, yet atomic: before 5.12 an interrupt that
-	 * charges can run a fentry program in the middle of another run of it.
+	 * The counts belong to this CPU, but must be atomic: before 5.12 an interrupt
+	 * that charges can run a fentry program in the middle of the same program.
 	 */
 	sent = bpf_ringbuf_reserve(&events, sizeof(*sent), 0);
 	if (!sent) {
@@ -35,8 +35,8 @@ static __always_inline void send_charge(struct cpu_state *n, struct call *c)
 }
 
 /*
- * call_at returns a call of this CPU. It adds a 0 from a map to the index, so that the
- * verifier does not know it: it would check the rest once for each index.
+ * call_at returns a call of this CPU. It adds a 0 from a map to hide the index from the
+ * verifier, which would otherwise check the rest of the program once for each index.
  */
 static __always_inline struct call *call_at(struct cpu_state *n, struct calls *cs, __u64 i)
 {
@@ -58,9 +58,9 @@ static __always_inline __u32 migrated_from(__u32 cpu, __u64 sp)
 }
 
 /*
- * free_call returns a free slot for a call on this CPU. The return of a call with the
- * same sp was missed: that call is sent, and its slot is free. If there is no free slot
- * it takes the slot of a call that has not returned in time, or else the last.
+ * free_call returns a slot for a call on this CPU. A call with the same sp has missed its
+ * return: free_call sends it and takes its slot. If no slot is free, it takes that of a
+ * call that has not returned in time, or else the last.
  */
 static __always_inline struct call *free_call(struct cpu_state *n, struct calls *cs, __u32 cpu, __u64 sp)
 {
@@ -87,7 +87,7 @@ static __always_inline struct call *free_call(struct cpu_state *n, struct calls 
 		if (migrated && c->sp != sp)
 			migrated_from(cpu, c->sp);
 	} else {
-		/* Atomic: it can preempt another call in the middle of this. */
+		/* Atomic: this program can preempt another one at this point. */
 		__sync_fetch_and_add(&n->inflight, 1);
 	}
 	if (take_kernel_stacks || take_user_stacks)
@@ -97,7 +97,7 @@ static __always_inline struct call *free_call(struct cpu_state *n, struct calls 
 	return c;
 }
 
-/* call_from returns the call of a CPU with that sp, or NULL. */
+/* call_from returns the call of a CPU with an sp, or NULL. */
 static __always_inline struct call *call_from(struct cpu_state *n, __u32 cpu, __u64 sp)
 {
 	struct calls *cs;

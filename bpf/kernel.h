@@ -3,13 +3,13 @@
  * The part of the kernel's types that chargetrace reads, declared by hand.
  *
  * Only the names matter: preserve_access_index makes clang record each access
- * as a CO-RE relocation, and the loader fills in the offset that the running
- * kernel's BTF gives. Fields that are not read are left out, and the order is
- * of no account.
+ * as a CO-RE relocation, and the loader fills in the offset from the running
+ * kernel's BTF. Fields that are not read are omitted, and the order does not
+ * matter.
  *
- * The file stands in for vmlinux.h, and takes its include guard, because
- * libbpf's bpf_tracing.h looks for that guard to know that pt_regs has the
- * kernel's field names and not those of user space.
+ * This file replaces vmlinux.h and uses its include guard: libbpf's
+ * bpf_tracing.h checks the guard to decide whether pt_regs has the kernel's
+ * field names or those of user space.
  */
 #ifndef __VMLINUX_H__
 #define __VMLINUX_H__
@@ -25,7 +25,7 @@ typedef short __s16;
 typedef int __s32;
 typedef long long __s64;
 
-/* Named by libbpf's helper prototypes. */
+/* Used in libbpf's helper prototypes. */
 typedef __u16 __be16;
 typedef __u32 __be32;
 typedef __u32 __wsum;
@@ -58,9 +58,9 @@ enum bpf_func_id {
 };
 
 /*
- * The registers that hold a function's arguments, result and stack. Here they need no
- * CO-RE: a uapi struct, which does not change, is the beginning of struct pt_regs
- * (arch/ARCH/include/uapi/asm/ptrace.h). Not tested: no kernel has run these programs.
+ * The registers that hold a function's arguments, result and stack. They need no CO-RE
+ * here: struct pt_regs begins with a uapi struct, which does not change
+ * (arch/ARCH/include/uapi/asm/ptrace.h). Untested: no kernel has run these programs.
  */
 #if defined(__TARGET_ARCH_powerpc)
 struct pt_regs {
@@ -174,9 +174,9 @@ struct mem_cgroup {
 	struct cgroup_subsys_state css;
 	struct page_counter memory;
 	struct page_counter swap;   /* v2 */
-	struct page_counter memsw;  /* v1, in the place of swap */
+	struct page_counter memsw;  /* v1, in a union with swap */
 	struct page_counter kmem;   /* v1, CONFIG_MEMCG_V1 since 6.11 */
-	struct page_counter tcpmem; /* likewise */
+	struct page_counter tcpmem; /* the same */
 };
 
 /* include/linux/hugetlb_cgroup.h */
@@ -196,7 +196,7 @@ struct dmem_cgroup_pool_state {
 	struct page_counter cnt;
 };
 
-/* include/linux/mm_types.h; indices are those of include/linux/mm_types_task.h */
+/* include/linux/mm_types.h; the indices are from include/linux/mm_types_task.h */
 enum {
 	MM_FILEPAGES,
 	MM_ANONPAGES,
@@ -281,7 +281,7 @@ struct bpf_iter__task {
 
 /* include/linux/oom.h */
 struct oom_control {
-	struct mem_cgroup *memcg; /* NULL where the machine ran out */
+	struct mem_cgroup *memcg; /* NULL if the machine ran out */
 };
 
 #pragma clang attribute pop

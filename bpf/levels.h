@@ -7,7 +7,7 @@
 
 #include "filter.h"
 
-/* Neighbours in struct page_counter. */
+/* Adjacent fields of struct page_counter. */
 struct limits {
 	__u64 high;
 	__u64 max;
@@ -27,8 +27,8 @@ static __always_inline void read_limits(struct limits *l, struct page_counter *c
 }
 
 /*
- * walk fills in the levels of a charge; their cgroup ids are addresses of counters until
- * level_id replaces them. It avoids branches: the verifier would follow each combination
+ * walk fills in the levels of a charge. Their cgroup ids are addresses of counters until
+ * level_id replaces them. walk avoids branches: the verifier would follow each combination
  * of them through all levels.
  */
 static __always_inline void walk(struct charge_event *e, struct page_counter *counter)
@@ -42,7 +42,7 @@ static __always_inline void walk(struct charge_event *e, struct page_counter *co
 		__s64 usage = 0;
 
 		read_limits(&l, counter);
-		/* An unlimited level has room whatever its usage. */
+		/* An unlimited level has room at any usage. */
 		if (i == 0 || l.max < UNLIMITED || l.high < UNLIMITED)
 			usage = BPF_CORE_READ(counter, usage.counter);
 		if (i == 0) {

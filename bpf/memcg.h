@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * The way from a page counter to its kind, its css and its cgroup.
+ * Resolves a page counter to its kind, css and cgroup.
  */
 #ifndef CHARGETRACE_MEMCG_H
 #define CHARGETRACE_MEMCG_H
@@ -8,9 +8,9 @@
 #include "state.h"
 #include <bpf/bpf_core_read.h>
 
-/* The number of levels that each charge looks at. */
+/* The maximum number of levels that each charge walks. */
 #define MAX_LEVELS 32
-/* The same, for work that is done once for a cgroup. */
+/* The same for work done once per cgroup. */
 #define MAX_DEPTH 128
 
 /* A counter without a limit has a max of LONG_MAX / PAGE_SIZE or a little less. */
@@ -28,7 +28,7 @@ static volatile __u32 memory_hierarchy;
 static volatile __u32 hugetlb_hierarchy;
 static volatile __u32 dmem_hierarchy;
 
-/* TASK_BTF is whether programs can read the current task without bpf_probe_read_kernel. */
+/* TASK_BTF is true if programs can read the current task without bpf_probe_read_kernel. */
 #define TASK_BTF bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
 
 /* current_css returns the current task's css of a controller. */
@@ -42,7 +42,7 @@ static __always_inline struct cgroup_subsys_state *current_css(int id)
 	return css;
 }
 
-/* memory_css returns the current task's mem_cgroup, at the least cost. */
+/* memory_css returns the current task's mem_cgroup in the cheapest way. */
 static __always_inline struct cgroup_subsys_state *memory_css(void)
 {
 	const int id = bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
@@ -86,7 +86,7 @@ static __always_inline enum kind kind_at(__u64 offset)
 {
 	if (offset == bpf_core_field_offset(struct mem_cgroup, memory))
 		return KIND_MEMORY;
-	/* swap and memsw are one union. */
+	/* swap and memsw are in a union. */
 	if (offset == bpf_core_field_offset(struct mem_cgroup, swap))
 		return memory_hierarchy ? KIND_MEMSW : KIND_SWAP;
 	if (bpf_core_field_exists(struct mem_cgroup, kmem) && offset == bpf_core_field_offset(struct mem_cgroup, kmem))
@@ -187,7 +187,7 @@ static __always_inline int controller_of(__u8 kind)
 	return bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
 }
 
-/* is_remote returns whether a css differs from the current task's of that controller. */
+/* is_remote returns whether a css differs from the current task's for the controller. */
 static __always_inline bool is_remote(struct cgroup_subsys_state *css, __u8 kind)
 {
 	return css != current_css(controller_of(kind));

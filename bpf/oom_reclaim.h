@@ -11,8 +11,8 @@
 
 /*
  * resolve_memcg fills in the cgroup of a mem_cgroup, or none for the machine. It returns
- * whether the filter by cgroup lets its events through: those of the ancestors of a
- * target and of the machine it does.
+ * whether its events pass the filter by cgroup. Those of a target's ancestors and of the
+ * machine pass.
  */
 static __always_inline bool resolve_memcg(struct cgroup_key *key, struct mem_cgroup *memcg)
 {
@@ -45,7 +45,7 @@ static __always_inline int on_reclaim_begin(struct mem_cgroup *memcg)
 	return 0;
 }
 
-/* oom_kill_process has the cgroup that ran out, __oom_kill_process each victim. */
+/* oom_kill_process gets the cgroup that ran out, __oom_kill_process each victim. */
 static __always_inline int on_oom(struct oom_control *oc)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -69,7 +69,7 @@ static __always_inline int on_oom(struct oom_control *oc)
 				    rss_stat.count[index].counter);		\
 	else									\
 		__n = BPF_CORE_READ(mm, rss_stat[index].count);			\
-	__n < 0 ? 0 : __n; /* what CPUs have gathered is missing */		\
+	__n < 0 ? 0 : __n; /* pending updates of CPUs are missing */		\
 })
 
 static __always_inline int on_oom_kill(struct task_struct *victim)

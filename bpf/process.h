@@ -33,15 +33,15 @@ static __always_inline struct pid *tgid_of(struct task_struct *task)
 }
 
 /*
- * is_initial returns whether a process is in initial_pids, by its number in the pid
- * namespace at that level, the tracer's.
+ * is_initial returns whether a process is in initial_pids, by its pid in the tracer's
+ * pid namespace, which is at level.
  */
 static __always_inline bool is_initial(struct task_struct *process, __u32 level)
 {
 	struct pid *pid = tgid_of(process);
 	__u32 nr = 0;
 
-	/* An ancestor can be outside that namespace. */
+	/* An ancestor can be outside the namespace. */
 	if (BPF_CORE_READ(pid, level) < level)
 		return false;
 	bpf_core_read(&nr, sizeof(nr), (void *)pid + bpf_core_field_offset(struct pid, numbers) +

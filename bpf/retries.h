@@ -8,9 +8,9 @@
 #include "state.h"
 
 /*
- * number_of turns a pointer into a number: the verifier forbids arithmetic on pointers,
- * and forgets what it was once it is read back from a map. An interrupt in between can
- * leave another number, which costs a miss.
+ * number_of converts a pointer to a number: the verifier forbids arithmetic on pointers,
+ * but treats a value read back from a map as a number. An interrupt in between can
+ * store another number; the retry is missed then.
  */
 static __always_inline __u64 number_of(struct cpu_state *n, __u64 pointer)
 {
@@ -18,7 +18,7 @@ static __always_inline __u64 number_of(struct cpu_state *n, __u64 pointer)
 	return *(volatile __u64 *)&n->number;
 }
 
-/* failure_count returns the number of entries in failures with the hash of sp. */
+/* failure_count returns the counter of entries in failures with the hash of sp. */
 static __always_inline __u64 *failure_count(__u64 sp)
 {
 	__u32 i = sp * 0x9e3779b97f4a7c15ULL >> (64 - FAILURES_BITS);
@@ -37,7 +37,7 @@ static __always_inline void keep_failure(struct cpu_state *n, __u64 sp, __u64 pa
 {
 	__u64 key = number_of(n, sp), *count = failure_count(key);
 
-	/* The entry of this call has removed an older one. */
+	/* The program at the entry has removed an older failure at this sp. */
 	if (count && !bpf_map_update_elem(&failures, &key, &pages, BPF_ANY))
 		__sync_fetch_and_add(count, 1);
 }

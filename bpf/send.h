@@ -12,7 +12,7 @@
  * wakeup returns the flags to send an event with. A wakeup costs more than the event.
  * While there are events the reader polls every few milliseconds; it is woken earlier
  * only before the buffer fills up. Each CPU counts its own events, since the buffer's
- * own positions are in a cache line that all CPUs share.
+ * positions are in a cache line that all CPUs share.
  */
 static __always_inline __u64 wakeup(struct cpu_state *n)
 {

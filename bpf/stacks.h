@@ -10,10 +10,10 @@
 #include "send.h"
 
 /*
- * layout_of_current returns a hash that identifies the program in a process's memory, or
- * 0 in the middle of an exec: of the addresses of its code and of its stack, which is
- * placed at random. A forked process has the same until it executes a program. The
- * reader computes it from /proc/PID/stat (symbol.LayoutOf).
+ * layout_of_current returns a hash of the addresses of the code and the randomized stack,
+ * which identifies the program in a process's memory. It is 0 in the middle of an exec. A
+ * forked process has the same until it executes a program. The reader computes it from
+ * /proc/PID/stat (symbol.LayoutOf).
  */
 static __always_inline __u32 layout_of_current(void)
 {
@@ -41,8 +41,8 @@ static __always_inline __u32 layout_of_current(void)
 }
 
 /*
- * take_stack takes the current stack and returns its number of addresses. The tgid and
- * the layout are set before.
+ * take_stack takes the current stack and returns its number of addresses. The caller sets
+ * the tgid and the layout before.
  */
 static __always_inline __u64 take_stack(struct cpu_state *n, void *ctx, struct stack_event *stack, __u64 flags)
 {
@@ -65,7 +65,7 @@ static __always_inline __u64 take_stack(struct cpu_state *n, void *ctx, struct s
 	return frames;
 }
 
-/* take_stacks takes the stacks of a call that are configured. */
+/* take_stacks takes the configured stacks of a call. */
 static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct call *c, bool wanted)
 {
 	struct charge_event *e = &c->event;
@@ -91,7 +91,7 @@ static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct c
 	}
 }
 
-/* send_stack sends a stack, unless it was sent. */
+/* send_stack sends a stack once. */
 static __always_inline void send_stack(struct cpu_state *n, struct stack_event *stack, __u64 frames)
 {
 	__u32 of_stack = stack->id & (SENT_STACKS - 1), of_layout = stack->layout & (SENT_STACKS - 1);
@@ -103,15 +103,15 @@ static __always_inline void send_stack(struct cpu_state *n, struct stack_event *
 	if (stack->layout) {
 		struct sent_stack *seen = bpf_map_lookup_elem(&sent_stacks, &of_layout);
 
-		/* Wake the reader: it has to look at the program before that exits. */
+		/* Wake the reader: it must read the program's mappings before it exits. */
 		if (seen && seen->layout != stack->layout) {
 			seen->layout = stack->layout;
 			flags = BPF_RB_FORCE_WAKEUP;
 		}
 	}
-	/* The bounds check below is then on the register that is passed to the helper. */
+	/* Make clang check the bounds of the register that it passes to the helper. */
 	asm volatile("" : "+r"(size));
-	/* If it fails, the reader counts the charges without their stack. */
+	/* If this fails, the reader counts the charges without their stack. */
 	if (size <= sizeof(*stack) && !bpf_ringbuf_output(&events, stack, size, flags)) {
 		known->stack = stack->id;
 		n->unwoken += 2; /* it takes the space of two events */

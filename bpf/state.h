@@ -11,34 +11,34 @@
 /* Set by the reader before it sleeps, cleared by the program that wakes it. */
 volatile bool reader_idle;
 
-/* A page counter, as cached. */
+/* The cached info of a page counter. */
 struct counter_info {
 	__u64 counter; /* address */
 	__u64 css;
-	__u64 serial_nr; /* another css in the same memory has another */
+	__u64 serial_nr; /* a later css in the same memory has another */
 	__u64 css_offset; /* of the counter from its css */
 	__u64 cgroup;	 /* id */
 	__u32 hierarchy;
 	__u8 kind;
-	bool matched; /* the filters let its charges through */
+	bool matched; /* its charges pass the filters */
 	bool named; /* the reader has its cgroup's path */
 	__u8 pad;
 };
 
-/* A level above a charged counter, as cached. */
+/* The cached info of a level above a charged counter. */
 struct level_info {
 	__u64 counter; /* address */
 	__u64 serial_nr;
 	__u64 cgroup; /* id */
 };
 
-/* Whether a thread's name matches. */
+/* The cached verdict on a thread's name. */
 struct comm_verdict {
 	__u64 comm[2];
 	__u64 matched;
 };
 
-/* Whether a thread group was in targets, at a version of that map. */
+/* The cached verdict on a thread group, at a version of targets. */
 struct tgid_verdict {
 	__u64 targets_version;
 	__u32 tgid;
@@ -58,15 +58,15 @@ struct cpu_state {
 	__u64 delivered; /* events in the ring buffer */
 	__u64 filtered;
 	__u64 lost;
-	__u64 lost_others;     /* events that are no charges */
+	__u64 lost_others;     /* events other than charges */
 	__u64 lost_stacks;     /* charges sent without their stack */
 	__u64 unwoken;	       /* events since this CPU last woke the reader; a stack is two */
-	__u64 inflight;	       /* charges that have not returned */
+	__u64 inflight;	       /* charges between entry and return */
 	__u64 zero;	       /* see call_at */
 	__u64 number;	       /* see number_of */
-	/* The caches, and their guards: see cache.h. */
+	/* The caches and their guards; see cache.h. */
 	__u64 storing; /* programs in cache_store */
-	__u64 stores;  /* odd in the middle of one */
+	__u64 stores;  /* odd in the middle of a store */
 	struct comm_verdict comm;
 	struct tgid_verdict tgid;
 	struct unmatched unmatched;
@@ -81,8 +81,8 @@ struct {
 } events SEC(".maps");
 
 /*
- * An array with an entry for each CPU, not a per-CPU array: the verifier inlines the
- * lookup in an array, but only since 6.10 that in a per-CPU array.
+ * An array with an entry for each CPU, not a per-CPU array: the verifier inlines lookups
+ * in arrays, but those in per-CPU arrays only since 6.10.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -98,7 +98,7 @@ static __always_inline struct cpu_state *cpu_state_of(__u32 cpu)
 
 /*
  * The thread groups to trace. The value is the address of the signal_struct, which
- * differs for a later process with the same number.
+ * differs for a later process with the same pid.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -115,7 +115,7 @@ static __always_inline void targets_changed(void)
 	__sync_fetch_and_add(&targets_version, 1);
 }
 
-/* The processes to trace from the start, numbered as in the tracer's pid namespace. */
+/* The processes to trace from the start, by pid in the tracer's pid namespace. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1); /* the loader sets the real size */
@@ -123,13 +123,13 @@ struct {
 	__type(value, __u8);
 } initial_pids SEC(".maps");
 
-/* How many of them were found, and how many forks did not fit in targets. */
+/* The number of these that were found, and of forks that did not fit in targets. */
 volatile __u32 found;
 volatile __u64 unfollowed;
 
 /*
- * A call between entry and return. Its stack pointer identifies it: the thread would
- * not, since a softirq can charge in the middle of the thread's own charge.
+ * A call between entry and return. Its stack pointer identifies it: the thread does not,
+ * since a softirq can charge in the middle of the thread's own charge.
  */
 struct call {
 	__u64 sp; /* 0 for none */
@@ -141,9 +141,9 @@ struct call {
 
 /*
  * A CPU has one call in flight for each level of interrupts and, in a preemptible
- * kernel, for each preempted task: a dozen, where a dozen tracers make each call last a
- * whole time slice. A call that returns on another CPU is found through migrated_calls:
- * that is rare, and a map that all CPUs share would cost more than the rest.
+ * kernel, for each preempted task: a dozen if a dozen tracers make each call last a whole
+ * time slice. A call that returns on another CPU is found through migrated_calls: that is
+ * rare, and a map shared by all CPUs for all calls would cost more than the rest.
  */
 #define CALLS 16
 
@@ -161,7 +161,7 @@ struct {
 /* The stacks of a call; its event has their ids. */
 struct call_stacks {
 	struct stack_event kernel, user;
-	__u64 kernel_frames, user_frames; /* the numbers of addresses */
+	__u64 kernel_frames, user_frames; /* numbers of addresses */
 };
 
 struct {
@@ -173,7 +173,7 @@ struct {
 
 /*
  * A preemptible kernel can migrate a task in the middle of a charge. migrated_calls maps
- * the stack pointer of such a call to the CPU that has it; migrated is their number.
+ * the stack pointer of such a call to its CPU in calls; migrated counts them.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -184,7 +184,7 @@ struct {
 
 static volatile __u64 migrated;
 
-/* A call that takes longer is taken for one whose return was missed. */
+/* A longer call counts as one whose return was missed. */
 #define MAX_CALL_NS 100000000
 
 /*
@@ -199,8 +199,8 @@ struct {
 } failures SEC(".maps");
 
 /*
- * The number of entries in failures by hash. Most are 0, which saves the lookup there,
- * ten times as dear. An entry that failures evicts stays counted, and costs lookups.
+ * The number of entries in failures by hash. Most are 0, which saves a lookup in failures,
+ * ten times as expensive. An entry that failures evicts stays counted and costs lookups.
  */
 #define FAILURES_BITS 12
 
@@ -212,8 +212,8 @@ struct {
 } failure_counts SEC(".maps");
 
 /*
- * The stacks that were sent and the layouts of programs that the reader was woken for,
- * by their lowest bits. After a collision they are sent again.
+ * The sent stacks, and the layouts of programs for which the reader was woken, by their
+ * lowest bits. After a collision they are sent again.
  */
 struct sent_stack {
 	__u32 stack;
@@ -239,7 +239,7 @@ struct {
 	__type(value, __u8);
 } target_cgroups SEC(".maps");
 
-/* The cgroups whose names were sent. */
+/* The cgroups whose names have been sent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 8192);
@@ -252,7 +252,7 @@ struct reclaim {
 	struct cgroup_key key;
 };
 
-/* By thread: the reclaim that it runs, and the cgroup that it kills for. */
+/* By thread: its reclaim in progress, and the cgroup of its OOM kill. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);

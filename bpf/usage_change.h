@@ -11,8 +11,8 @@
 /*
  * on_usage_change sends an event of an uncharge or a charge that ignores the limit. Two
  * other changes need no event: page_counter_cancel, which uncharge calls and which undoes
- * a failed charge; and hugetlb_cgroup_move_parent, which takes pages off a removed cgroup
- * whose parent has them already.
+ * a failed charge; and hugetlb_cgroup_move_parent, which moves pages from a removed cgroup
+ * to its parent, where they are already counted.
  */
 static __always_inline int on_usage_change(enum event_type type, struct page_counter *counter, unsigned long nr_pages)
 {
@@ -28,7 +28,7 @@ static __always_inline int on_usage_change(enum event_type type, struct page_cou
 		return 0;
 	if (info.css && !info.named) {
 		if (!ensure_emitted((void *)info.css, info.cgroup, info.hierarchy)) {
-			/* Without its path its ancestors would lack it. */
+			/* Without the path, the reader cannot add it to the ancestors. */
 			__sync_fetch_and_add(&n->lost_others, 1);
 			return 0;
 		}
