@@ -21,7 +21,7 @@ type imageKey struct {
 	ctime    unix.Timespec
 }
 
-// image is what a file says about its addresses: nothing if it is not ELF.
+// image is a file's information about its addresses. It is empty if the file is not ELF.
 type image struct {
 	buildID   []byte
 	segments  []segment

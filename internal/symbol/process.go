@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is what was read of a process.
+// process is the data read of a process.
 type process struct {
 	// dir is its directory in /proc, opened with O_PATH: it never refers to another
 	// process that gets the same pid. It keeps neither the process nor its mounts alive.
