@@ -219,7 +219,7 @@ func launchEnds(t *testing.T, root string) {
 		checkRemoved(t, root)
 		tr.counted(t)
 	})
-	t.Run("SIGTERM in vain", func(t *testing.T) {
+	t.Run("SIGTERM ignored", func(t *testing.T) {
 		tr := startTracer(t, "", launching("-memory 50M", script(stubborn)...)...)
 		hs, _ := tr.held(t, 1)
 		tr.stop(t)

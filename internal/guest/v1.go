@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// v1Root is where mountV1 mounts the memory controller of cgroup v1.
+// v1Root is the mount point of mountV1.
 const v1Root = "/run/cgroup-v1"
 
 // mountV1 mounts the memory controller of cgroup v1 at [v1Root]. Call it before

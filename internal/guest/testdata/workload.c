@@ -244,7 +244,7 @@ static void open_file(long flags)
 	memory = map_touched(MIB);
 }
 
-/* prepare_read turns off readahead beyond what is read. */
+/* prepare_read turns off readahead beyond the bytes of each read. */
 static void prepare_read(void)
 {
 	open_file(O_RDONLY);
@@ -381,7 +381,7 @@ static void hold(void)
 		raw_syscall(SYS_ppoll, (long[6]){ 0 });
 }
 
-/* Without step, prepare does all the work, and writes what there is to write. */
+/* Without step, prepare does all the work and prints all output. */
 static const struct work {
 	const char *name;
 	int args;	/* required arguments */
