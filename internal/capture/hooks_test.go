@@ -168,7 +168,7 @@ func TestAttachDetach(t *testing.T) {
 		}
 	}
 	optional := func(h hook) hook {
-		h.without = "what " + h.name + " does"
+		h.without = "events of " + h.name
 		return h
 	}
 	all := []hook{
@@ -187,7 +187,7 @@ func TestAttachDetach(t *testing.T) {
 	}
 	p := &programs{}
 	lacking, err := p.attach(collection(), all, Kprobe, Fentry)
-	if err != nil || !slices.Equal(lacking, []string{"what inlined does"}) {
+	if err != nil || !slices.Equal(lacking, []string{"events of inlined"}) {
 		t.Errorf("lacks %q, %v", lacking, err)
 	}
 	if want := []string{"k_return", "k_inlined", "k_entry", "f_uncharge", "k_iterator"}; !slices.Equal(attached, want) {
