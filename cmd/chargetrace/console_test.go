@@ -60,7 +60,7 @@ func (c *console) waitFor(t testing.TB, what string) string {
 	}
 }
 
-// next waits for more output; what is for its error.
+// next waits for more output. what is part of its error.
 func (c *console) next(t testing.TB, deadline time.Time, what string) {
 	t.Helper()
 	select {

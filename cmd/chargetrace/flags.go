@@ -231,7 +231,7 @@ func (cfg *config) validate() error {
 	return nil
 }
 
-// stdins counts how often stdin is to be played.
+// stdins counts the uses of stdin as a recording.
 func (p *playFlags) stdins() (n int) {
 	for _, path := range append(slices.Clone(p.paths), p.diff) {
 		if path == "-" {
