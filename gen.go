@@ -1,41 +1,33 @@
 // Package chargetrace is the root of the module; it holds no code. The command
 // is in cmd/chargetrace.
 //
-//	kernel -> ring buffer -> capture --+                    +-> table
-//	                                   +-> stream.Copy -----+-> export
-//	.ctrace file ----------> trace ----+                    +-> trace.Writer
-//	                                                        +-> summary -> watch, report
+//	kernel -> ring buffer -> capture -> sampler --+                    +-> table
+//	                                              +-> stream.Copy -----+-> export
+//	.ctrace file ------------> trace -------------+    (Filter)        +-> trace.Writer
+//	                                                                   +-> summary -> watch, report
 //
-// BPF programs (bpf/) at the entry and the return of page_counter_try_charge
-// write one event for each call into a ring buffer, and others what reclaim and
-// the OOM killer do, and what is given back. Package capture loads the programs, drains the buffer and
-// decodes what it finds with package event. Package stream moves the events, in
-// batches, from that source to the sinks: table prints them, summary adds them
-// up, watch shows that while it happens, report draws it and tells it in words, on
-// a page for a browser, export writes what other programs read, all with the names
-// that package cgroup learns from the events. Package trace is the recording: a sink
-// that writes one, and a source that plays it. Data goes one way: every package
-// of these knows event; sinks know nothing of each other, but for watch and report of
-// summary, nor of capture, and only the command joins them.
+// Each arrow is a [stream.Source] or a [stream.Sink]. A Source also has an Info, which says
+// what made the trace, and Counts, which say what became of the charges; Copy passes both on.
+// The command runs one session for a live trace and for a replay: they differ in the Source
+// alone. Sinks do not know each other, except that watch and report use summary, and none
+// knows capture. Every package knows event.
 //
-// Package cause tells from a kernel stack, which capture reads and names, what a
-// charge was for, and adds up charges by stack, for all the sinks.
-//
-// Package symbol names the addresses of processes, and package text writes amounts and
-// paths for people.
-//
-// What is shown is a matter of stream, and a live source does it in the kernel:
-// package glob has patterns for names of threads in a form for both. Package help
-// makes the man page and the completions of shells from what -h prints.
-//
-// Package sampler is a source around capture, which adds the usage of cgroups at the beginning and
-// the end of a trace, for the balance.
-//
-// Package launch starts the command of "chargetrace -- command" and waits with its exec until
-// the trace has begun.
-//
-// Package vm boots real kernels in QEMU, for the demonstration and for package guest,
-// whose tests run on them.
+//   - bpf/: the programs. They write an event for each call of page_counter_try_charge into
+//     the ring buffer, and for reclaim, OOM kills and uncharges.
+//   - capture: loads and attaches the programs, reads the ring buffer, counts losses, stops.
+//   - sampler: adds the usage of cgroups at the beginning and the end of a trace.
+//   - trace: the recording; its Writer is a Sink, its Reader a Source.
+//   - stream: Info, Counts, Source, Sink, Filter, Copy.
+//   - table, export, report, watch: the outputs. A new one is a Sink, added to newSink in
+//     cmd/chargetrace.
+//   - summary: the sums at the end of a trace.
+//   - cgroup: names of cgroups and containers; the cgroups of this machine.
+//   - cause: what a charge was for, from its kernel stack.
+//   - symbol: functions of addresses, in the kernel and in processes.
+//   - glob: patterns for thread names, which Go and BPF match alike.
+//   - text, help: sizes and paths for people; the man page.
+//   - launch: runs the command of "chargetrace -- command".
+//   - vm, guest: real kernels in QEMU, for the demonstration and the tests.
 package chargetrace
 
 // The generated files are committed, so that building needs no clang. The
