@@ -5,50 +5,39 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"chargetrace/internal/stream"
 )
 
-// limitFiles makes writes beyond a size fail with EFBIG until the test ends.
-func limitFiles(t *testing.T, bytes uint64) {
-	t.Helper()
-	var old unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
-		t.Fatal(err)
-	}
-	signal.Ignore(unix.SIGXFSZ) // else the Go runtime exits
-	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: bytes, Max: old.Max}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
-			t.Error(err)
-		}
-		signal.Reset(unix.SIGXFSZ)
-	})
-}
-
-// TestDiffWriteError has no room for the page: -diff removes a new file, and keeps one
-// that existed.
+// TestDiffWriteError has a full disk.
 func TestDiffWriteError(t *testing.T) {
 	const recording = "testdata/6.1-amd64.ctrace"
+	var stderr strings.Builder
+	status := run([]string{"-r", recording, "-diff", recording, "-o", "/dev/full", "-format", "html"}, nil, io.Discard, &stderr)
+	if status != 1 || !strings.Contains(stderr.String(), "no space left") {
+		t.Errorf("status %d, %s", status, &stderr)
+	}
+}
+
+// TestWriteOnceError cannot write all: it removes a new file, and keeps one that existed.
+func TestWriteOnceError(t *testing.T) {
 	dir := t.TempDir()
 	existing := filepath.Join(dir, "existing.html")
 	if err := os.WriteFile(existing, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	limitFiles(t, 100)
+	failure := errors.New("failure")
 	for _, path := range []string{filepath.Join(dir, "new.html"), existing} {
-		var stderr strings.Builder
-		status := run([]string{"-r", recording, "-diff", recording, "-o", path, "-force"}, nil, io.Discard, &stderr)
-		if status != 1 || !strings.Contains(stderr.String(), "file too large") {
-			t.Errorf("%s: status %d, %s", path, status, &stderr)
+		cfg := &config{out: outputFlags{force: true, outputs: []output{{path, "html"}}}}
+		err := cfg.writeOnce(nil, func(w io.Writer) error {
+			_, err := w.Write([]byte("<!doctype"))
+			return errors.Join(err, failure)
+		})
+		if !errors.Is(err, failure) {
+			t.Errorf("%s: %v", path, err)
 		}
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) != (path != existing) {
 			t.Errorf("%s: %v", path, err)
@@ -56,19 +45,24 @@ func TestDiffWriteError(t *testing.T) {
 	}
 }
 
-// TestReportWriteError has no room for a page: it removes a new one, and keeps rows.
-func TestReportWriteError(t *testing.T) {
+// TestOutputWriteError cannot write the end of an output: it removes a new page, and keeps
+// rows.
+func TestOutputWriteError(t *testing.T) {
 	dir := t.TempDir()
-	limitFiles(t, 100)
-	for name, kept := range map[string]bool{"x.html": false, "x.svg": false, "x.png": false, "x.folded": true, "x.csv": true} {
-		path := filepath.Join(dir, name)
-		var stderr strings.Builder
-		status := run([]string{"-r", "testdata/6.1-amd64.ctrace", "-o", path}, nil, io.Discard, &stderr)
-		if full := strings.Contains(stderr.String(), "file too large"); full != (name != "x.folded") || full != (status == 1) {
-			t.Errorf("%s: status %d, %s", name, status, &stderr)
+	for format, kept := range map[string]bool{"html": false, "svg": false, "png": false, "pb.gz": false, "folded": false, "csv": true, "ctrace": true} {
+		path := filepath.Join(dir, "x."+format)
+		sink, created, err := new(config).openOutput(output{path, format}, nil, stream.Info{PageSize: 4096})
+		if err != nil || created != path {
+			t.Fatalf("%s: created %q, %v", format, created, err)
+		}
+		if err := sink.(*fileSink).file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := sink.Close(stream.Counts{}); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("%s: %v", format, err)
 		}
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) == kept {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", format, err)
 		}
 	}
 }

@@ -36,7 +36,8 @@ What to run:
                     as the user who called
   -user NAME        as this user, or the one of this number; root stays root
   -memory SIZE      in a cgroup of its own with this limit, as in 10M or 1g. At
-                    the end what is left in it is killed, and it is removed
+                    the end chargetrace kills the processes left there, and
+                    removes it
   -swap SIZE        with this limit of swap there; 0 is none
   -high SIZE        slowed down from this size on there (cgroup v2)
 
@@ -98,8 +99,8 @@ Where to (the table on stdout, if nothing else is asked for):
 
 The kernel:
   -attach HOW       kprobe, fentry for kernels without kprobes, or auto: whichever
-                    works. The default is kprobe, but fentry where there is such
-                    for what is of -net alone
+                    works. The default is kprobe, and fentry for the hooks that
+                    only -net needs, if the kernel has it
   -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
                     rounded up to a power of two of pages
   -check            print what this kernel and this user offer, and what to do

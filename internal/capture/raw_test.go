@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -370,36 +368,5 @@ func TestRaw(t *testing.T) {
 	whole := file.Bytes()
 	if _, err := readRaw(bytes.NewReader(whole[:len(whole)-10])); err == nil {
 		t.Error("read a truncated file")
-	}
-}
-
-// TestRawKernels reads the samples that TestRecord recorded on each kernel, and compares
-// the events with the recording of the same trace.
-func TestRawKernels(t *testing.T) {
-	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
-		t.Skip("the samples are in the byte order of the machines that sent them, little-endian")
-	}
-	files, err := filepath.Glob("testdata/*.raw")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
-		t.Fatal("testdata has no *.raw: run make recordings")
-	}
-	for _, name := range files {
-		kernel := strings.TrimSuffix(name, ".raw")
-		t.Run(filepath.Base(kernel), func(t *testing.T) {
-			raw, err := os.Open(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer raw.Close()
-			recording, err := os.Open(kernel + ".ctrace")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer recording.Close()
-			checkRaw(t, raw, recording)
-		})
 	}
 }

@@ -240,7 +240,7 @@ func TestStory(t *testing.T) {
 		}},
 		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5 MiB of 10 MiB, 50 %."}},
 		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
-		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge, none of which took memory"}},
+		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge; none took memory"}},
 	} {
 		got := render(t, tc.events...)
 		for _, want := range tc.want {

@@ -164,7 +164,7 @@ func (c *collector) tellCharged() string {
 		}
 	}
 	if top == nil || top.ChargedPages == 0 {
-		return fmt.Sprintf("%s, none of which took memory.", counted(t.Charges, "charge"))
+		return fmt.Sprintf("%s; none took memory.", counted(t.Charges, "charge"))
 	}
 	if len(c.sum.Processes) == 1 {
 		return fmt.Sprintf("%s made all charges: %s in %s.", top.Comm.Of(top.PID), c.size(int64(t.ChargedPages), event.Memory), counted(t.Charges, "charge"))

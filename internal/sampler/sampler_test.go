@@ -158,7 +158,7 @@ func TestSampler(t *testing.T) {
 	}
 }
 
-// TestSamplerAbove checks that there are no samples of cgroups above the targets.
+// TestSamplerAbove checks that cgroups above the targets have no samples.
 func TestSamplerAbove(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")

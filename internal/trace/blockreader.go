@@ -30,7 +30,7 @@ func (b *blockReader) start(h blockHeader, payload []byte) error {
 	for !b.contexts.done() && !b.bad {
 		b.readContext()
 		// No writer has a context without an event. A hostile one could have millions,
-		// each of which takes 60 times the memory of its encoding.
+		// and each takes 60 times the memory of its encoding.
 		b.bad = b.bad || len(b.numbered) > blockEvents
 	}
 	if b.bad {

@@ -132,7 +132,7 @@ func (r *row) graphColumns(width int) (values []int64, marks []byte) {
 	return values, marks
 }
 
-// column returns a cell of the graph of which a part is filled: 0 to 1, and beyond.
+// column returns a cell of the graph, filled from 0 to 1. More is drawn as 1, less as 0.
 func (p *painter) column(part float64) string {
 	levels := []string{" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"}
 	if p.ascii {
