@@ -64,7 +64,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	s.src.warn(stderr)
 	sum := summary.New(info)
 	sinks := []stream.Sink{outputs, sum}
-	leave := func() {}
+	leave, pace := func() {}, func(dst stream.Sink) stream.Sink { return dst }
 	if s.cfg.view.watch {
 		screen, err := s.cfg.newWatch(s.src, stdout, stderr, info, s.interrupt(end), end)
 		if err != nil {
@@ -72,6 +72,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 		}
 		defer screen.LeaveOnPanic()
 		sinks = append(sinks, screen)
+		pace = screen.Pace
 		stderr, leave = screen.LogWriter(), screen.Leave
 		if s.child != nil {
 			s.child.output.set(screen.HoldWriter())
@@ -80,7 +81,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	if s.child != nil {
 		sinks = append(sinks, &s.child.oom)
 	}
-	dst := stream.Tee(sinks...)
+	dst := pace(stream.Tee(sinks...))
 	if err := s.src.begin(ctx, stderr, end); err != nil {
 		return s.abandon(outputs, dst, err)
 	}

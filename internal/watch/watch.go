@@ -154,23 +154,8 @@ func (w *Watch) tick(bootNanos uint64) {
 	}
 }
 
-// Write adds a batch of events. It plays a recording up to the time of each.
+// Write implements [stream.Sink].
 func (w *Watch) Write(batch []event.Event) error {
-	if w.o.Now != nil {
-		return w.add(batch)
-	}
-	for i := range batch {
-		if !batch[i].Type.IsName() {
-			w.playUntil(batch[i].BootNanos)
-		}
-		if err := w.add(batch[i : i+1]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *Watch) add(batch []event.Event) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	before := w.state.logged
@@ -185,64 +170,6 @@ func (w *Watch) add(batch []event.Event) error {
 }
 
 func (w *Watch) painter() *painter { return &painter{state: w.state, keys: &w.keys, screen: w.screen} }
-
-// playUntil ticks up to a time. On a screen it sleeps until then, or until the screen is
-// left.
-func (w *Watch) playUntil(bootNanos uint64) {
-	bootNanos = min(bootNanos, maxBootNanos)
-	last, paused := time.Now(), false
-	for {
-		var position uint64
-		var wait time.Duration
-		w.locked(func() {
-			now := time.Now()
-			if !paused {
-				w.position += uint64(now.Sub(last))
-			}
-			last, paused = now, w.keys.paused
-			if w.program == nil || w.hasLeft() {
-				w.position = max(w.position, bootNanos)
-			}
-			// Skip pauses.
-			if idle := uint64(maxIdle); bootNanos > w.position+idle {
-				w.position = bootNanos - idle
-			}
-			// Skip ticks that the graph does not reach back to.
-			if span := uint64(historyTicks * interval); w.position > w.state.lastTick+span {
-				w.state.lastTick = w.position - span
-			}
-			for next := w.state.lastTick + uint64(interval); next <= w.position; next += uint64(interval) {
-				w.tick(next)
-			}
-			position = w.position
-			wait = time.Duration(min(bootNanos, w.state.lastTick+uint64(interval)) - position)
-		})
-		switch {
-		case position >= bootNanos:
-			return
-		case paused:
-			wait = time.Hour
-		}
-		select {
-		case <-time.After(wait):
-		case <-w.pressed:
-		case <-w.left:
-		}
-	}
-}
-
-// hasLeft reports whether the screen has been left.
-func (w *Watch) hasLeft() bool {
-	select {
-	case <-w.left:
-		return true
-	default:
-		return false
-	}
-}
-
-// maxIdle is the longest pause between two events of a recording on a screen.
-const maxIdle = 3 * time.Second
 
 // Leave restores the terminal. It may be called at any time, from any goroutine, and
 // repeatedly.

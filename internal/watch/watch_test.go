@@ -401,20 +401,46 @@ func TestCauses(t *testing.T) {
 	}
 }
 
+// play plays a recording of some events.
+func play(w *Watch, events ...event.Event) error {
+	paced := w.Pace(w)
+	return errors.Join(paced.Write(events), paced.Close(stream.Counts{}))
+}
+
+// batches is a Sink that keeps the batches.
+type batches [][]event.Event
+
+func (b *batches) Write(batch []event.Event) error {
+	*b = append(*b, slices.Clone(batch))
+	return nil
+}
+
+func (b *batches) Close(stream.Counts) error { return nil }
+
+// TestPace checks that events without a tick between them stay together.
+func TestPace(t *testing.T) {
+	at := func(nanos uint64) event.Event { return charge(nanos, web, 1, 0, 0) }
+	events := []event.Event{names[0], at(1), at(second - 1), at(second), names[1], at(second + 5), at(second + 3), at(9 * second)}
+	var got batches
+	if err := New(io.Discard, info, Options{}).Pace(&got).Write(events); err != nil {
+		t.Fatal(err)
+	}
+	want := batches{events[:3], events[3:7], events[7:]}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
 // TestLines pins the lines for an output that is no terminal.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
 	w := New(&out, info, Options{Units: text.Human})
-	if err := w.Write(names); err != nil {
-		t.Fatal(err)
-	}
+	events := slices.Clone(names)
 	for i := range 6 {
 		usage := int64(i) * 500
-		if err := w.Write([]event.Event{charge(uint64(i)*second+1, web, 10, usage, usage)}); err != nil {
-			t.Fatal(err)
-		}
+		events = append(events, charge(uint64(i)*second+1, web, 10, usage, usage))
 	}
-	if err := w.Close(stream.Counts{}); err != nil {
+	if err := play(w, events...); err != nil {
 		t.Fatal(err)
 	}
 	want := `TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  CGROUP
@@ -436,10 +462,7 @@ func TestLinesWithCauses(t *testing.T) {
 	w := New(&out, stackedInfo, Options{Units: text.Human})
 	other := chargeFor(second+1, 3, 5)
 	other.Cgroup.ID = free
-	if err := w.Write(slices.Concat(stacks, names, []event.Event{chargeFor(1, 1, 3), chargeFor(1, 2, 1), other})); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(stream.Counts{}); err != nil {
+	if err := play(w, slices.Concat(stacks, names, []event.Event{chargeFor(1, 1, 3), chargeFor(1, 2, 1), other})...); err != nil {
 		t.Fatal(err)
 	}
 	const want = `TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  FOR                CGROUP
@@ -483,10 +506,7 @@ func TestHostileRecording(t *testing.T) {
 	w := New(&out, info, Options{})
 	late := charge(0, 5, 1, 1, 1)
 	late.BootNanos = math.MaxUint64
-	if err := w.Write([]event.Event{late, late}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(stream.Counts{}); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
+	if err := play(w, late, late); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
 		t.Errorf("%v, %d lines", err, bytes.Count(out.Bytes(), []byte("\n")))
 	}
 }
