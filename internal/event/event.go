@@ -93,6 +93,12 @@ type CgroupID struct {
 	Hierarchy uint32
 }
 
+// CounterID identifies a page counter: a cgroup has one of each kind.
+type CounterID struct {
+	Cgroup CgroupID
+	Kind   Kind
+}
+
 // Event is one event of a trace. It has the fields of every Type, so that a reader
 // can reuse its memory. Fields of other Types are undefined.
 type Event struct {
@@ -187,6 +193,9 @@ type Event struct {
 	// [AppendPrintable].
 	Frames string
 }
+
+// CounterID identifies the counter of a Charge, an Uncharge or a ForcedCharge.
+func (e *Event) CounterID() CounterID { return CounterID{e.Cgroup, e.Kind} }
 
 // Level is a level of the tree of page counters.
 type Level struct {

@@ -18,16 +18,11 @@ type Perfetto struct {
 	writer
 	tracks  uint64 // the last track's number
 	started bool
-	levels  map[levelKey]*levelTracks
+	levels  map[event.CounterID]*levelTracks
 	threads map[threadKey]uint64
 	procs   map[uint32]uint64
 	packet  []byte
 	message []byte
-}
-
-type levelKey struct {
-	cgroup event.CgroupID
-	kind   event.Kind
 }
 
 // levelTracks are the tracks of a level, and the last values written to them, in the
@@ -50,7 +45,7 @@ type threadKey struct {
 func NewPerfetto(w io.Writer, info stream.Info) *Perfetto {
 	return &Perfetto{
 		writer: newWriter(w, info),
-		levels: make(map[levelKey]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
+		levels: make(map[event.CounterID]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
 	}
 }
 
@@ -211,7 +206,7 @@ func (p *Perfetto) moveAbove(e *event.Event) {
 		if id == e.Cgroup || e.Type == event.Charge && id.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
 			continue // counters wrote it
 		}
-		if t := p.levels[levelKey{id, e.Kind}]; t != nil && t.used {
+		if t := p.levels[event.CounterID{Cgroup: id, Kind: e.Kind}]; t != nil && t.used {
 			p.setUsage(e, t, e.Kind, t.lastUsage+e.UsageAfterPages()-e.UsagePages)
 		}
 	}
@@ -225,7 +220,7 @@ func (p *Perfetto) counter(e *event.Event, track uint64, value int64) {
 
 // level returns the tracks of a level. It describes them before their first use.
 func (p *Perfetto) level(id event.CgroupID, kind event.Kind) *levelTracks {
-	key := levelKey{id, kind}
+	key := event.CounterID{Cgroup: id, Kind: kind}
 	t := p.levels[key]
 	if t == nil {
 		name := p.names.Printable(id)

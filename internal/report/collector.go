@@ -22,8 +22,8 @@ type collector struct {
 	info        stream.Info
 	sum         *summary.Summary
 	first, last uint64 // BootNanos of the first and the last event; 0: none yet
-	series      map[summary.LimitKey]*series
-	dropped     map[summary.LimitKey]bool
+	series      map[event.CounterID]*series
+	dropped     map[event.CounterID]bool
 	byProcess   breakdown
 	byCause     breakdown // the charges with a kernel stack
 	// samples are the charges with any stack; droppedPages those of dropped samples.
@@ -37,7 +37,7 @@ type collector struct {
 func newCollector(info stream.Info) collector {
 	return collector{
 		info: info, sum: summary.New(info),
-		series: make(map[summary.LimitKey]*series), dropped: make(map[summary.LimitKey]bool),
+		series: make(map[event.CounterID]*series), dropped: make(map[event.CounterID]bool),
 		byProcess: breakdown{parts: make(map[uint32]*part)}, byCause: breakdown{parts: make(map[uint32]*part)},
 		samples: make(cause.Profile),
 	}
@@ -131,7 +131,7 @@ func (c *collector) moveAbove(e *event.Event) {
 		return
 	}
 	moved := e.UsageAfterPages() - e.UsagePages
-	for _, n := range c.sum.Balances.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &c.sum.Names)[1:] {
+	for _, n := range c.sum.Balances.Lineage(e.CounterID(), &c.sum.Names)[1:] {
 		id := n.Key.Cgroup.ID
 		if e.Type == event.Charge && (id == e.Limiting.CgroupID && e.Limiting.Limited() || id == e.High.CgroupID && e.High.Limited()) {
 			continue // the charge has its usage
@@ -157,7 +157,7 @@ func addLevel(b *bucket, e *event.Event, l *event.Level) {
 
 // of returns the series of a page counter. last caches it.
 func (c *collector) of(last **series, id event.CgroupID, kind event.Kind) *series {
-	key := summary.LimitKey{Cgroup: id, Kind: kind}
+	key := event.CounterID{Cgroup: id, Kind: kind}
 	if *last != nil && (*last).key == key {
 		return *last
 	}

@@ -95,7 +95,7 @@ func TestReduction(t *testing.T) {
 				misses++
 			}
 		}
-		s := c.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
+		s := c.series[event.CounterID{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
 		if len(s.buckets) > maxBuckets || !slices.IsSortedFunc(s.buckets, func(a, b bucket) int { return int(a.index) - int(b.index) }) {
 			t.Fatalf("seed %d: %d buckets, or out of order", seed, len(s.buckets))
 		}
@@ -321,7 +321,7 @@ func TestGivenBack(t *testing.T) {
 	var b bytes.Buffer
 	r := NewHTML(&b, h)
 	r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), usage, charge(1, 7, 64, 0, event.OK), uncharge})
-	series := r.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
+	series := r.series[event.CounterID{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
 	if got := series.total(); got.usage.last.pages != 4 || got.charges != 1 || r.first != h.StartBootNanos+ms {
 		t.Errorf("ends at %d pages after %d charges, begins at %d", got.usage.last.pages, got.charges, r.first)
 	}
@@ -361,7 +361,7 @@ func TestGivenBackBelow(t *testing.T) {
 		h.Net = net
 		r := NewHTML(io.Discard, h)
 		r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), limited, other, uncharge})
-		last, ok := r.series[summary.LimitKey{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}].lastUsage()
+		last, ok := r.series[event.CounterID{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}].lastUsage()
 		if !ok || last != want {
 			t.Errorf("net %t: it ends at %d pages, want %d", net, last, want)
 		}

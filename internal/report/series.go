@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"slices"
 
-	"chargetrace/internal/summary"
+	"chargetrace/internal/event"
 )
 
 // point is the usage or the limit of a page counter at a time: in pages, or in bytes
@@ -136,7 +136,7 @@ const maxBuckets = 1024
 // series is the history of a page counter in buckets. Their width doubles when they
 // become too many.
 type series struct {
-	key               summary.LimitKey
+	key               event.CounterID
 	shift             uint     // a bucket is 1<<shift ns wide
 	buckets           []bucket // sorted by index, none empty
 	failures, charges uint64

@@ -84,7 +84,7 @@ func (c *collector) tellKill() string {
 // nil: no limit was hit.
 func (c *collector) decisive() *summary.Limit {
 	if len(c.sum.OOMKills) > 0 {
-		if l := c.sum.Limits[summary.LimitKey{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}]; l != nil {
+		if l := c.sum.Limits[event.CounterID{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}]; l != nil {
 			return l
 		}
 	}

@@ -14,7 +14,7 @@ import (
 // in bytes for [event.Dmem]. If the usage of the counter was read, the sums cover the
 // time from the first reading to the last.
 type Balance struct {
-	Key LimitKey
+	Key event.CounterID
 	// ChargedPages are from charges that succeeded, ForcedPages from forced charges, and
 	// UnchargedPages from uncharges.
 	ChargedPages, ForcedPages, UnchargedPages uint64
@@ -73,18 +73,18 @@ func (b *Balance) differs() bool {
 
 // Balances are the balances of all counters, from a trace with [stream.Info.Net].
 type Balances struct {
-	counters map[LimitKey]*Balance
+	counters map[event.CounterID]*Balance
 	// lineages are the results of Lineage. To find the counters anew for each event
 	// would cost more than all else here.
-	lineages map[LimitKey][]*Balance
+	lineages map[event.CounterID][]*Balance
 	// last is the counter of the previous event: the next one is most often the same.
-	last        LimitKey
+	last        event.CounterID
 	lastLineage []*Balance
 }
 
 // NewBalances returns Balances without counters.
 func NewBalances() *Balances {
-	return &Balances{counters: make(map[LimitKey]*Balance), lineages: make(map[LimitKey][]*Balance)}
+	return &Balances{counters: make(map[event.CounterID]*Balance), lineages: make(map[event.CounterID][]*Balance)}
 }
 
 // Add adds an event to its counter and to all counters above it. Callers pass all
@@ -96,9 +96,9 @@ func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 			bs.forgetLineages()
 		}
 	case e.Type == event.Usage:
-		bs.counter(LimitKey{e.Cgroup, event.Memory}).read(e)
+		bs.counter(event.CounterID{Cgroup: e.Cgroup, Kind: event.Memory}).read(e)
 	case e.Type.IsNet() || e.Type == event.Charge && e.Outcome == event.OK:
-		lineage := bs.Lineage(LimitKey{e.Cgroup, e.Kind}, names)
+		lineage := bs.Lineage(e.CounterID(), names)
 		lineage[0].Own = true
 		for _, b := range lineage {
 			b.add(e)
@@ -107,14 +107,14 @@ func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 }
 
 // Lineage returns the balances of a counter and of those above it, the lowest first.
-func (bs *Balances) Lineage(key LimitKey, names *cgroup.Names) []*Balance {
+func (bs *Balances) Lineage(key event.CounterID, names *cgroup.Names) []*Balance {
 	if bs.lastLineage != nil && bs.last == key {
 		return bs.lastLineage
 	}
 	lineage, ok := bs.lineages[key]
 	if !ok {
 		for id := range names.Lineage(key.Cgroup) {
-			lineage = append(lineage, bs.counter(LimitKey{id, key.Kind}))
+			lineage = append(lineage, bs.counter(event.CounterID{Cgroup: id, Kind: key.Kind}))
 		}
 		bs.lineages[key] = lineage
 	}
@@ -127,7 +127,7 @@ func (bs *Balances) forgetLineages() {
 	bs.lastLineage = nil
 }
 
-func (bs *Balances) counter(key LimitKey) *Balance {
+func (bs *Balances) counter(key event.CounterID) *Balance {
 	b := bs.counters[key]
 	if b == nil {
 		b = &Balance{Key: key}
@@ -137,12 +137,12 @@ func (bs *Balances) counter(key LimitKey) *Balance {
 }
 
 // Of returns the Balance of a counter, or nil.
-func (bs *Balances) Of(key LimitKey) *Balance { return bs.counters[key] }
+func (bs *Balances) Of(key event.CounterID) *Balance { return bs.counters[key] }
 
 // Forget removes the balances of the cgroups that match.
 func (bs *Balances) Forget(match func(event.CgroupID) bool) {
 	bs.forgetLineages()
-	maps.DeleteFunc(bs.counters, func(key LimitKey, _ *Balance) bool { return match(key.Cgroup) })
+	maps.DeleteFunc(bs.counters, func(key event.CounterID, _ *Balance) bool { return match(key.Cgroup) })
 }
 
 // Sorted returns the balances of counters with own charges or uncharges, or with

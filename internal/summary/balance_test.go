@@ -126,7 +126,7 @@ func TestBalancesNamedLater(t *testing.T) {
 		name(3, 2, "b"), memoryEvent(event.Charge, 3, 3, 16), name(3, 1, "b"), memoryEvent(event.Charge, 4, 3, 32),
 	})
 	for id, want := range map[uint64]int64{3: 60, 2: 24, 1: 56} {
-		if got := s.Balances.Of(LimitKey{event.CgroupID{ID: id}, event.Memory}).Pages(); got != want {
+		if got := s.Balances.Of(event.CounterID{Cgroup: event.CgroupID{ID: id}, Kind: event.Memory}).Pages(); got != want {
 			t.Errorf("cgroup %d: %d pages, want %d", id, got, want)
 		}
 	}

@@ -77,17 +77,11 @@ type Limit struct {
 	ByComm     event.Comm
 }
 
-// LimitKey identifies a limit.
-type LimitKey struct {
-	Cgroup event.CgroupID
-	Kind   event.Kind
-}
-
 // HitLimit returns the limit that a charge failed at or found reached, if any. maxPages
 // is 0 if the trace does not have it.
-func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
+func HitLimit(e *event.Event) (key event.CounterID, maxPages uint64, hit bool) {
 	if !hitsLimit(e) {
-		return LimitKey{}, 0, false
+		return event.CounterID{}, 0, false
 	}
 	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
 	if e.Outcome == event.Failed && e.FailedAt != at {
@@ -96,7 +90,7 @@ func HitLimit(e *event.Event) (key LimitKey, maxPages uint64, hit bool) {
 			max = e.MaxPages
 		}
 	}
-	return LimitKey{e.InCgroup(at), e.Kind}, max, true
+	return event.CounterID{Cgroup: e.InCgroup(at), Kind: e.Kind}, max, true
 }
 
 // maxProcesses limits the number of processes, so that a trace of weeks does not fill
@@ -124,7 +118,7 @@ type Summary struct {
 	// maxProcesses.
 	Processes map[uint32]*Process
 	Others    Totals
-	Limits    map[LimitKey]*Limit
+	Limits    map[event.CounterID]*Limit
 	// Balances is nil for a trace without [stream.Info.Net].
 	Balances *Balances
 	// OOMKills are the events of type [event.OOMKill].
@@ -154,7 +148,7 @@ func New(info stream.Info) *Summary {
 		OtherStacks: make(map[*cause.Stack]uint64),
 		Cgroups:     make(map[event.CgroupID]*Totals),
 		Processes:   make(map[uint32]*Process),
-		Limits:      make(map[LimitKey]*Limit),
+		Limits:      make(map[event.CounterID]*Limit),
 	}
 	if info.Net {
 		s.Balances = NewBalances()

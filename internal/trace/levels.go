@@ -4,13 +4,8 @@ import "chargetrace/internal/event"
 
 // usages has the expected usage of each level in a block; see the package comment.
 type usages struct {
-	index    map[levelKey]int
+	index    map[event.CounterID]int
 	expected []int64
-}
-
-type levelKey struct {
-	cgroup event.CgroupID
-	kind   event.Kind
 }
 
 // levels are the indices in usages of the levels of a context.
@@ -18,7 +13,7 @@ type levels struct{ own, limiting, high int }
 
 func (u *usages) reset() {
 	if u.index == nil {
-		u.index = make(map[levelKey]int)
+		u.index = make(map[event.CounterID]int)
 	}
 	clear(u.index)
 	u.expected = u.expected[:0]
@@ -34,7 +29,7 @@ func (u *usages) levels(c *event.Event) levels {
 }
 
 func (u *usages) level(c *event.Event, cgroup uint64) int {
-	key := levelKey{c.InCgroup(cgroup), c.Kind}
+	key := event.CounterID{Cgroup: c.InCgroup(cgroup), Kind: c.Kind}
 	i, ok := u.index[key]
 	if !ok {
 		i = len(u.expected)

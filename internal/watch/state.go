@@ -42,9 +42,9 @@ type state struct {
 	levels   map[event.CgroupID]*level // the memory counters
 	nets     *summary.Balances         // nil: a trace without -net
 	log      []*entry
-	logged   int                      // the number of all entries, dropped ones too
-	hits     map[summary.LimitKey]hit // the limits that were hit
-	lastTick uint64                   // BootNanos
+	logged   int                     // the number of all entries, dropped ones too
+	hits     map[event.CounterID]hit // the limits that were hit
+	lastTick uint64                  // BootNanos
 	ticked   bool
 }
 
@@ -112,7 +112,7 @@ func newState(info stream.Info) *state {
 		info:     info,
 		groups:   make(map[event.CgroupID]*group),
 		levels:   make(map[event.CgroupID]*level),
-		hits:     make(map[summary.LimitKey]hit),
+		hits:     make(map[event.CounterID]hit),
 		lastTick: info.StartBootNanos,
 	}
 	if info.Net {
@@ -200,7 +200,7 @@ func (s *state) forget() {
 		s.nets.Forget(func(id event.CgroupID) bool { return !used[id] })
 	}
 	maps.DeleteFunc(s.levels, func(id event.CgroupID, _ *level) bool { return !used[id] })
-	maps.DeleteFunc(s.hits, func(_ summary.LimitKey, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
+	maps.DeleteFunc(s.hits, func(_ event.CounterID, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
 }
 
 // addUsage sets the usage of a charge's levels after it.
@@ -226,7 +226,7 @@ func (s *state) moveAbove(e *event.Event) {
 	if s.nets == nil {
 		return
 	}
-	for _, n := range s.nets.Lineage(summary.LimitKey{Cgroup: e.Cgroup, Kind: e.Kind}, &s.names)[1:] {
+	for _, n := range s.nets.Lineage(e.CounterID(), &s.names)[1:] {
 		if e.Type == event.Charge && n.Key.Cgroup.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
 			continue // the charge has its usage
 		}
@@ -246,7 +246,7 @@ func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
 }
 
 // addHit logs a limit hit, or counts it in the limit's latest entry if that is recent.
-func (s *state) addHit(e *event.Event, key summary.LimitKey, maxPages uint64) {
+func (s *state) addHit(e *event.Event, key event.CounterID, maxPages uint64) {
 	h := s.hits[key]
 	if h.entry == nil || e.BootNanos > h.lastNanos+uint64(interval) {
 		h.entry = &entry{event: *e, limit: key.Cgroup}
@@ -333,7 +333,7 @@ func (s *state) tick(bootNanos uint64) {
 			x.usagePages = l.usagePages
 		}
 		if s.nets != nil {
-			if n := s.nets.Of(summary.LimitKey{Cgroup: id, Kind: event.Memory}); n != nil {
+			if n := s.nets.Of(event.CounterID{Cgroup: id, Kind: event.Memory}); n != nil {
 				x.chargedPages, x.unchargedPages = n.ChargedPages+n.ForcedPages, n.UnchargedPages
 			}
 		}
