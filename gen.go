@@ -1,10 +1,11 @@
 // Package chargetrace is the root of the module; it holds no code. The command
 // is in cmd/chargetrace.
 //
-//	kernel -> ring buffer -> capture -> sampler --+                    +-> table
-//	                                              +-> stream.Copy -----+-> export
-//	.ctrace file ------------> trace -------------+    (Filter)        +-> trace.Writer
-//	                                                                   +-> summary -> watch, report
+//	kernel -> ring buffer -> capture -> sampler --+                              +-> table
+//	                                              +-> stream.Copy ---> world ----+-> export
+//	.ctrace file ------------> trace -------------+    (Filter)     (names, ...) +-> trace.Writer
+//	                                                                             +-> summary, report
+//	                                                                             +-> watch
 //
 // Each arrow is a [stream.Source] or a [stream.Sink]. A Source also has an Info, which says
 // what made the trace, and Counts, which say what became of the charges; Copy passes both on.
@@ -18,6 +19,7 @@
 //   - sampler: adds the usage of cgroups at the beginning and the end of a trace.
 //   - trace: the recording; its Writer is a Sink, its Reader a Source.
 //   - stream: Info, Counts, Source, Sink, Filter, Copy.
+//   - world: the names, stacks and balances that the trace has told so far, for all sinks.
 //   - table, export, report, watch: the outputs. A new one is a Sink, added to newSink in
 //     cmd/chargetrace.
 //   - summary: the sums at the end of a trace.

@@ -25,12 +25,12 @@ func runCommand(cfg *config, args []string, stdin io.Reader, stdout, stderr io.W
 	if err != nil {
 		return launch.Status(err), hinted(err)
 	}
-	c.pid, c.oom.pid, c.begin = uint32(command.PID()), uint32(command.PID()), command.Begin
+	c.pid, c.begin = uint32(command.PID()), command.Begin
 	c.interrupt = func() { unix.Kill(0, unix.SIGINT) }
 	err = live(cfg, args, c, stdout, stderr)
 	exit, waitErr := command.Wait()
-	if exit.Signaled {
-		c.oom.print(stderr)
+	if exit.Signaled && c.oomKill != "" {
+		fmt.Fprintf(stderr, "chargetrace: %s\n", c.oomKill)
 	}
 	if exit.LeftBehind > 0 {
 		fmt.Fprintf(stderr, "chargetrace: processes left by %s and killed: %d\n", c.name, exit.LeftBehind)

@@ -9,6 +9,7 @@ import (
 	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/world"
 )
 
 // diff compares the recordings of -r with another one.
@@ -57,10 +58,11 @@ func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 		return nil, err
 	}
 	defer src.close()
-	sum := summary.New(src.Info())
-	_, err = stream.Copy(sum, src, cfg.filter)
+	w := world.New(src.Info())
+	sum := summary.New(w)
+	_, err = stream.Copy(w.Feed(sum), src, cfg.filter)
 	if err != nil && !truncated(err) {
 		return nil, err
 	}
-	return &report.Side{Name: strings.Join(paths, ", "), Info: src.Info(), Summary: sum}, explain(err)
+	return &report.Side{Name: strings.Join(paths, ", "), Summary: sum}, explain(err)
 }

@@ -16,6 +16,7 @@ import (
 	"chargetrace/internal/export"
 	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
 	"chargetrace/internal/table"
 	"chargetrace/internal/trace"
 )
@@ -93,11 +94,11 @@ func (o *outputs) discard() error {
 }
 
 // open opens the outputs of a trace. If one fails, it leaves no new file behind.
-func (cfg *config) open(stdout io.Writer, info stream.Info) (*outputs, error) {
+func (cfg *config) open(stdout io.Writer, sum *summary.Summary) (*outputs, error) {
 	o := new(outputs)
 	var sinks []stream.Sink
 	for _, out := range cfg.out.outputs {
-		sink, created, err := cfg.openOutput(out, stdout, info)
+		sink, created, err := cfg.openOutput(out, stdout, sum)
 		if err != nil {
 			stream.Tee(sinks...).Close(stream.Counts{})
 			return nil, errors.Join(err, o.discard())
@@ -112,13 +113,13 @@ func (cfg *config) open(stdout io.Writer, info stream.Info) (*outputs, error) {
 }
 
 // openOutput opens one output. created is its file if that is new.
-func (cfg *config) openOutput(o output, stdout io.Writer, info stream.Info) (_ stream.Sink, created string, err error) {
+func (cfg *config) openOutput(o output, stdout io.Writer, sum *summary.Summary) (_ stream.Sink, created string, err error) {
 	if o.path == "-" {
-		sink, err := cfg.newSink(o.format, stdout, info)
+		sink, err := cfg.newSink(o.format, stdout, sum)
 		return sink, "", err
 	}
 	if o.format == "ctrace" && (cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0) {
-		r, err := newRotator(o.path, cfg, info)
+		r, err := newRotator(o.path, cfg, sum.Info)
 		if err != nil {
 			return nil, "", err
 		}
@@ -131,7 +132,7 @@ func (cfg *config) openOutput(o output, stdout io.Writer, info stream.Info) (_ s
 	if isNew {
 		created = o.path
 	}
-	sink, err := cfg.newSink(o.format, f, info)
+	sink, err := cfg.newSink(o.format, f, sum)
 	if err != nil {
 		f.Close()
 		if isNew {
@@ -143,28 +144,28 @@ func (cfg *config) openOutput(o output, stdout io.Writer, info stream.Info) (_ s
 }
 
 // newSink returns a sink that writes to w in a format.
-func (cfg *config) newSink(format string, w io.Writer, info stream.Info) (stream.Sink, error) {
+func (cfg *config) newSink(format string, w io.Writer, sum *summary.Summary) (stream.Sink, error) {
 	switch format {
 	case "ctrace":
-		return trace.NewWriter(w, info)
+		return trace.NewWriter(w, sum.Info)
 	case "jsonl":
-		return export.NewJSONL(w, info), nil
+		return export.NewJSONL(w, sum.World), nil
 	case "csv":
-		return export.NewCSV(w, info), nil
+		return export.NewCSV(w, sum.World), nil
 	case "pftrace":
-		return export.NewPerfetto(w, info), nil
+		return export.NewPerfetto(w, sum.World), nil
 	case "pb.gz":
-		return export.NewPprof(w, info), nil
+		return export.NewPprof(w, sum.World), nil
 	case "folded":
-		return export.NewFolded(w, info), nil
+		return export.NewFolded(w, sum.World), nil
 	case "html":
-		return report.NewHTML(w, info), nil
+		return report.NewHTML(w, sum), nil
 	case "svg":
-		return report.NewSVG(w, info), nil
+		return report.NewSVG(w, sum), nil
 	case "png":
-		return report.NewPNG(w, info), nil
+		return report.NewPNG(w, sum), nil
 	}
-	return table.New(w, info, table.Options{Units: cfg.view.units, Time: cfg.view.time, Wide: cfg.view.wide, Columns: columns(w)}), nil
+	return table.New(w, sum.World, table.Options{Units: cfg.view.units, Time: cfg.view.time, Wide: cfg.view.wide, Columns: columns(w)}), nil
 }
 
 // writtenAtEnd are the formats that are useless in parts: all of the file is written when

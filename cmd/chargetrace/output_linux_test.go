@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
+	"chargetrace/internal/world"
 )
 
 // TestDiffWriteError has a full disk.
@@ -51,7 +53,7 @@ func TestOutputWriteError(t *testing.T) {
 	dir := t.TempDir()
 	for format, kept := range map[string]bool{"html": false, "svg": false, "png": false, "pb.gz": false, "folded": false, "csv": true, "ctrace": true} {
 		path := filepath.Join(dir, "x."+format)
-		sink, created, err := new(config).openOutput(output{path, format}, nil, stream.Info{PageSize: 4096})
+		sink, created, err := new(config).openOutput(output{path, format}, nil, summary.New(world.New(stream.Info{PageSize: 4096})))
 		if err != nil || created != path {
 			t.Fatalf("%s: created %q, %v", format, created, err)
 		}
@@ -101,7 +103,7 @@ func TestDiscard(t *testing.T) {
 	for _, name := range []string{"x.ctrace", "x.html", "existing.csv"} {
 		cfg.out.outputs = append(cfg.out.outputs, output{filepath.Join(dir, name), name[strings.Index(name, ".")+1:]})
 	}
-	o, err := cfg.open(io.Discard, stream.Info{PageSize: 4096})
+	o, err := cfg.open(io.Discard, summary.New(world.New(stream.Info{PageSize: 4096})))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"chargetrace/internal/summary"
 	"chargetrace/internal/table"
 	"chargetrace/internal/trace"
+	"chargetrace/internal/world"
 )
 
 // BenchmarkReplay plays a recording of a process that touches memory, to the summary only,
@@ -38,10 +39,10 @@ func BenchmarkReplay(b *testing.B) {
 	if err := w.Close(stream.Counts{}); err != nil {
 		b.Fatal(err)
 	}
-	for name, sinks := range map[string]func(stream.Info) stream.Sink{
-		"nothing": func(i stream.Info) stream.Sink { return stream.Tee(summary.New(i)) },
-		"table": func(i stream.Info) stream.Sink {
-			return stream.Tee(table.New(io.Discard, i, table.Options{}), summary.New(i))
+	for name, sinks := range map[string]func(*world.World) stream.Sink{
+		"nothing": func(w *world.World) stream.Sink { return summary.New(w) },
+		"table": func(w *world.World) stream.Sink {
+			return stream.Tee(summary.New(w), table.New(io.Discard, w, table.Options{}))
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -51,7 +52,8 @@ func BenchmarkReplay(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				counts, err := stream.Copy(sinks(r.Info()), r, stream.Filter{})
+				w := world.New(r.Info())
+				counts, err := stream.Copy(w.Feed(sinks(w)), r, stream.Filter{})
 				if err != nil || counts.Shown != n {
 					b.Fatal(counts, err)
 				}

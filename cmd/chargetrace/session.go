@@ -12,6 +12,7 @@ import (
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
 	"chargetrace/internal/watch"
+	"chargetrace/internal/world"
 )
 
 // source provides the events of a session: a trace of the running kernel, or recordings.
@@ -46,8 +47,9 @@ type child struct {
 	begin func() error
 	// interrupt has the effect of Ctrl-C on the terminal of chargetrace and the command.
 	interrupt func()
-	oom       oomWatch
-	output    lateWriter // the destination of its output while the screen is shown
+	// oomKill tells of its OOM kill at the end of the session. It is empty if there was none.
+	oomKill string
+	output  lateWriter // the destination of its output while the screen is shown
 }
 
 // run copies events until the source ends or ctx is done. restoreSignals restores the
@@ -57,16 +59,17 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	defer end()
 	selected, left := s.src.filter()
 	info := s.cfg.info(selected, s.src.Info(), stderr)
-	outputs, err := s.cfg.open(stdout, info)
+	w := world.New(info)
+	sum := summary.New(w)
+	outputs, err := s.cfg.open(stdout, sum)
 	if err != nil {
 		return s.cfg.writeError(err)
 	}
 	s.src.warn(stderr)
-	sum := summary.New(info)
-	sinks := []stream.Sink{outputs, sum}
+	sinks := []stream.Sink{sum, outputs}
 	leave, pace := func() {}, func(dst stream.Sink) stream.Sink { return dst }
 	if s.cfg.view.watch {
-		screen, err := s.cfg.newWatch(s.src, stdout, stderr, info, s.interrupt(end), end)
+		screen, err := s.cfg.newWatch(s.src, stdout, stderr, w, s.interrupt(end), end)
 		if err != nil {
 			return s.abandon(outputs, outputs, err)
 		}
@@ -78,10 +81,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 			s.child.output.set(screen.HoldWriter())
 		}
 	}
-	if s.child != nil {
-		sinks = append(sinks, &s.child.oom)
-	}
-	dst := pace(stream.Tee(sinks...))
+	dst := pace(w.Feed(stream.Tee(sinks...)))
 	if err := s.src.begin(ctx, stderr, end); err != nil {
 		return s.abandon(outputs, dst, err)
 	}
@@ -90,6 +90,9 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 		leaveScreen(leave, restoreSignals)
 	})
 	counts, err := stream.Copy(dst, s.src, left)
+	if s.child != nil {
+		s.child.oomKill = oomKillOf(s.child.pid, sum)
+	}
 	if err != nil && !truncated(err) {
 		return s.cfg.writeError(err)
 	}
@@ -102,6 +105,16 @@ func (s *session) interrupt(end func()) func() {
 		return end
 	}
 	return s.child.interrupt
+}
+
+// oomKillOf describes the OOM kill of a process, or returns an empty string.
+func oomKillOf(pid uint32, sum *summary.Summary) string {
+	for i := range sum.OOMKills {
+		if e := &sum.OOMKills[i]; e.Victim.PID == pid {
+			return fmt.Sprintf("%s was killed by the OOM killer: %s ran out of memory", e.Victim.Comm.Of(pid), sum.Names.RanOut(e))
+		}
+	}
+	return ""
 }
 
 // abandon closes dst before the first event, and leaves no new output behind.

@@ -9,8 +9,8 @@ import (
 
 	"github.com/charmbracelet/x/term"
 
-	"chargetrace/internal/stream"
 	"chargetrace/internal/watch"
+	"chargetrace/internal/world"
 )
 
 // hasScreen reports whether -watch shows a screen on a terminal.
@@ -25,7 +25,7 @@ func isTerminal(x any) bool {
 }
 
 // newWatch returns the sink of -watch, which shows the events of a source.
-func (cfg *config) newWatch(src source, stdout, stderr io.Writer, info stream.Info, interrupt, stop func()) (*watch.Watch, error) {
+func (cfg *config) newWatch(src source, stdout, stderr io.Writer, w *world.World, interrupt, stop func()) (*watch.Watch, error) {
 	o := watch.Options{ASCII: !isUTF8(), Units: cfg.view.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
@@ -36,7 +36,7 @@ func (cfg *config) newWatch(src source, stdout, stderr io.Writer, info stream.In
 	if err := src.completeScreen(&o); err != nil {
 		return nil, err
 	}
-	return watch.New(stdout, info, o), nil
+	return watch.New(stdout, w, o), nil
 }
 
 // isUTF8 reports whether the locale uses UTF-8; see locale(7).

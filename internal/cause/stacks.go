@@ -47,6 +47,13 @@ func (s *Stacks) Add(e *event.Event) {
 	delete(s.stacks, e.StackNumber)
 }
 
+// Replaces reports whether an event of type [event.Stack] may have other frames for a number
+// than the event before it.
+func (s *Stacks) Replaces(e *event.Event) bool {
+	frames, unused := s.frames[e.StackNumber]
+	return unused && frames != e.Frames || s.stacks[e.StackNumber] != nil
+}
+
 // Kernel returns the kernel stack of a charge.
 func (s *Stacks) Kernel(e *event.Event) *Stack { return s.stack(e.KernelStack, kernelFunction) }
 

@@ -34,6 +34,13 @@ func (n *Names) Add(e *event.Event) {
 	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name}
 }
 
+// Replaces reports whether an event of type [event.CgroupName] has another name or parent
+// for a cgroup than the event before it.
+func (n *Names) Replaces(e *event.Event) bool {
+	nd := n.nodes[e.Cgroup]
+	return nd != nil && (nd.parent != e.ParentID || nd.name != e.Name)
+}
+
 // RanOut returns the printable path of the cgroup that ran out of memory in an event of
 // type [event.OOMKill], or "the machine".
 func (n *Names) RanOut(e *event.Event) string {

@@ -41,6 +41,6 @@ func benchmark(b *testing.B, sink stream.Sink) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(charges)), "ns/event")
 }
 
-func BenchmarkCSV(b *testing.B)      { benchmark(b, NewCSV(io.Discard, info)) }
-func BenchmarkJSONL(b *testing.B)    { benchmark(b, NewJSONL(io.Discard, info)) }
-func BenchmarkPerfetto(b *testing.B) { benchmark(b, NewPerfetto(io.Discard, info)) }
+func BenchmarkCSV(b *testing.B)      { benchmark(b, fed(NewCSV, io.Discard, info)) }
+func BenchmarkJSONL(b *testing.B)    { benchmark(b, fed(NewJSONL, io.Discard, info)) }
+func BenchmarkPerfetto(b *testing.B) { benchmark(b, fed(NewPerfetto, io.Discard, info)) }

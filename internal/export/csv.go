@@ -6,6 +6,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 // CSV is a [stream.Sink] that writes one line per event (RFC 4180), after a line with
@@ -22,8 +23,8 @@ type CSV struct {
 }
 
 // NewCSV returns a CSV that writes to w the events of a source with that info.
-func NewCSV(w io.Writer, info stream.Info) *CSV {
-	return &CSV{writer: newWriter(w, info)}
+func NewCSV(w io.Writer, world *world.World) *CSV {
+	return &CSV{writer: newWriter(w, world)}
 }
 
 // columns are the columns of a line. types are the events with a value in the column, and
@@ -79,7 +80,7 @@ var columns = []struct {
 	{"child_pid", fork, func(c *CSV, e *event.Event) { c.uint(uint64(e.ChildPID)) }},
 	{"cause", charge, func(c *CSV, e *event.Event) {
 		if e.KernelStack != 0 {
-			c.buf = appendField(c.buf, c.stacks.Cause(e).String()) // it can be "-"
+			c.buf = appendField(c.buf, c.world.Stacks.Cause(e).String()) // it can be "-"
 		}
 	}},
 }
@@ -174,7 +175,7 @@ func (c *CSV) comm(comm *event.Comm) {
 
 func (c *CSV) cgroup(id event.CgroupID) {
 	if id.ID != 0 {
-		c.buf = appendField(c.buf, c.names.Printable(id))
+		c.buf = appendField(c.buf, c.world.Names.Printable(id))
 	}
 }
 

@@ -7,10 +7,9 @@ import (
 	"strconv"
 	"time"
 
-	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
-	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 // types is a set of event types, one bit each: 1 << [event.Type].
@@ -44,9 +43,7 @@ var typeNames = [...]string{
 // per batch.
 type writer struct {
 	w          io.Writer
-	info       stream.Info
-	names      cgroup.Names
-	stacks     cause.Stacks
+	world      *world.World
 	buf        []byte
 	containers map[event.CgroupID]*container // a cache
 }
@@ -56,21 +53,17 @@ type container struct {
 	short string // its String
 }
 
-func newWriter(w io.Writer, info stream.Info) writer {
-	return writer{w: w, info: info, containers: make(map[event.CgroupID]*container)}
+func newWriter(w io.Writer, world *world.World) writer {
+	return writer{w: w, world: world, containers: make(map[event.CgroupID]*container)}
 }
 
 // write encodes a batch and writes it.
 func (w *writer) write(batch []event.Event, encode func(e *event.Event)) error {
 	for i := range batch {
 		e := &batch[i]
-		switch e.Type {
-		case event.CgroupName:
-			w.names.Add(e)
+		if e.Type == event.CgroupName {
 			delete(w.containers, e.Cgroup)
 			continue
-		case event.Stack:
-			w.stacks.Add(e)
 		}
 		encode(e)
 	}
@@ -89,7 +82,7 @@ func (w *writer) flush() error {
 func (w *writer) container(id event.CgroupID) *container {
 	c := w.containers[id]
 	if c == nil {
-		c = &container{Container: cgroup.ContainerOf(w.names.Path(id))}
+		c = &container{Container: cgroup.ContainerOf(w.world.Names.Path(id))}
 		c.short = c.String()
 		w.containers[id] = c
 	}
@@ -98,13 +91,13 @@ func (w *writer) container(id event.CgroupID) *container {
 
 // sinceStart returns the nanoseconds from the start of the trace to an event.
 func (w *writer) sinceStart(e *event.Event) int64 {
-	return int64(e.BootNanos - w.info.StartBootNanos)
+	return int64(e.BootNanos - w.world.Info.StartBootNanos)
 }
 
 // appendWallTime appends the time of day of an event, in UTC and RFC 3339.
 func (w *writer) appendWallTime(b []byte, e *event.Event) []byte {
 	const layout = "2006-01-02T15:04:05.000000000Z07:00"
-	return time.Unix(0, w.info.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
+	return time.Unix(0, w.world.Info.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
 }
 
 // unit returns the unit of the amounts of an event.

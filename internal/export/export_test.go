@@ -11,6 +11,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 var info = stream.Info{
@@ -70,7 +71,13 @@ func render(t *testing.T, sink func(io.Writer) stream.Sink) string {
 	return b.String()
 }
 
-func jsonl(w io.Writer) stream.Sink { return NewJSONL(w, info) }
+// fed returns a sink of a trace with that Info, behind its World.
+func fed[S stream.Sink](newSink func(io.Writer, *world.World) S, w io.Writer, info stream.Info) stream.Sink {
+	of := world.New(info)
+	return of.Feed(newSink(w, of))
+}
+
+func jsonl(w io.Writer) stream.Sink { return fed(NewJSONL, w, info) }
 
 func TestJSONL(t *testing.T) {
 	got := render(t, jsonl)
@@ -103,7 +110,7 @@ func TestJSONL(t *testing.T) {
 }
 
 func TestCSV(t *testing.T) {
-	got := render(t, func(w io.Writer) stream.Sink { return NewCSV(w, info) })
+	got := render(t, func(w io.Writer) stream.Sink { return fed(NewCSV, w, info) })
 	records, err := csv.NewReader(strings.NewReader(got)).ReadAll() // fails unless all have the same length
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +168,7 @@ const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hier
 	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause\r\n"
 
 func TestCSVAllocations(t *testing.T) {
-	c := NewCSV(io.Discard, info)
+	c := fed(NewCSV, io.Discard, info)
 	events := sampleEvents()
 	if err := c.Write(events); err != nil {
 		t.Fatal(err)
@@ -176,7 +183,7 @@ func TestCSVAllocations(t *testing.T) {
 // trace, is not a formula.
 func TestCSVUnknownCause(t *testing.T) {
 	var b strings.Builder
-	c := NewCSV(&b, info)
+	c := fed(NewCSV, &b, info)
 	e := sampleEvents()[3]
 	e.KernelStack = 1
 	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
@@ -189,7 +196,7 @@ func TestCSVUnknownCause(t *testing.T) {
 
 func TestEmpty(t *testing.T) {
 	var a, b strings.Builder
-	if err := errors.Join(NewJSONL(&a, info).Close(stream.Counts{}), NewCSV(&b, info).Close(stream.Counts{})); err != nil {
+	if err := errors.Join(fed(NewJSONL, &a, info).Close(stream.Counts{}), fed(NewCSV, &b, info).Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 	if a.String() != `{"type":"end","charges":0}`+"\n" || b.String() != csvHeader {
@@ -205,7 +212,7 @@ func FuzzJSONL(f *testing.F) {
 		copy(events[3].Comm[:], name)
 		events[0].Name = cgroup
 		var b strings.Builder
-		j := NewJSONL(&b, info)
+		j := fed(NewJSONL, &b, info)
 		j.Write(events)
 		j.Close(stream.Counts{})
 		for line := range strings.Lines(b.String()) {

@@ -8,6 +8,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 // JSONL is a [stream.Sink] that writes one object per line. Each has a "type". All but
@@ -48,8 +49,8 @@ type JSONL struct {
 
 // NewJSONL returns a JSONL that writes to w the events of a source with that
 // info.
-func NewJSONL(w io.Writer, info stream.Info) *JSONL {
-	return &JSONL{writer: newWriter(w, info)}
+func NewJSONL(w io.Writer, world *world.World) *JSONL {
+	return &JSONL{writer: newWriter(w, world)}
 }
 
 // Write writes the objects of a batch.
@@ -155,7 +156,7 @@ func (j *JSONL) cause(e *event.Event) {
 		j.null("cause")
 		return
 	}
-	j.string("cause", j.stacks.Cause(e).String())
+	j.string("cause", j.world.Stacks.Cause(e).String())
 }
 
 func (j *JSONL) flags(e *event.Event) {
@@ -239,7 +240,7 @@ func (j *JSONL) cgroup(name string, id event.CgroupID) {
 		return
 	}
 	j.key(name)
-	j.buf = appendQuoted(j.buf, j.names.Printable(id))
+	j.buf = appendQuoted(j.buf, j.world.Names.Printable(id))
 }
 
 func (j *JSONL) container(e *event.Event) {
@@ -266,7 +267,7 @@ func (j *JSONL) level(name string, e *event.Event, l *event.Level) {
 	if l.CgroupID == 0 {
 		j.buf = append(j.buf, "null"...)
 	} else {
-		j.buf = appendQuoted(j.buf, j.names.Printable(e.InCgroup(l.CgroupID)))
+		j.buf = appendQuoted(j.buf, j.world.Names.Printable(e.InCgroup(l.CgroupID)))
 	}
 	j.int(names.usage, l.UsagePages)
 	j.uint(names.max, l.MaxPages)

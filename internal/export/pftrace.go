@@ -7,6 +7,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 // Perfetto is a [stream.Sink] that writes a trace for Perfetto's user interface and
@@ -42,9 +43,9 @@ type threadKey struct {
 
 // NewPerfetto returns a Perfetto that writes to w the events of a source with
 // that info.
-func NewPerfetto(w io.Writer, info stream.Info) *Perfetto {
+func NewPerfetto(w io.Writer, world *world.World) *Perfetto {
 	return &Perfetto{
-		writer: newWriter(w, info),
+		writer: newWriter(w, world),
 		levels: make(map[event.CounterID]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
 	}
 }
@@ -111,7 +112,7 @@ func (p *Perfetto) encode(e *event.Event) {
 		p.setUsage(e, p.level(e.Cgroup, event.Memory), event.Memory, e.UsagePages)
 	case event.ReclaimBegin:
 		p.begin(typeSliceBegin, p.thread(e), "reclaim")
-		p.annotate("cgroup", p.names.Printable(e.Cgroup))
+		p.annotate("cgroup", p.world.Names.Printable(e.Cgroup))
 		p.end(e)
 	case event.ReclaimEnd:
 		p.begin(typeSliceEnd, p.thread(e), "")
@@ -155,8 +156,8 @@ func (p *Perfetto) charge(e *event.Event) {
 	p.begin(typeInstant, p.thread(e), "charge failed")
 	p.annotateUint("requested_"+unit(e), e.RequestedPages)
 	p.annotate("kind", e.Kind.String())
-	p.annotate("cgroup", p.names.Printable(e.Cgroup))
-	p.annotate("failed_at", p.names.Printable(e.InCgroup(e.FailedAt)))
+	p.annotate("cgroup", p.world.Names.Printable(e.Cgroup))
+	p.annotate("failed_at", p.world.Names.Printable(e.InCgroup(e.FailedAt)))
 	p.end(e)
 }
 
@@ -165,7 +166,7 @@ func (p *Perfetto) unitBytes(kind event.Kind) int64 {
 	if kind == event.Dmem {
 		return 1
 	}
-	return int64(p.info.PageSize)
+	return int64(p.world.Info.PageSize)
 }
 
 // counters writes the limit, usage and room of a level after a charge.
@@ -196,17 +197,10 @@ func (p *Perfetto) setUsage(e *event.Event, t *levelTracks, kind event.Kind, usa
 }
 
 // moveAbove adds the change of an event to the last usages of the levels above its
-// cgroup. A charge contains the usage of the limiting level only, an uncharge contains
-// none. A change that is not in the trace is missing until the next charge.
+// cgroup. A change that is not in the trace is missing until the next charge.
 func (p *Perfetto) moveAbove(e *event.Event) {
-	if !p.info.Net {
-		return
-	}
-	for id := range p.names.Lineage(e.Cgroup) {
-		if id == e.Cgroup || e.Type == event.Charge && id.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
-			continue // counters wrote it
-		}
-		if t := p.levels[event.CounterID{Cgroup: id, Kind: e.Kind}]; t != nil && t.used {
+	for id := range p.world.Moved(e) {
+		if t := p.levels[id]; t != nil && t.used {
 			p.setUsage(e, t, e.Kind, t.lastUsage+e.UsageAfterPages()-e.UsagePages)
 		}
 	}
@@ -223,7 +217,7 @@ func (p *Perfetto) level(id event.CgroupID, kind event.Kind) *levelTracks {
 	key := event.CounterID{Cgroup: id, Kind: kind}
 	t := p.levels[key]
 	if t == nil {
-		name := p.names.Printable(id)
+		name := p.world.Names.Printable(id)
 		if kind != event.Memory {
 			name += " [" + kind.String() + "]"
 		}

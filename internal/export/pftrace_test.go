@@ -109,7 +109,7 @@ func perfettoLines(t *testing.T, file string) (got []string) {
 }
 
 func TestPerfetto(t *testing.T) {
-	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return NewPerfetto(w, info) }))
+	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return fed(NewPerfetto, w, info) }))
 	want := []string{
 		`1500 /a,"\n/docker-ID.scope: usage: -12288`,
 		`1500 /a,"\n: limit: 409600`,
@@ -140,7 +140,7 @@ func TestPerfettoGivenBack(t *testing.T) {
 	h := info
 	h.Net = true
 	var b strings.Builder
-	p := NewPerfetto(&b, h)
+	p := fed(NewPerfetto, &b, h)
 	limited := event.Event{
 		Type: event.Charge, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK,
 		RequestedPages: 8, UsagePages: 1, MaxPages: 1 << 60, Limiting: event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 30},

@@ -12,6 +12,7 @@ import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 // A Profile is a [stream.Sink] that sums charges by stack, and writes the sums when it is
@@ -25,14 +26,14 @@ type Profile struct {
 // NewFolded returns a Profile that writes the lines of flame-graph tools: the name of the
 // thread and its functions, outermost first, separated by semicolons, then a blank and
 // the charged pages.
-func NewFolded(w io.Writer, info stream.Info) *Profile {
-	return &Profile{newWriter(w, info), make(cause.Profile), false}
+func NewFolded(w io.Writer, world *world.World) *Profile {
+	return &Profile{newWriter(w, world), make(cause.Profile), false}
 }
 
 // NewPprof returns a Profile that writes the gzipped protocol buffer of pprof, with the
 // values charges, pages and failed_pages, and the labels cgroup, comm, pid and cause.
-func NewPprof(w io.Writer, info stream.Info) *Profile {
-	return &Profile{newWriter(w, info), make(cause.Profile), true}
+func NewPprof(w io.Writer, world *world.World) *Profile {
+	return &Profile{newWriter(w, world), make(cause.Profile), true}
 }
 
 // Write adds the charges of a batch.
@@ -48,7 +49,7 @@ func (p *Profile) Close(stream.Counts) error {
 
 func (p *Profile) add(e *event.Event) {
 	if e.Type == event.Charge {
-		s := p.stacks.Sample(e)
+		s := p.world.Stacks.Sample(e)
 		if p.pprof {
 			s.PID, s.Cgroup = e.PID, e.Cgroup
 		}
@@ -81,7 +82,7 @@ var sampleValues = []struct {
 
 func (p *Profile) writePprof() error {
 	prof := &profile.Profile{
-		TimeNanos:  p.info.BootWallNanos + int64(p.info.StartBootNanos),
+		TimeNanos:  p.world.Info.BootWallNanos + int64(p.world.Info.StartBootNanos),
 		PeriodType: &profile.ValueType{Type: "pages", Unit: "pages"}, Period: 1,
 		DefaultSampleType: "pages",
 	}
@@ -103,7 +104,7 @@ func (p *Profile) writePprof() error {
 	for _, s := range samples {
 		x := &profile.Sample{
 			Label: map[string][]string{
-				"comm": {s.Comm.String()}, "cgroup": {p.names.Printable(s.Cgroup)}, "cause": {s.Cause().String()},
+				"comm": {s.Comm.String()}, "cgroup": {p.world.Names.Printable(s.Cgroup)}, "cause": {s.Cause().String()},
 			},
 			NumLabel: map[string][]int64{"pid": {int64(s.PID)}},
 		}

@@ -9,6 +9,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 func stackedEvents() []event.Event {
@@ -29,7 +30,7 @@ func stackedEvents() []event.Event {
 
 func TestFolded(t *testing.T) {
 	var out bytes.Buffer
-	p := NewFolded(&out, info)
+	p := fed(NewFolded, &out, info)
 	if err := p.Write(stackedEvents()); err != nil {
 		t.Fatal(err)
 	}
@@ -44,14 +45,16 @@ func TestFolded(t *testing.T) {
 // TestFoldedKeeps checks that the samples do not grow with processes, cgroups and offsets,
 // which are not in the lines.
 func TestFoldedKeeps(t *testing.T) {
-	p := NewFolded(new(bytes.Buffer), info)
+	w := world.New(info)
+	p := NewFolded(new(bytes.Buffer), w)
+	fed := w.Feed(p)
 	for i := range uint32(100) {
 		events := stackedEvents()
 		for j := range events {
 			events[j].PID, events[j].Cgroup.ID = i, uint64(i)
 		}
 		events[2].Frames = fmt.Sprintf("charge_memcg+0x%x;shmem_fault+0x2;do_fault+0x3", i)
-		if err := p.Write(events); err != nil {
+		if err := fed.Write(events); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +65,7 @@ func TestFoldedKeeps(t *testing.T) {
 
 func TestPprof(t *testing.T) {
 	var out bytes.Buffer
-	p := NewPprof(&out, info)
+	p := fed(NewPprof, &out, info)
 	if err := p.Write(stackedEvents()); err != nil {
 		t.Fatal(err)
 	}

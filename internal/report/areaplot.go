@@ -96,7 +96,7 @@ func (c *collector) processPlot() *areaPlot {
 
 func (c *collector) areaPlot(b *breakdown) *areaPlot {
 	b.cell(c.last) // widens the cells to cover the whole trace
-	a := &areaPlot{begin: b.start, shift: b.shift, start: c.info.StartBootNanos, bytesPer: c.info.PageSize}
+	a := &areaPlot{begin: b.start, shift: b.shift, start: c.sum.Info.StartBootNanos, bytesPer: c.sum.Info.PageSize}
 	a.from, a.to = c.span()
 	return a
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/summary"
+	"chargetrace/internal/world"
 )
 
 // Stacks of some causes.
@@ -35,8 +37,8 @@ func fewStacks() []event.Event {
 }
 
 func TestCausePlot(t *testing.T) {
-	c := newCollector(info)
-	c.Write(append(fewStacks(), charge(5, 7, 33, 0, event.OK)))
+	c := newCollector(summary.New(world.New(info)))
+	feed(&c, append(fewStacks(), charge(5, 7, 33, 0, event.OK)))
 	s := c.causePlot()
 	var got []string
 	for i := range s.layers {
@@ -56,9 +58,9 @@ func TestCausePlot(t *testing.T) {
 
 // TestManyCauses holds that the smallest causes are merged.
 func TestManyCauses(t *testing.T) {
-	c := newCollector(info)
+	c := newCollector(summary.New(world.New(info)))
 	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "dup_task_struct", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
-		c.Write([]event.Event{stackName(uint32(i+1), function), stackedCharge(1, "a", uint32(i+1), uint64(100-i))})
+		feed(&c, []event.Event{stackName(uint32(i+1), function), stackedCharge(1, "a", uint32(i+1), uint64(100-i))})
 	}
 	var got []string
 	for _, l := range c.causePlot().layers {
@@ -80,8 +82,8 @@ func drawn(f *flame) string {
 }
 
 func TestFlame(t *testing.T) {
-	c := newCollector(info)
-	c.Write(fewStacks())
+	c := newCollector(summary.New(world.New(info)))
+	feed(&c, fewStacks())
 	f := c.flame()
 	const want = `all 0+100 p0
  a 0+60 p0
@@ -106,28 +108,28 @@ func TestFlame(t *testing.T) {
 // that the flame graph is marked as cut.
 func TestFlameBounds(t *testing.T) {
 	deep := strings.Repeat("f;", 10_000) + "do_anonymous_page"
-	c := newCollector(info)
-	c.Write([]event.Event{stackName(1, anonFrames), stackName(2, deep), stackedCharge(1, "wide", 1, 9980), stackedCharge(1, "deep", 2, 11), stackedCharge(1, "narrow", 1, 9)})
+	c := newCollector(summary.New(world.New(info)))
+	feed(&c, []event.Event{stackName(1, anonFrames), stackName(2, deep), stackedCharge(1, "wide", 1, 9980), stackedCharge(1, "deep", 2, 11), stackedCharge(1, "narrow", 1, 9)})
 	f := c.flame()
 	got := drawn(f)
 	if strings.Contains(got, "narrow") || !f.cut || strings.Count(got, "\n") != 5+maxDepth-1 {
 		t.Errorf("cut %t\n%s", f.cut, got)
 	}
 
-	c = newCollector(info)
+	c = newCollector(summary.New(world.New(info)))
 	events := []event.Event{stackName(1, anonFrames)}
 	for i := range uint32(3 * maxSamples) {
 		events = append(events, stackName(2+i, fmt.Sprintf("do_anonymous_page;f%d", i)), stackedCharge(1, "many", 2+i, 1), stackedCharge(1, "one", 1, 1))
 	}
-	c.Write(events)
+	feed(&c, events)
 	f = c.flame()
 	if len(c.samples) > maxSamples || f.pages != 6*maxSamples || f.blocks[1].name != "one" || f.blocks[1].pages != 3*maxSamples {
 		t.Errorf("%d samples, %d pages\n%s", len(c.samples), f.pages, drawn(f))
 	}
 
-	c = newCollector(info)
+	c = newCollector(summary.New(world.New(info)))
 	for i := range uint32(900) {
-		c.Write([]event.Event{stackName(1+i, fmt.Sprintf("do_anonymous_page;g;f%d", i)), stackedCharge(1, "a", 1+i, 1<<63)})
+		feed(&c, []event.Event{stackName(1+i, fmt.Sprintf("do_anonymous_page;g;f%d", i)), stackedCharge(1, "a", 1+i, 1<<63)})
 	}
 	f = c.flame()
 	got = drawn(f)

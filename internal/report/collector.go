@@ -9,7 +9,6 @@ import (
 
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
-	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
 )
 
@@ -19,7 +18,6 @@ const maxSeries = 128
 // collector reduces the events to what a report shows. Its memory grows with the
 // number of cgroups and processes, like the summary's.
 type collector struct {
-	info        stream.Info
 	sum         *summary.Summary
 	first, last uint64 // BootNanos of the first and the last event; 0: none yet
 	series      map[event.CounterID]*series
@@ -34,9 +32,9 @@ type collector struct {
 	own, other *series
 }
 
-func newCollector(info stream.Info) collector {
+func newCollector(sum *summary.Summary) collector {
 	return collector{
-		info: info, sum: summary.New(info),
+		sum:    sum,
 		series: make(map[event.CounterID]*series), dropped: make(map[event.CounterID]bool),
 		byProcess: breakdown{parts: make(map[uint32]*part)}, byCause: breakdown{parts: make(map[uint32]*part)},
 		samples: make(cause.Profile),
@@ -47,13 +45,12 @@ func newCollector(info stream.Info) collector {
 func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
-		c.sum.Write(batch[i : i+1]) // it does not fail
 		if e.Type.IsName() || e.Type == event.Fork || e.Type == event.Usage {
 			continue
 		}
 		at := e.BootNanos
 		if e.Type == event.Lost && at == 0 { // older recordings count losses at their end
-			at = max(c.last, c.info.StartBootNanos)
+			at = max(c.last, c.sum.Info.StartBootNanos)
 		}
 		if c.first == 0 {
 			c.first, c.byProcess.start, c.byCause.start = at, at, at
@@ -69,7 +66,7 @@ func (c *collector) Write(batch []event.Event) error {
 			c.moveAbove(e)
 		case event.ReclaimEnd:
 			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
-			c.first = min(c.first, max(from, c.info.StartBootNanos))
+			c.first = min(c.first, max(from, c.sum.Info.StartBootNanos))
 			b := c.of(&c.own, e.Cgroup, event.Memory).at(e.BootNanos)
 			b.reclaim.add(1, from, e.BootNanos)
 			b.reclaimNanos += e.DurationNanos
@@ -127,16 +124,12 @@ func (c *collector) addCharge(e *event.Event) {
 // usage of its limiting levels only, an uncharge of none. Changes outside the trace are
 // missing until the next charge that has the usage.
 func (c *collector) moveAbove(e *event.Event) {
-	if c.sum.Balances == nil {
-		return
-	}
 	moved := e.UsageAfterPages() - e.UsagePages
-	for _, n := range c.sum.Balances.Lineage(e.CounterID(), &c.sum.Names)[1:] {
-		id := n.Key.Cgroup.ID
-		if e.Type == event.Charge && (id == e.Limiting.CgroupID && e.Limiting.Limited() || id == e.High.CgroupID && e.High.Limited()) {
+	for id := range c.sum.Moved(e) {
+		if e.Type == event.Charge && id.Cgroup.ID == e.High.CgroupID && e.High.Limited() {
 			continue // the charge has its usage
 		}
-		if s := c.series[n.Key]; s != nil {
+		if s := c.series[id]; s != nil {
 			if last, ok := s.lastUsage(); ok {
 				s.at(e.BootNanos).usage.add(point{e.BootNanos, last + moved})
 			}
@@ -202,7 +195,7 @@ func (c *collector) span() (from, to uint64) {
 	from, to = c.first, c.last
 	// The margins keep the first and the last event off the edges.
 	pad := max((to-from)/100, uint64(time.Microsecond))
-	return max(from-min(from, pad), min(c.info.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
+	return max(from-min(from, pad), min(c.sum.Info.StartBootNanos, from)), to + min(pad, math.MaxUint64-to)
 }
 
 // unitBytes returns the bytes of a counter's unit.
@@ -210,5 +203,5 @@ func (c *collector) unitBytes(kind event.Kind) int {
 	if kind == event.Dmem {
 		return 1
 	}
-	return c.info.PageSize
+	return c.sum.Info.PageSize
 }

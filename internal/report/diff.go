@@ -10,14 +10,12 @@ import (
 	"text/tabwriter"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
 )
 
 // Side is one of the two traces of a [Comparison].
 type Side struct {
 	Name    string // such as its file name
-	Info    stream.Info
 	Summary *summary.Summary
 }
 
@@ -56,12 +54,12 @@ func (f *figures) add(s *Side, t *summary.Totals) *figures {
 		f = &figures{firstNanos: never}
 	}
 	f.charges += t.Charges
-	f.chargedBytes += t.ChargedPages * uint64(s.Info.PageSize)
+	f.chargedBytes += t.ChargedPages * uint64(s.Summary.Info.PageSize)
 	f.failures += t.Failures
 	f.misses += t.BatchMisses
 	f.reclaimNanos += t.ReclaimNanos
 	if t.FirstAtLimitNanos != 0 {
-		first := int64(t.FirstAtLimitNanos - s.Info.StartBootNanos)
+		first := int64(t.FirstAtLimitNanos - s.Summary.Info.StartBootNanos)
 		if f.firstNanos == never || first < f.firstNanos {
 			f.firstNanos = first
 		}
@@ -223,7 +221,7 @@ func (c *Comparison) HTML(w io.Writer) error {
 		p.addTables(c.sections[i].table())
 	}
 	for _, s := range []*Side{&c.before, &c.after} {
-		r := Report{collector: collector{info: s.Info, sum: s.Summary}}
+		r := Report{collector: collector{sum: s.Summary}}
 		for _, warning := range r.warnings() {
 			p.Warnings = append(p.Warnings, shown(s.Name)+": "+warning)
 		}

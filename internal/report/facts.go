@@ -28,13 +28,13 @@ func (r *Report) figures() []figure {
 
 func (r *Report) dateline() string {
 	var parts []string
-	if r.info.Host != "" && r.info.Host != "(none)" { // the name of a Linux host that has none
-		parts = append(parts, shown(r.info.Host))
+	if r.sum.Info.Host != "" && r.sum.Info.Host != "(none)" { // the name of a Linux host that has none
+		parts = append(parts, shown(r.sum.Info.Host))
 	}
-	if r.info.Kernel != "" {
-		parts = append(parts, "Linux "+shown(r.info.Kernel))
+	if r.sum.Info.Kernel != "" {
+		parts = append(parts, "Linux "+shown(r.sum.Info.Kernel))
 	}
-	parts = append(parts, r.clock(r.info.StartBootNanos).Format("2 January 2006, 15:04:05 UTC"))
+	parts = append(parts, r.clock(r.sum.Info.StartBootNanos).Format("2 January 2006, 15:04:05 UTC"))
 	if r.last > r.first {
 		parts = append(parts, duration(r.last-r.first)+" of events")
 	}
@@ -43,20 +43,20 @@ func (r *Report) dateline() string {
 
 func (r *Report) facts() []fact {
 	n := &r.sum.Counts
-	facts := []fact{{"Began", r.clock(r.info.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times count from then"}}
+	facts := []fact{{"Began", r.clock(r.sum.Info.StartBootNanos).Format("2006-01-02 15:04:05.000 UTC") + "; times count from then"}}
 	var command []string
-	for _, arg := range r.info.CommandLine {
+	for _, arg := range r.sum.Info.CommandLine {
 		command = append(command, event.Printable(arg))
 	}
 	for _, f := range []fact{
-		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(r.info.Program)}, {"Host", shown(r.info.Host)},
-		{"Kernel", strings.TrimSpace(shown(r.info.Kernel) + " " + shown(r.info.Arch))}, {"Attached with", shown(r.info.Attach)},
+		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(r.sum.Info.Program)}, {"Host", shown(r.sum.Info.Host)},
+		{"Kernel", strings.TrimSpace(shown(r.sum.Info.Kernel) + " " + shown(r.sum.Info.Arch))}, {"Attached with", shown(r.sum.Info.Attach)},
 	} {
 		if f.Value != "" {
 			facts = append(facts, f)
 		}
 	}
-	facts = append(facts, fact{"Page size", fmt.Sprintf("%s bytes", count(uint64(r.info.PageSize)))})
+	facts = append(facts, fact{"Page size", fmt.Sprintf("%s bytes", count(uint64(r.sum.Info.PageSize)))})
 	here := counted(r.sum.Total.Charges, "charge") + " in this report"
 	if n.Whole {
 		if n.Seen >= n.Filtered+n.Lost {

@@ -207,7 +207,7 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 	if len(f.blocks) == 0 {
 		return nil // no charge succeeded
 	}
-	v := &flameView{PageSize: r.info.PageSize, Cut: f.cut || r.droppedPages > 0}
+	v := &flameView{PageSize: r.sum.Info.PageSize, Cut: f.cut || r.droppedPages > 0}
 	for _, l := range by {
 		v.Legend = append(v.Legend, legend{l.color.class, l.name})
 	}
@@ -221,9 +221,9 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 			b.depth * blockHeight, b.at, b.pages, percent(b.pages) < 3,
 		})
 	}
-	charged := func(pages uint64) string { return size(float64(pages) * float64(r.info.PageSize)) }
+	charged := func(pages uint64) string { return size(float64(pages) * float64(r.sum.Info.PageSize)) }
 	functions := "functions of the kernel"
-	switch h := &r.info; {
+	switch h := &r.sum.Info; {
 	case h.UserStacks && h.KernelStacks:
 		functions = "functions of the program and of the kernel"
 	case h.UserStacks:

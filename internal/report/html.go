@@ -113,7 +113,7 @@ func (r *Report) addPlots(p *page) {
 			add(a, plotView{ID: "plot-cause", Title: "By cause", Note: "all memory charged up to a time, uncharged since or not"})
 			p.Flame = r.flameView(r.flame(), a.layers)
 		}
-	} else if r.info.UserStacks {
+	} else if r.sum.Info.UserStacks {
 		p.Flame = r.flameView(r.flame(), nil)
 	}
 	if p.Flame != nil {
@@ -126,5 +126,5 @@ func (r *Report) addPlots(p *page) {
 
 // millis converts a time to ms since the start of the trace, rounded to a µs.
 func (c *collector) millis(nanos uint64) float64 {
-	return math.Round(float64(int64(nanos-c.info.StartBootNanos))/1e3) / 1e3
+	return math.Round(float64(int64(nanos-c.sum.Info.StartBootNanos))/1e3) / 1e3
 }

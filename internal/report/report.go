@@ -11,6 +11,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/summary"
 )
 
 // Report is a [stream.Sink] that writes a report when it is closed.
@@ -22,29 +23,26 @@ type Report struct {
 
 var _ stream.Sink = (*Report)(nil)
 
-// Close writes the report.
-func (r *Report) Close(c stream.Counts) error {
-	r.sum.Close(c) // does not fail
-	return r.write()
-}
+// Close writes the report. The summary is closed before it.
+func (r *Report) Close(stream.Counts) error { return r.write() }
 
-// NewHTML returns a Report that writes an HTML page.
-func NewHTML(w io.Writer, info stream.Info) *Report {
-	r := &Report{collector: newCollector(info), w: w}
+// NewHTML returns a Report that writes an HTML page. Events go to the summary first.
+func NewHTML(w io.Writer, sum *summary.Summary) *Report {
+	r := &Report{collector: newCollector(sum), w: w}
 	r.write = r.writeHTML
 	return r
 }
 
 // NewSVG returns a Report that writes the main plot as SVG.
-func NewSVG(w io.Writer, info stream.Info) *Report {
-	r := &Report{collector: newCollector(info), w: w}
+func NewSVG(w io.Writer, sum *summary.Summary) *Report {
+	r := &Report{collector: newCollector(sum), w: w}
 	r.write = r.writeSVG
 	return r
 }
 
 // NewPNG returns a Report that writes the main plot as PNG.
-func NewPNG(w io.Writer, info stream.Info) *Report {
-	r := &Report{collector: newCollector(info), w: w}
+func NewPNG(w io.Writer, sum *summary.Summary) *Report {
+	r := &Report{collector: newCollector(sum), w: w}
 	r.write = r.writePNG
 	return r
 }
@@ -146,10 +144,10 @@ func (c *collector) size(pages int64, kind event.Kind) string {
 
 // since writes a time relative to the start of the trace.
 func (c *collector) since(nanos uint64) string {
-	return since(int64(nanos - c.info.StartBootNanos))
+	return since(int64(nanos - c.sum.Info.StartBootNanos))
 }
 
 // clock converts a time to the wall clock's.
 func (c *collector) clock(nanos uint64) time.Time {
-	return time.Unix(0, c.info.BootWallNanos+int64(nanos)).UTC()
+	return time.Unix(0, c.sum.Info.BootWallNanos+int64(nanos)).UTC()
 }

@@ -3,6 +3,7 @@ package report
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"image/png"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/world"
 )
 
 const ms = 1_000_000
@@ -54,14 +56,28 @@ func stackName(number uint32, frames string) event.Event {
 // counts are those that most tests close a report with.
 var counts = stream.Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}
 
+// feed adds events to the summary of a report, and to the report.
+func feed(c *collector, events []event.Event) error {
+	return c.sum.Feed(stream.Tee(c.sum, unclosed{c})).Write(events)
+}
+
+// unclosed is a collector as a Sink.
+type unclosed struct{ *collector }
+
+func (unclosed) Close(stream.Counts) error { return nil }
+
+func closeReport(r *Report, c stream.Counts) error {
+	return errors.Join(r.sum.Close(c), r.Close(c))
+}
+
 func render(t *testing.T, events ...event.Event) string {
 	t.Helper()
 	var b bytes.Buffer
-	r := NewHTML(&b, info)
-	if err := r.Write(events); err != nil {
+	r := NewHTML(&b, summary.New(world.New(info)))
+	if err := feed(&r.collector, events); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Close(counts); err != nil {
+	if err := closeReport(r, counts); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -72,7 +88,7 @@ func render(t *testing.T, events ...event.Event) string {
 func TestReduction(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 7))
-		c := newCollector(info)
+		c := newCollector(summary.New(world.New(info)))
 		var failures, misses, charges uint64
 		var all, max []point
 		at := uint64(0)
@@ -82,7 +98,7 @@ func TestReduction(t *testing.T) {
 			when := info.StartBootNanos + at - min(at, r.Uint64N(2000))
 			e := charge(0, 7, r.Uint64N(64), r.Int64N(1<<uint(1+r.IntN(20))), event.Outcome(1+r.IntN(3)))
 			e.BootNanos, e.MaxPages = when, uint64(2000+r.IntN(4))
-			c.Write([]event.Event{e})
+			feed(&c, []event.Event{e})
 			charges++
 			all = append(all, point{when, e.UsagePages})
 			max = append(max, point{when, int64(e.MaxPages)})
@@ -146,14 +162,14 @@ func TestReduction(t *testing.T) {
 // TestManyCgroups holds that a cgroup with failures is drawn though there are too many
 // others, and that series and parts are bounded.
 func TestManyCgroups(t *testing.T) {
-	c := newCollector(info)
+	c := newCollector(summary.New(world.New(info)))
 	for i := range uint64(5000) {
 		e := charge(i, uint32(i), 1, 5, event.OK)
 		e.Cgroup.ID, e.Limiting.CgroupID = 10+i, 10+i
 		if i == 100 {
 			e.Outcome, e.FailedAt = event.Failed, 110
 		}
-		c.Write([]event.Event{e})
+		feed(&c, []event.Event{e})
 	}
 	if len(c.series) > maxSeries || len(c.byProcess.parts) > maxParts {
 		t.Errorf("%d series, %d processes", len(c.series), len(c.byProcess.parts))
@@ -174,15 +190,15 @@ func TestManyCgroups(t *testing.T) {
 // TestSize holds that a report of a hostile trace is at most 2 MiB.
 func TestSize(t *testing.T) {
 	var b bytes.Buffer
-	w := NewHTML(&b, info)
+	w := NewHTML(&b, summary.New(world.New(info)))
 	r := rand.New(rand.NewPCG(1, 2))
-	w.Write([]event.Event{name(1, 0, "")})
+	feed(&w.collector, []event.Event{name(1, 0, "")})
 	for i := range uint64(10) {
-		w.Write([]event.Event{name(2+i, 1+i, strings.Repeat("<", 255))})
+		feed(&w.collector, []event.Event{name(2+i, 1+i, strings.Repeat("<", 255))})
 	}
 	e := charge(1, 7, 64, 0, event.OK)
 	for i := range uint64(1000) {
-		w.Write([]event.Event{name(100+i, 11, strings.Repeat("&", 255))})
+		feed(&w.collector, []event.Event{name(100+i, 11, strings.Repeat("&", 255))})
 	}
 	const stacks = 500
 	for i := range uint32(stacks) {
@@ -190,7 +206,7 @@ func TestSize(t *testing.T) {
 		for depth := range 200 {
 			fmt.Fprintf(&frames, "%s%d,%d;", strings.Repeat("&", 300), i, depth)
 		}
-		w.Write([]event.Event{stackName(1+i, frames.String()+"shmem_fault")})
+		feed(&w.collector, []event.Event{stackName(1+i, frames.String()+"shmem_fault")})
 	}
 	for i := range 200_000 {
 		e.BootNanos += 100_000
@@ -203,13 +219,13 @@ func TestSize(t *testing.T) {
 		e.Limiting = event.Level{CgroupID: 11, UsagePages: r.Int64N(1 << 20), MaxPages: e.MaxPages}
 		e.High = event.Level{CgroupID: 10, UsagePages: r.Int64N(1 << 20), MaxPages: e.MaxPages}
 		e.Outcome, e.FailedAt = event.Failed, e.Cgroup.ID
-		w.Write([]event.Event{e})
+		feed(&w.collector, []event.Event{e})
 		if i%10 == 0 {
 			e.Outcome, e.KernelStack = event.OK, 1+r.Uint32N(stacks)
-			w.Write([]event.Event{e})
+			feed(&w.collector, []event.Event{e})
 		}
 	}
-	if err := w.Close(counts); err != nil {
+	if err := closeReport(w, counts); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%d bytes", b.Len())
@@ -264,13 +280,13 @@ func TestHostile(t *testing.T) {
 	stacked.KernelStack = 1
 	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), stackName(1, "shmem_fault;"+attack+";x\x1b[31m"), e, stacked, kill}
 	for form, r := range map[string]func(*bytes.Buffer) *Report{
-		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, h) },
-		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, info) },
+		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, summary.New(world.New(h))) },
+		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, summary.New(world.New(info))) },
 	} {
 		var b bytes.Buffer
 		sink := r(&b)
-		sink.Write(events)
-		if err := sink.Close(counts); err != nil {
+		feed(&sink.collector, events)
+		if err := closeReport(sink, counts); err != nil {
 			t.Fatal(err)
 		}
 		got := b.String()
@@ -302,8 +318,8 @@ func TestFarLimit(t *testing.T) {
 		{[]event.Event{far(1, 1<<30)}, false, 1000},
 		{[]event.Event{far(1, 2560), far(2, 1<<30)}, true, 4000},
 	} {
-		c := newCollector(info)
-		c.Write(tc.events)
+		c := newCollector(summary.New(world.New(info)))
+		feed(&c, tc.events)
 		if plots, _ := c.plots(1); plots[0].limitDrawn != tc.drawn || plots[0].top != tc.top*1.08 {
 			t.Errorf("drawn %t, up to %v, want %+v", plots[0].limitDrawn, plots[0].top, tc)
 		}
@@ -319,8 +335,8 @@ func TestGivenBack(t *testing.T) {
 	uncharge.Type = event.Uncharge
 	usage := event.Event{Type: event.Usage, BootNanos: h.StartBootNanos, Cgroup: uncharge.Cgroup, UsagePages: 9, Flags: event.Existing}
 	var b bytes.Buffer
-	r := NewHTML(&b, h)
-	r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), usage, charge(1, 7, 64, 0, event.OK), uncharge})
+	r := NewHTML(&b, summary.New(world.New(h)))
+	feed(&r.collector, []event.Event{name(3, 1, "web"), name(1, 0, ""), usage, charge(1, 7, 64, 0, event.OK), uncharge})
 	series := r.series[event.CounterID{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
 	if got := series.total(); got.usage.last.pages != 4 || got.charges != 1 || r.first != h.StartBootNanos+ms {
 		t.Errorf("ends at %d pages after %d charges, begins at %d", got.usage.last.pages, got.charges, r.first)
@@ -339,7 +355,7 @@ func TestGivenBack(t *testing.T) {
 	}
 	// A second reading gives a balance.
 	usage.UsagePages, usage.Flags, usage.BootNanos = 14, 0, uncharge.BootNanos+ms
-	r.Write([]event.Event{usage})
+	feed(&r.collector, []event.Event{usage})
 	table = r.netTable()
 	if row := table.Rows[0]; row[6].Exact != "9 pages" || row[7].Exact != "14 pages" || row[8].Exact != "1 page" ||
 		!strings.Contains(table.Note, "The difference is not 0 in 1 of the 1 that were read") {
@@ -359,8 +375,8 @@ func TestGivenBackBelow(t *testing.T) {
 	uncharge.Type = event.Uncharge
 	for net, want := range map[bool]int64{true: 112, false: 164} {
 		h.Net = net
-		r := NewHTML(io.Discard, h)
-		r.Write([]event.Event{name(3, 1, "web"), name(1, 0, ""), limited, other, uncharge})
+		r := NewHTML(io.Discard, summary.New(world.New(h)))
+		feed(&r.collector, []event.Event{name(3, 1, "web"), name(1, 0, ""), limited, other, uncharge})
 		last, ok := r.series[event.CounterID{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}].lastUsage()
 		if !ok || last != want {
 			t.Errorf("net %t: it ends at %d pages, want %d", net, last, want)
@@ -373,12 +389,12 @@ func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
 		h := info
 		h.PageSize, h.StartBootNanos = pageSize, info.StartBootNanos*uint64(id)
-		s := Side{Name: file, Info: h, Summary: summary.New(h)}
+		s := Side{Name: file, Summary: summary.New(world.New(h))}
 		s.Summary.Close(counts)
-		s.Summary.Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
+		s.Summary.Feed(s.Summary).Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
 		for _, e := range events {
 			e.PID, e.Cgroup.ID, e.BootNanos = pid, id, e.BootNanos-info.StartBootNanos+h.StartBootNanos
-			s.Summary.Write([]event.Event{e})
+			s.Summary.Feed(s.Summary).Write([]event.Event{e})
 		}
 		return s
 	}
@@ -455,9 +471,9 @@ func TestStrangeNumbers(t *testing.T) {
 
 func TestTruncated(t *testing.T) {
 	var b bytes.Buffer
-	r := NewHTML(&b, info)
-	r.Write([]event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: info.StartBootNanos + 2*ms, LostEvents: 5}})
-	if err := r.Close(stream.Counts{LostInShown: 5}); err != nil {
+	r := NewHTML(&b, summary.New(world.New(info)))
+	feed(&r.collector, []event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: info.StartBootNanos + 2*ms, LostEvents: 5}})
+	if err := closeReport(r, stream.Counts{LostInShown: 5}); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"The recording is truncated", "5 events lost", `class="key lost"`} {
@@ -484,7 +500,7 @@ func TestIncomplete(t *testing.T) {
 			"The recording is truncated: its last events may be missing.",
 		}},
 	} {
-		r := NewHTML(nil, info)
+		r := NewHTML(nil, summary.New(world.New(info)))
 		r.sum.Close(tc.counts)
 		if got := r.warnings(); !slices.Equal(got, tc.want) {
 			t.Errorf("%+v: %q, want %q", tc.counts, got, tc.want)
@@ -495,9 +511,9 @@ func TestIncomplete(t *testing.T) {
 func TestPictures(t *testing.T) {
 	for _, events := range [][]event.Event{nil, {name(3, 1, "small"), name(1, 0, ""), charge(1, 7, 64, 0, event.OK)}} {
 		var b bytes.Buffer
-		r := NewPNG(&b, info)
-		r.Write(events)
-		if err := r.Close(counts); err != nil {
+		r := NewPNG(&b, summary.New(world.New(info)))
+		feed(&r.collector, events)
+		if err := closeReport(r, counts); err != nil {
 			t.Fatal(err)
 		}
 		img, err := png.Decode(&b)
@@ -526,8 +542,8 @@ func TestWords(t *testing.T) {
 
 // TestLostAtEnd has lost events without a time, as older recordings do.
 func TestLostAtEnd(t *testing.T) {
-	c := newCollector(info)
-	c.Write([]event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostEvents: 5}})
+	c := newCollector(summary.New(world.New(info)))
+	feed(&c, []event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostEvents: 5}})
 	if from, to := c.span(); from < info.StartBootNanos || to < info.StartBootNanos+9*ms {
 		t.Errorf("it spans %d to %d", from, to)
 	}
@@ -551,8 +567,8 @@ func TestSentences(t *testing.T) {
 		{[]event.Event{reached, reached, unknown}, "Most charges failed at (cgroup 9)."},
 		{many, "p (1) charged most: 19.5 MiB"},
 	} {
-		c := newCollector(info)
-		c.Write(tc.events)
+		c := newCollector(summary.New(world.New(info)))
+		feed(&c, tc.events)
 		if story := strings.Join(c.story(), " "); !strings.Contains(story, tc.want) {
 			t.Errorf("%q is not in %q", tc.want, story)
 		}

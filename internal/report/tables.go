@@ -68,7 +68,7 @@ func (c *collector) timeCell(nanos uint64) cell {
 	if nanos == 0 {
 		return cell{Text: "–", Sort: "Infinity"}
 	}
-	return cell{Text: c.since(nanos), Sort: fmt.Sprint(int64(nanos - c.info.StartBootNanos)), Exact: c.clock(nanos).Format("2006-01-02 15:04:05.000000 UTC")}
+	return cell{Text: c.since(nanos), Sort: fmt.Sprint(int64(nanos - c.sum.Info.StartBootNanos)), Exact: c.clock(nanos).Format("2006-01-02 15:04:05.000000 UTC")}
 }
 
 // limited cuts a table after maxRows rows, with a note.
@@ -171,9 +171,9 @@ func (r *Report) netTable() table {
 	}
 	nets := r.sum.Balances.Sorted(&r.sum.Names)
 	for _, n := range nets {
-		kind := n.Key.Kind
+		kind := n.Counter.Kind
 		row := []cell{
-			textCell(r.path(n.Key.Cgroup)), textCell(kind.String()), r.sizeCell(int64(n.ChargedPages), kind),
+			textCell(r.path(n.Counter.Cgroup)), textCell(kind.String()), r.sizeCell(int64(n.ChargedPages), kind),
 			r.sizeCell(int64(n.ForcedPages), kind), r.sizeCell(int64(n.UnchargedPages), kind), r.sizeCell(n.Pages(), kind),
 		}
 		if difference, ok := n.Difference(); ok {

@@ -218,7 +218,7 @@ func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 		if len(plots) == n {
 			continue
 		}
-		u := &usagePlot{series: s, from: from, to: to, start: c.info.StartBootNanos, bytesPer: c.unitBytes(s.key.Kind)}
+		u := &usagePlot{series: s, from: from, to: to, start: c.sum.Info.StartBootNanos, bytesPer: c.unitBytes(s.key.Kind)}
 		u.measure()
 		for i := range c.sum.OOMKills {
 			if e := &c.sum.OOMKills[i]; s.key.Kind == event.Memory && c.concerns(e, s.key.Cgroup) {

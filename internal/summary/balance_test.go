@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 func withKind(kind event.Kind, e event.Event) event.Event {
@@ -35,8 +35,8 @@ func summaryOf(t *testing.T, events ...event.Event) *Summary {
 	t.Helper()
 	h := info
 	h.Net = true
-	s := New(h)
-	if err := s.Write(append([]event.Event{name(3, 2, "b"), name(4, 2, "c"), name(2, 1, "a"), name(1, 0, "")}, events...)); err != nil {
+	s := New(world.New(h))
+	if err := s.Feed(s).Write(append([]event.Event{name(3, 2, "b"), name(4, 2, "c"), name(2, 1, "a"), name(1, 0, "")}, events...)); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -120,8 +120,8 @@ func TestBalancesDifferBelow(t *testing.T) {
 func TestBalancesNamedLater(t *testing.T) {
 	h := info
 	h.Net = true
-	s := New(h)
-	s.Write([]event.Event{
+	s := New(world.New(h))
+	s.Feed(s).Write([]event.Event{
 		name(3, 2, "b"), memoryEvent(event.Charge, 1, 3, 4), name(2, 1, "a"), name(1, 0, ""), memoryEvent(event.Charge, 2, 3, 8),
 		name(3, 2, "b"), memoryEvent(event.Charge, 3, 3, 16), name(3, 1, "b"), memoryEvent(event.Charge, 4, 3, 32),
 	})
@@ -129,23 +129,6 @@ func TestBalancesNamedLater(t *testing.T) {
 		if got := s.Balances.Of(event.CounterID{Cgroup: event.CgroupID{ID: id}, Kind: event.Memory}).Pages(); got != want {
 			t.Errorf("cgroup %d: %d pages, want %d", id, got, want)
 		}
-	}
-}
-
-// BenchmarkBalances adds events of two cgroups in turn, six levels deep.
-func BenchmarkBalances(b *testing.B) {
-	var names cgroup.Names
-	events := []event.Event{memoryEvent(event.Charge, 1, 6, 64), memoryEvent(event.Uncharge, 1, 7, 64)}
-	for id := range uint64(6) {
-		e := name(id+1, id, "x")
-		names.Add(&e)
-	}
-	e := name(7, 5, "y")
-	names.Add(&e)
-	bs := NewBalances()
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		bs.Add(&events[i%2], &names)
 	}
 }
 
@@ -170,8 +153,8 @@ func TestBalancesUnread(t *testing.T) {
 		}
 	}
 	// Without -net there is no table.
-	s := New(info)
-	s.Write([]event.Event{memoryEvent(event.Charge, 1, 3, 4), memoryEvent(event.Uncharge, 1, 3, 4)})
+	s := New(world.New(info))
+	s.Feed(s).Write([]event.Event{memoryEvent(event.Charge, 1, 3, 4), memoryEvent(event.Uncharge, 1, 3, 4)})
 	if got := balances(t, s); got != "CGROUP, AND BELOW " {
 		t.Errorf("got\n%s", got)
 	}

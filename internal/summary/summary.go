@@ -5,9 +5,9 @@ package summary
 
 import (
 	"chargetrace/internal/cause"
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 // Totals are sums over charges and reclaims.
@@ -100,16 +100,13 @@ const maxProcesses = 1 << 16
 // Summary is a [stream.Sink]. Its memory grows with the number of cgroups and
 // processes in the trace.
 type Summary struct {
-	info  stream.Info
-	Names cgroup.Names
+	*world.World
 	// Total is the sum over the whole trace.
 	Total Totals
 	// Causes are the charges with a stack by [cause.Cause], and OtherStacks the pages
 	// charged with stacks of [cause.Other].
 	Causes      map[cause.Cause]*Totals
 	OtherStacks map[*cause.Stack]uint64
-	// Stacks are the stacks of the trace up to now.
-	Stacks cause.Stacks
 	// Kinds are the charges by [event.Kind]. Reclaim counts as memory's.
 	Kinds []Totals
 	// Cgroups are the charged cgroups, and those with reclaim.
@@ -119,8 +116,6 @@ type Summary struct {
 	Processes map[uint32]*Process
 	Others    Totals
 	Limits    map[event.CounterID]*Limit
-	// Balances is nil for a trace without [stream.Info.Net].
-	Balances *Balances
 	// OOMKills are the events of type [event.OOMKill].
 	OOMKills []event.Event
 	// Counts is set by Close.
@@ -137,10 +132,10 @@ type recentCgroup struct {
 	totals *Totals
 }
 
-// New returns an empty Summary of a trace with that Info.
-func New(info stream.Info) *Summary {
-	s := &Summary{
-		info: info,
+// New returns an empty Summary of a trace. It reads w, and does not feed it.
+func New(w *world.World) *Summary {
+	return &Summary{
+		World: w,
 
 		Kinds: make([]Totals, len(event.KindNames())+1),
 
@@ -150,19 +145,12 @@ func New(info stream.Info) *Summary {
 		Processes:   make(map[uint32]*Process),
 		Limits:      make(map[event.CounterID]*Limit),
 	}
-	if info.Net {
-		s.Balances = NewBalances()
-	}
-	return s
 }
 
 // Write adds the events of a batch. It does not fail.
 func (s *Summary) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
-		if s.Balances != nil {
-			s.Balances.Add(e, &s.Names)
-		}
 		switch e.Type {
 		case event.Charge:
 			s.addCharge(e)
@@ -173,10 +161,6 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.process(e).AddReclaim(e)
 		case event.OOMKill:
 			s.OOMKills = append(s.OOMKills, *e)
-		case event.CgroupName:
-			s.Names.Add(e)
-		case event.Stack:
-			s.Stacks.Add(e)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/world"
 )
 
 const ms = 1_000_000
@@ -49,13 +50,13 @@ func TestSummary(t *testing.T) {
 	own := charge(7, 8, 64, 99, event.Failed)
 	own.FailedAt, own.MaxPages = 3, 200
 
-	s := New(info)
+	s := New(world.New(info))
 	for _, batch := range [][]event.Event{
 		{name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, "")},
 		{charge(1, 7, 64, 0, event.OK), charge(2, 8, 20, 64, event.OK), charge(3, 7, 64, 90, event.BatchMiss), charge(4, 7, 1, 100, event.Failed)},
 		{charge(5, 8, 1, 100, event.Failed), {Type: event.Lost, LostEvents: 3}, swap, unknown, memsw, own, reclaim, kill},
 	} {
-		if err := s.Write(batch); err != nil {
+		if err := s.Feed(s).Write(batch); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -130,15 +131,15 @@ coverage:
 
 func TestEmpty(t *testing.T) {
 	var b strings.Builder
-	if err := New(info).Print(&b); err != nil || b.Len() > 0 {
+	if err := New(world.New(info)).Print(&b); err != nil || b.Len() > 0 {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 }
 
 func TestManyProcesses(t *testing.T) {
-	s := New(info)
+	s := New(world.New(info))
 	for pid := range uint32(maxProcesses + 10) {
-		s.Write([]event.Event{charge(0, pid, 1, 0, event.OK)})
+		s.Feed(s).Write([]event.Event{charge(0, pid, 1, 0, event.OK)})
 	}
 	if len(s.Processes) != maxProcesses || s.Others.Charges != 10 || s.Total.Charges != maxProcesses+10 {
 		t.Errorf("%d processes, others %+v", len(s.Processes), s.Others)
@@ -146,14 +147,14 @@ func TestManyProcesses(t *testing.T) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	s := New(info)
+	s := New(world.New(info))
 	var events []event.Event
 	for i := range uint64(256) {
 		events = append(events, charge(i, uint32(i/64), 64, 0, event.OK))
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		s.Write(events)
+		s.Feed(s).Write(events)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/event")
 }

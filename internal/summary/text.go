@@ -13,6 +13,7 @@ import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
+	"chargetrace/internal/world"
 )
 
 // maxLines is the maximum number of lines in a table.
@@ -42,7 +43,7 @@ func (p *printer) since(bootNanos uint64) string {
 	if bootNanos == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d ms", int64(bootNanos-p.s.info.StartBootNanos)/int64(time.Millisecond))
+	return fmt.Sprintf("%d ms", int64(bootNanos-p.s.Info.StartBootNanos)/int64(time.Millisecond))
 }
 
 func (p *printer) cgroups() {
@@ -67,11 +68,11 @@ func (p *printer) balances() {
 	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\nCGROUP, AND BELOW\tCHARGED\tFORCED\tGIVEN BACK\tNET\tAT BEGIN\tAT END\tDIFFERENCE\n")
 	for _, b := range balances[:min(len(balances), maxLines)] {
-		name, unit := p.s.Names.Printable(b.Key.Cgroup), ""
-		if b.Key.Kind != event.Memory {
-			name += " [" + b.Key.Kind.String() + "]"
+		name, unit := p.s.Names.Printable(b.Counter.Cgroup), ""
+		if b.Counter.Kind != event.Memory {
+			name += " [" + b.Counter.Kind.String() + "]"
 		}
-		if b.Key.Kind == event.Dmem {
+		if b.Counter.Kind == event.Dmem {
 			unit = "B"
 		}
 		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, b.ChargedPages, unit, b.ForcedPages, unit, b.UnchargedPages, unit, b.Pages(), unit)
@@ -194,4 +195,33 @@ func (p *printer) coverage() {
 	if len(lines) > 0 {
 		fmt.Fprintf(&p.b, "\ncoverage:\n%s", strings.Join(lines, ""))
 	}
+}
+
+// BalanceNotes explains a table of balances: its columns, missing events, and
+// differences.
+func (s *Summary) BalanceNotes(balances []*world.Balance) (notes []string) {
+	var read, differ int
+	grown := false
+	for _, b := range balances {
+		if _, ok := b.Difference(); ok {
+			read++
+		}
+		if b.Differs() {
+			differ++
+		}
+		grown = grown || b.Pages() > 0
+	}
+	if read > 0 {
+		notes = append(notes, "At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.")
+	}
+	if n := s.Counts.Unseen(); n > 0 {
+		notes = append(notes, fmt.Sprintf("This may not be whole: %d calls or events were lost or missed.", n))
+	}
+	if differ > 0 {
+		notes = append(notes, fmt.Sprintf("The difference is not 0 in %d of the %d that were read: calls were under way while memory.current was read, or were missed, which before Linux 6.7 the kernel does not always count.", differ, read))
+	}
+	if grown {
+		notes = append(notes, "Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.")
+	}
+	return notes
 }

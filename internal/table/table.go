@@ -10,11 +10,10 @@ import (
 	"strconv"
 	"time"
 
-	"chargetrace/internal/cause"
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
+	"chargetrace/internal/world"
 )
 
 // TimeFormat is the format of the time of an event.
@@ -54,7 +53,7 @@ func ParseTimeFormat(name string) (TimeFormat, error) {
 // of cgroups in the trace.
 type Table struct {
 	w         io.Writer
-	info      stream.Info
+	world     *world.World
 	units     text.Units
 	time      TimeFormat
 	timeWidth int
@@ -69,8 +68,6 @@ type Table struct {
 	limitingRoom      int
 	level             []byte // a buffer for the limiting level's usage and limit
 
-	names  cgroup.Names
-	stacks cause.Stacks
 	// seen are the levels that have limited a charge. recent is a cache of them, indexed
 	// by the cgroup's ID modulo the length.
 	seen   map[level]*seenLevel
@@ -122,10 +119,10 @@ type seenLevel struct {
 }
 
 // New returns a Table that prints the events of a source with that Info to w.
-func New(w io.Writer, info stream.Info, o Options) *Table {
+func New(w io.Writer, world *world.World, o Options) *Table {
 	t := &Table{
 		w:         w,
-		info:      info,
+		world:     world,
 		units:     o.Units,
 		time:      o.Time,
 		timeWidth: 8,
@@ -182,10 +179,7 @@ func (t *Table) Write(batch []event.Event) error {
 		case event.OOMKill:
 			t.appendOOMKill(e)
 		case event.CgroupName:
-			t.names.Add(e)
 			t.charged.column, t.limiting.column = nil, nil
-		case event.Stack:
-			t.stacks.Add(e)
 		case event.Lost:
 			t.buf = append(t.buf, "--- "...)
 			t.buf = strconv.AppendUint(t.buf, e.LostEvents, 10)
@@ -268,7 +262,7 @@ func (t *Table) appendCharge(e *event.Event) {
 		// The row already shows the counter's own limit.
 		if e.Limiting.CgroupID != e.Cgroup.ID {
 			b = append(b, ' ')
-			b = append(b, t.names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
+			b = append(b, t.world.Names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
 		}
 		b = append(b, ' ')
 	}
@@ -358,7 +352,7 @@ func (t *Table) appendOOMKill(e *event.Event) {
 		return
 	}
 	b := append(t.buf, "--- OOM: "...)
-	b = append(b, t.names.RanOut(e)...)
+	b = append(b, t.world.Names.RanOut(e)...)
 	b = append(b, " ran out; "...)
 	b = appendProcess(b, e.Comm.Bytes(), e.PID)
 	b = append(b, " asked; killed "...)
@@ -393,14 +387,14 @@ func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
 		return pad(t.wall(bootNanos).AppendFormat(b, dateLayout), from, t.timeWidth)
 	}
 	s := &t.lastTime
-	if millis := int64(bootNanos-t.info.StartBootNanos) / int64(time.Millisecond); s.column == nil || s.millis != millis {
+	if millis := int64(bootNanos-t.world.Info.StartBootNanos) / int64(time.Millisecond); s.column == nil || s.millis != millis {
 		s.millis, s.column = millis, pad(strconv.AppendInt(s.column[:0], millis, 10), 0, t.timeWidth)
 	}
 	return append(b, s.column...)
 }
 
 func (t *Table) wall(bootNanos uint64) time.Time {
-	return time.Unix(0, t.info.BootWallNanos+int64(bootNanos)).In(t.location)
+	return time.Unix(0, t.world.Info.BootWallNanos+int64(bootNanos)).In(t.location)
 }
 
 // appendCount appends a number of pages in the units of the table. Device memory is
@@ -412,7 +406,7 @@ func (t *Table) appendCount(b []byte, kind event.Kind, n int64) []byte {
 		}
 		return append(strconv.AppendInt(b, n, 10), 'B')
 	}
-	return t.units.AppendPages(b, n, t.info.PageSize)
+	return t.units.AppendPages(b, n, t.world.Info.PageSize)
 }
 
 func (t *Table) appendMax(b []byte, kind event.Kind, max uint64) []byte {

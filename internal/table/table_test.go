@@ -11,6 +11,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
+	"chargetrace/internal/world"
 )
 
 var info = stream.Info{
@@ -60,10 +61,16 @@ var kill = with(charge(1500, "small", 2, 0, 0, 0), func(e *event.Event) {
 	e.Victim = event.Victim{PID: 7, Comm: [16]byte{'b', 'i', 'g'}, AnonPages: 2500, FilePages: 10, ShmemPages: 1, SwapPages: 2}
 })
 
+// fed returns a Table behind its World.
+func fed(w io.Writer, info stream.Info, o Options) stream.Sink {
+	of := world.New(info)
+	return of.Feed(New(w, of, o))
+}
+
 func render(t *testing.T, o Options, events ...event.Event) string {
 	t.Helper()
 	var b strings.Builder
-	tb := New(&b, info, o)
+	tb := fed(&b, info, o)
 	if len(events) > 0 {
 		if err := tb.Write(events); err != nil {
 			t.Fatal(err)
@@ -261,7 +268,7 @@ func TestCause(t *testing.T) {
 	h := info
 	h.KernelStacks = true
 	var out strings.Builder
-	tb := New(&out, h, Options{Wide: true})
+	tb := fed(&out, h, Options{Wide: true})
 	e := charge(0, "a", 1, 1, 100, 2560)
 	e.KernelStack = 4
 	unknown := charge(0, "a", 1, 1, 100, 2560)
@@ -280,11 +287,11 @@ type failingWriter struct{}
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
 func TestWriteFails(t *testing.T) {
-	tb := New(failingWriter{}, info, Options{})
+	tb := fed(failingWriter{}, info, Options{})
 	if err := tb.Write([]event.Event{charge(0, "a", 1, 1, 1, 2)}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Write: %v", err)
 	}
-	if err := New(failingWriter{}, info, Options{}).Close(stream.Counts{}); !errors.Is(err, io.ErrShortWrite) {
+	if err := fed(failingWriter{}, info, Options{}).Close(stream.Counts{}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Close: %v", err)
 	}
 }
@@ -301,7 +308,7 @@ func batch() []event.Event {
 
 func TestNoAllocation(t *testing.T) {
 	for _, o := range []Options{{}, {Time: Clock}, {Time: Date}, {Wide: true}} {
-		tb := New(io.Discard, info, o)
+		tb := fed(io.Discard, info, o)
 		events := batch()
 		tb.Write(tree)
 		tb.Write(events)
@@ -314,7 +321,7 @@ func TestNoAllocation(t *testing.T) {
 func BenchmarkWrite(b *testing.B) {
 	for _, o := range []Options{{}, {Units: text.Human}, {Time: Clock}, {Time: Date}, {Wide: true}} {
 		b.Run(fmt.Sprintf("units=%s/time=%s/wide=%v", o.Units, o.Time, o.Wide), func(b *testing.B) {
-			tb := New(io.Discard, info, o)
+			tb := fed(io.Discard, info, o)
 			events := batch()
 			tb.Write(tree)
 			b.ReportAllocs()

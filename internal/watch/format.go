@@ -32,7 +32,7 @@ func fitRight(s string, width int) string {
 
 // amount writes a number of pages.
 func (p *painter) amount(pages int64) string {
-	return string(p.units.AppendPages(nil, pages, p.info.PageSize))
+	return string(p.units.AppendPages(nil, pages, p.world.Info.PageSize))
 }
 
 // kindAmount writes a number of the units of a kind: pages, or bytes for Dmem.
@@ -59,7 +59,7 @@ func (p *painter) rate(pages float64) string {
 
 // time writes a time since the start of the trace.
 func (p *painter) time(bootNanos uint64) string {
-	return fmt.Sprintf("%.3f s", float64(bootNanos-min(bootNanos, p.info.StartBootNanos))/float64(time.Second))
+	return fmt.Sprintf("%.3f s", float64(bootNanos-min(bootNanos, p.start))/float64(time.Second))
 }
 
 func (r *row) timeToLimit() string {

@@ -23,8 +23,8 @@ type heldWriter struct {
 const maxHeld = 1 << 20
 
 func (h *heldWriter) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.state.world.Lock()
+	defer h.state.world.Unlock()
 	if h.program == nil || h.closed {
 		return h.o.Stderr.Write(p)
 	}

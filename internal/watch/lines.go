@@ -27,7 +27,7 @@ func (w *Watch) printLine() {
 		w.print(fmt.Sprintf(format, "TIME", "CHARGES", "FAILED", "USAGE", "USED", "LIMIT", "ROOM", "FILL/S", "TO LIM", w.afterFor("FOR", "CGROUP")))
 	}
 	t := w.state.totals
-	cells := []any{fmt.Sprintf("%d s", (w.state.lastTick-w.state.info.StartBootNanos+5e8)/1e9),
+	cells := []any{fmt.Sprintf("%d s", (w.state.lastTick-w.state.start+5e8)/1e9),
 		fmt.Sprint(t.Charges), fmt.Sprint(t.Failures)}
 	rows := w.state.rows(&w.keys)
 	if len(rows) == 0 {
@@ -57,7 +57,7 @@ func (w *Watch) printLine() {
 // afterFor returns the last field of a line, after the one of the largest cause if the
 // trace has stacks.
 func (w *Watch) afterFor(most, last string) string {
-	if !w.state.info.KernelStacks {
+	if !w.state.world.Info.KernelStacks {
 		return last
 	}
 	return fmt.Sprintf("%-17s  %s", most, last)

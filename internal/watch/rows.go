@@ -45,7 +45,7 @@ func (r *row) fullness() float64 {
 
 // row returns the row of a cgroup.
 func (s *state) row(id event.CgroupID) row {
-	names := &s.names
+	names := &s.world.Names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
 	if c := cgroup.ContainerOf(names.Path(id)); c.ID != "" {
 		r.container = event.Printable(c.String())
@@ -144,7 +144,7 @@ func (o order) compare(a, b *row) int {
 func (s *state) rows(k *keys) []row {
 	var rows []row
 	if k.entered {
-		for id := range s.names.Lineage(k.selected) {
+		for id := range s.world.Names.Lineage(k.selected) {
 			rows = append(rows, s.row(id))
 		}
 		return rows

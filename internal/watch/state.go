@@ -7,10 +7,9 @@ import (
 	"time"
 
 	"chargetrace/internal/cause"
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
-	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/world"
 )
 
 const (
@@ -32,15 +31,13 @@ const (
 
 // state sums up a trace for the screen. It reads no clock: tick gets the time.
 type state struct {
-	info        stream.Info
-	names       cgroup.Names
-	stacks      cause.Stacks
+	world       *world.World
+	start       uint64 // BootNanos, at most maxBootNanos
 	totals      summary.Totals
 	kills, lost uint64
 
 	groups   map[event.CgroupID]*group
 	levels   map[event.CgroupID]*level // the memory counters
-	nets     *summary.Balances         // nil: a trace without -net
 	log      []*entry
 	logged   int                     // the number of all entries, dropped ones too
 	hits     map[event.CounterID]hit // the limits that were hit
@@ -107,16 +104,14 @@ type hit struct {
 	lastNanos uint64
 }
 
-func newState(info stream.Info) *state {
+func newState(w *world.World) *state {
 	s := &state{
-		info:     info,
+		world:    w,
+		start:    min(w.Info.StartBootNanos, maxBootNanos),
 		groups:   make(map[event.CgroupID]*group),
 		levels:   make(map[event.CgroupID]*level),
 		hits:     make(map[event.CounterID]hit),
-		lastTick: info.StartBootNanos,
-	}
-	if info.Net {
-		s.nets = summary.NewBalances()
+		lastTick: min(w.Info.StartBootNanos, maxBootNanos),
 	}
 	return s
 }
@@ -125,14 +120,7 @@ func newState(info stream.Info) *state {
 func (s *state) add(batch []event.Event) {
 	for i := range batch {
 		e := &batch[i]
-		if s.nets != nil {
-			s.nets.Add(e, &s.names)
-		}
 		switch e.Type {
-		case event.CgroupName:
-			s.names.Add(e)
-		case event.Stack:
-			s.stacks.Add(e)
 		case event.Lost:
 			s.lost += e.LostEvents
 		case event.Charge:
@@ -140,7 +128,7 @@ func (s *state) add(batch []event.Event) {
 			g := s.group(e.Cgroup)
 			before := g.totals.ChargedPages
 			g.totals.AddCharge(e)
-			g.charged[s.stacks.Cause(e)] += g.totals.ChargedPages - before
+			g.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
 			g.process(e).add(e)
 			if e.Kind == event.Memory {
 				s.addUsage(g, e)
@@ -192,12 +180,9 @@ func (s *state) forget() {
 	}
 	used := make(map[event.CgroupID]bool)
 	for id := range s.groups {
-		for id := range s.names.Lineage(id) {
+		for id := range s.world.Names.Lineage(id) {
 			used[id] = true
 		}
-	}
-	if s.nets != nil {
-		s.nets.Forget(func(id event.CgroupID) bool { return !used[id] })
 	}
 	maps.DeleteFunc(s.levels, func(id event.CgroupID, _ *level) bool { return !used[id] })
 	maps.DeleteFunc(s.hits, func(_ event.CounterID, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
@@ -223,14 +208,8 @@ func (s *state) addUsage(g *group, e *event.Event) {
 // usage of its limiting level only, an uncharge of none. Changes outside the trace are
 // missing until the next charge or reading that has the usage.
 func (s *state) moveAbove(e *event.Event) {
-	if s.nets == nil {
-		return
-	}
-	for _, n := range s.nets.Lineage(e.CounterID(), &s.names)[1:] {
-		if e.Type == event.Charge && n.Key.Cgroup.ID == e.Limiting.CgroupID && e.Limiting.Limited() {
-			continue // the charge has its usage
-		}
-		if l := s.levels[n.Key.Cgroup]; l != nil {
+	for id := range s.world.Moved(e) {
+		if l := s.levels[id.Cgroup]; l != nil {
 			l.usagePages += e.UsageAfterPages() - e.UsagePages
 		}
 	}
@@ -284,11 +263,11 @@ func (s *state) toRead() map[event.CgroupID]string {
 		if g.gone {
 			continue
 		}
-		for id := range s.names.Lineage(id) {
+		for id := range s.world.Names.Lineage(id) {
 			if paths[id] != "" {
 				break
 			}
-			paths[id] = s.names.Path(id)
+			paths[id] = s.world.Names.Path(id)
 		}
 	}
 	return paths
@@ -309,7 +288,7 @@ func (s *state) read(readings map[event.CgroupID]reading) {
 		}
 		g.limiting = event.CgroupID{}
 		room := int64(math.MaxInt64)
-		for id := range s.names.Lineage(id) {
+		for id := range s.world.Names.Lineage(id) {
 			r, known := readings[id]
 			l := event.Level{UsagePages: r.usagePages, MaxPages: r.maxPages}
 			if known && l.Limited() && l.RoomPages() < room {
@@ -332,8 +311,8 @@ func (s *state) tick(bootNanos uint64) {
 		if l := s.levels[id]; l != nil {
 			x.usagePages = l.usagePages
 		}
-		if s.nets != nil {
-			if n := s.nets.Of(event.CounterID{Cgroup: id, Kind: event.Memory}); n != nil {
+		if s.world.Balances != nil {
+			if n := s.world.Balances.Of(event.CounterID{Cgroup: id, Kind: event.Memory}); n != nil {
 				x.chargedPages, x.unchargedPages = n.ChargedPages+n.ForcedPages, n.UnchargedPages
 			}
 		}

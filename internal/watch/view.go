@@ -120,10 +120,10 @@ func (p *painter) body(rows []row) {
 	}
 	// The graph gets what the others leave, up to 12 lines.
 	titles := 7
-	if p.info.KernelStacks {
+	if p.world.Info.KernelStacks {
 		titles++
 	}
-	if p.nets != nil {
+	if p.world.Balances != nil {
 		titles++
 	}
 	free := max(4, p.height-titles)
@@ -177,13 +177,13 @@ func (p *painter) entry(x *entry) string {
 		v := &e.Victim
 		// The end may not fit: the victim comes first.
 		return b + full.Styled(fmt.Sprintf("OOM kill of %s, which held %s: %s ran out, %s asked for more",
-			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.names.RanOut(e), e.Comm.Of(e.PID)))
+			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.world.Names.RanOut(e), e.Comm.Of(e.PID)))
 	}
 	limit := "limit"
 	if x.maxPages > 0 {
 		limit += " of " + p.kindAmount(e.Kind, x.maxPages)
 	}
-	b += fmt.Sprintf("%s: %v %s reached by %s", p.names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
+	b += fmt.Sprintf("%s: %v %s reached by %s", p.world.Names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
 	if x.failures > 0 {
 		b += fmt.Sprintf(", %s failed", count(x.failures, "charge"))
 	}

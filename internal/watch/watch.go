@@ -21,6 +21,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
+	"chargetrace/internal/world"
 )
 
 // Options configure a [Watch].
@@ -56,7 +57,7 @@ type Watch struct {
 	closing chan struct{}
 	ticking sync.WaitGroup
 
-	mu       sync.Mutex
+	// What follows needs the lock of the World. Write is called with it.
 	state    *state
 	keys     keys
 	screen   screen
@@ -68,10 +69,9 @@ type Watch struct {
 }
 
 // New returns a Watch that shows the events of a source on out.
-func New(out io.Writer, info stream.Info, o Options) *Watch {
-	info.StartBootNanos = min(info.StartBootNanos, maxBootNanos)
+func New(out io.Writer, world *world.World, o Options) *Watch {
 	w := &Watch{
-		o: o, out: out, state: newState(info), position: info.StartBootNanos,
+		o: o, out: out, state: newState(world), position: min(world.Info.StartBootNanos, maxBootNanos),
 		keys:   keys{units: o.Units},
 		screen: screen{width: 80, height: 24, ascii: o.ASCII},
 		left:   make(chan struct{}), pressed: make(chan struct{}, 1), closing: make(chan struct{}),
@@ -130,15 +130,15 @@ func (w *Watch) readUsage() {
 	w.locked(func() { w.state.read(readings) })
 }
 
-// locked calls f with w.mu locked. It unlocks even if f panics: leaving the screen needs
+// locked calls f with the lock locked. It unlocks even if f panics: leaving the screen needs
 // the lock.
 func (w *Watch) locked(f func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.state.world.Lock()
+	defer w.state.world.Unlock()
 	f()
 }
 
-// tick takes a sample and shows it. It needs w.mu.
+// tick takes a sample and shows it. It needs the lock.
 func (w *Watch) tick(bootNanos uint64) {
 	if w.keys.paused {
 		return
@@ -156,13 +156,14 @@ func (w *Watch) tick(bootNanos uint64) {
 
 // Write implements [stream.Sink].
 func (w *Watch) Write(batch []event.Event) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	before := w.state.logged
-	w.state.add(batch)
-	if w.program == nil {
-		log := w.state.log
-		for _, x := range log[max(0, len(log)-(w.state.logged-before)):] {
+	if w.program != nil {
+		w.state.add(batch)
+		return w.err
+	}
+	for i := range batch {
+		before := w.state.logged
+		w.state.add(batch[i : i+1])
+		for _, x := range w.state.log[len(w.state.log)-(w.state.logged-before):] {
 			w.print("--- " + ansi.Strip(w.painter().entry(x)))
 		}
 	}
@@ -193,7 +194,7 @@ func (w *Watch) LeaveOnPanic() {
 func (w *Watch) Close(stream.Counts) error {
 	close(w.closing)
 	w.ticking.Wait()
-	w.mu.Lock()
+	w.state.world.Lock()
 	w.keys.paused = false
 	now := w.position
 	if w.o.Now != nil {
@@ -202,14 +203,14 @@ func (w *Watch) Close(stream.Counts) error {
 	if now > w.state.lastTick {
 		w.tick(now)
 	}
-	w.mu.Unlock()
+	w.state.world.Unlock()
 	if w.o.Now != nil {
 		w.Leave()
 	}
 	<-w.left
 
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.state.world.Lock()
+	defer w.state.world.Unlock()
 	if w.program != nil {
 		w.keys.help, w.keys.filtering = false, false
 		lines := strings.Split(ansi.Strip(w.state.view(&w.keys, w.screen)), "\n")

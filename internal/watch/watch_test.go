@@ -17,11 +17,26 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
+	"chargetrace/internal/world"
 )
 
 const second = uint64(time.Second)
 
 var info = stream.Info{PageSize: 4096, StartBootNanos: 100 * second}
+
+// feed adds events to the state and its World.
+func feed(s *state, events []event.Event) {
+	s.world.Feed(stateSink{s}).Write(events)
+}
+
+type stateSink struct{ *state }
+
+func (s stateSink) Write(events []event.Event) error {
+	s.add(events)
+	return nil
+}
+
+func (stateSink) Close(stream.Counts) error { return nil }
 
 func named(id, parent uint64, name string) event.Event {
 	return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name}
@@ -59,14 +74,14 @@ func unlimitedCharge(at uint64, usage int64) event.Event {
 
 // fill adds charges of web and db in turn, 4 a second, and ticks.
 func fill(s *state, seconds int) {
-	s.add(names)
+	feed(s, names)
 	var usage [2]int64
 	for i := range 4 * seconds {
 		at := uint64(i) * second / 4
 		if i > 0 && i%4 == 0 {
 			s.tick(info.StartBootNanos + at)
 		}
-		s.add([]event.Event{charge(at, web+uint64(i%2), uint32(10+i%2), usage[i%2], usage[0]+usage[1])})
+		feed(s, []event.Event{charge(at, web+uint64(i%2), uint32(10+i%2), usage[i%2], usage[0]+usage[1])})
 		if usage[0]+usage[1]+64 <= 2560 {
 			usage[i%2] += 64
 		}
@@ -84,11 +99,11 @@ func plain(s *state, k *keys) string {
 }
 
 func TestScreen(t *testing.T) {
-	s := newState(info)
+	s := newState(world.New(info))
 	fill(s, 7)
 	free := unlimitedCharge(6*second, 1)
 	reclaim := event.Event{Type: event.ReclaimEnd, BootNanos: free.BootNanos, PID: 10, Cgroup: event.CgroupID{ID: web}, DurationNanos: second / 4}
-	s.add([]event.Event{free, reclaim})
+	feed(s, []event.Event{free, reclaim})
 	s.tick(info.StartBootNanos + 8*second)
 	want := `chargetrace  8.000 s  3 cgroups  29 charges  0 failed  0 OOM kills
   CGROUP                         LIMIT    ROOM  FILL/S TO LIM FAIL MISS RECL OOM
@@ -123,8 +138,8 @@ q quit  ? help  enter open  / filter  s sort: fullness  p pause  u units  r reve
 // TestTimeToLimit has a process charge two batches a second, then four: the fill rate is
 // that of the last five ticks.
 func TestTimeToLimit(t *testing.T) {
-	s := newState(info)
-	s.add(names)
+	s := newState(world.New(info))
+	feed(s, names)
 	var usage int64
 	for i, tc := range []struct {
 		batches   int64 // in this second
@@ -137,7 +152,7 @@ func TestTimeToLimit(t *testing.T) {
 	} {
 		for j := range tc.batches {
 			at := uint64(i)*second + uint64(j)*second/uint64(tc.batches)
-			s.add([]event.Event{charge(at, web, 10, usage, usage)})
+			feed(s, []event.Event{charge(at, web, 10, usage, usage)})
 			usage += 64
 		}
 		s.tick(info.StartBootNanos + uint64(i+1)*second)
@@ -151,7 +166,7 @@ func TestTimeToLimit(t *testing.T) {
 
 // TestReadings has readings without charges.
 func TestReadings(t *testing.T) {
-	s := newState(info)
+	s := newState(world.New(info))
 	fill(s, 5)
 	read := func(webUsage, podUsage int64, webMax uint64) row {
 		s.read(map[event.CgroupID]reading{
@@ -184,14 +199,14 @@ func TestReadings(t *testing.T) {
 func TestNetGrowth(t *testing.T) {
 	h := info
 	h.Net = true
-	s := newState(h)
-	s.add(names)
+	s := newState(world.New(h))
+	feed(s, names)
 	s.tick(h.StartBootNanos)
 	uncharge := charge(second/2, web, 11, 64, 0)
 	uncharge.Type, uncharge.RequestedPages = event.Uncharge, 32
 	forced := charge(second/2, web, 11, 32, 0)
 	forced.Type, forced.RequestedPages = event.ForcedCharge, 1
-	s.add([]event.Event{charge(second/2, web, 11, 0, 0), uncharge, forced})
+	feed(s, []event.Event{charge(second/2, web, 11, 0, 0), uncharge, forced})
 	s.tick(h.StartBootNanos + second)
 	k := keys{units: text.Pages}
 	lines := strings.Split(ansi.Strip(s.view(&k, screen{width: 80, height: 24})), "\n")
@@ -208,7 +223,7 @@ func TestNetGrowth(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
-	s := newState(info)
+	s := newState(world.New(info))
 	fill(s, 12) // 10 s to the limit
 	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 12*second, PID: 11, Cgroup: event.CgroupID{ID: pod}}
 	copy(kill.Comm[:], "p11")
@@ -216,7 +231,7 @@ func TestLog(t *testing.T) {
 	copy(kill.Victim.Comm[:], "p10")
 	swap := charge(12*second+second/2, web, 10, 99, 2560)
 	swap.Kind = event.Swap
-	s.add([]event.Event{kill, swap, charge(15*second, web, 10, 1280, 2560)})
+	feed(s, []event.Event{kill, swap, charge(15*second, web, 10, 1280, 2560)})
 	p := painter{state: s, keys: &keys{units: text.Human}}
 	var got []string
 	for _, x := range s.log {
@@ -248,9 +263,9 @@ func paths(rows []row) string {
 }
 
 func TestKeys(t *testing.T) {
-	s := newState(info)
+	s := newState(world.New(info))
 	fill(s, 5)
-	s.add([]event.Event{unlimitedCharge(5*second, 5000)})
+	feed(s, []event.Event{unlimitedCharge(5*second, 5000)})
 	s.tick(s.lastTick + second)
 	k := keys{}
 	press := func(list ...string) {
@@ -294,14 +309,14 @@ func TestKeys(t *testing.T) {
 // TestAnySize holds that a screen has the size of the terminal, whatever that is, and
 // that hostile names do not change it.
 func TestAnySize(t *testing.T) {
-	s := newState(stackedInfo)
+	s := newState(world.New(stackedInfo))
 	fill(s, 12)
-	s.add(stacks)
-	s.add([]event.Event{chargeFor(12*second, 1, 5), chargeFor(12*second, 2, 5)})
-	s.add([]event.Event{named(db, pod, "\x1b[2J\x9b31m日本語\u202e"), named(web, pod, strings.Repeat("w", 200))})
+	feed(s, stacks)
+	feed(s, []event.Event{chargeFor(12*second, 1, 5), chargeFor(12*second, 2, 5)})
+	feed(s, []event.Event{named(db, pod, "\x1b[2J\x9b31m日本語\u202e"), named(web, pod, strings.Repeat("w", 200))})
 	hostile := charge(12*second, db, 13, 1, 2560)
 	copy(hostile.Comm[:], "\x1b]0;x\x07\r\n")
-	s.add([]event.Event{hostile})
+	feed(s, []event.Event{hostile})
 	s.append(&entry{note: event.Printable("a\x1bb")})
 	s.tick(s.lastTick + second)
 	for _, k := range []keys{{}, {units: text.Bytes}, {entered: true, selected: event.CgroupID{ID: db}}, {help: true}, {filter: "\x1b", filtering: true}, {filter: "nothing"}} {
@@ -350,9 +365,9 @@ func chargeFor(at uint64, stack uint32, pages uint64) event.Event {
 }
 
 func TestCauses(t *testing.T) {
-	s := newState(stackedInfo)
-	s.add(names)
-	s.add(stacks)
+	s := newState(world.New(stackedInfo))
+	feed(s, names)
+	feed(s, stacks)
 	line := func() string {
 		for line := range strings.Lines(plain(s, &keys{})) {
 			if strings.HasPrefix(line, "for: ") {
@@ -378,7 +393,7 @@ func TestCauses(t *testing.T) {
 		{nil, "for: not known 100%"},
 		{nil, "for: nothing now"},
 	} {
-		s.add(tc.events)
+		feed(s, tc.events)
 		s.tick(s.lastTick + second)
 		if got := line(); got != tc.want {
 			t.Errorf("after %d s: %q, want %q", i+1, got, tc.want)
@@ -387,7 +402,7 @@ func TestCauses(t *testing.T) {
 	// Each cgroup has its own causes. A narrow screen has the first.
 	other := chargeFor(0, 3, 1)
 	other.Cgroup.ID = db
-	s.add([]event.Event{chargeFor(0, 1, 3), chargeFor(0, 2, 1), other})
+	feed(s, []event.Event{chargeFor(0, 1, 3), chargeFor(0, 2, 1), other})
 	s.tick(s.lastTick + second)
 	if got := line(); got != "for: page table 100%" {
 		t.Errorf("of the first cgroup: %q", got)
@@ -403,7 +418,7 @@ func TestCauses(t *testing.T) {
 
 // play plays a recording of some events.
 func play(w *Watch, events ...event.Event) error {
-	paced := w.Pace(w)
+	paced := w.Pace(w.state.world.Feed(w))
 	return errors.Join(paced.Write(events), paced.Close(stream.Counts{}))
 }
 
@@ -422,7 +437,7 @@ func TestPace(t *testing.T) {
 	at := func(nanos uint64) event.Event { return charge(nanos, web, 1, 0, 0) }
 	events := []event.Event{names[0], at(1), at(second - 1), at(second), names[1], at(second + 5), at(second + 3), at(9 * second)}
 	var got batches
-	if err := New(io.Discard, info, Options{}).Pace(&got).Write(events); err != nil {
+	if err := New(io.Discard, world.New(info), Options{}).Pace(&got).Write(events); err != nil {
 		t.Fatal(err)
 	}
 	want := batches{events[:3], events[3:7], events[7:]}
@@ -434,7 +449,7 @@ func TestPace(t *testing.T) {
 // TestLines pins the lines for an output that is no terminal.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	w := New(&out, info, Options{Units: text.Human})
+	w := New(&out, world.New(info), Options{Units: text.Human})
 	events := slices.Clone(names)
 	for i := range 6 {
 		usage := int64(i) * 500
@@ -459,7 +474,7 @@ func TestLines(t *testing.T) {
 
 func TestLinesWithCauses(t *testing.T) {
 	var out bytes.Buffer
-	w := New(&out, stackedInfo, Options{Units: text.Human})
+	w := New(&out, world.New(stackedInfo), Options{Units: text.Human})
 	other := chargeFor(second+1, 3, 5)
 	other.Cgroup.ID = free
 	if err := play(w, slices.Concat(stacks, names, []event.Event{chargeFor(1, 1, 3), chargeFor(1, 2, 1), other})...); err != nil {
@@ -483,7 +498,7 @@ func (failingWriter) Write([]byte) (int, error) { return 0, syscall.EPIPE }
 func TestReaderGone(t *testing.T) {
 	stopped := make(chan struct{})
 	now := info.StartBootNanos
-	w := New(failingWriter{}, info, Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
+	w := New(failingWriter{}, world.New(info), Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
 	<-stopped
 	if err := w.Close(stream.Counts{}); !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("error %v", err)
@@ -492,8 +507,8 @@ func TestReaderGone(t *testing.T) {
 
 // TestHostileRecording has a cycle of parents, and huge times.
 func TestHostileRecording(t *testing.T) {
-	s := newState(info)
-	s.add([]event.Event{named(5, 5, "x"), charge(0, 5, 1, 1, 1)})
+	s := newState(world.New(info))
+	feed(s, []event.Event{named(5, 5, "x"), charge(0, 5, 1, 1, 1)})
 	s.tick(info.StartBootNanos + second)
 	k := keys{}
 	k.press("enter", s.rows(&k))
@@ -503,7 +518,7 @@ func TestHostileRecording(t *testing.T) {
 	s.toRead()
 
 	var out bytes.Buffer
-	w := New(&out, info, Options{})
+	w := New(&out, world.New(info), Options{})
 	late := charge(0, 5, 1, 1, 1)
 	late.BootNanos = math.MaxUint64
 	if err := play(w, late, late); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
@@ -514,16 +529,16 @@ func TestHostileRecording(t *testing.T) {
 // TestManyProcesses holds that a process that charges now is shown among many that no
 // longer do, and that those and idle cgroups are dropped.
 func TestManyProcesses(t *testing.T) {
-	s := newState(info)
-	s.add(names)
+	s := newState(world.New(info))
+	feed(s, names)
 	for i := range 3 * maxCharging {
 		if i%maxCharging == 0 {
 			s.tick(s.lastTick + second)
 		}
-		s.add([]event.Event{charge(0, web, uint32(i), 1, 1)})
+		feed(s, []event.Event{charge(0, web, uint32(i), 1, 1)})
 	}
 	s.tick(s.lastTick + second)
-	s.add([]event.Event{charge(0, web, 1<<30, 1, 1)})
+	feed(s, []event.Event{charge(0, web, 1<<30, 1, 1)})
 	s.tick(s.lastTick + second)
 	g := s.groups[event.CgroupID{ID: web}]
 	if got := g.byRate()[0].pid; got != 1<<30 {
@@ -537,7 +552,7 @@ func TestManyProcesses(t *testing.T) {
 		pod, group := 1000+2*i, 1001+2*i
 		e := charge(s.lastTick-info.StartBootNanos, group, 1, 1, 2560)
 		e.Limiting.CgroupID, e.FailedAt = pod, pod
-		s.add([]event.Event{named(pod, root, "p"), named(group, pod, "c"), e})
+		feed(s, []event.Event{named(pod, root, "p"), named(group, pod, "c"), e})
 		s.read(map[event.CgroupID]reading{{ID: group}: {1, 2}})
 		s.tick(s.lastTick + 2*second)
 	}
@@ -548,9 +563,9 @@ func TestManyProcesses(t *testing.T) {
 
 // TestOldFailure holds that a failure before the graph has no mark.
 func TestOldFailure(t *testing.T) {
-	s := newState(info)
-	s.add(names)
-	s.add([]event.Event{charge(0, web, 1, 1, 2560)})
+	s := newState(world.New(info))
+	feed(s, names)
+	feed(s, []event.Event{charge(0, web, 1, 1, 2560)})
 	for range historyTicks + 5 {
 		s.tick(s.lastTick + second)
 	}
@@ -561,13 +576,13 @@ func TestOldFailure(t *testing.T) {
 
 // benchmarkState has 100 cgroups, of 10 processes each.
 func benchmarkState() *state {
-	s := newState(info)
-	s.add(names)
+	s := newState(world.New(info))
+	feed(s, names)
 	for i := range 100 {
 		id := uint64(100 + i)
-		s.add([]event.Event{named(id, pod, fmt.Sprintf("service-with-a-long-name-%d.service", i))})
+		feed(s, []event.Event{named(id, pod, fmt.Sprintf("service-with-a-long-name-%d.service", i))})
 		for j := range 10 {
-			s.add([]event.Event{charge(uint64(j), id, uint32(10*i+j), int64(i), int64(i))})
+			feed(s, []event.Event{charge(uint64(j), id, uint32(10*i+j), int64(i), int64(i))})
 		}
 	}
 	return s

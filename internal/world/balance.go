@@ -1,8 +1,7 @@
-package summary
+package world
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -14,7 +13,7 @@ import (
 // in bytes for [event.Dmem]. If the usage of the counter was read, the sums cover the
 // time from the first reading to the last.
 type Balance struct {
-	Key event.CounterID
+	Counter event.CounterID
 	// ChargedPages are from charges that succeeded, ForcedPages from forced charges, and
 	// UnchargedPages from uncharges.
 	ChargedPages, ForcedPages, UnchargedPages uint64
@@ -65,8 +64,8 @@ func (b *Balance) Difference() (pages int64, ok bool) {
 	return end - begin - b.Pages(), true
 }
 
-// differs reports whether there are readings, and a Difference other than 0.
-func (b *Balance) differs() bool {
+// Differs reports whether there are readings, and a Difference other than 0.
+func (b *Balance) Differs() bool {
 	pages, _ := b.Difference()
 	return pages != 0
 }
@@ -74,7 +73,7 @@ func (b *Balance) differs() bool {
 // Balances are the balances of all counters, from a trace with [stream.Info.Net].
 type Balances struct {
 	counters map[event.CounterID]*Balance
-	// lineages are the results of Lineage. To find the counters anew for each event
+	// lineages are the results of lineage. To find the counters anew for each event
 	// would cost more than all else here.
 	lineages map[event.CounterID][]*Balance
 	// last is the counter of the previous event: the next one is most often the same.
@@ -82,14 +81,14 @@ type Balances struct {
 	lastLineage []*Balance
 }
 
-// NewBalances returns Balances without counters.
-func NewBalances() *Balances {
+// newBalances returns Balances without counters.
+func newBalances() *Balances {
 	return &Balances{counters: make(map[event.CounterID]*Balance), lineages: make(map[event.CounterID][]*Balance)}
 }
 
-// Add adds an event to its counter and to all counters above it. Callers pass all
+// add adds an event to its counter and to all counters above it. Callers pass all
 // events, and each name before they add it to names.
-func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
+func (bs *Balances) add(e *event.Event, names *cgroup.Names) {
 	switch {
 	case e.Type == event.CgroupName:
 		if parent, ok := names.Parent(e.Cgroup); !ok || parent.ID != e.ParentID {
@@ -98,7 +97,7 @@ func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 	case e.Type == event.Usage:
 		bs.counter(event.CounterID{Cgroup: e.Cgroup, Kind: event.Memory}).read(e)
 	case e.Type.IsNet() || e.Type == event.Charge && e.Outcome == event.OK:
-		lineage := bs.Lineage(e.CounterID(), names)
+		lineage := bs.lineage(e.CounterID(), names)
 		lineage[0].Own = true
 		for _, b := range lineage {
 			b.add(e)
@@ -106,8 +105,8 @@ func (bs *Balances) Add(e *event.Event, names *cgroup.Names) {
 	}
 }
 
-// Lineage returns the balances of a counter and of those above it, the lowest first.
-func (bs *Balances) Lineage(key event.CounterID, names *cgroup.Names) []*Balance {
+// lineage returns the balances of a counter and of those above it, the lowest first.
+func (bs *Balances) lineage(key event.CounterID, names *cgroup.Names) []*Balance {
 	if bs.lastLineage != nil && bs.last == key {
 		return bs.lastLineage
 	}
@@ -130,7 +129,7 @@ func (bs *Balances) forgetLineages() {
 func (bs *Balances) counter(key event.CounterID) *Balance {
 	b := bs.counters[key]
 	if b == nil {
-		b = &Balance{Key: key}
+		b = &Balance{Counter: key}
 		bs.counters[key] = b
 	}
 	return b
@@ -139,21 +138,15 @@ func (bs *Balances) counter(key event.CounterID) *Balance {
 // Of returns the Balance of a counter, or nil.
 func (bs *Balances) Of(key event.CounterID) *Balance { return bs.counters[key] }
 
-// Forget removes the balances of the cgroups that match.
-func (bs *Balances) Forget(match func(event.CgroupID) bool) {
-	bs.forgetLineages()
-	maps.DeleteFunc(bs.counters, func(key event.CounterID, _ *Balance) bool { return match(key.Cgroup) })
-}
-
 // Sorted returns the balances of counters with own charges or uncharges, or with
 // readings: first those with a difference, then by their growth, and last those that
 // count bytes.
 func (bs *Balances) Sorted(names *cgroup.Names) []*Balance {
 	balances := slices.SortedFunc(maps.Values(bs.counters), func(a, b *Balance) int {
 		return cmp.Or(
-			trueFirst(a.differs(), b.differs()), trueFirst(a.Key.Kind != event.Dmem, b.Key.Kind != event.Dmem),
-			cmp.Compare(b.Pages(), a.Pages()), cmp.Compare(names.Path(a.Key.Cgroup), names.Path(b.Key.Cgroup)), cmp.Compare(a.Key.Kind, b.Key.Kind),
-			cmp.Compare(a.Key.Cgroup.Hierarchy, b.Key.Cgroup.Hierarchy), cmp.Compare(a.Key.Cgroup.ID, b.Key.Cgroup.ID))
+			trueFirst(a.Differs(), b.Differs()), trueFirst(a.Counter.Kind != event.Dmem, b.Counter.Kind != event.Dmem),
+			cmp.Compare(b.Pages(), a.Pages()), cmp.Compare(names.Path(a.Counter.Cgroup), names.Path(b.Counter.Cgroup)), cmp.Compare(a.Counter.Kind, b.Counter.Kind),
+			cmp.Compare(a.Counter.Cgroup.Hierarchy, b.Counter.Cgroup.Hierarchy), cmp.Compare(a.Counter.Cgroup.ID, b.Counter.Cgroup.ID))
 	})
 	return slices.DeleteFunc(balances, func(b *Balance) bool {
 		_, _, read := b.Readings()
@@ -169,35 +162,6 @@ func trueFirst(a, b bool) int {
 		return -1
 	}
 	return 1
-}
-
-// BalanceNotes explains a table of balances: its columns, missing events, and
-// differences.
-func (s *Summary) BalanceNotes(balances []*Balance) (notes []string) {
-	var read, differ int
-	grown := false
-	for _, b := range balances {
-		if _, ok := b.Difference(); ok {
-			read++
-		}
-		if b.differs() {
-			differ++
-		}
-		grown = grown || b.Pages() > 0
-	}
-	if read > 0 {
-		notes = append(notes, "At begin and at end is what memory.current was; the difference is by how much more it rose than net, which is charged + forced - given back.")
-	}
-	if n := s.Counts.Unseen(); n > 0 {
-		notes = append(notes, fmt.Sprintf("This may not be whole: %d calls or events were lost or missed.", n))
-	}
-	if differ > 0 {
-		notes = append(notes, fmt.Sprintf("The difference is not 0 in %d of the %d that were read: calls were under way while memory.current was read, or were missed, which before Linux 6.7 the kernel does not always count.", differ, read))
-	}
-	if grown {
-		notes = append(notes, "Of what a cgroup holds, each CPU can have a batch in stock, charged but not in use: 64 pages, before Linux 6.1 32.")
-	}
-	return notes
 }
 
 // add adds an event, unless it happened before the first reading or after the last.

@@ -1,0 +1,99 @@
+// Package world keeps what a trace has told about the machine so far: the names of cgroups,
+// the stacks of charges, and the balance of each counter. It is built once, from the events
+// that pass the filter, and all sinks read it. It knows no sink.
+package world
+
+import (
+	"iter"
+	"sync"
+
+	"chargetrace/internal/cause"
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// World is the state of a trace. Its memory grows with the number of cgroups and stacks.
+//
+// Sinks read it in Write, where it includes the batch, and after that. The mutex is held
+// during Write; goroutines other than the writer need it.
+type World struct {
+	Info   stream.Info
+	Names  cgroup.Names
+	Stacks cause.Stacks
+	// Balances is nil for a trace without [stream.Info.Net].
+	Balances *Balances
+
+	sync.Mutex
+}
+
+// New returns the World of a trace before its first event.
+func New(info stream.Info) *World {
+	w := &World{Info: info}
+	if info.Net {
+		w.Balances = newBalances()
+	}
+	return w
+}
+
+// Feed returns a Sink that adds events to the World and passes them on to dst. It cuts a
+// batch before a name or a stack that replaces another, so that dst sees each event with
+// the names of its time.
+func (w *World) Feed(dst stream.Sink) stream.Sink { return &feed{dst, w} }
+
+type feed struct {
+	stream.Sink
+	world *World
+}
+
+func (f *feed) Write(batch []event.Event) error {
+	f.world.Lock()
+	defer f.world.Unlock() // also if a sink panics
+	for len(batch) > 0 {
+		n := f.world.add(batch)
+		if err := f.Sink.Write(batch[:n]); err != nil {
+			return err
+		}
+		batch = batch[n:]
+	}
+	return nil
+}
+
+// add adds events up to one that replaces what an earlier event told. It returns how many
+// it added: at least one.
+func (w *World) add(batch []event.Event) int {
+	for i := range batch {
+		e := &batch[i]
+		if i > 0 && (e.Type == event.CgroupName && w.Names.Replaces(e) || e.Type == event.Stack && w.Stacks.Replaces(e)) {
+			return i
+		}
+		if w.Balances != nil {
+			w.Balances.add(e, &w.Names)
+		}
+		switch e.Type {
+		case event.CgroupName:
+			w.Names.Add(e)
+		case event.Stack:
+			w.Stacks.Add(e)
+		}
+	}
+	return len(batch)
+}
+
+// Moved returns the counters above that of a charge, an uncharge or a forced charge whose
+// usage changed with it, and which it has no usage of: a charge has that of its limiting
+// level. There are none for a trace without a balance: what its uncharges changed is not
+// known.
+func (w *World) Moved(e *event.Event) iter.Seq[event.CounterID] {
+	return func(yield func(event.CounterID) bool) {
+		if w.Balances == nil {
+			return
+		}
+		for _, b := range w.Balances.lineage(e.CounterID(), &w.Names)[1:] {
+			limiting := e.Type == event.Charge && b.Counter.Cgroup.ID == e.Limiting.CgroupID && e.Limiting.Limited()
+			if !limiting && !yield(b.Counter) {
+				return
+			}
+		}
+	}
+}
