@@ -16,10 +16,13 @@ func (b *blockReader) drop() { b.left, b.names, b.stacks = 0, section{}, section
 
 // start begins a block. The payload must stay valid until its end.
 func (b *blockReader) start(h blockHeader, payload []byte) error {
-	b.bad, b.stacks = false, section{}
+	b.bad = false
 	all := section{b: payload}
 	for _, s := range b.sections() {
-		*s = section{b: b.readBytes(&all, b.readUvarint(&all))}
+		*s = section{}
+		if s != &b.stacks || b.version >= 2 {
+			s.b = b.readBytes(&all, b.readUvarint(&all))
+		}
 	}
 	if b.bad || !all.done() {
 		return errDamaged

@@ -171,9 +171,8 @@ func (b *blockWriter) mentionStack(number uint32) {
 
 // payload ends the block and returns its payload, which is valid until the next call.
 func (b *blockWriter) payload() []byte {
-	var first section
-	first.appendVarint(int64(b.firstTime - b.least))
-	b.time.b = slices.Insert(b.time.b, 0, first.b...)
+	first := binary.AppendVarint(nil, int64(b.firstTime-b.least))
+	b.time.b = slices.Insert(b.time.b, 0, first...)
 	b.buf = b.buf[:0]
 	for _, s := range b.sections() {
 		b.buf = binary.AppendUvarint(b.buf, uint64(len(s.b)))

@@ -3,7 +3,6 @@ package trace
 import (
 	"bytes"
 	"encoding/binary"
-	"slices"
 
 	"chargetrace/internal/event"
 )
@@ -65,15 +64,11 @@ func (x *coder) readContext() *context {
 }
 
 // sections returns the sections in the order of the file.
-func (x *coder) sections() []*section {
-	s := []*section{
+func (x *coder) sections() [12]*section {
+	return [...]*section{
 		&x.names, &x.stacks, &x.contexts,
 		&x.context, &x.time, &x.requested, &x.outcome, &x.usage, &x.limiting, &x.high, &x.failed, &x.other,
 	}
-	if x.version < 2 {
-		s = slices.Delete(s, 1, 2) // no stacks
-	}
-	return s
 }
 
 func (x *coder) readUvarint(s *section) uint64 {
