@@ -120,11 +120,11 @@ func TestNetRecording(t *testing.T) {
 	if got, want := strings.Join(exact, ", "), "64 pages, 2 pages, 30 pages, 36 pages, 10 pages, 45 pages, −1 page"; got != want {
 		t.Errorf("the report has %q, want %q: %s", got, want, row)
 	}
-	// Uncharges below /job reduce its usage too: 10 + 64 - 30 + 2 pages.
+	// Its last usage is the reading at the end; the events before it add up to one page more.
 	watch, _ := runOK(t, "-r", path, "-watch", "-units", "pages")
 	want := "--- 0.004 s  /job: memory limit of 100 reached by web (7), 1 charge failed\n" +
 		"TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  CGROUP\n" +
-		"0 s              2        1       40       46      100       54        -       -  /job/app, limited by /job\n"
+		"0 s              2        1       40       45      100       55        -       -  /job/app, limited by /job\n"
 	if watch != want {
 		t.Errorf("got\n%s\nwant\n%s", watch, want)
 	}

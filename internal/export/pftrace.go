@@ -26,13 +26,11 @@ type Perfetto struct {
 	message []byte
 }
 
-// levelTracks are the tracks of a level, and the last values written to them, in the
-// unit of the counter.
+// levelTracks are the tracks of a level.
 type levelTracks struct {
-	track, usage, limit, room uint64
-	lastUsage                 int64
-	used                      bool   // lastUsage is set
-	lastLimit                 uint64 // plus 1; 0 without a limit
+	track, usage uint64
+	limit, room  uint64 // 0 before the first limit
+	maxPages     uint64 // the last limit
 }
 
 // threadKey has the name too, because a later thread can have the same number.
@@ -44,6 +42,7 @@ type threadKey struct {
 // NewPerfetto returns a Perfetto that writes to w the events of a source with
 // that info.
 func NewPerfetto(w io.Writer, world *world.World) *Perfetto {
+	world.KeepUsages()
 	return &Perfetto{
 		writer: newWriter(w, world),
 		levels: make(map[event.CounterID]*levelTracks), threads: make(map[threadKey]uint64), procs: make(map[uint32]uint64),
@@ -51,7 +50,16 @@ func NewPerfetto(w io.Writer, world *world.World) *Perfetto {
 }
 
 // Write writes the packets of a batch.
-func (p *Perfetto) Write(batch []event.Event) error { return p.write(batch, p.encode) }
+func (p *Perfetto) Write(batch []event.Event) error {
+	for i := range batch {
+		usages := p.world.Usages(i)
+		for j := range usages {
+			p.setUsage(&batch[i], &usages[j])
+		}
+		p.encode(&batch[i])
+	}
+	return p.flush()
+}
 
 // Close does nothing: a trace can end after any packet.
 func (p *Perfetto) Close(stream.Counts) error { return nil }
@@ -104,12 +112,9 @@ const (
 func (p *Perfetto) encode(e *event.Event) {
 	switch e.Type {
 	case event.Charge:
-		p.charge(e)
-	case event.Uncharge, event.ForcedCharge:
-		p.setUsage(e, p.level(e.Cgroup, e.Kind), e.Kind, e.UsageAfterPages())
-		p.moveAbove(e)
-	case event.Usage:
-		p.setUsage(e, p.level(e.Cgroup, event.Memory), event.Memory, e.UsagePages)
+		if e.Outcome == event.Failed {
+			p.failure(e)
+		}
 	case event.ReclaimBegin:
 		p.begin(typeSliceBegin, p.thread(e), "reclaim")
 		p.annotate("cgroup", p.world.Names.Printable(e.Cgroup))
@@ -121,7 +126,7 @@ func (p *Perfetto) encode(e *event.Event) {
 	case event.OOMKill:
 		tracks := []uint64{p.thread(e)}
 		if e.Cgroup.ID != 0 {
-			tracks = append(tracks, p.level(e.Cgroup, event.Memory).track)
+			tracks = append(tracks, p.level(event.CounterID{Cgroup: e.Cgroup, Kind: event.Memory}).track)
 		}
 		for _, track := range tracks {
 			v := &e.Victim
@@ -140,19 +145,7 @@ func (p *Perfetto) encode(e *event.Event) {
 	}
 }
 
-func (p *Perfetto) charge(e *event.Event) {
-	charged := e.UsageAfterPages() - e.UsagePages
-	own := event.Level{CgroupID: e.Cgroup.ID, UsagePages: e.UsagePages, MaxPages: e.MaxPages}
-	p.counters(e, &own, charged)
-	if e.Limiting.Limited() && e.Limiting.CgroupID != e.Cgroup.ID {
-		p.counters(e, &e.Limiting, charged)
-	}
-	if charged > 0 {
-		p.moveAbove(e)
-	}
-	if e.Outcome != event.Failed {
-		return
-	}
+func (p *Perfetto) failure(e *event.Event) {
 	p.begin(typeInstant, p.thread(e), "charge failed")
 	p.annotateUint("requested_"+unit(e), e.RequestedPages)
 	p.annotate("kind", e.Kind.String())
@@ -169,40 +162,21 @@ func (p *Perfetto) unitBytes(kind event.Kind) int64 {
 	return int64(p.world.Info.PageSize)
 }
 
-// counters writes the limit, usage and room of a level after a charge.
-func (p *Perfetto) counters(e *event.Event, l *event.Level, charged int64) {
-	t := p.level(e.InCgroup(l.CgroupID), e.Kind)
-	if l.Limited() {
-		if t.limit == 0 {
-			t.limit = p.describeCounter(t.track, "limit")
-			t.room = p.describeCounter(t.track, "room")
-		}
-		if t.lastLimit != l.MaxPages+1 {
-			t.lastLimit = l.MaxPages + 1
-			p.counter(e, t.limit, int64(l.MaxPages)*p.unitBytes(e.Kind))
-		}
-	} else {
-		t.lastLimit = 0
+// setUsage writes the limit, usage and room of a level after an event.
+func (p *Perfetto) setUsage(e *event.Event, u *world.Usage) {
+	t := p.level(u.Counter)
+	unitBytes := p.unitBytes(u.Counter.Kind)
+	if u.Limited() && t.limit == 0 {
+		t.limit = p.describeCounter(t.track, "limit")
+		t.room = p.describeCounter(t.track, "room")
 	}
-	p.setUsage(e, t, e.Kind, l.UsagePages+charged)
-}
-
-// setUsage writes the usage of a level, and its room.
-func (p *Perfetto) setUsage(e *event.Event, t *levelTracks, kind event.Kind, usage int64) {
-	t.lastUsage, t.used = usage, true
-	p.counter(e, t.usage, usage*p.unitBytes(kind))
-	if t.lastLimit != 0 {
-		p.counter(e, t.room, (int64(t.lastLimit-1)-usage)*p.unitBytes(kind))
+	if u.Limited() && t.maxPages != u.MaxPages {
+		p.counter(e, t.limit, int64(u.MaxPages)*unitBytes)
 	}
-}
-
-// moveAbove adds the change of an event to the last usages of the levels above its
-// cgroup. A change that is not in the trace is missing until the next charge.
-func (p *Perfetto) moveAbove(e *event.Event) {
-	for id := range p.world.Moved(e) {
-		if t := p.levels[id]; t != nil && t.used {
-			p.setUsage(e, t, e.Kind, t.lastUsage+e.UsageAfterPages()-e.UsagePages)
-		}
+	t.maxPages = u.MaxPages
+	p.counter(e, t.usage, u.AfterPages*unitBytes)
+	if u.Limited() {
+		p.counter(e, t.room, (int64(u.MaxPages)-u.AfterPages)*unitBytes)
 	}
 }
 
@@ -213,15 +187,14 @@ func (p *Perfetto) counter(e *event.Event, track uint64, value int64) {
 }
 
 // level returns the tracks of a level. It describes them before their first use.
-func (p *Perfetto) level(id event.CgroupID, kind event.Kind) *levelTracks {
-	key := event.CounterID{Cgroup: id, Kind: kind}
+func (p *Perfetto) level(key event.CounterID) *levelTracks {
 	t := p.levels[key]
 	if t == nil {
-		name := p.world.Names.Printable(id)
-		if kind != event.Memory {
-			name += " [" + kind.String() + "]"
+		name := p.world.Names.Printable(key.Cgroup)
+		if key.Kind != event.Memory {
+			name += " [" + key.Kind.String() + "]"
 		}
-		t = &levelTracks{track: p.describe(func(d []byte) []byte { return appendString(d, descriptorName, name) })}
+		t = &levelTracks{track: p.describe(func(d []byte) []byte { return appendString(d, descriptorName, name) }), maxPages: ^uint64(0)}
 		t.usage = p.describeCounter(t.track, "usage")
 		p.levels[key] = t
 	}

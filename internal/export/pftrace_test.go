@@ -109,7 +109,9 @@ func perfettoLines(t *testing.T, file string) (got []string) {
 }
 
 func TestPerfetto(t *testing.T) {
-	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return fed(NewPerfetto, w, info) }))
+	h := info
+	h.Net = true
+	got := perfettoLines(t, render(t, func(w io.Writer) stream.Sink { return fed(NewPerfetto, w, h) }))
 	want := []string{
 		`1500 /a,"\n/docker-ID.scope: usage: -12288`,
 		`1500 /a,"\n: limit: 409600`,
@@ -119,6 +121,7 @@ func TestPerfetto(t *testing.T) {
 		`1500 /a,"\n/docker-ID.scope [dmem]: limit: 8192`,
 		`1500 /a,"\n/docker-ID.scope [dmem]: usage: 61`,
 		`1500 /a,"\n/docker-ID.scope [dmem]: room: 8131`,
+		`1500 /a,"\n [dmem]: usage: 65`,
 		`0 thread 7/8 a\xff: begin reclaim cgroup=/a,"\n`,
 		`0 thread 7/8 a\xff: end freed_pages=5`,
 		`0 thread 7/8 a\xff: instant OOM kill victim_pid=9 victim=+big anon_pages=1 file_pages=2 shmem_pages=3 swap_pages=4`,
@@ -143,7 +146,7 @@ func TestPerfettoGivenBack(t *testing.T) {
 	p := fed(NewPerfetto, &b, h)
 	limited := event.Event{
 		Type: event.Charge, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: event.OK,
-		RequestedPages: 8, UsagePages: 1, MaxPages: 1 << 60, Limiting: event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 30},
+		RequestedPages: 8, UsagePages: 1, MaxPages: 1 << 60, Limiting: event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 30}, High: event.Level{MaxPages: unlimited},
 	}
 	free := limited // nothing limits it any more
 	free.UsagePages, free.Limiting = 9, event.Level{UsagePages: 9, MaxPages: 1 << 60}

@@ -10,6 +10,7 @@ import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/world"
 )
 
 // maxSeries bounds the memory of a trace with many cgroups. Fewer series are drawn.
@@ -33,6 +34,7 @@ type collector struct {
 }
 
 func newCollector(sum *summary.Summary) collector {
+	sum.KeepUsages()
 	return collector{
 		sum:    sum,
 		series: make(map[event.CounterID]*series), dropped: make(map[event.CounterID]bool),
@@ -58,16 +60,14 @@ func (c *collector) Write(batch []event.Event) error {
 		c.first, c.last = min(c.first, at), max(c.last, at)
 		switch e.Type {
 		case event.Charge:
+			c.addUsages(e, c.sum.Usages(i))
 			c.addCharge(e)
 		case event.Uncharge, event.ForcedCharge:
-			b := c.of(&c.own, e.Cgroup, e.Kind).at(e.BootNanos)
-			b.usage.add(point{e.BootNanos, e.UsagePages})
-			b.usage.add(point{e.BootNanos, e.UsageAfterPages()})
-			c.moveAbove(e)
+			c.addUsages(e, c.sum.Usages(i))
 		case event.ReclaimEnd:
 			from := e.BootNanos - min(e.DurationNanos, e.BootNanos)
 			c.first = min(c.first, max(from, c.sum.Info.StartBootNanos))
-			b := c.of(&c.own, e.Cgroup, event.Memory).at(e.BootNanos)
+			b := c.of(&c.own, event.CounterID{Cgroup: e.Cgroup, Kind: event.Memory}).at(e.BootNanos)
 			b.reclaim.add(1, from, e.BootNanos)
 			b.reclaimNanos += e.DurationNanos
 		case event.Lost:
@@ -87,70 +87,48 @@ func (c *collector) addCharge(e *event.Event) {
 			c.addSample(e)
 		}
 	}
-	s := c.of(&c.own, e.Cgroup, e.Kind)
+	s := c.of(&c.own, e.CounterID())
 	s.charges++
 	b := s.at(e.BootNanos)
 	b.charges++
-	addLevel(b, e, &event.Level{UsagePages: e.UsagePages, MaxPages: e.MaxPages})
-	if e.Outcome == event.BatchMiss {
+	switch e.Outcome {
+	case event.BatchMiss:
 		b.misses++
-	}
-	if e.Outcome == event.Failed {
-		s.failures++
-		b.failed.add(1, e.BootNanos, e.BootNanos)
-	}
-	own, limiting := e.Cgroup.ID, e.Limiting.CgroupID
-	if limiting != own && e.Limiting.Limited() {
-		addLevel(c.of(&c.other, e.InCgroup(limiting), e.Kind).at(e.BootNanos), e, &e.Limiting)
-	}
-	if e.Outcome == event.Failed && e.FailedAt != own && e.FailedAt != 0 {
-		s := c.of(&c.other, e.InCgroup(e.FailedAt), e.Kind)
-		s.failures++
-		s.at(e.BootNanos).failed.add(1, e.BootNanos, e.BootNanos)
+	case event.Failed:
+		s.addFailure(e)
+		if e.FailedAt != e.Cgroup.ID && e.FailedAt != 0 {
+			c.of(&c.other, event.CounterID{Cgroup: e.InCgroup(e.FailedAt), Kind: e.Kind}).addFailure(e)
+		}
 	}
 	if h := &e.High; h.Limited() {
-		b := c.of(&c.other, e.InCgroup(h.CgroupID), e.Kind).at(e.BootNanos)
+		b := c.of(&c.other, event.CounterID{Cgroup: e.InCgroup(h.CgroupID), Kind: e.Kind}).at(e.BootNanos)
 		b.addHigh().add(point{e.BootNanos, int64(h.MaxPages)})
-		if h.CgroupID != own && h.CgroupID != limiting {
-			addLevel(b, e, &event.Level{UsagePages: h.UsagePages, MaxPages: ^uint64(0)})
-		}
-	}
-	if e.Outcome == event.OK {
-		c.moveAbove(e)
 	}
 }
 
-// moveAbove adds the change of an event's usage to the levels above. A charge has the
-// usage of its limiting levels only, an uncharge of none. Changes outside the trace are
-// missing until the next charge that has the usage.
-func (c *collector) moveAbove(e *event.Event) {
-	moved := e.UsageAfterPages() - e.UsagePages
-	for id := range c.sum.Moved(e) {
-		if e.Type == event.Charge && id.Cgroup.ID == e.High.CgroupID && e.High.Limited() {
-			continue // the charge has its usage
+// addUsages adds the usages of levels before and after an event.
+func (c *collector) addUsages(e *event.Event, usages []world.Usage) {
+	for i, u := range usages {
+		last := &c.other
+		if i == 0 {
+			last = &c.own
 		}
-		if s := c.series[id]; s != nil {
-			if last, ok := s.lastUsage(); ok {
-				s.at(e.BootNanos).usage.add(point{e.BootNanos, last + moved})
-			}
+		if u.Computed && c.series[u.Counter] == nil {
+			continue
 		}
-	}
-}
-
-// addLevel adds the usage of a level before and after a charge.
-func addLevel(b *bucket, e *event.Event, l *event.Level) {
-	b.usage.add(point{e.BootNanos, l.UsagePages})
-	if e.Outcome == event.OK {
-		b.usage.add(point{e.BootNanos, l.UsagePages + int64(e.RequestedPages)})
-	}
-	if l.Limited() {
-		b.max.add(point{e.BootNanos, int64(l.MaxPages)})
+		b := c.of(last, u.Counter).at(e.BootNanos)
+		b.usage.add(point{e.BootNanos, u.BeforePages})
+		if u.AfterPages != u.BeforePages {
+			b.usage.add(point{e.BootNanos, u.AfterPages})
+		}
+		if u.Limited() {
+			b.max.add(point{e.BootNanos, int64(u.MaxPages)})
+		}
 	}
 }
 
 // of returns the series of a page counter. last caches it.
-func (c *collector) of(last **series, id event.CgroupID, kind event.Kind) *series {
-	key := event.CounterID{Cgroup: id, Kind: kind}
+func (c *collector) of(last **series, key event.CounterID) *series {
 	if *last != nil && (*last).key == key {
 		return *last
 	}

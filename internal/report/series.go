@@ -166,14 +166,9 @@ func (s *series) at(nanos uint64) *bucket {
 	return &s.buckets[i]
 }
 
-// lastUsage returns the last known usage.
-func (s *series) lastUsage() (pages int64, ok bool) {
-	for i := range slices.Backward(s.buckets) {
-		if u := &s.buckets[i].usage; u.seen {
-			return u.last.pages, true
-		}
-	}
-	return 0, false
+func (s *series) addFailure(e *event.Event) {
+	s.failures++
+	s.at(e.BootNanos).failed.add(1, e.BootNanos, e.BootNanos)
 }
 
 // reduce widens the buckets until there are at most limit.

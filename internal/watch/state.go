@@ -105,6 +105,7 @@ type hit struct {
 }
 
 func newState(w *world.World) *state {
+	w.KeepUsages()
 	s := &state{
 		world:    w,
 		start:    min(w.Info.StartBootNanos, maxBootNanos),
@@ -116,42 +117,37 @@ func newState(w *world.World) *state {
 	return s
 }
 
-// add adds a batch of events.
-func (s *state) add(batch []event.Event) {
-	for i := range batch {
-		e := &batch[i]
-		switch e.Type {
-		case event.Lost:
-			s.lost += e.LostEvents
-		case event.Charge:
-			s.totals.AddCharge(e)
-			g := s.group(e.Cgroup)
-			before := g.totals.ChargedPages
-			g.totals.AddCharge(e)
-			g.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
-			g.process(e).add(e)
-			if e.Kind == event.Memory {
-				s.addUsage(g, e)
+// add adds an event and its usages.
+func (s *state) add(e *event.Event, usages []world.Usage) {
+	s.addUsages(usages)
+	switch e.Type {
+	case event.Lost:
+		s.lost += e.LostEvents
+	case event.Charge:
+		s.totals.AddCharge(e)
+		g := s.group(e.Cgroup)
+		before := g.totals.ChargedPages
+		g.totals.AddCharge(e)
+		g.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
+		g.process(e).add(e)
+		if e.Kind == event.Memory {
+			g.gone = false
+			g.limiting = event.CgroupID{}
+			if e.Limiting.Limited() {
+				g.limiting = e.InCgroup(e.Limiting.CgroupID)
 			}
-			if key, maxPages, hit := summary.HitLimit(e); hit {
-				s.addHit(e, key, maxPages)
-			}
-		case event.Uncharge, event.ForcedCharge:
-			if e.Kind == event.Memory {
-				if l := s.levels[e.Cgroup]; l != nil {
-					l.usagePages = e.UsageAfterPages()
-				}
-				s.moveAbove(e)
-			}
-		case event.ReclaimEnd:
-			s.group(e.Cgroup).totals.AddReclaim(e)
-		case event.OOMKill:
-			s.kills++
-			if e.Cgroup.ID != 0 {
-				s.group(e.Cgroup).kills++
-			}
-			s.append(&entry{event: *e})
 		}
+		if key, maxPages, hit := summary.HitLimit(e); hit {
+			s.addHit(e, key, maxPages)
+		}
+	case event.ReclaimEnd:
+		s.group(e.Cgroup).totals.AddReclaim(e)
+	case event.OOMKill:
+		s.kills++
+		if e.Cgroup.ID != 0 {
+			s.group(e.Cgroup).kills++
+		}
+		s.append(&entry{event: *e})
 	}
 }
 
@@ -188,29 +184,11 @@ func (s *state) forget() {
 	maps.DeleteFunc(s.hits, func(_ event.CounterID, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
 }
 
-// addUsage sets the usage of a charge's levels after it.
-func (s *state) addUsage(g *group, e *event.Event) {
-	var charged int64
-	if e.Outcome == event.OK {
-		charged = int64(e.RequestedPages)
-	}
-	g.gone = false
-	s.setLevel(e.Cgroup, e.UsagePages+charged, e.MaxPages)
-	g.limiting = event.CgroupID{}
-	if e.Limiting.Limited() {
-		g.limiting = e.InCgroup(e.Limiting.CgroupID)
-		s.setLevel(g.limiting, e.Limiting.UsagePages+charged, e.Limiting.MaxPages)
-	}
-	s.moveAbove(e)
-}
-
-// moveAbove adds the change of an event's usage to the levels above. A charge has the
-// usage of its limiting level only, an uncharge of none. Changes outside the trace are
-// missing until the next charge or reading that has the usage.
-func (s *state) moveAbove(e *event.Event) {
-	for id := range s.world.Moved(e) {
-		if l := s.levels[id.Cgroup]; l != nil {
-			l.usagePages += e.UsageAfterPages() - e.UsagePages
+// addUsages sets the usage of memory counters after an event.
+func (s *state) addUsages(usages []world.Usage) {
+	for _, u := range usages {
+		if u.Counter.Kind == event.Memory && (!u.Computed || s.levels[u.Counter.Cgroup] != nil) {
+			s.setLevel(u.Counter.Cgroup, u.AfterPages, u.MaxPages)
 		}
 	}
 }
@@ -278,6 +256,7 @@ func (s *state) toRead() map[event.CgroupID]string {
 func (s *state) read(readings map[event.CgroupID]reading) {
 	for id, r := range readings {
 		s.setLevel(id, r.usagePages, r.maxPages)
+		s.world.SetUsage(event.CounterID{Cgroup: id, Kind: event.Memory}, r.usagePages, r.maxPages)
 	}
 	for id, g := range s.groups {
 		_, ok := readings[id]

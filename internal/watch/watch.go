@@ -156,13 +156,12 @@ func (w *Watch) tick(bootNanos uint64) {
 
 // Write implements [stream.Sink].
 func (w *Watch) Write(batch []event.Event) error {
-	if w.program != nil {
-		w.state.add(batch)
-		return w.err
-	}
 	for i := range batch {
 		before := w.state.logged
-		w.state.add(batch[i : i+1])
+		w.state.add(&batch[i], w.state.world.Usages(i))
+		if w.program != nil {
+			continue
+		}
 		for _, x := range w.state.log[len(w.state.log)-(w.state.logged-before):] {
 			w.print("--- " + ansi.Strip(w.painter().entry(x)))
 		}

@@ -32,7 +32,9 @@ func feed(s *state, events []event.Event) {
 type stateSink struct{ *state }
 
 func (s stateSink) Write(events []event.Event) error {
-	s.add(events)
+	for i := range events {
+		s.add(&events[i], s.world.Usages(i))
+	}
 	return nil
 }
 

@@ -24,6 +24,16 @@ type Balance struct {
 	// again means that there was a second first reading. Events between two traces are
 	// unknown, so there are no readings then.
 	again bool
+
+	// usagePages and maxPages are from the latest event, if known. Only a World that keeps
+	// usages has them.
+	usagePages int64
+	maxPages   uint64
+	known      bool
+}
+
+func (b *Balance) set(usagePages int64, maxPages uint64) {
+	b.usagePages, b.maxPages, b.known = usagePages, maxPages, true
 }
 
 // reading is the usage of a counter at a time. The zero value is no reading.

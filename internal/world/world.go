@@ -1,10 +1,9 @@
 // Package world keeps what a trace has told about the machine so far: the names of cgroups,
-// the stacks of charges, and the balance of each counter. It is built once, from the events
-// that pass the filter, and all sinks read it. It knows no sink.
+// the stacks of charges, the usage of levels, and the balance of each counter. It is built
+// once, from the events that pass the filter, and all sinks read it. It knows no sink.
 package world
 
 import (
-	"iter"
 	"sync"
 
 	"chargetrace/internal/cause"
@@ -23,6 +22,8 @@ type World struct {
 	Stacks cause.Stacks
 	// Balances is nil for a trace without [stream.Info.Net].
 	Balances *Balances
+
+	usages usages
 
 	sync.Mutex
 }
@@ -62,6 +63,7 @@ func (f *feed) Write(batch []event.Event) error {
 // add adds events up to one that replaces what an earlier event told. It returns how many
 // it added: at least one.
 func (w *World) add(batch []event.Event) int {
+	w.usages.reset()
 	for i := range batch {
 		e := &batch[i]
 		if i > 0 && (e.Type == event.CgroupName && w.Names.Replaces(e) || e.Type == event.Stack && w.Stacks.Replaces(e)) {
@@ -69,6 +71,9 @@ func (w *World) add(batch []event.Event) int {
 		}
 		if w.Balances != nil {
 			w.Balances.add(e, &w.Names)
+		}
+		if w.usages.kept {
+			w.addUsages(e)
 		}
 		switch e.Type {
 		case event.CgroupName:
@@ -78,22 +83,4 @@ func (w *World) add(batch []event.Event) int {
 		}
 	}
 	return len(batch)
-}
-
-// Moved returns the counters above that of a charge, an uncharge or a forced charge whose
-// usage changed with it, and which it has no usage of: a charge has that of its limiting
-// level. There are none for a trace without a balance: what its uncharges changed is not
-// known.
-func (w *World) Moved(e *event.Event) iter.Seq[event.CounterID] {
-	return func(yield func(event.CounterID) bool) {
-		if w.Balances == nil {
-			return
-		}
-		for _, b := range w.Balances.lineage(e.CounterID(), &w.Names)[1:] {
-			limiting := e.Type == event.Charge && b.Counter.Cgroup.ID == e.Limiting.CgroupID && e.Limiting.Limited()
-			if !limiting && !yield(b.Counter) {
-				return
-			}
-		}
-	}
 }

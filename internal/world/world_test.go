@@ -1,7 +1,9 @@
 package world
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"chargetrace/internal/event"
@@ -60,29 +62,81 @@ func TestFeed(t *testing.T) {
 	}
 }
 
-// TestMoved checks which levels an event moves without having their usage.
-func TestMoved(t *testing.T) {
-	limited := of(event.Charge, 3, 8)
-	limited.Limiting = event.Level{CgroupID: 2, UsagePages: 1, MaxPages: 9}
-	for _, tc := range []struct {
-		net  bool
-		e    event.Event
-		want []uint64
-	}{
-		{false, of(event.Uncharge, 3, 8), nil},
-		{true, of(event.Uncharge, 3, 8), []uint64{2, 1}},
-		{true, limited, []uint64{1}},
-		{true, of(event.ForcedCharge, 1, 8), nil},
+// usageLines is a Sink that notes the usages of each event.
+type usageLines struct {
+	world *World
+	got   []string
+}
+
+func (l *usageLines) Write(batch []event.Event) error {
+	for i := range batch {
+		var line []string
+		for _, u := range l.world.Usages(i) {
+			x := fmt.Sprintf("%d:%d>%d", u.Counter.Cgroup.ID, u.BeforePages, u.AfterPages)
+			if u.Limited() {
+				x += fmt.Sprintf("/%d", u.MaxPages)
+			}
+			if u.Computed {
+				x += "?"
+			}
+			line = append(line, x)
+		}
+		l.got = append(l.got, strings.Join(line, " "))
+	}
+	return nil
+}
+
+func (l *usageLines) Close(stream.Counts) error { return nil }
+
+// TestUsages checks the usages that events have, and those computed for the levels above.
+func TestUsages(t *testing.T) {
+	charge := of(event.Charge, 3, 8)
+	charge.UsagePages, charge.MaxPages = 20, 40
+	charge.Limiting = event.Level{CgroupID: 2, UsagePages: 50, MaxPages: 60}
+	charge.High = event.Level{CgroupID: 1, UsagePages: 70, MaxPages: 75}
+	failed := charge
+	failed.Outcome, failed.UsagePages = event.Failed, 28
+	failed.Limiting.UsagePages, failed.High.UsagePages = 58, 78
+	uncharge := of(event.Uncharge, 3, 4)
+	uncharge.UsagePages = 28
+	forced := of(event.ForcedCharge, 2, 1)
+	forced.UsagePages = 54
+	other := of(event.Charge, 4, 2)
+	other.MaxPages, other.Limiting.MaxPages, other.High.MaxPages = unknownMax, unknownMax, unknownMax
+	usage := event.Event{Type: event.Usage, Cgroup: event.CgroupID{ID: 1}, Kind: event.Swap, UsagePages: 30}
+	events := []event.Event{name(1, 0, ""), name(2, 1, "a"), name(3, 2, "b"), name(4, 2, "c"), charge, failed, uncharge, forced, other, usage, uncharge}
+	for i := range events {
+		if e := &events[i]; e.Type != event.Charge {
+			e.High.MaxPages, e.Limiting.MaxPages = 0, 0 // undefined
+		}
+	}
+	for net, want := range map[bool][]string{
+		false: {"", "", "", "", "3:20>28/40 2:50>58/60 1:70>78", "3:28>28/40 2:58>58/60 1:78>78", "3:28>24", "2:54>55", "4:0>2", "1:30>30", "3:28>24"},
+		true: {"", "", "", "", "3:20>28/40 2:50>58/60 1:70>78", "3:28>28/40 2:58>58/60 1:78>78",
+			"3:28>24/40 2:58>54/60? 1:78>74?", "2:54>55/60 1:74>75?", "4:0>2 2:55>57/60? 1:75>77?", "1:30>30", "3:28>24/40 2:57>53/60? 1:30>26?"},
 	} {
-		w := New(stream.Info{Net: tc.net})
-		w.Feed(stream.Tee()).Write([]event.Event{name(1, 0, ""), name(2, 1, "a"), name(3, 2, "b")})
-		var got []uint64
-		for id := range w.Moved(&tc.e) {
-			got = append(got, id.Cgroup.ID)
+		w := New(stream.Info{Net: net})
+		w.KeepUsages()
+		l := &usageLines{world: w}
+		if err := w.Feed(l).Write(events); err != nil {
+			t.Fatal(err)
 		}
-		if !slices.Equal(got, tc.want) {
-			t.Errorf("net %t, %v: %d, want %d", tc.net, tc.e.Type, got, tc.want)
+		if !slices.Equal(l.got, want) {
+			t.Errorf("net %t:\n%q, want\n%q", net, l.got, want)
 		}
+	}
+}
+
+// TestSetUsage computes from a usage that was read elsewhere.
+func TestSetUsage(t *testing.T) {
+	w := New(stream.Info{Net: true})
+	w.KeepUsages()
+	w.add([]event.Event{name(1, 0, ""), name(2, 1, "a")})
+	w.SetUsage(event.CounterID{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}, 90, 100)
+	w.add([]event.Event{of(event.Uncharge, 2, 4)})
+	us := w.Usages(0)
+	if want := (Usage{event.CounterID{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}, 90, 86, 100, true}); len(us) != 2 || us[1] != want {
+		t.Errorf("%v", us)
 	}
 }
 
