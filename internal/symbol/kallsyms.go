@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"io"
 	"math"
-	"strconv"
 	"strings"
 )
 
@@ -27,6 +26,9 @@ func ReadKernel(kallsyms io.Reader) (Kernel, error) {
 			return true
 		}
 		// The last of several names of one address wins.
+		if n := len(symbols); n > 0 && symbols[n-1].start == address {
+			symbols = symbols[:n-1] // a sorted table is sorted again at once
+		}
 		symbols = append(symbols, symbol{start: address, name: uint32(len(names)), rank: math.MaxUint32 - uint32(len(symbols))})
 		from := len(names)
 		names = append(append(names, name...), 0)
@@ -44,17 +46,31 @@ func ReadKernel(kallsyms io.Reader) (Kernel, error) {
 func Kallsyms(r io.Reader, yield func(address uint64, kind byte, name []byte) bool) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		hex, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
-		kind, name, ok := bytes.Cut(rest, []byte(" "))
-		if !ok || len(kind) != 1 {
+		address, rest, ok := cutHex(lines.Bytes())
+		if !ok || len(rest) < 3 || rest[0] != ' ' || rest[2] != ' ' {
 			continue
 		}
-		address, err := strconv.ParseUint(string(hex), 16, 64)
-		if err == nil && !yield(address, kind[0], name) {
+		if !yield(address, rest[1], rest[3:]) {
 			return nil
 		}
 	}
 	return lines.Err()
+}
+
+// cutHex cuts the hexadecimal number of at most 64 bits at the start of a line. A file has
+// more than 100,000 lines: with strconv and bytes.Cut, each takes twice as long.
+func cutHex(line []byte) (n uint64, rest []byte, ok bool) {
+	for i, c := range line {
+		switch {
+		case '0' <= c && c <= '9':
+			n = n<<4 | uint64(c-'0')
+		case 'a' <= c && c <= 'f':
+			n = n<<4 | uint64(c-'a'+10)
+		default:
+			return n, line[i:], 0 < i && i <= 16
+		}
+	}
+	return 0, nil, false
 }
 
 // AppendFrame appends the function that contains an address and the offset in it, as
