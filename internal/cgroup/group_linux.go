@@ -180,7 +180,7 @@ func (h hierarchy) parent() (string, error) {
 // controller for the children. The kernel refuses that for a cgroup with processes
 // (cgroups(7), "no internal processes").
 func vacate(dir string) error {
-	child := Group{filepath.Join(dir, "keeper")}
+	child := Group{filepath.Join(dir, "chargetrace")}
 	if err := os.Mkdir(child.Dir, 0o755); err != nil {
 		return err
 	}

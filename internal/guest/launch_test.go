@@ -209,14 +209,7 @@ func TestLaunchEndsV1(t *testing.T) {
 func launchEnds(t *testing.T, root string) {
 	t.Run("SIGTERM", func(t *testing.T) {
 		tr := startTracer(t, "", launching("-memory 50M", hold...)...)
-		hs, _ := tr.held(t, 1)
-		if !exists(string(tr.group(root))) {
-			t.Errorf("no %s", tr.group(root))
-		}
-		tr.stop(t)
-		tr.status(t, 128+int(unix.SIGTERM))
-		hs.checkExited(t)
-		checkRemoved(t, root)
+		stopHeld(t, tr, root)
 		tr.counted(t)
 	})
 	t.Run("SIGTERM ignored", func(t *testing.T) {
@@ -229,20 +222,25 @@ func launchEnds(t *testing.T, root string) {
 	})
 	t.Run("after the trace", func(t *testing.T) {
 		tr := startTracer(t, "chargetrace: seen ", launching("-memory 50M -n 1", hold...)...)
-		hs, _ := tr.held(t, 1)
-		if !exists(string(tr.group(root))) {
-			t.Errorf("no %s", tr.group(root))
-		}
-		tr.stop(t)
-		tr.status(t, 128+int(unix.SIGTERM))
-		hs.checkExited(t)
-		checkRemoved(t, root)
+		stopHeld(t, tr, root)
 		if c := tr.counted(t); c.shown != 1 {
 			t.Errorf("%+v", c)
 		}
 	})
 	launchKilled(t, root)
 	launchLeaves(t, root)
+}
+
+// stopHeld stops a tracer whose command holds a process, and checks what is left.
+func stopHeld(t *testing.T, tr *tracer, root string) {
+	hs, _ := tr.held(t, 1)
+	if !exists(string(tr.group(root))) {
+		t.Errorf("no %s", tr.group(root))
+	}
+	tr.stop(t)
+	tr.status(t, 128+int(unix.SIGTERM))
+	hs.checkExited(t)
+	checkRemoved(t, root)
 }
 
 // launchKilled kills chargetrace.

@@ -30,8 +30,8 @@
 
 static char **args;	/* arguments of the work */
 static long steps;	/* the number of its steps */
-static char *memory;	/* set by prepare, used by the steps */
-static long file;	/* set by prepare, used by the steps */
+static char *memory;	/* memory and file are set by prepare, and used by the steps */
+static long file;
 static char *next_address = (char *)BASE;
 
 /*
@@ -464,9 +464,6 @@ FRAME int main(int argc, char **argv)
 {
 	static char *alloc[] = { "-now", "touch", "20", 0 }, *nothing[] = { "-now", "once", 0 };
 	const char *name = argv[0];
-	const struct work *work;
-	long begin;
-	int now;
 
 	prefault();
 	sys(prctl, PR_SET_THP_DISABLE, 1);
@@ -475,9 +472,9 @@ FRAME int main(int argc, char **argv)
 		if (*p == '/')
 			name = p + 1;
 	args = equal(name, "alloc") ? alloc : argc < 2 ? nothing : argv + 1;
-	now = equal(args[0], "-now");
+	int now = equal(args[0], "-now");
 	args += now;
-	work = find_work();
+	const struct work *work = find_work();
 	steps = work->count ? number(args[work->count - 1]) : 1;
 
 	if (work->prepare)
@@ -488,7 +485,7 @@ FRAME int main(int argc, char **argv)
 		print(1, "ready", "");
 		wait_for_line();
 	}
-	begin = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
+	long begin = nanoseconds(CLOCK_PROCESS_CPUTIME_ID);
 	for (long i = 0; i < steps; i++)
 		work->step(i);
 	if (!now) {
