@@ -7,21 +7,29 @@
 //	                                                                             +-> summary, report
 //	                                                                             +-> watch
 //
-// Each arrow is a [stream.Source] or a [stream.Sink]. A Source also has an Info, which says
-// what made the trace, and Counts, which say what became of the charges; Copy passes both on.
-// The command runs one session for a live trace and for a replay: they differ in the Source
-// alone. Sinks do not know each other, except that watch and report use summary, and none
-// knows capture. Every package knows event.
+// Right of capture and trace, batches of events pass from a [stream.Source] to
+// [stream.Sink]s; the sampler is part only of a trace with -net. A Source also has an Info,
+// which says what made the trace, and Counts, which say what became of the charges. The
+// command puts the Info into the World, and Copy passes the Counts to Sink.Close.
 //
-//   - bpf/: the programs. They write an event for each call of page_counter_try_charge into
-//     the ring buffer, and for reclaim, OOM kills and uncharges.
+// The command runs one session for a live trace and for a replay: they differ in its source
+// alone. Sinks do not know each other, except that watch and report use summary, and none
+// knows capture. Most packages import event; imports_test.go in cmd/chargetrace lists all
+// allowed imports.
+//
+//   - bpf/: the programs. They write events to the ring buffer: for each call of
+//     page_counter_try_charge, and for reclaim, OOM kills, forks, uncharges, cgroup names and
+//     stacks.
+//   - cmd/chargetrace: flags, the session, and errors with hints.
+//   - event: what an event is, and its layout in the ring buffer.
 //   - capture: loads and attaches the programs, reads the ring buffer, counts losses, stops.
 //   - sampler: adds the usage of cgroups at the beginning and the end of a trace.
 //   - trace: the recording; its Writer is a Sink, its Reader a Source.
 //   - stream: Info, Counts, Source, Sink, Filter, Copy.
-//   - world: the names, stacks and balances that the trace has told so far, for all sinks.
-//   - table, export, report, watch: the outputs. A new one is a Sink, added to newSink in
-//     cmd/chargetrace.
+//   - world: the names, stacks, usages and balances that the trace has told so far, for all
+//     sinks that need them.
+//   - table, export, report, watch: the outputs. A new one is a Sink, with an entry in the
+//     table of formats in cmd/chargetrace/output.go.
 //   - summary: the sums at the end of a trace.
 //   - cgroup: names of cgroups and containers; the cgroups of this machine.
 //   - cause: what a charge was for, from its kernel stack.
@@ -36,5 +44,5 @@ package chargetrace
 // version of clang is part of the output, hence pinned.
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target amd64,arm64,ppc64le,riscv64,s390x -tags linux -output-dir internal/capture -go-package capture -type event_type -type cgroup_verdict -type stack_slots -type event -type level -type reclaim_event -type oom_kill_event -type cgroup_event -type fork_event -type uncharge_event -type stack_event bpf bpf/chargetrace.bpf.c -- -O2 -g -Wall -Werror
 
-// A test compares this with the sources: the object must not be older.
+// A test compares this hash with bpf/, so that a stale object is noticed.
 //go:generate sh -c "LC_ALL=C; cat bpf/* | sha256sum > internal/capture/bpf_sources.sha256"

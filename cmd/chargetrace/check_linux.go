@@ -13,10 +13,10 @@ import (
 // not enough to trace.
 func printCheck(w io.Writer) error {
 	findings := capture.Check()
-	if capture.Blocking(findings, capture.Kprobe) == nil {
+	if capture.FirstBlocking(findings, capture.Kprobe) == nil {
 		findings = append(findings, capture.Try(capture.Kprobe), capture.TryNet())
 	}
-	if capture.Blocking(findings, capture.Fentry) == nil {
+	if capture.FirstBlocking(findings, capture.Fentry) == nil {
 		findings = append(findings, capture.Try(capture.Fentry))
 	}
 	var b strings.Builder
@@ -30,10 +30,10 @@ func printCheck(w io.Writer) error {
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return err
 	}
-	switch blocked := capture.Blocking(findings, capture.Auto); {
+	switch blocked := capture.FirstBlocking(findings, capture.Auto); {
 	case blocked != nil:
 		return errors.New("this kernel cannot be traced by this user, for the reasons above")
-	case capture.Blocking(findings, capture.Kprobe) != nil:
+	case capture.FirstBlocking(findings, capture.Kprobe) != nil:
 		return &hintedError{errors.New("-attach kprobe, the default, does not work here"), "-attach fentry does"}
 	}
 	return nil

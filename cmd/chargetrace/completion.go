@@ -40,7 +40,7 @@ var flagWords = map[string][]string{
 	"attach":     wordsOf(capture.AllAttach),
 	"completion": shells,
 	"counter":    event.KindNames(),
-	"format":     formats,
+	"format":     formatNames(),
 	"time":       wordsOf(table.AllTimeFormats),
 	"units":      wordsOf(text.AllUnits),
 }

@@ -50,7 +50,7 @@ func (cfg *config) writeOnce(stdout io.Writer, write func(io.Writer) error) erro
 	return err
 }
 
-// side sums up the events of recordings that match the filters. If a recording ends early,
+// side sums up those events of recordings that match the filters. If a recording ends early,
 // it returns both the sums and an error.
 func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 	src, err := openRecordings(paths, cfg, stdin)

@@ -63,7 +63,7 @@ func (cfg *config) writeError(err error) error {
 	case isBrokenPipe(err) && len(cfg.out.outputs) > 1:
 		// No silent exit: the other outputs are incomplete.
 		return &hintedError{fmt.Errorf("the reader of an output is gone (%v)", err), "the other outputs end there too"}
-	case errors.Is(err, syscall.ENOSPC) && cfg.keepsForks():
+	case errors.Is(err, syscall.ENOSPC) && cfg.writesRecording():
 		return &hintedError{err, "the disk is full; the recording up to there can be played"}
 	case errors.Is(err, syscall.ENOSPC):
 		return &hintedError{err, "the disk is full"}

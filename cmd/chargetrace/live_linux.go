@@ -19,20 +19,20 @@ import (
 
 // live traces the running kernel until a signal, a limit, or the end of the traced
 // processes or cgroups.
-func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) error {
+func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	if child == nil { // otherwise signals go to the command
 		ctx, cancel = untilSignal()
 	}
 	defer cancel()
-	if untested := capture.Untested(runtime.GOARCH); untested != "" {
+	if untested := capture.UntestedWarning(runtime.GOARCH); untested != "" {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", untested)
 	}
 	src, err := newKernelSource(cfg, args, child)
 	if err != nil {
 		return err
 	}
-	defer src.close()
+	defer func() { err = errors.Join(err, src.close()) }()
 	defer capture.Prioritize()()
 	s := session{cfg, src, child}
 	return s.run(ctx, cancel, stdout, stderr)
@@ -50,6 +50,8 @@ type kernelSource struct {
 	targets *processes
 	cgroups *cgroups
 	closers []func()
+	// closeErr is what the tracer failed with when it was closed.
+	closeErr error
 }
 
 // newKernelSource starts to trace the command, or what the flags select.
@@ -57,7 +59,7 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 	s := &kernelSource{cfg: cfg, child: child}
 	defer func() {
 		if err != nil {
-			s.close()
+			err = errors.Join(err, s.close())
 		}
 	}()
 	filter := cfg.filter
@@ -76,7 +78,7 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 
 	s.options = capture.Options{
 		Filter: filter, Attach: cfg.kernel.attach, BufferBytes: cfg.kernel.bufferBytes,
-		Forks:        filter.Follow || len(filter.PIDs) == 0 && cfg.keepsForks(),
+		Forks:        filter.Follow || len(filter.PIDs) == 0 && cfg.writesRecording(),
 		KernelStacks: cfg.kernel.stack, UserStacks: cfg.kernel.ustack, Net: cfg.kernel.net,
 	}
 	for _, t := range s.cgroups.targets {
@@ -87,7 +89,7 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 		f := capture.Explain(err, cfg.kernel.attach)
 		return nil, &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
 	}
-	s.closers = append(s.closers, func() { s.tracer.Close() })
+	s.closers = append(s.closers, func() { s.closeErr = s.tracer.Close() })
 	// Collect the garbage of BTF parsing now: a GC cycle during the trace costs as much
 	// as thousands of events.
 	runtime.GC()
@@ -106,10 +108,12 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 	return s, nil
 }
 
-func (s *kernelSource) close() {
+// close frees what the source holds, last first.
+func (s *kernelSource) close() error {
 	for i := len(s.closers) - 1; i >= 0; i-- {
 		s.closers[i]()
 	}
+	return s.closeErr
 }
 
 func (s *kernelSource) Info() stream.Info { return s.info }
@@ -138,12 +142,12 @@ func (s *kernelSource) warn(stderr io.Writer) {
 		fmt.Fprintf(stderr, "chargetrace: attached with %s\n", s.info.Attach)
 	}
 	if s.tracer.LacksFentry() {
-		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", capture.NoFentry)
+		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", capture.NoFentryWarning)
 	}
 	for _, what := range s.tracer.Lacking() {
 		fmt.Fprintf(stderr, "chargetrace: warning: this kernel has no hook for %s\n", what)
 	}
-	for _, f := range capture.Unnamed(s.options) {
+	for _, f := range capture.SymbolFindings(s.options) {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\nhint: %s\n", f.Detail, f.Hint)
 	}
 }
@@ -151,9 +155,9 @@ func (s *kernelSource) warn(stderr io.Writer) {
 // begin implements source. It starts the command, and watches for the end of the trace.
 func (s *kernelSource) begin(ctx context.Context, stderr io.Writer, end func()) error {
 	if s.child == nil {
-		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.Function)
+		fmt.Fprintf(stderr, "Tracing %s... Hit Ctrl-C to end.\n", capture.TracedFunction)
 	} else {
-		fmt.Fprintf(stderr, "Tracing %s while %s runs.\n", capture.Function, s.child.name)
+		fmt.Fprintf(stderr, "Tracing %s while %s runs.\n", capture.TracedFunction, s.child.name)
 		if err := s.child.begin(); err != nil {
 			return err
 		}

@@ -1,5 +1,10 @@
 // Chargetrace shows why a cgroup runs out of memory. For each charge that the kernel tries,
 // it prints the process, the pages requested, the pages in use and the limit.
+//
+// The files: flags.go and values.go parse the command line, usage.go is -h; session.go is a
+// run, from a source (live_linux.go or replay.go) to the outputs (formats.go, output.go) and
+// the screen (watch.go); diff.go compares recordings; command_linux.go runs a command;
+// check_linux.go is -check; errors.go prints errors with hints.
 package main
 
 import (

@@ -13,16 +13,10 @@ import (
 	"time"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/export"
-	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
-	"chargetrace/internal/table"
 	"chargetrace/internal/trace"
 )
-
-// formats are the formats of outputs. Each except table is also a file name extension.
-var formats = []string{"table", "ctrace", "jsonl", "csv", "pftrace", "html", "svg", "png", "pb.gz", "folded"}
 
 // output is a value of -o.
 type output struct {
@@ -32,8 +26,10 @@ type output struct {
 
 // parseOutputs sets the outputs from -o and -format. The default is the table on stdout.
 func (o *outputFlags) parseOutputs() error {
-	if o.format != "" && !slices.Contains(formats, o.format) {
-		return usageErrorf("-format %s: want %s", o.format, strings.Join(formats, ", "))
+	names := formatNames()
+	extensions := names[1:]
+	if o.format != "" && !slices.Contains(names, o.format) {
+		return usageErrorf("-format %s: want %s", o.format, strings.Join(names, ", "))
 	}
 	paths := o.paths
 	if len(paths) == 0 {
@@ -41,13 +37,13 @@ func (o *outputFlags) parseOutputs() error {
 	}
 	for _, path := range paths {
 		out := output{path, o.format}
-		if i := slices.IndexFunc(formats[1:], func(f string) bool { return strings.HasSuffix(path, "."+f) }); i >= 0 {
-			out.format = formats[1+i]
+		if i := slices.IndexFunc(extensions, func(f string) bool { return strings.HasSuffix(path, "."+f) }); i >= 0 {
+			out.format = extensions[i]
 		} else if path == "-" && o.format == "" {
 			out.format = "table"
 		}
 		if out.format == "" {
-			return usageErrorf("-o %s: unknown extension; use one of .%s, or add -format", path, strings.Join(formats[1:], ", ."))
+			return usageErrorf("-o %s: unknown extension; use one of .%s, or add -format", path, strings.Join(extensions, ", ."))
 		}
 		if slices.ContainsFunc(o.outputs, func(x output) bool { return x.path == path }) {
 			return usageErrorf("-o %s is given twice", path)
@@ -57,19 +53,19 @@ func (o *outputFlags) parseOutputs() error {
 	return nil
 }
 
-// keepsForks reports whether an output contains forks, which a replay with -f needs.
-func (cfg *config) keepsForks() bool {
+// writesRecording reports whether an output contains forks, which a replay with -f needs.
+func (cfg *config) writesRecording() bool {
 	return slices.ContainsFunc(cfg.out.outputs, func(o output) bool { return o.format == "ctrace" })
 }
 
-// info returns the Info of the events that pass the filter. It prints a warning if the
+// shownInfo returns the Info of the events that pass the filter. It prints a warning if the
 // filter leaves no balance, or if an output of stacks gets none.
-func (cfg *config) info(filter stream.Filter, i stream.Info, stderr io.Writer) stream.Info {
+func (cfg *config) shownInfo(filter stream.Filter, i stream.Info, stderr io.Writer) stream.Info {
 	shown := filter.Info(i)
 	if i.Net && !shown.Net {
 		fmt.Fprintf(stderr, "chargetrace: no net growth is shown: filters by process, thread or charge leave no balance\n")
 	}
-	ofStacks := func(o output) bool { return o.format == "pb.gz" || o.format == "folded" }
+	ofStacks := func(o output) bool { return formatNamed(o.format).ofStacks }
 	if !i.KernelStacks && !i.UserStacks && slices.ContainsFunc(cfg.out.outputs, ofStacks) {
 		fmt.Fprintf(stderr, "chargetrace: warning: no stacks for .pb.gz or .folded: trace with -stack or -ustack\n")
 	}
@@ -82,7 +78,8 @@ type outputs struct {
 	created []string // the files that did not exist before
 }
 
-// discard removes the new files of closed outputs that have no event.
+// discard removes the files that were created. Call it after Close, if no event was
+// written.
 func (o *outputs) discard() error {
 	var errs []error
 	for _, path := range o.created {
@@ -114,8 +111,9 @@ func (cfg *config) open(stdout io.Writer, sum *summary.Summary) (*outputs, error
 
 // openOutput opens one output. created is its file if that is new.
 func (cfg *config) openOutput(o output, stdout io.Writer, sum *summary.Summary) (_ stream.Sink, created string, err error) {
+	format := formatNamed(o.format)
 	if o.path == "-" {
-		sink, err := cfg.newSink(o.format, stdout, sum)
+		sink, err := format.newSink(cfg, stdout, sum)
 		return sink, "", err
 	}
 	if o.format == "ctrace" && (cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0) {
@@ -132,7 +130,7 @@ func (cfg *config) openOutput(o output, stdout io.Writer, sum *summary.Summary) 
 	if isNew {
 		created = o.path
 	}
-	sink, err := cfg.newSink(o.format, f, sum)
+	sink, err := format.newSink(cfg, f, sum)
 	if err != nil {
 		f.Close()
 		if isNew {
@@ -140,37 +138,8 @@ func (cfg *config) openOutput(o output, stdout io.Writer, sum *summary.Summary) 
 		}
 		return nil, "", err
 	}
-	return &fileSink{sink, f, isNew && slices.Contains(writtenAtEnd, o.format)}, created, nil
+	return &fileSink{sink, f, isNew && format.atEnd}, created, nil
 }
-
-// newSink returns a sink that writes to w in a format.
-func (cfg *config) newSink(format string, w io.Writer, sum *summary.Summary) (stream.Sink, error) {
-	switch format {
-	case "ctrace":
-		return trace.NewWriter(w, sum.Info)
-	case "jsonl":
-		return export.NewJSONL(w, sum.World), nil
-	case "csv":
-		return export.NewCSV(w, sum.World), nil
-	case "pftrace":
-		return export.NewPerfetto(w, sum.World), nil
-	case "pb.gz":
-		return export.NewPprof(w, sum.World), nil
-	case "folded":
-		return export.NewFolded(w, sum.World), nil
-	case "html":
-		return report.NewHTML(w, sum), nil
-	case "svg":
-		return report.NewSVG(w, sum), nil
-	case "png":
-		return report.NewPNG(w, sum), nil
-	}
-	return table.New(w, sum.World, table.Options{Units: cfg.view.units, Time: cfg.view.time, Wide: cfg.view.wide, Columns: columns(w)}), nil
-}
-
-// writtenAtEnd are the formats that are useless in parts: all of the file is written when
-// its sink is closed.
-var writtenAtEnd = []string{"html", "svg", "png", "pb.gz", "folded"}
 
 // fileSink is a sink and the file that it writes to.
 type fileSink struct {

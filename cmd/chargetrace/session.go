@@ -23,7 +23,7 @@ type source interface {
 	filter() (selected, left stream.Filter)
 	// completeScreen sets the screen's clock and access to cgroups, if the source has them.
 	completeScreen(*watch.Options) error
-	// warn prints warnings about missing kinds of events.
+	// warn prints warnings about the trace, such as of missing hooks and symbols.
 	warn(stderr io.Writer)
 	// begin is called when the outputs are ready. The source calls end when everything it
 	// traces is gone, unless ctx is done before.
@@ -45,7 +45,7 @@ type child struct {
 	pid  uint32
 	// begin starts it.
 	begin func() error
-	// interrupt has the effect of Ctrl-C on the terminal of chargetrace and the command.
+	// interrupt does what Ctrl-C in the terminal of chargetrace and the command would.
 	interrupt func()
 	// oomKill tells of its OOM kill at the end of the session. It is empty if there was none.
 	oomKill string
@@ -58,7 +58,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	selected, left := s.src.filter()
-	info := s.cfg.info(selected, s.src.Info(), stderr)
+	info := s.cfg.shownInfo(selected, s.src.Info(), stderr)
 	w := world.New(info)
 	sum := summary.New(w)
 	outputs, err := s.cfg.open(stdout, sum)
@@ -99,7 +99,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	return errors.Join(s.src.printCounts(stderr, counts), sum.Print(stderr), explain(err))
 }
 
-// interrupt returns the effect of Ctrl-C on the screen.
+// interrupt returns what Ctrl-C does on the screen.
 func (s *session) interrupt(end func()) func() {
 	if s.child == nil {
 		return end

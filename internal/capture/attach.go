@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Attach is a way to attach a program to [Function].
+// Attach is a way to attach the programs.
 type Attach string
 
 const (

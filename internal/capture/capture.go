@@ -2,7 +2,8 @@
 
 // Package capture is the live source of events. It loads the BPF programs, attaches them
 // to page_counter_try_charge and other functions, drains the ring buffer, and stops
-// without losing the events still in it. No other package imports cilium/ebpf.
+// without losing the events still in it. No other package imports cilium/ebpf. It must not
+// know sinks.
 package capture
 
 import (
@@ -21,8 +22,8 @@ import (
 	"chargetrace/internal/stream"
 )
 
-// Function is the traced kernel function.
-const Function = "page_counter_try_charge"
+// TracedFunction is the traced kernel function.
+const TracedFunction = "page_counter_try_charge"
 
 // Options configure a trace.
 type Options struct {
@@ -184,8 +185,8 @@ func (t *Tracer) LacksFentry() bool {
 	return t.info.Net && t.asked != Kprobe && t.attachedNet == Kprobe
 }
 
-// NoFentry is the warning for [Tracer.LacksFentry].
-const NoFentry = "this kernel has no fentry for the hooks of -net: kprobes can miss calls in interrupts"
+// NoFentryWarning is the warning for [Tracer.LacksFentry].
+const NoFentryWarning = "this kernel has no fentry for the hooks of -net: kprobes can miss calls in interrupts"
 
 // Lacking returns what cannot be traced because this kernel lacks the hooks.
 func (t *Tracer) Lacking() []string { return t.lacking }
@@ -214,7 +215,8 @@ func (t *Tracer) WaitTargets(ctx context.Context) error {
 	}
 }
 
-// Close stops the trace and frees its resources. Events that were not read are dropped.
+// Close stops the trace and frees its resources. Events that were not read are dropped. It
+// returns what Stop failed with, unless Read did.
 func (t *Tracer) Close() error {
 	t.Stop()
 	if t.stacks != nil && t.stacks.programs != nil {

@@ -172,14 +172,14 @@ func TestCheck(t *testing.T) {
 					if f.State != tc.state || !strings.Contains(f.Detail, tc.detail) || !strings.Contains(f.Hint, tc.hint) {
 						t.Errorf("%+v", f)
 					}
-				} else if want := f.Name == "kernel stacks" && tc.noStacks || f.Name == "fentry" && Untested(runtime.GOARCH) != ""; (f.State != OK) != want {
+				} else if want := f.Name == "kernel stacks" && tc.noStacks || f.Name == "fentry" && UntestedWarning(runtime.GOARCH) != ""; (f.State != OK) != want {
 					t.Errorf("unexpected: %+v", f)
 				}
 			}
 			for attach, blocked := range map[Attach]bool{
 				Kprobe: tc.noKprobe, Fentry: tc.noFentry, Auto: tc.noKprobe && tc.noFentry,
 			} {
-				if f := Blocking(findings, attach); (f != nil) != blocked {
+				if f := FirstBlocking(findings, attach); (f != nil) != blocked {
 					t.Errorf("%s is blocked by %+v, want %v", attach, f, blocked)
 				} else if f != nil && f.Name != tc.finding {
 					t.Errorf("%s is blocked by %+v", attach, f)

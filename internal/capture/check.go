@@ -85,7 +85,7 @@ func TryNet() Finding {
 	}
 	f.Detail = "attached with " + t.info.Attach + ", and removed again"
 	if t.LacksFentry() {
-		f.State, f.Detail = Lacking, NoFentry
+		f.State, f.Detail = Lacking, NoFentryWarning
 	}
 	if err := t.Close(); err != nil {
 		f.State, f.Detail = Lacking, err.Error()
@@ -98,7 +98,7 @@ func Explain(err error, attach Attach) Finding { return explain("/", err, attach
 
 // explain is Explain for a machine with its files under root.
 func explain(root string, err error, attach Attach) Finding {
-	if f := Blocking(check(root), attach); f != nil {
+	if f := FirstBlocking(check(root), attach); f != nil {
 		return *f
 	}
 	perf := machine{root}.checkPerfEvents()
@@ -118,13 +118,13 @@ func explain(root string, err error, attach Attach) Finding {
 	return f
 }
 
-// Blocking returns the first finding that prevents attaching in the given way, or nil.
-func Blocking(findings []Finding, attach Attach) *Finding {
+// FirstBlocking returns the first finding that prevents attaching in the given way, or nil.
+func FirstBlocking(findings []Finding, attach Attach) *Finding {
 	if attach == Default {
 		attach = Kprobe
 	}
 	if attach == Auto {
-		if f := Blocking(findings, Kprobe); f == nil {
+		if f := FirstBlocking(findings, Kprobe); f == nil {
 			return nil
 		}
 		attach = Fentry
@@ -209,10 +209,10 @@ func (m machine) checkBTF() Finding {
 }
 
 func (m machine) checkFunction() Finding {
-	f := Finding{Name: "function", Detail: Function + " is in /proc/kallsyms", Blocks: both}
+	f := Finding{Name: "function", Detail: TracedFunction + " is in /proc/kallsyms", Blocks: both}
 	found := false
 	err := m.kallsyms(func(_ uint64, _ byte, name []byte) bool {
-		found = string(name) == Function
+		found = string(name) == TracedFunction
 		return !found
 	})
 	switch {
@@ -222,7 +222,7 @@ func (m machine) checkFunction() Finding {
 		f.Detail = "cannot read /proc/kallsyms"
 	default:
 		f.State = Lacking
-		f.Detail = Function + " is not in /proc/kallsyms"
+		f.Detail = TracedFunction + " is not in /proc/kallsyms"
 		f.Hint = "use a kernel built with CONFIG_MEMCG=y, and without link-time optimisation, which can inline the function"
 	}
 	return f
@@ -251,7 +251,7 @@ func (m machine) checkKprobes() Finding {
 // checkFentry checks the version only; [Try] attaches.
 func checkFentry(release, arch string) Finding {
 	f := Finding{Name: "fentry", Blocks: onlyFentry}
-	if untested := Untested(arch); untested != "" {
+	if untested := UntestedWarning(arch); untested != "" {
 		f.State, f.Detail = Unknown, untested
 		return f
 	}
@@ -268,8 +268,8 @@ func checkFentry(release, arch string) Finding {
 	return f
 }
 
-// Untested returns a warning if the programs never ran on an architecture, else "".
-func Untested(arch string) string {
+// UntestedWarning returns a warning if the programs never ran on an architecture, else "".
+func UntestedWarning(arch string) string {
 	if arch == "amd64" || arch == "arm64" {
 		return ""
 	}
@@ -295,8 +295,8 @@ func (m machine) checkLockdown() Finding {
 	return f
 }
 
-// Unnamed returns the findings that leave addresses in the stacks that o asks for.
-func Unnamed(o Options) []Finding {
+// SymbolFindings returns the findings that leave addresses in the stacks that o asks for.
+func SymbolFindings(o Options) []Finding {
 	m := machine{root: "/"}
 	var findings []Finding
 	if o.KernelStacks {

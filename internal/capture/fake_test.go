@@ -185,13 +185,13 @@ func retry(e event.Event) event.Event {
 
 // losing returns a charge with a total of events lost before it on its CPU.
 func losing(e event.Event, total uint64) event.Event {
-	e.LostEvents = total
+	e.LostCharges = total
 	return e
 }
 
 // lost returns the Lost event of n events before a charge.
 func lost(charge event.Event, n uint64) event.Event {
-	charge.Type, charge.LostEvents = event.Lost, n
+	charge.Type, charge.LostCharges = event.Lost, n
 	return charge
 }
 
@@ -224,7 +224,7 @@ func describe(reads [][]event.Event) (s string) {
 	for i, events := range reads {
 		for _, e := range events {
 			s += fmt.Sprintf("\nread %d: type %d at %d, CPU %d, thread %d, %d pages, %v, flags %b, lost %d, stacks %d %d %q",
-				i, e.Type, e.BootNanos, e.CPU, e.TID, e.RequestedPages, e.Outcome, e.Flags, e.LostEvents, e.KernelStack, e.UserStack, e.Frames)
+				i, e.Type, e.BootNanos, e.CPU, e.TID, e.RequestedPages, e.Outcome, e.Flags, e.LostCharges, e.KernelStack, e.UserStack, e.Frames)
 		}
 	}
 	return s

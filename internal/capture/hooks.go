@@ -83,12 +83,12 @@ var hooks = []hook{
 		without:  "the return of charges on another CPU than their entry",
 	},
 	{
-		name:     Function,
+		name:     TracedFunction,
 		programs: map[Attach]string{Kprobe: bpfProgKretprobeTryCharge, Fentry: bpfProgFexitTryCharge},
 		attach:   attachReturn,
 	},
 	{
-		name:     Function,
+		name:     TracedFunction,
 		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
 		attach:   attachEntry,
 		calls:    true,

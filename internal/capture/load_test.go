@@ -213,9 +213,9 @@ func TestDropUnknown(t *testing.T) {
 		lacking   []string
 		dropped   []string
 	}{
-		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages", Function}, nil, nil},
+		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages", TracedFunction}, nil, nil},
 		{
-			[]string{"oom_kill_process", Function}, []string{"OOM kills", "reclaim"},
+			[]string{"oom_kill_process", TracedFunction}, []string{"OOM kills", "reclaim"},
 			[]string{bpfProgFentryOomKill, bpfProgFentryReclaimBegin},
 		},
 		// The traced function is required: loading fails.

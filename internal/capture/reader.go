@@ -157,8 +157,9 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 		case errors.Is(err, ringbuf.ErrFlushed):
 			r.flushed = true
 			r.Stop() // waits until the Stop that flushed returns
-			if r.stopErr != nil {
-				return n, r.stopErr
+			if err := r.stopErr; err != nil {
+				r.stopErr = nil // Close need not return it again
+				return n, err
 			}
 			if err := r.queueFinal(); err != nil {
 				return n, err
@@ -193,11 +194,11 @@ func (r *reader) decode(e *event.Event) (ok bool, err error) {
 	if r.stacks != nil {
 		r.stacks.number(e)
 	}
-	if reported := r.lost[e.CPU]; e.LostEvents > reported {
+	if reported := r.lost[e.CPU]; e.LostCharges > reported {
 		r.queue = append(r.queue, *e)
-		r.lost[e.CPU] = e.LostEvents
+		r.lost[e.CPU] = e.LostCharges
 		e.Type = event.Lost
-		e.LostEvents -= reported
+		e.LostCharges -= reported
 	}
 	return true, nil
 }
@@ -236,7 +237,7 @@ func (r *reader) queueFinal() error {
 		counts.Lost -= reported
 	}
 	if counts.Lost > 0 {
-		r.queue = append(r.queue, event.Event{Type: event.Lost, BootNanos: r.clock.boot(), LostEvents: counts.Lost})
+		r.queue = append(r.queue, event.Event{Type: event.Lost, BootNanos: r.clock.boot(), LostCharges: counts.Lost})
 	}
 	for _, call := range r.inflight {
 		for _, raw := range call.stacks {

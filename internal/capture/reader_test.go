@@ -60,13 +60,13 @@ func TestLoss(t *testing.T) {
 			counters: []bpfCpuState{{Lost: 4}, {Lost: 10}},
 			want: []event.Event{
 				lost(at(1, 0, 7), 3), losing(at(1, 0, 7), 3),
-				{Type: event.Lost, BootNanos: uint64(readInterval), LostEvents: 11},
+				{Type: event.Lost, BootNanos: uint64(readInterval), LostCharges: 11},
 			},
 		},
 		{
 			name:     "nothing else",
 			counters: []bpfCpuState{{}, {Lost: 1}},
-			want:     []event.Event{{Type: event.Lost, LostEvents: 1}},
+			want:     []event.Event{{Type: event.Lost, LostCharges: 1}},
 		},
 		{
 			name:     "not before an event of another type",
@@ -163,7 +163,7 @@ func TestPending(t *testing.T) {
 			m := newMachine(t, 2, tc.script...)
 			m.counters[0].Lost = func() (n uint64) {
 				for _, e := range slices.Concat(tc.want...) {
-					n = max(n, e.LostEvents)
+					n = max(n, e.LostCharges)
 				}
 				return n
 			}()
@@ -269,7 +269,7 @@ func TestStopElsewhere(t *testing.T) {
 	for range 3 {
 		stopping.Go(r.Stop)
 	}
-	compare(t, readAll(t, r, 256), [][]event.Event{{{Type: event.Lost, LostEvents: 2}}})
+	compare(t, readAll(t, r, 256), [][]event.Event{{{Type: event.Lost, LostCharges: 2}}})
 	stopping.Wait()
 	if n := slices.Index(m.log, "detach"); n < 0 || slices.Contains(m.log[n+1:], "detach") {
 		t.Errorf("%q", m.log)
@@ -345,7 +345,7 @@ func TestInflight(t *testing.T) {
 	r := m.reader()
 	got := slices.Concat(readAll(t, r, 256)...)
 	compare(t, [][]event.Event{got}, [][]event.Event{{
-		at(25, 0, 6), {Type: event.Lost, LostEvents: 4}, predicted(b), predicted(c), predicted(a),
+		at(25, 0, 6), {Type: event.Lost, LostCharges: 4}, predicted(b), predicted(c), predicted(a),
 	}})
 	if counts, err := r.Counts(); err != nil || counts != (stream.Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 4}) {
 		t.Errorf("%+v, %v", counts, err)

@@ -129,7 +129,7 @@ func checkRecorded(t *testing.T, recording io.Reader, leaky string) {
 				cases["user stack"]++
 			}
 		case event.Lost:
-			cases["lost"] += e.LostEvents
+			cases["lost"] += e.LostCharges
 			cases["loss"]++
 		case event.ReclaimBegin:
 			cases["reclaim begin"]++

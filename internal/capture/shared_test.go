@@ -149,7 +149,7 @@ func TestEventLayout(t *testing.T) {
 		c, want := filled[bpfChargeEvent](t, typ)
 		want.Counter, want.StackPointer, want.RequestedPages, want.UsagePages, want.MaxPages = c.Counter, c.Sp, c.Requested, c.Usage, c.Max
 		want.Limiting, want.High = level(c.Limiting), level(c.High)
-		want.FailedAt, want.LostEvents, want.KernelStack, want.UserStack = c.Failed, c.Lost, c.KernelStack, c.UserStack
+		want.FailedAt, want.LostCharges, want.KernelStack, want.UserStack = c.Failed, c.Lost, c.KernelStack, c.UserStack
 		checkLayout(t, c, want)
 	}
 	for _, typ := range []event.Type{event.ReclaimBegin, event.ReclaimEnd} {

@@ -153,9 +153,9 @@ type Event struct {
 	// replaces them by numbers. UserStack is the current task's, which is unrelated to
 	// a charge in an interrupt.
 	KernelStack, UserStack uint32
-	// LostEvents is, for a Charge, how many events its CPU has lost since the trace
+	// LostCharges is, for a Charge, how many events its CPU has lost since the trace
 	// began; for Lost, how many events were lost here.
-	LostEvents uint64
+	LostCharges uint64
 
 	// ReclaimEnd
 
@@ -364,7 +364,7 @@ func (e *Event) decodeCharge(b *[ChargeSize - commonSize]byte) {
 	e.Limiting = decodeLevel((*[levelSize]byte)(b[40:]))
 	e.High = decodeLevel((*[levelSize]byte)(b[64:]))
 	e.FailedAt = ne.Uint64(b[88:])
-	e.LostEvents = ne.Uint64(b[96:])
+	e.LostCharges = ne.Uint64(b[96:])
 	e.KernelStack = ne.Uint32(b[104:])
 	e.UserStack = ne.Uint32(b[108:])
 }
@@ -416,7 +416,7 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 		dst = appendLevel(dst, e.Limiting)
 		dst = appendLevel(dst, e.High)
 		dst = ne.AppendUint64(dst, e.FailedAt)
-		dst = ne.AppendUint64(dst, e.LostEvents)
+		dst = ne.AppendUint64(dst, e.LostCharges)
 		dst = ne.AppendUint32(dst, e.KernelStack)
 		dst = ne.AppendUint32(dst, e.UserStack)
 	case ReclaimBegin, ReclaimEnd:

@@ -13,7 +13,7 @@ func sample() Event {
 		Type: Charge, CPU: 3, BootNanos: 1e18, PID: 4711, TID: 4712, Cgroup: CgroupID{99, 4},
 		Kind: Memsw, Outcome: Failed, Flags: Remote | Retry,
 		Counter: 0xffff888012345678, StackPointer: 0xffffc90000123456, RequestedPages: 64, UsagePages: -1,
-		MaxPages: 2560, Limiting: Level{98, -2, 30}, High: Level{97, 5, 6}, FailedAt: 98, LostEvents: 7,
+		MaxPages: 2560, Limiting: Level{98, -2, 30}, High: Level{97, 5, 6}, FailedAt: 98, LostCharges: 7,
 		KernelStack: 1 << 14, UserStack: 1 << 31,
 	}
 	copy(e.Comm[:], "alloc")
@@ -25,7 +25,7 @@ func samples() []Event {
 	charge := sample()
 	common := charge
 	common.Counter, common.StackPointer, common.RequestedPages, common.UsagePages, common.MaxPages = 0, 0, 0, 0, 0
-	common.Limiting, common.High, common.FailedAt, common.LostEvents = Level{}, Level{}, 0, 0
+	common.Limiting, common.High, common.FailedAt, common.LostCharges = Level{}, Level{}, 0, 0
 	common.KernelStack, common.UserStack = 0, 0
 	lost, begin, end, kill := charge, common, common, common
 	lost.Type = Lost

@@ -22,7 +22,7 @@ type CSV struct {
 	started bool
 }
 
-// NewCSV returns a CSV that writes to w the events of a source with that info.
+// NewCSV returns a CSV that writes the events of a World's trace to w.
 func NewCSV(w io.Writer, world *world.World) *CSV {
 	return &CSV{writer: newWriter(w, world)}
 }
@@ -76,7 +76,7 @@ var columns = []struct {
 	{"victim_file_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.FilePages) }},
 	{"victim_shmem_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.ShmemPages) }},
 	{"victim_swap_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.SwapPages) }},
-	{"lost_events", lost, func(c *CSV, e *event.Event) { c.uint(e.LostEvents) }},
+	{"lost_events", lost, func(c *CSV, e *event.Event) { c.uint(e.LostCharges) }},
 	{"child_pid", fork, func(c *CSV, e *event.Event) { c.uint(uint64(e.ChildPID)) }},
 	{"cause", charge, func(c *CSV, e *event.Event) {
 		if e.KernelStack != 0 {

@@ -53,7 +53,7 @@ func sampleEvents() []event.Event {
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 		charge, dmem, begin, end, kill,
 		{Type: event.Fork, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("sh"), ChildPID: 10, Flags: event.Existing},
-		{Type: event.Lost, CPU: 2, BootNanos: info.StartBootNanos - 1, LostEvents: 12},
+		{Type: event.Lost, CPU: 2, BootNanos: info.StartBootNanos - 1, LostCharges: 12},
 		{Type: event.Usage, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Flags: event.Existing},
 		{Type: event.Uncharge, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Memory, RequestedPages: 63, UsagePages: 90},
 		{Type: event.ForcedCharge, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Dmem, RequestedPages: 4, UsagePages: -5},

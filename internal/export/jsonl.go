@@ -47,8 +47,7 @@ type JSONL struct {
 	charges uint64
 }
 
-// NewJSONL returns a JSONL that writes to w the events of a source with that
-// info.
+// NewJSONL returns a JSONL that writes the events of a World's trace to w.
 func NewJSONL(w io.Writer, world *world.World) *JSONL {
 	return &JSONL{writer: newWriter(w, world)}
 }
@@ -77,7 +76,7 @@ var members = []struct {
 		j.buf = append(j.appendWallTime(append(j.buf, '"'), e), '"')
 	}},
 	{onCPU, func(j *JSONL, e *event.Event) { j.uint("cpu", uint64(e.CPU)) }},
-	{lost, func(j *JSONL, e *event.Event) { j.uint("events", e.LostEvents) }},
+	{lost, func(j *JSONL, e *event.Event) { j.uint("events", e.LostCharges) }},
 	{byTask, func(j *JSONL, e *event.Event) { j.uint("pid", uint64(e.PID)) }},
 	{byTask, func(j *JSONL, e *event.Event) { j.uint("tid", uint64(e.TID)) }},
 	{byTask, func(j *JSONL, e *event.Event) { j.comm("comm", &e.Comm) }},

@@ -39,8 +39,7 @@ type threadKey struct {
 	comm event.Comm
 }
 
-// NewPerfetto returns a Perfetto that writes to w the events of a source with
-// that info.
+// NewPerfetto returns a Perfetto that writes the events of a World's trace to w.
 func NewPerfetto(w io.Writer, world *world.World) *Perfetto {
 	world.KeepUsages()
 	return &Perfetto{
@@ -140,7 +139,7 @@ func (p *Perfetto) encode(e *event.Event) {
 		}
 	case event.Lost:
 		p.begin(typeInstant, 0, "events lost")
-		p.annotateUint("events", e.LostEvents)
+		p.annotateUint("events", e.LostCharges)
 		p.end(e)
 	}
 }

@@ -71,7 +71,7 @@ func (c *collector) Write(batch []event.Event) error {
 			b.reclaim.add(1, from, e.BootNanos)
 			b.reclaimNanos += e.DurationNanos
 		case event.Lost:
-			c.byProcess.lost.add(c.byProcess.cell(at), e.LostEvents)
+			c.byProcess.lost.add(c.byProcess.cell(at), e.LostCharges)
 		}
 	}
 	return nil

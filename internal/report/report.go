@@ -1,6 +1,7 @@
 // Package report writes a trace as an HTML page: what ran out of memory, when and
 // who charged it, with plots and tables. It also writes the main plot alone, and
-// compares two traces. A page needs nothing but a browser.
+// compares two traces. A page needs nothing but a browser. The package must not know sources,
+// or sinks other than summary.
 package report
 
 import (

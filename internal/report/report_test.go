@@ -472,7 +472,7 @@ func TestStrangeNumbers(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	var b bytes.Buffer
 	r := NewHTML(&b, summary.New(world.New(info)))
-	feed(&r.collector, []event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: info.StartBootNanos + 2*ms, LostEvents: 5}})
+	feed(&r.collector, []event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: info.StartBootNanos + 2*ms, LostCharges: 5}})
 	if err := closeReport(r, stream.Counts{LostInShown: 5}); err != nil {
 		t.Fatal(err)
 	}
@@ -543,7 +543,7 @@ func TestWords(t *testing.T) {
 // TestLostAtEnd has lost events without a time, as older recordings do.
 func TestLostAtEnd(t *testing.T) {
 	c := newCollector(summary.New(world.New(info)))
-	feed(&c, []event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostEvents: 5}})
+	feed(&c, []event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostCharges: 5}})
 	if from, to := c.span(); from < info.StartBootNanos || to < info.StartBootNanos+9*ms {
 		t.Errorf("it spans %d to %d", from, to)
 	}

@@ -28,18 +28,18 @@ type Filter struct {
 	Containers []string
 	// Kinds are the kinds of counters whose charges are shown; none means all.
 	Kinds event.Kinds
-	// MinPages drops smaller charges. It also drops all events of [event.Type.IsNet],
-	// since some of the charges have no balance.
+	// MinPages drops smaller charges, and all events of [event.Type.IsNet], because a
+	// balance needs all charges.
 	MinPages uint64
-	// OnlyLimited drops charges for which [event.Event.LimitHit] is false, and the same
-	// events.
+	// OnlyLimited drops charges for which [event.Event.LimitHit] is false and, like
+	// MinPages, all events of [event.Type.IsNet].
 	OnlyLimited bool
 	// MaxCharges is the number of charges shown; 0 means no limit.
 	MaxCharges uint64
 }
 
-// ByCharge returns the part of the filter that depends only on the charge, not on its
-// task or cgroup. The kernel has already filtered by those.
+// ByCharge returns the part of the filter that depends only on the charge. A live source
+// has already filtered by task and cgroup.
 func (f Filter) ByCharge() Filter {
 	return Filter{Kinds: f.Kinds, MinPages: f.MinPages, OnlyLimited: f.OnlyLimited, MaxCharges: f.MaxCharges}
 }
@@ -79,7 +79,7 @@ type matcher struct {
 
 	names  cgroup.Names
 	places map[event.CgroupID]place
-	// found has the full id for each prefix in Filter.Containers, and containers their
+	// found maps each prefix in Filter.Containers to the full id; containers are their
 	// cgroups.
 	found      map[string]string
 	containers []cgroup.Path

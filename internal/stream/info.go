@@ -23,7 +23,7 @@ type Info struct {
 	// Attach is the type of the hooks, such as "kprobe".
 	Attach string `json:"attach"`
 
-	// KernelStacks and UserStacks mean that charges have such stacks.
+	// KernelStacks and UserStacks mean that charges have kernel stacks, or user stacks.
 	KernelStacks bool `json:"kernel_stacks,omitempty"`
 	UserStacks   bool `json:"user_stacks,omitempty"`
 	// Net means that the trace has all uncharges and all forced charges, so that a
@@ -74,7 +74,7 @@ type Counts struct {
 	// those that passed the filter.
 	Read  uint64 `json:"-"`
 	Shown uint64 `json:"-"`
-	// LostInShown is the sum of LostEvents of the shown [event.Lost] events.
+	// LostInShown is the sum of LostCharges of the shown [event.Lost] events.
 	LostInShown uint64 `json:"-"`
 	// Of the shown charges, Predicted have a predicted outcome, since their return was not
 	// seen; WalksCut were to a cgroup with more ancestors than the program looks at; and

@@ -1,6 +1,7 @@
 // Package stream is the pipeline: batches of events go from a [Source] to a [Sink].
-// A live trace and a recording differ only in the Source. Sources and Sinks must not
-// depend on each other.
+// A live trace and a recording differ only in the Source. The package also defines what
+// comes with the events: [Info], [Counts], and the [Filter]. It must not know sources or
+// sinks, and these must not depend on each other.
 package stream
 
 import (
@@ -26,8 +27,8 @@ type Source interface {
 
 // Sink consumes events.
 type Sink interface {
-	// Write processes the events of a batch before it returns. It must not keep the
-	// batch.
+	// Write processes the events of a batch before it returns. It must neither keep nor
+	// modify the batch; it may keep copies of events.
 	Write(batch []event.Event) error
 	// Close finishes the output. The counts are of the whole trace.
 	Close(Counts) error
@@ -37,10 +38,9 @@ type Sink interface {
 // compared to that of its events.
 const batchEvents = 256
 
-// Copy copies the events that pass the filter from src to dst until src ends, and then
-// closes dst. After filter.MaxCharges charges, unless that is 0, it stops src and only
-// counts the rest. If dst fails, it stops src and returns the error. It returns the
-// counts up to then even with an error.
+// Copy copies the events that pass the filter from src to dst until src ends. After
+// filter.MaxCharges charges, unless that is 0, it stops src and only counts the rest. After
+// an error it stops src. It closes dst, and returns the counts up to then, in every case.
 func Copy(dst Sink, src Source, filter Filter) (Counts, error) {
 	c := copier{matcher: newMatcher(filter, src.Info().PageSize)}
 	err := c.copy(dst, src)
@@ -105,7 +105,7 @@ func (c *copier) keep(batch []event.Event) []event.Event {
 		case isCharge:
 			c.count(e)
 		case e.Type == event.Lost:
-			c.lost += e.LostEvents
+			c.lost += e.LostCharges
 		}
 		if kept < i {
 			batch[kept] = *e

@@ -118,7 +118,7 @@ func victim(pid uint32, e event.Event) event.Event {
 
 var (
 	reclaim  = event.Event{Type: event.ReclaimBegin}
-	lost     = event.Event{Type: event.Lost, LostEvents: 9}
+	lost     = event.Event{Type: event.Lost, LostCharges: 9}
 	kill     = event.Event{Type: event.OOMKill}
 	memory   = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 1, MaxPages: 2}}
 	swap     = event.Event{Type: event.Charge, Kind: event.Swap, Outcome: event.Failed}
@@ -320,7 +320,7 @@ func TestCopy(t *testing.T) {
 			got, err := Copy(dst, &tc.src, tc.filter)
 			tc.counts.Whole, tc.counts.Seen = true, 99
 			for _, e := range tc.want {
-				tc.counts.LostInShown += e.LostEvents
+				tc.counts.LostInShown += e.LostCharges
 			}
 			if got != tc.counts || !errors.Is(err, tc.err) {
 				t.Errorf("%+v, %v; want %+v, %v", got, err, tc.counts, tc.err)

@@ -1,6 +1,7 @@
 // Package summary adds up a trace: charges by cgroup, process and cause, balances,
 // limits hit, reclaim, and OOM kills. Its Sink writes nothing by itself: the command
-// prints the tables at the end, and reports read the fields.
+// prints the tables at the end, and reports read the fields. It must not know sources or
+// other sinks.
 package summary
 
 import (

@@ -54,7 +54,7 @@ func TestSummary(t *testing.T) {
 	for _, batch := range [][]event.Event{
 		{name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, "")},
 		{charge(1, 7, 64, 0, event.OK), charge(2, 8, 20, 64, event.OK), charge(3, 7, 64, 90, event.BatchMiss), charge(4, 7, 1, 100, event.Failed)},
-		{charge(5, 8, 1, 100, event.Failed), {Type: event.Lost, LostEvents: 3}, swap, unknown, memsw, own, reclaim, kill},
+		{charge(5, 8, 1, 100, event.Failed), {Type: event.Lost, LostCharges: 3}, swap, unknown, memsw, own, reclaim, kill},
 	} {
 		if err := s.Feed(s).Write(batch); err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ OOM kills:
   at 9 ms /a ran out of memory: small\x1b (7) asked for more, big (8) was killed; it held 83 pages (anonymous 80, file 2, shared 1) and 5 in swap
 
 coverage:
-  1 charges returned unseen: their outcome is foretold from what they met
+  1 charges: return not seen, outcome predicted at entry
   1 charges have more ancestors than were looked at
   1 charges were to counters of an unknown kind
 `

@@ -1,6 +1,7 @@
 // Package table prints a trace as text, one row per charge: either the table of the
 // bpftrace script that chargetrace grew out of, with marks at the limit, or a wide table
-// with all details of a charge.
+// with all details of a charge. Reclaim, OOM kills and losses have lines between the rows.
+// It must not know sources or other sinks.
 package table
 
 import (
@@ -118,7 +119,7 @@ type seenLevel struct {
 	atLimit bool
 }
 
-// New returns a Table that prints the events of a source with that Info to w.
+// New returns a Table that prints the events of a World's trace to w.
 func New(w io.Writer, world *world.World, o Options) *Table {
 	t := &Table{
 		w:         w,
@@ -182,7 +183,7 @@ func (t *Table) Write(batch []event.Event) error {
 			t.charged.column, t.limiting.column = nil, nil
 		case event.Lost:
 			t.buf = append(t.buf, "--- "...)
-			t.buf = strconv.AppendUint(t.buf, e.LostEvents, 10)
+			t.buf = strconv.AppendUint(t.buf, e.LostCharges, 10)
 			t.buf = append(t.buf, " events lost ---\n"...)
 		}
 	}

@@ -189,7 +189,7 @@ func TestRows(t *testing.T) {
 		)},
 		{"lost", Options{}, []event.Event{
 			charge(0, "a", 1, 1, 1, 2),
-			{Type: event.Lost, LostEvents: 123},
+			{Type: event.Lost, LostCharges: 123},
 			charge(0, "a", 1, 1, 1, 2),
 		}, lines(
 			titles,

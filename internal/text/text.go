@@ -1,5 +1,5 @@
 // Package text formats amounts of memory and long paths, for the outputs that people
-// read.
+// read. It must not know events.
 package text
 
 import (

@@ -85,7 +85,7 @@ func codeCgroup(x *coder, e *event.Event) {
 func nothing(*coder, *levels, *event.Event) {}
 
 func lost(x *coder, _ *levels, e *event.Event) {
-	x.uint64(&x.other, &e.LostEvents)
+	x.uint64(&x.other, &e.LostCharges)
 }
 
 func reclaimEnd(x *coder, _ *levels, e *event.Event) {

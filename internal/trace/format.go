@@ -1,5 +1,6 @@
 // Package trace writes and reads recordings. [Writer] is a sink, [Reader] a source, and
-// [Sequence] a source that joins readers.
+// [Sequence] a source that joins readers. The package must not know other sources or sinks,
+// and no World: a recording has the names that it needs.
 //
 // # The format
 //

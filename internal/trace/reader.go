@@ -99,9 +99,6 @@ func (r *Reader) Counts() (c stream.Counts, err error) {
 	return c, nil
 }
 
-// Events is the number of events read so far, without names and stacks.
-func (r *Reader) Events() uint64 { return r.events }
-
 // Stop implements [stream.Source].
 func (r *Reader) Stop() { r.file.stopped.Store(true) }
 

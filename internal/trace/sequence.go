@@ -96,18 +96,3 @@ func (s *Sequence) Counts() (sum stream.Counts, err error) {
 	}
 	return sum, nil
 }
-
-// Next closes the recording and returns a Writer that continues it in another file, with
-// the same Info, names and stacks.
-func (w *Writer) Next(out io.Writer) (*Writer, error) {
-	// The last part has the counts.
-	if err := w.Close(stream.Counts{}); err != nil {
-		return nil, err
-	}
-	next, err := NewWriter(out, w.info)
-	if err != nil {
-		return nil, err
-	}
-	next.block.cgroups, next.block.frames = w.block.cgroups, w.block.frames
-	return next, nil
-}

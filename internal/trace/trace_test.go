@@ -70,7 +70,7 @@ func story(n int) []event.Event {
 			e.Cgroup.Hierarchy, e.Kind, e.UsagePages, e.RequestedPages = 4, event.Memsw, -3, math.MaxUint64
 			e.High = event.Level{CgroupID: 1, UsagePages: math.MinInt64, MaxPages: 3}
 		case 11:
-			e = event.Event{Type: event.Lost, CPU: 1, BootNanos: e.BootNanos, LostEvents: 1 << 40}
+			e = event.Event{Type: event.Lost, CPU: 1, BootNanos: e.BootNanos, LostCharges: 1 << 40}
 		case 12, 13:
 			e = event.Event{Type: event.ReclaimBegin, BootNanos: e.BootNanos, PID: 7, TID: 8, Cgroup: event.CgroupID{ID: 2}}
 			if i%50 == 13 {
@@ -196,8 +196,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 	want := counted
 	want.Whole, want.RecordedEvents, want.RecordedCharges = true, n, charges
-	if got, err := rd.Counts(); err != nil || got != want || rd.Events() != n {
-		t.Errorf("%+v, want %+v; %d events; %v", got, want, rd.Events(), err)
+	if got, err := rd.Counts(); err != nil || got != want || rd.events != n {
+		t.Errorf("%+v, want %+v; %d events; %v", got, want, rd.events, err)
 	}
 }
 
@@ -833,8 +833,8 @@ func BenchmarkReader(b *testing.B) {
 		for err == nil {
 			_, err = rd.Read(batch)
 		}
-		if err != io.EOF || rd.Events() != n+1 {
-			b.Fatal(err, rd.Events())
+		if err != io.EOF || rd.events != n+1 {
+			b.Fatal(err, rd.events)
 		}
 	}
 	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds()/1e6, "Mevents/s")

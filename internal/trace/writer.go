@@ -144,3 +144,18 @@ func (w *Writer) writeBlock(h blockHeader, payload []byte) error {
 	w.bytes += int64(n)
 	return err
 }
+
+// Next closes the recording and returns a Writer that continues it in another file, with
+// the same Info, names and stacks.
+func (w *Writer) Next(out io.Writer) (*Writer, error) {
+	// The last part has the counts.
+	if err := w.Close(stream.Counts{}); err != nil {
+		return nil, err
+	}
+	next, err := NewWriter(out, w.info)
+	if err != nil {
+		return nil, err
+	}
+	next.block.cgroups, next.block.frames = w.block.cgroups, w.block.frames
+	return next, nil
+}

@@ -122,7 +122,7 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 	s.addUsages(usages)
 	switch e.Type {
 	case event.Lost:
-		s.lost += e.LostEvents
+		s.lost += e.LostCharges
 	case event.Charge:
 		s.totals.AddCharge(e)
 		g := s.group(e.Cgroup)

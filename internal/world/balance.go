@@ -21,8 +21,8 @@ type Balance struct {
 	// it.
 	Own        bool
 	begin, end reading
-	// again means that there was a second first reading. Events between two traces are
-	// unknown, so there are no readings then.
+	// again means that there was a second reading flagged [event.Existing]. Events between
+	// two traces are unknown, so there are no readings then.
 	again bool
 
 	// usagePages and maxPages are from the latest event, if known. Only a World that keeps
@@ -96,8 +96,8 @@ func newBalances() *Balances {
 	return &Balances{counters: make(map[event.CounterID]*Balance), lineages: make(map[event.CounterID][]*Balance)}
 }
 
-// add adds an event to its counter and to all counters above it. Callers pass all
-// events, and each name before they add it to names.
+// add adds an event to its counter and to all counters above it. It must be called for
+// every event, and for a name before that is added to names.
 func (bs *Balances) add(e *event.Event, names *cgroup.Names) {
 	switch {
 	case e.Type == event.CgroupName:

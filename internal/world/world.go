@@ -1,6 +1,7 @@
 // Package world keeps what a trace has told about the machine so far: the names of cgroups,
 // the stacks of charges, the usage of levels, and the balance of each counter. It is built
-// once, from the events that pass the filter, and all sinks read it. It knows no sink.
+// once, from the events that pass the filter, for all sinks that need it. It must not know a
+// sink.
 package world
 
 import (
@@ -15,7 +16,7 @@ import (
 // World is the state of a trace. Its memory grows with the number of cgroups and stacks.
 //
 // Sinks read it in Write, where it includes the batch, and after that. The mutex is held
-// during Write; goroutines other than the writer need it.
+// during Write; other goroutines must lock it.
 type World struct {
 	Info   stream.Info
 	Names  cgroup.Names
@@ -60,8 +61,8 @@ func (f *feed) Write(batch []event.Event) error {
 	return nil
 }
 
-// add adds events up to one that replaces what an earlier event told. It returns how many
-// it added: at least one.
+// add adds events up to, but not including, one that replaces an earlier name or stack. It
+// returns how many it added: at least one.
 func (w *World) add(batch []event.Event) int {
 	w.usages.reset()
 	for i := range batch {

@@ -184,7 +184,7 @@ func (p *printer) coverage() {
 		n    uint64
 		what string
 	}{
-		{c.Predicted, "charges returned unseen: their outcome is foretold from what they met"},
+		{c.Predicted, "charges: return not seen, outcome predicted at entry"},
 		{c.WalksCut, "charges have more ancestors than were looked at"},
 		{c.UnknownKinds, "charges were to counters of an unknown kind"},
 	} {
