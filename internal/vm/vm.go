@@ -59,15 +59,15 @@ func (m *Machine) Run(ctx context.Context, stdout, stderr io.Writer, argv ...str
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	args, err := m.bootArgs(ctx, dir)
-	if err != nil {
-		return 0, err
-	}
 	mailbox, err := newMailbox()
 	if err != nil {
 		return 0, err
 	}
 	defer mailbox.Close()
+	args, err := m.bootArgs(ctx, dir)
+	if err != nil {
+		return 0, err
+	}
 	if err := writeMailbox(mailbox, m.command(argv)); err != nil {
 		return 0, err
 	}
