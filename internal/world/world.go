@@ -65,8 +65,12 @@ func (f *feed) Write(batch []event.Event) error {
 // returns how many it added: at least one.
 func (w *World) add(batch []event.Event) int {
 	w.usages.reset()
+	onlyNames := w.Balances == nil && !w.usages.kept
 	for i := range batch {
 		e := &batch[i]
+		if onlyNames && !e.Type.IsName() {
+			continue
+		}
 		if i > 0 && (e.Type == event.CgroupName && w.Names.Replaces(e) || e.Type == event.Stack && w.Stacks.Replaces(e)) {
 			return i
 		}
