@@ -76,12 +76,13 @@ static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 p
 
 	walk(e, counter);
 	e->e.outcome = e->failed ? OUTCOME_FAILED : OUTCOME_OK;
-	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, info.css_offset, e->limiting.cgroup) : 0;
+	/* Not info.css_offset: the verifier would walk once for each value that it can have. */
+	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, c->css_offset, e->limiting.cgroup) : 0;
 	/* In other counters high is unset and 0. */
 	if (e->e.kind != KIND_MEMORY && e->e.kind != KIND_SWAP)
 		e->high.max = ~0ULL;
-	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, info.css_offset, e->high.cgroup) : 0;
-	e->failed = level_id(n, e, info.css_offset, e->failed);
+	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, c->css_offset, e->high.cgroup) : 0;
+	e->failed = level_id(n, e, c->css_offset, e->failed);
 	/* A charge that only_limited will drop at the return needs no stacks. */
 	if (take_kernel_stacks || take_user_stacks)
 		take_stacks(n, ctx, c,
