@@ -47,7 +47,7 @@ type child struct {
 	begin func() error
 	// interrupt does what Ctrl-C in the terminal of chargetrace and the command would.
 	interrupt func()
-	// oomKill tells of its OOM kill at the end of the session. It is empty if there was none.
+	// oomKill describes its OOM kill, at the end of the session; empty if there was none.
 	oomKill string
 	output  lateWriter // the destination of its output while the screen is shown
 }

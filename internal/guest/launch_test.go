@@ -231,7 +231,7 @@ func launchEnds(t *testing.T, root string) {
 	launchLeaves(t, root)
 }
 
-// stopHeld stops a tracer whose command holds a process, and checks what is left.
+// stopHeld stops a tracer whose command holds a process. It checks that nothing is left behind.
 func stopHeld(t *testing.T, tr *tracer, root string) {
 	hs, _ := tr.held(t, 1)
 	if !exists(string(tr.group(root))) {
