@@ -291,6 +291,9 @@ func TestStopFails(t *testing.T) {
 			if !slices.Contains(m.log, "flush") {
 				t.Errorf("stopped before flush: %q", m.log)
 			}
+			if r.stopErr != nil {
+				t.Errorf("Close would return it again: %v", r.stopErr)
+			}
 		})
 	}
 }

@@ -222,6 +222,12 @@ func TestNetGrowth(t *testing.T) {
 	if l := s.levels[event.CgroupID{ID: pod}]; l.usagePages != 33 {
 		t.Errorf("above it %d pages are held", l.usagePages)
 	}
+	// What is read from the files counts as its usage from then on.
+	s.read(map[event.CgroupID]reading{{ID: pod}: {100, 2560}})
+	feed(s, []event.Event{uncharge})
+	if l := s.levels[event.CgroupID{ID: pod}]; l.usagePages != 68 {
+		t.Errorf("after a reading of 100 pages and an uncharge of 32, %d are held", l.usagePages)
+	}
 }
 
 func TestLog(t *testing.T) {

@@ -92,9 +92,9 @@ func (bs *Balances) follow(all []Usage, begin int, moved int64, names *cgroup.Na
 	if len(all) == begin {
 		return all
 	}
-	own := all[begin].Counter
-	for i := begin; i < len(all); i++ {
-		u := &all[i]
+	told := all[begin:]
+	for i := range told {
+		u := &told[i]
 		b := bs.counter(u.Counter)
 		if u.MaxPages == unknownMax && b.known {
 			u.MaxPages = b.maxPages
@@ -104,9 +104,8 @@ func (bs *Balances) follow(all []Usage, begin int, moved int64, names *cgroup.Na
 	if moved == 0 {
 		return all
 	}
-	for _, b := range bs.lineage(own, names)[1:] {
-		told := slices.ContainsFunc(all[begin:], func(u Usage) bool { return u.Counter == b.Counter })
-		if b.known && !told {
+	for _, b := range bs.lineage(told[0].Counter, names)[1:] {
+		if b.known && !slices.ContainsFunc(told, func(u Usage) bool { return u.Counter == b.Counter }) {
 			all = append(all, Usage{b.Counter, b.usagePages, b.usagePages + moved, b.maxPages, true})
 			b.usagePages += moved
 		}
