@@ -65,10 +65,7 @@ func TestSameBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again bytes.Buffer
-	w, err := NewWriter(&again, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, &again, info)
 	events := story(300)
 	renamed := event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "renamed"}
 	for i, chunk := range [][]event.Event{events[:100], events[100:200], {renamed}, events[200:]} {

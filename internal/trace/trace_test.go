@@ -32,6 +32,18 @@ func comm(s string) (c [16]byte) {
 	return c
 }
 
+// newWriter begins a recording in which only w.tick writes a block early: how long a test
+// takes does not change the file.
+func newWriter(t testing.TB, out io.Writer, info stream.Info) *Writer {
+	t.Helper()
+	w, err := NewWriter(out, info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.delay = math.MaxInt64
+	return w
+}
+
 // storyNames is the number of names and stacks at the beginning of a story.
 const storyNames = 6
 
@@ -103,10 +115,7 @@ func story(n int) []event.Event {
 func record(t testing.TB, events []event.Event) []byte {
 	t.Helper()
 	var buf bytes.Buffer
-	w, err := NewWriter(&buf, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, &buf, info)
 	for len(events) > 0 {
 		n := min(len(events), 100)
 		if err := w.Write(events[:n]); err != nil {
@@ -266,10 +275,7 @@ func TestMerged(t *testing.T) {
 		t.Fatal(err)
 	}
 	var merged bytes.Buffer
-	w, err := NewWriter(&merged, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, &merged, info)
 	if _, err := stream.Copy(w, parts, stream.Filter{}); err != nil {
 		t.Fatal(err)
 	}
@@ -363,10 +369,7 @@ func TestCut(t *testing.T) {
 	const perBlock = 60
 	events := story(4 * perBlock)
 	var buf bytes.Buffer
-	w, err := NewWriter(&buf, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, &buf, info)
 	w.Write(events[:storyNames])
 	for i := storyNames; i < len(events); i += perBlock {
 		w.Write(events[i : i+perBlock])
@@ -440,10 +443,7 @@ func TestDamagedInside(t *testing.T) {
 		payload := b.payload()
 		spoil(&h, payload)
 		var file bytes.Buffer
-		w, err := NewWriter(&file, info)
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := newWriter(t, &file, info)
 		w.writeBlock(h, payload)
 		w.Write(events[:storyNames+1])
 		w.Close(counted)
@@ -499,10 +499,7 @@ func TestSequence(t *testing.T) {
 	events := story(3)
 	part := func(name string, i stream.Info, spoil func([]byte) []byte) *Reader {
 		var file bytes.Buffer
-		w, err := NewWriter(&file, i)
-		if err != nil {
-			t.Fatal(err)
-		}
+		w := newWriter(t, &file, i)
 		w.Write(events)
 		w.Close(stream.Counts{Seen: 3, LostStacks: 2, UnnamedProcesses: 1, DamagedBlocks: 4, BatchPages: 64})
 		rd, err := NewReader(bytes.NewReader(spoil(file.Bytes())), Options{Name: name})
@@ -640,10 +637,7 @@ func TestFollow(t *testing.T) {
 	}
 	defer in.Close()
 	events := story(99)
-	w, err := NewWriter(out, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, out, info)
 	result := make(chan []event.Event)
 	go func() {
 		got, _, _, err := play(in, Options{Follow: true})
@@ -681,10 +675,7 @@ func TestFollowFrom(t *testing.T) {
 	first := event.Event{Type: event.Fork, BootNanos: 1, ChildPID: 1}
 	last := event.Event{Type: event.Fork, BootNanos: 2 * uint64(maxDelay), ChildPID: 2}
 	var file bytes.Buffer
-	w, err := NewWriter(&file, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, &file, info)
 	for _, e := range []event.Event{first, last} {
 		w.Write([]event.Event{e})
 		w.tick()
@@ -728,10 +719,7 @@ func (d *fullDisk) Write(b []byte) (int, error) {
 }
 
 func TestWriteFails(t *testing.T) {
-	w, err := NewWriter(&fullDisk{600}, info)
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := newWriter(t, &fullDisk{600}, info)
 	w.Write(story(1000))
 	w.tick() // as the timer does
 	if err := w.Write(story(1)); !errors.Is(err, io.ErrShortWrite) {
@@ -846,10 +834,7 @@ func BenchmarkWriter(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				w, err := NewWriter(io.Discard, info)
-				if err != nil {
-					b.Fatal(err)
-				}
+				w := newWriter(b, io.Discard, info)
 				for chunk := range slices.Chunk(events, 256) {
 					if err := w.Write(chunk); err != nil {
 						b.Fatal(err)

@@ -26,7 +26,8 @@ type Writer struct {
 
 	mu              sync.Mutex // the timer's goroutine writes blocks too
 	timer           *time.Timer
-	err             error // of the timer's goroutine
+	delay           time.Duration // maxDelay, but for tests that need the same blocks each time
+	err             error         // of the timer's goroutine
 	block           blockWriter
 	events, charges uint64 // written so far
 	bytes           int64
@@ -38,7 +39,7 @@ func NewWriter(w io.Writer, info stream.Info) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	wr := &Writer{w: w, info: info, zstd: enc, block: newBlockWriter()}
+	wr := &Writer{w: w, info: info, zstd: enc, delay: maxDelay, block: newBlockWriter()}
 	wr.timer = time.AfterFunc(time.Hour, wr.tick)
 	wr.timer.Stop()
 	head := binary.LittleEndian.AppendUint32([]byte(signature), Version)
@@ -77,7 +78,7 @@ func (w *Writer) Write(batch []event.Event) error {
 			continue
 		}
 		if w.block.events == 0 {
-			w.timer.Reset(maxDelay)
+			w.timer.Reset(w.delay)
 		}
 		w.block.add(e)
 		w.events++
