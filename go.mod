@@ -15,6 +15,7 @@ require (
 	github.com/ianlancetaylor/demangle v0.0.0-20260724033716-83e58baca724
 	github.com/klauspost/compress v1.20.4
 	github.com/rogpeppe/go-internal v1.16.0
+	github.com/tklauser/numcpus v0.12.0
 	golang.org/x/image v0.30.0
 	golang.org/x/sys v0.49.0
 	google.golang.org/protobuf v1.36.12

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * The entry and the return of page_counter_try_charge.
+ * A call of page_counter_try_charge. Everything happens at its return, where all is known.
+ * A fexit program has the arguments there; for the kretprobe, the kprobe keeps them.
  */
 #ifndef CHARGETRACE_CHARGE_H
 #define CHARGETRACE_CHARGE_H
 
+#include "calls.h"
 #include "counters.h"
-#include "inflight.h"
 #include "levels.h"
 #include "retries.h"
+#include "stacks.h"
 
 static __always_inline __u32 task_flags(void)
 {
@@ -20,77 +22,6 @@ static __always_inline __u32 task_flags(void)
 	return BPF_CORE_READ(task, flags);
 }
 
-/* record_entry stores an in-flight charge. It returns false if a filter rejects it. */
-static __always_inline bool record_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
-				 unsigned long nr_pages, __u64 fail, __u64 sp)
-{
-	struct counter_info info;
-	struct cgroup_subsys_state *css;
-	struct charge_event *e;
-	struct calls *cs;
-	struct call *c;
-	__u32 cpu;
-	bool retry;
-
-	lookup_counter(n, (__u64)counter, &info);
-	if (!info.matched) {
-		struct unmatched last = {info.counter, info.serial_nr};
-
-		cache_store(n, n->unmatched, last);
-		return false;
-	}
-	retry = (only_limited || min_pages) && retried(n, sp, nr_pages);
-	if (min_pages && !retry && is_small(nr_pages, info.kind))
-		return false;
-	cpu = bpf_get_smp_processor_id();
-	cs = bpf_map_lookup_elem(&calls, &cpu);
-	if (!cs)
-		return false;
-	if (migrated)
-		migrated_from(cpu, sp); /* left by a call whose return was missed */
-	c = free_call(n, cs, cpu, sp);
-	c->fail = fail;
-	c->css_offset = info.css_offset;
-	e = &c->event;
-	e->e.type = EVENT_CHARGE;
-	e->e.cpu = cpu;
-	e->e.tgid = pid_tgid >> 32;
-	e->e.tid = (__u32)pid_tgid;
-	current_comm((__u64 *)e->e.comm);
-	e->e.cgroup = info.cgroup;
-	e->e.hierarchy = info.hierarchy;
-	e->e.kind = info.kind;
-	e->e.flags = retry ? FLAG_RETRY : 0;
-	e->counter = (__u64)counter;
-	e->sp = sp;
-	e->requested = nr_pages;
-	css = (void *)info.css;
-	if (css && !info.named && ensure_emitted(css, info.cgroup, info.hierarchy)) {
-		info.named = true;
-		cache_counter(n, &info);
-	}
-	if (css && css != memory_css() && is_remote(css, e->e.kind))
-		e->e.flags |= FLAG_REMOTE;
-	if (task_flags() & PF_KTHREAD)
-		e->e.flags |= FLAG_KTHREAD;
-
-	walk(e, counter);
-	e->e.outcome = e->failed ? OUTCOME_FAILED : OUTCOME_OK;
-	/* Not info.css_offset: the verifier would walk once for each value that it can have. */
-	e->limiting.cgroup = e->limiting.max < UNLIMITED ? level_id(n, e, c->css_offset, e->limiting.cgroup) : 0;
-	/* In other counters high is unset and 0. */
-	if (e->e.kind != KIND_MEMORY && e->e.kind != KIND_SWAP)
-		e->high.max = ~0ULL;
-	e->high.cgroup = e->high.max < UNLIMITED ? level_id(n, e, c->css_offset, e->high.cgroup) : 0;
-	e->failed = level_id(n, e, c->css_offset, e->failed);
-	/* A charge that only_limited will drop at the return needs no stacks. */
-	if (take_kernel_stacks || take_user_stacks)
-		take_stacks(n, ctx, c,
-			    !only_limited || retry || e->e.outcome == OUTCOME_FAILED ||
-				    e->limiting.usage >= (__s64)e->limiting.max);
-	return true;
-}
-
 /*
  * is_unmatched returns whether a counter is the last one on this CPU that a filter
  * rejected. It checks only the current task's cgroup, which needs no helper.
@@ -99,70 +30,219 @@ static __always_inline bool is_unmatched(struct cpu_state *n, __u64 counter)
 {
 	struct unmatched last;
 
-	return TASK_BTF && cache_load(n, last, n->unmatched) && last.counter == counter &&
+	return (filter_cgroups || ~target_kinds) && TASK_BTF && cache_load(n, last, n->unmatched) && last.counter == counter &&
 	       memory_css()->serial_nr == last.serial_nr;
 }
 
 /* prefilter runs the cheap checks. It returns this CPU's state, or NULL to drop the call. */
-static __always_inline struct cpu_state *prefilter(__u64 pid_tgid, __u64 counter, unsigned long nr_pages, __u64 sp)
+static __always_inline struct cpu_state *prefilter(__u32 cpu, __u32 tgid, __u64 counter, __u64 nr_pages, __u64 sp)
 {
-	__u32 tgid = pid_tgid >> 32;
 	struct cpu_state *n;
 
 	if (tgid == tracer_tgid)
 		return NULL;
-	n = cpu_state_of(bpf_get_smp_processor_id());
+	n = cpu_state_of(cpu);
 	if (!n)
 		return NULL;
-	if ((nr_pages < min_pages && !may_have_failed(n, sp)) || !matches_task(n, tgid) || is_unmatched(n, counter)) {
+	if (!matches_task(n, tgid) || (nr_pages < min_pages && !may_have_failed(sp)) || is_unmatched(n, counter)) {
 		__sync_fetch_and_add(&n->filtered, 1);
 		return NULL;
 	}
 	return n;
 }
 
-static __always_inline int on_entry(void *ctx, struct cpu_state *n, __u64 pid_tgid, struct page_counter *counter,
-				    unsigned long nr_pages, __u64 fail, __u64 sp)
+/*
+ * may_be_sent returns whether a call passes the filters, at its entry, where its outcome is
+ * not known. A stack costs more than this.
+ */
+static __always_inline bool may_be_sent(struct cpu_state *n, struct page_counter *counter, __u64 nr_pages, __u64 sp)
 {
-	if (!record_entry(ctx, n, pid_tgid, counter, nr_pages, fail, sp))
-		__sync_fetch_and_add(&n->filtered, 1);
-	return 0;
+	struct counter_info info;
+	struct levels w;
+
+	lookup_counter(n, (__u64)counter, memory_css(), &info);
+	if (!info.matched)
+		return false;
+	if ((!min_pages && !only_limited) || may_have_failed(sp))
+		return true;
+	if (min_pages && is_small(nr_pages, info.kind))
+		return false;
+	if (!only_limited)
+		return true;
+	walk(&w, false, counter, 0);
+	return w.limiting.usage >= (__s64)w.limiting.max || w.limiting.usage + (__s64)nr_pages > (__s64)w.limiting.max;
 }
 
-static __always_inline int on_return(bool charged, __u64 sp)
+/* on_entry keeps a call for its return. */
+static __always_inline void on_entry(void *ctx, struct page_counter *counter, __u64 nr_pages, __u64 fail, __u64 sp)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u32 cpu = bpf_get_smp_processor_id(), tgid = pid_tgid >> 32;
+	struct cpu_state *n = prefilter(cpu, tgid, (__u64)counter, nr_pages, sp);
+	struct call_stacks *s;
+	struct call *c;
+
+	if (!n)
+		return;
+	c = new_call(n, cpu, sp);
+	c->counter = (__u64)counter;
+	c->nr_pages = nr_pages;
+	c->fail = fail;
+	c->tid = (__u32)pid_tgid;
+	if (!take_kernel_stacks && !take_user_stacks)
+		return;
+	/* At the return, older kernels do not find the way from a kretprobe to the caller. */
+	s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
+	if (s && may_be_sent(n, counter, nr_pages, sp))
+		take_stacks(n, ctx, s, tgid);
+	else
+		c->stacks = NO_STACKS;
+}
+
+/* from_bool returns 0 or 1. Only the low byte of a bool result is defined. */
+static __always_inline __u64 from_bool(__u64 result)
+{
+	return result & 1;
+}
+
+/*
+ * record sends the event of a charge. It returns false if a filter rejects it. See walk for
+ * typed.
+ */
+static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, struct page_counter *counter,
+				   const struct call *c, __u64 pid_tgid, __u64 charged)
+{
+	__u32 cpu = bpf_get_smp_processor_id(), kernel_stack = 0, user_stack = 0;
+	bool retry = false, changed = false;
+	struct cgroup_subsys_state *css, *current;
+	struct counter_info info;
+	struct charge_event *e;
+	__u64 fail = c->fail, failed = 0;
+	struct levels w;
+
+	/* First: the verifier repeats it for each path to it. For the same reason no branch. */
+	walk(&w, typed, counter, c->nr_pages & -charged);
+	current = memory_css();
+	lookup_counter(n, c->counter, current, &info);
+	if (!info.matched) {
+		struct unmatched last = {info.counter, info.serial_nr};
+
+		cache_store(n, n->unmatched, last);
+		return false;
+	}
+	if (only_limited || min_pages) {
+		retry = retried(c->sp, c->nr_pages);
+		if (min_pages && !retry && is_small(c->nr_pages, info.kind))
+			return false;
+		if (!charged && c->nr_pages > 1)
+			keep_failure(c->sp, c->nr_pages);
+	}
+	css = (void *)info.css;
+	if (css && !info.named && ensure_emitted(css, info.cgroup, info.hierarchy)) {
+		info.named = true;
+		cache_counter(n, &info);
+	}
+	if (only_limited && charged && !retry && w.limiting.usage < (__s64)w.limiting.max)
+		return false;
+
+	/* In other counters high is unset and 0. */
+	w.high.max |= ((1ULL << KIND_MEMORY | 1ULL << KIND_SWAP) >> (info.kind & 63) & 1) - 1;
+	w.limiting.cgroup = w.limiting.max < UNLIMITED ? level_id(&info, w.limiting.cgroup, &changed) : 0;
+	w.high.cgroup = w.high.max < UNLIMITED ? level_id(&info, w.high.cgroup, &changed) : 0;
+	if (!charged) {
+		/* Until 6.16 a program cannot even load a pointer to a pointer. */
+		if (typed)
+			bpf_probe_read_kernel(&fail, sizeof(fail), (__u64 *)ctx + 2);
+		bpf_probe_read_kernel(&failed, sizeof(failed), (void *)fail);
+		failed = level_id(&info, failed, &changed);
+	}
+	if (changed)
+		cache_counter(n, &info);
+
+	if (take_kernel_stacks || take_user_stacks) {
+		struct call_stacks *s = typed ? claim_stacks(n, cpu) : bpf_map_lookup_elem(&call_stacks, &c->stacks);
+
+		if (s && typed)
+			take_stacks(n, ctx, s, pid_tgid >> 32);
+		if (s)
+			send_stacks(n, s, &kernel_stack, &user_stack);
+		else
+			__sync_fetch_and_add(&n->lost_stacks, 1);
+		if (typed)
+			release_stacks(n);
+	}
+
+	/*
+	 * The counts belong to this CPU, but must be atomic: before 5.12 an interrupt
+	 * that charges can run a fentry program in the middle of the same program.
+	 */
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e) {
+		__sync_fetch_and_add(&n->lost, 1);
+		return true;
+	}
+	__sync_fetch_and_add(&n->delivered, 1);
+	e->e.type = EVENT_CHARGE;
+	e->e.cpu = cpu;
+	e->e.boot_ns = bpf_ktime_get_boot_ns();
+	e->e.tgid = pid_tgid >> 32;
+	e->e.tid = (__u32)pid_tgid;
+	current_comm((__u64 *)e->e.comm);
+	e->e.cgroup = info.cgroup;
+	e->e.hierarchy = info.hierarchy;
+	e->e.kind = info.kind;
+	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
+	e->e.flags = (retry ? FLAG_RETRY : 0) | (w.cut ? FLAG_WALK_CUT : 0) | (task_flags() & PF_KTHREAD ? FLAG_KTHREAD : 0) |
+		     (css && css != current && is_remote(css, info.kind) ? FLAG_REMOTE : 0);
+	e->counter = c->counter;
+	e->sp = c->sp;
+	e->requested = c->nr_pages;
+	e->usage = w.usage;
+	e->max = w.max;
+	e->limiting = w.limiting;
+	e->high = w.high;
+	e->failed = failed;
+	e->lost = n->lost;
+	e->kernel_stack = kernel_stack;
+	e->user_stack = user_stack;
+	bpf_ringbuf_submit(e, wakeup(n));
+	return true;
+}
+
+static __always_inline void on_return(void *ctx, __u64 charged, __u64 sp)
 {
 	__u32 cpu = bpf_get_smp_processor_id();
-	struct cpu_state *n = cpu_state_of(cpu), *recorded;
+	struct cpu_state *n = cpu_state_of(cpu), *at_entry = n;
 	__u64 pid_tgid;
-	struct charge_event *e;
 	struct call *c;
-	__u64 level = 0;
 
 	if (!n || (!n->inflight && !migrated))
-		return 0;
+		return;
 	pid_tgid = bpf_get_current_pid_tgid();
 	if (target_tgid && pid_tgid >> 32 != target_tgid)
-		return 0;
+		return;
 	if (migrated)
-		cpu = migrated_from(cpu, sp);
-	recorded = cpu_state_of(cpu);
-	c = call_from(n, cpu, sp);
-	/* After a missed return, another thread can have the same sp. */
-	if (!recorded || !c || c->event.e.tid != (__u32)pid_tgid)
-		return 0;
-	e = &c->event;
-	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
-	e->failed = 0;
-	if (!charged) {
-		bpf_probe_read_kernel(&level, sizeof(level), (void *)c->fail);
-		e->failed = level_id(n, e, c->css_offset, level);
-		if ((only_limited || min_pages) && e->requested > 1)
-			keep_failure(n, sp, e->requested);
-	}
-	send_charge(recorded, c); /* the event has that CPU's number */
-	c->sp = 0;
-	__sync_fetch_and_sub(&recorded->inflight, 1);
-	return 0;
+		at_entry = cpu_state_of(migrated_from(cpu, sp));
+	c = at_entry ? find_call(at_entry, sp, (__u32)pid_tgid) : NULL;
+	if (!c)
+		return;
+	if (!record(ctx, false, n, (void *)c->counter, c, pid_tgid, charged))
+		__sync_fetch_and_add(&n->filtered, 1);
+	free_call(at_entry, c, sp); /* and its stacks */
+}
+
+/* on_fexit gets the arguments and the result of a call, and the context as a number. */
+static __always_inline void on_fexit(__u64 *ctx, __u64 sp)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct page_counter *counter = (void *)ctx[0];
+	struct call c = {.sp = sp, .counter = number_of(counter), .nr_pages = ctx[1]};
+	struct cpu_state *n = prefilter(bpf_get_smp_processor_id(), pid_tgid >> 32, c.counter, c.nr_pages, sp);
+
+	if (!n)
+		return;
+	if (!record(ctx, true, n, counter, &c, pid_tgid, from_bool(ctx[3])))
+		__sync_fetch_and_add(&n->filtered, 1);
 }
 
 #endif

@@ -5,9 +5,8 @@
  * each charge that ignores the limit.
  *
  * page_counter_try_charge charges pages to a cgroup and all its ancestors if they fit
- * under every limit. The program at its entry records the task, the counter's cgroup and
- * the level with the least room. The program at its return adds the outcome and sends
- * the event.
+ * under every limit. The event has the task, the counter's cgroup, its usage before the
+ * call, the level with the least room, and the outcome.
  */
 #include "charge.h"
 #include "oom_reclaim.h"
@@ -21,10 +20,8 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 SEC("kprobe/page_counter_try_charge")
 int BPF_KPROBE(kprobe_try_charge, struct page_counter *counter, unsigned long nr_pages, __u64 fail)
 {
-	__u64 pid_tgid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx);
-	struct cpu_state *n = prefilter(pid_tgid, (__u64)counter, nr_pages, sp);
-
-	return n ? on_entry(ctx, n, pid_tgid, counter, nr_pages, fail, sp) : 0;
+	on_entry(ctx, counter, nr_pages, fail, PT_REGS_SP(ctx));
+	return 0;
 }
 
 SEC("kretprobe/page_counter_try_charge")
@@ -36,63 +33,40 @@ int BPF_KRETPROBE(kretprobe_try_charge)
 #else
 	const int popped = 0;
 #endif
-	/* Only the low byte of a bool is defined. */
-	return on_return((__u8)PT_REGS_RC(ctx), PT_REGS_SP(ctx) - popped);
+	on_return(ctx, from_bool(PT_REGS_RC(ctx)), PT_REGS_SP(ctx) - popped);
+	return 0;
 }
 
-/*
- * A fentry and a fexit program have the same context: the stack frame of the trampoline
- * that calls both. The pointers in it are read as numbers, since the verifier forbids
- * arithmetic on pointers to kernel types, and until 6.16 even reading a pointer to a
- * pointer.
- */
-SEC("fentry/page_counter_try_charge")
-int fentry_try_charge(__u64 *ctx)
-{
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct cpu_state *n = prefilter(pid_tgid, ctx[0], ctx[1], (__u64)ctx);
-	__u64 args[3] = {};
-
-	if (!n)
-		return 0;
-	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_entry(ctx, n, pid_tgid, (void *)args[0], args[1], args[2], (__u64)ctx);
-}
-
+/* The context is the stack frame of the trampoline: calls of one site have the same. */
 SEC("fexit/page_counter_try_charge")
 int fexit_try_charge(__u64 *ctx)
 {
-	return on_return((__u8)ctx[3], (__u64)ctx);
+	on_fexit(ctx, number_of(ctx));
+	return 0;
 }
 
 SEC("kprobe/page_counter_uncharge")
 int BPF_KPROBE(kprobe_uncharge, struct page_counter *counter, unsigned long nr_pages)
 {
-	return on_usage_change(EVENT_UNCHARGE, counter, nr_pages);
+	return on_usage_change(EVENT_UNCHARGE, false, counter, nr_pages);
 }
 
 SEC("fentry/page_counter_uncharge")
-int fentry_uncharge(__u64 *ctx)
+int BPF_PROG(fentry_uncharge, struct page_counter *counter, unsigned long nr_pages)
 {
-	__u64 args[2] = {};
-
-	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_usage_change(EVENT_UNCHARGE, (void *)args[0], args[1]);
+	return on_usage_change(EVENT_UNCHARGE, true, counter, nr_pages);
 }
 
 SEC("kprobe/page_counter_charge")
 int BPF_KPROBE(kprobe_forced_charge, struct page_counter *counter, unsigned long nr_pages)
 {
-	return on_usage_change(EVENT_FORCED_CHARGE, counter, nr_pages);
+	return on_usage_change(EVENT_FORCED_CHARGE, false, counter, nr_pages);
 }
 
 SEC("fentry/page_counter_charge")
-int fentry_forced_charge(__u64 *ctx)
+int BPF_PROG(fentry_forced_charge, struct page_counter *counter, unsigned long nr_pages)
 {
-	__u64 args[2] = {};
-
-	bpf_probe_read_kernel(args, sizeof(args), ctx);
-	return on_usage_change(EVENT_FORCED_CHARGE, (void *)args[0], args[1]);
+	return on_usage_change(EVENT_FORCED_CHARGE, true, counter, nr_pages);
 }
 
 SEC("kprobe/try_to_free_mem_cgroup_pages")
@@ -102,13 +76,9 @@ int BPF_KPROBE(kprobe_reclaim_begin, struct mem_cgroup *memcg)
 }
 
 SEC("fentry/try_to_free_mem_cgroup_pages")
-int fentry_reclaim_begin(__u64 *ctx)
+int BPF_PROG(fentry_reclaim_begin, struct mem_cgroup *memcg)
 {
-	__u64 memcg = 0;
-
-	/* As a number; see fentry_try_charge. */
-	bpf_probe_read_kernel(&memcg, sizeof(memcg), ctx);
-	return on_reclaim_begin((void *)memcg);
+	return on_reclaim_begin((void *)number_of(memcg));
 }
 
 /* This is a tracepoint because kretprobes are limited in number, and reclaim sleeps. */
@@ -183,12 +153,11 @@ int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child
 	return 0;
 }
 
-/* task_migrates stores the CPU of a call whose task migrates. */
+/* task_migrates stores the CPU that has a call of a task that migrates. */
 SEC("raw_tp/sched_migrate_task")
 int BPF_PROG(task_migrates, struct task_struct *task)
 {
 	struct cpu_state *n;
-	struct calls *cs;
 	__u32 cpu, tid;
 	__u64 i;
 
@@ -201,16 +170,13 @@ int BPF_PROG(task_migrates, struct task_struct *task)
 	n = cpu_state_of(cpu);
 	if (!n || !n->inflight)
 		return 0;
-	cs = bpf_map_lookup_elem(&calls, &cpu);
-	if (!cs)
-		return 0;
 	tid = BPF_CORE_READ(task, pid);
 #pragma clang loop unroll(disable)
 	for (i = 0; i < CALLS; i++) {
-		__u64 sp = cs->call[i].sp;
+		__u64 sp = n->call[i].sp;
 
-		/* BPF_NOEXIST: after a second migration the call is still on its first CPU. */
-		if (sp && cs->call[i].event.e.tid == tid && !bpf_map_update_elem(&migrated_calls, &sp, &cpu, BPF_NOEXIST))
+		/* BPF_NOEXIST: after a second migration the call is still with its first CPU. */
+		if (sp && n->call[i].tid == tid && !bpf_map_update_elem(&migrated_calls, &sp, &cpu, BPF_NOEXIST))
 			__sync_fetch_and_add(&migrated, 1);
 	}
 	return 0;
@@ -239,6 +205,7 @@ int BPF_PROG(process_free, struct task_struct *task)
 SEC("raw_tp")
 int learn_roots(void *ctx)
 {
+	anchor = (__u64)&anchor;
 	find_roots();
 	return 0;
 }

@@ -9,11 +9,15 @@
 #include "cgroup_names.h"
 #include "filter.h"
 
-/* resolve_counter fills in a counter's kind, cgroup and filter verdict. */
-static __always_inline void resolve_counter(struct counter_info *info, __u64 counter)
+/*
+ * classify_counter returns the kind of a counter, and above its 8 bits the counter's offset
+ * from its css. It is global; see emit_cgroup.
+ */
+__noinline __u64 classify_counter(__u64 counter)
 {
 	struct page_counter *last = (void *)counter, *parent;
-	struct cgroup_subsys_state *css;
+	__u64 css_offset;
+	enum kind kind;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_DEPTH; i++) {
@@ -22,18 +26,26 @@ static __always_inline void resolve_counter(struct counter_info *info, __u64 cou
 			break;
 		last = parent;
 	}
+	kind = classify(counter, (__u64)last, &css_offset);
+	return css_offset << 8 | kind;
+}
+
+/* resolve_counter fills in a counter's kind, cgroup and filter verdict. */
+static __always_inline void resolve_counter(struct counter_info *info, __u64 counter)
+{
+	__u64 class = classify_counter(counter);
+	struct cgroup_subsys_state *css;
+
 	info->counter = counter;
-	info->kind = classify(counter, (__u64)last, &info->css_offset);
+	info->kind = class;
+	info->css_offset = class >> 8;
 	css = css_of(counter, info->kind, info->css_offset);
 	info->css = (__u64)css;
 	info->serial_nr = css ? BPF_CORE_READ(css, serial_nr) : 0;
 	info->cgroup = cgroup_id(css);
-	info->hierarchy = memory_hierarchy;
-	if (info->kind == KIND_HUGETLB || info->kind == KIND_HUGETLB_RSVD)
-		info->hierarchy = hugetlb_hierarchy;
-	if (info->kind == KIND_DMEM)
-		info->hierarchy = dmem_hierarchy;
+	info->hierarchy = hierarchy_of(info->kind);
 	info->named = false;
+	info->level = info->level_cgroup = 0;
 	info->matched = target_kinds >> (info->kind & 31) & 1;
 	if (filter_cgroups && info->matched)
 		info->matched = css && target_of(css, info->hierarchy) == CGROUP_TARGET;
@@ -43,15 +55,11 @@ static __always_inline void resolve_counter(struct counter_info *info, __u64 cou
  * has_serial_nr returns whether a css has that serial number: a later one in its memory
  * has another. Most are the current task's, which can be read without a helper.
  */
-static __always_inline bool has_serial_nr(struct cgroup_subsys_state *css, __u64 serial_nr)
+static __always_inline bool has_serial_nr(struct cgroup_subsys_state *css, struct cgroup_subsys_state *current,
+					  __u64 serial_nr)
 {
-	struct cgroup_subsys_state *current;
-
-	if (TASK_BTF) {
-		current = memory_css();
-		if (css == current)
-			return current->serial_nr == serial_nr;
-	}
+	if (TASK_BTF && css == current)
+		return current->serial_nr == serial_nr;
 	return BPF_CORE_READ(css, serial_nr) == serial_nr;
 }
 
@@ -68,41 +76,45 @@ static __always_inline void cache_counter(struct cpu_state *n, const struct coun
 	cache_store(n, *slot, *info);
 }
 
-/* lookup_counter copies a counter's cached info, or resolves it. */
-static __always_inline void lookup_counter(struct cpu_state *n, __u64 counter, struct counter_info *info)
+/* lookup_counter copies a counter's cached info, or resolves it. current is memory_css(). */
+static __always_inline void lookup_counter(struct cpu_state *n, __u64 counter, struct cgroup_subsys_state *current,
+					   struct counter_info *info)
 {
 	struct counter_info *slot = slot_of(n, counter);
 
 	if (cache_load(n, *info, *slot) && info->counter == counter && info->css &&
-	    has_serial_nr((void *)info->css, info->serial_nr))
+	    has_serial_nr((void *)info->css, current, info->serial_nr))
 		return;
 	resolve_counter(info, counter);
 	cache_counter(n, info);
 }
 
-/*
- * level_id returns the cgroup id of a level in the tree of a charged counter; see
- * classify for css_offset.
- */
-static __always_inline __u64 level_id(struct cpu_state *n, const struct charge_event *e, __u64 css_offset, __u64 level)
+/* resolve_level returns the cgroup id of a level. It is global; see emit_cgroup. */
+__noinline __u64 resolve_level(__u64 level, __u64 kind, __u64 css_offset)
 {
-	struct cgroup_subsys_state *css;
-	struct level_info info;
-	__u64 serial_nr;
+	return cgroup_id(css_of(level, kind, css_offset));
+}
 
-	if (level == e->counter)
-		return e->e.cgroup;
-	css = css_of(level, e->e.kind, css_offset);
-	if (!css)
-		return 0;
-	serial_nr = BPF_CORE_READ(css, serial_nr);
-	if (cache_load(n, info, n->level) && info.counter == level && info.serial_nr == serial_nr)
-		return info.cgroup;
-	info.counter = level;
-	info.serial_nr = serial_nr;
-	info.cgroup = cgroup_id(css);
-	cache_store(n, n->level, info);
-	return info.cgroup;
+/*
+ * level_id returns the cgroup id of a level in the tree of a charged counter. info keeps
+ * the last: the ancestors of a css never change.
+ */
+static __always_inline __u64 level_id(struct counter_info *info, __u64 level, bool *changed)
+{
+	__u64 cgroup;
+
+	if (level == info->counter)
+		return info->cgroup;
+	if (level == info->level)
+		return info->level_cgroup;
+	cgroup = resolve_level(level, info->kind, info->css_offset);
+	/* A pool of device memory can be freed before its css. */
+	if (info->kind != KIND_DMEM) {
+		info->level = level;
+		info->level_cgroup = cgroup;
+		*changed = true;
+	}
+	return cgroup;
 }
 
 #endif

@@ -41,8 +41,7 @@ enum outcome {
 };
 
 enum event_flag {
-	/* The return was not seen: the outcome was predicted at the entry. */
-	FLAG_PREDICTED = 1 << 0,
+	/* 1 << 0 is only in older recordings. */
 	/* The charged cgroup is not the current task's. */
 	FLAG_REMOTE = 1 << 1,
 	FLAG_KTHREAD = 1 << 2,
@@ -93,7 +92,7 @@ struct level {
 struct charge_event {
 	struct event e;
 	__u64 counter; /* address of the page_counter, as an identity */
-	__u64 sp;      /* stack pointer: with tid, it identifies the call */
+	__u64 sp;      /* stack pointer: with tid, it identifies the call's site */
 	__u64 requested;
 	__s64 usage;
 	__u64 max;

@@ -11,65 +11,83 @@
 struct limits {
 	__u64 high;
 	__u64 max;
-	__u64 parent;
+	struct page_counter *parent;
 };
 
-static __always_inline void read_limits(struct limits *l, struct page_counter *counter)
+static __always_inline void read_limits(struct limits *l, bool typed, struct page_counter *counter)
 {
-	if (bpf_core_field_offset(struct page_counter, max) == bpf_core_field_offset(struct page_counter, high) + 8 &&
-	    bpf_core_field_offset(struct page_counter, parent) == bpf_core_field_offset(struct page_counter, high) + 16) {
-		bpf_probe_read_kernel(l, sizeof(*l), (void *)counter + bpf_core_field_offset(struct page_counter, high));
-		return;
+	if (typed) {
+		l->high = counter->high;
+		l->max = counter->max;
+		l->parent = counter->parent;
+	} else if (bpf_core_field_offset(struct page_counter, max) == bpf_core_field_offset(struct page_counter, high) + 8 &&
+		   bpf_core_field_offset(struct page_counter, parent) == bpf_core_field_offset(struct page_counter, high) + 16) {
+		bpf_core_read(l, sizeof(*l), &counter->high);
+	} else {
+		l->high = BPF_CORE_READ(counter, high);
+		l->max = BPF_CORE_READ(counter, max);
+		l->parent = BPF_CORE_READ(counter, parent);
 	}
-	l->high = BPF_CORE_READ(counter, high);
-	l->max = BPF_CORE_READ(counter, max);
-	l->parent = (__u64)BPF_CORE_READ(counter, parent);
 }
 
+/* The state of a counter's tree before a charge. The cgroups are addresses of counters. */
+struct levels {
+	__s64 usage;
+	__u64 max;
+	struct level limiting; /* as in struct charge_event */
+	struct level high;
+	bool cut; /* the tree is deeper than MAX_LEVELS */
+};
+
 /*
- * walk fills in the levels of a charge. Their cgroup ids are addresses of counters until
- * level_id replaces them. walk avoids branches: the verifier would follow each combination
- * of them through all levels.
+ * walk fills in the levels of a charge. charged is what the charge has added to each.
+ *
+ * The levels are compared without branches: the verifier would follow each combination of
+ * them through all levels.
  */
-static __always_inline void walk(struct charge_event *e, struct page_counter *counter)
+static __always_inline void walk(struct levels *w, bool typed, struct page_counter *counter, __s64 charged)
 {
-	__s64 least = 1LL << 62, least_high = least, not_full = -1, mask;
+	struct level limiting, high;
+	__s64 usage = 0, mask;
+	struct limits l;
+	__u64 level;
 
-	e->limiting.cgroup = e->high.cgroup = e->failed = 0;
+	read_limits(&l, typed, counter);
+	read_usage(&usage, typed, counter);
+	w->usage = usage - charged;
+	w->max = l.max;
+	limiting.cgroup = high.cgroup = level = address_of(typed, counter);
+	limiting.usage = high.usage = w->usage;
+	limiting.max = l.max;
+	high.max = l.high;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < MAX_LEVELS; i++) {
-		struct limits l;
-		__s64 usage = 0;
+	for (__u64 i = 1; i < MAX_LEVELS; i++) {
+		/* Without this clang keeps two versions of i, which differ by path. */
+		barrier_var(i);
+		level = address_of(typed, l.parent);
+		if (!level)
+			break;
+		counter = l.parent;
+		read_limits(&l, typed, counter);
+		/* A level without limits has room at any usage. */
+		if ((l.max & l.high) >= UNLIMITED)
+			continue;
+		read_usage(&usage, typed, counter);
+		usage -= charged;
 
-		read_limits(&l, counter);
-		/* An unlimited level has room at any usage. */
-		if (i == 0 || l.max < UNLIMITED || l.high < UNLIMITED)
-			usage = BPF_CORE_READ(counter, usage.counter);
-		if (i == 0) {
-			e->usage = usage;
-			e->max = l.max;
-		}
-		mask = sign((__s64)l.max - usage - least);
-		select(least, (__s64)l.max - usage, mask);
-		select(e->limiting.cgroup, counter, mask);
-		select(e->limiting.usage, usage, mask);
-		select(e->limiting.max, l.max, mask);
+		mask = sign((__s64)(l.max - usage - limiting.max + limiting.usage));
+		select(limiting.cgroup, level, mask);
+		select(limiting.usage, usage, mask);
+		select(limiting.max, l.max, mask);
 
-		mask = sign((__s64)l.high - usage - least_high);
-		select(least_high, (__s64)l.high - usage, mask);
-		select(e->high.cgroup, counter, mask);
-		select(e->high.usage, usage, mask);
-		select(e->high.max, l.high, mask);
-
-		mask = sign((__s64)l.max - usage - (__s64)e->requested) & not_full;
-		select(e->failed, counter, mask);
-		not_full &= ~mask;
-
-		counter = (void *)l.parent;
-		if (!counter)
-			return;
+		mask = sign((__s64)(l.high - usage - high.max + high.usage));
+		select(high.cgroup, level, mask);
+		select(high.usage, usage, mask);
+		select(high.max, l.high, mask);
 	}
-	e->e.flags |= FLAG_WALK_CUT;
+	w->cut = level && address_of(typed, l.parent);
+	w->limiting = limiting;
+	w->high = high;
 }
 
 #endif

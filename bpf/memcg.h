@@ -31,6 +31,32 @@ static volatile __u32 dmem_hierarchy;
 /* TASK_BTF is true if programs can read the current task without bpf_probe_read_kernel. */
 #define TASK_BTF bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)
 
+/*
+ * number_of converts a pointer to a number: the verifier forbids arithmetic on pointers to
+ * kernel types and on the context, except to subtract another pointer.
+ */
+static __always_inline __u64 number_of(const void *pointer)
+{
+	__u64 number = (__u64)pointer;
+
+	asm volatile("%0 -= %1" : "+r"(number) : "r"(&anchor));
+	return number + anchor;
+}
+
+/*
+ * With typed, a counter is a pointer that the program may follow without a helper, but not
+ * use as a number.
+ */
+#define address_of(typed, counter) ((typed) ? number_of(counter) : (__u64)(counter))
+
+static __always_inline void read_usage(__s64 *usage, bool typed, struct page_counter *counter)
+{
+	if (typed)
+		*usage = counter->usage.counter;
+	else
+		bpf_core_read(usage, sizeof(*usage), &counter->usage.counter);
+}
+
 /* current_css returns the current task's css of a controller. */
 static __always_inline struct cgroup_subsys_state *current_css(int id)
 {
@@ -165,6 +191,14 @@ static __always_inline struct cgroup_subsys_state *css_of(__u64 counter, __u8 ki
 static __always_inline __u64 cgroup_id(struct cgroup_subsys_state *css)
 {
 	return css ? BPF_CORE_READ(css, cgroup, kn, id) : 0;
+}
+
+/* hierarchy_of returns the hierarchy of the cgroups that have a kind of counter. */
+static __always_inline __u32 hierarchy_of(__u8 kind)
+{
+	if (kind == KIND_HUGETLB || kind == KIND_HUGETLB_RSVD)
+		return hugetlb_hierarchy;
+	return kind == KIND_DMEM ? dmem_hierarchy : memory_hierarchy;
 }
 
 static __always_inline struct kernfs_node *parent_of(struct kernfs_node *kn)

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Stacks of charges, taken at the entry and sent before the charge.
+ * Stacks of charges, sent before the charge.
  */
 #ifndef CHARGETRACE_STACKS_H
 #define CHARGETRACE_STACKS_H
 
+#include "cache.h"
 #include "config.h"
 #include "memcg.h"
 #include "send.h"
@@ -65,30 +66,33 @@ static __always_inline __u64 take_stack(struct cpu_state *n, void *ctx, struct s
 	return frames;
 }
 
-/* take_stacks takes the configured stacks of a call. */
-static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct call *c, bool wanted)
+/* take_stacks takes the configured stacks of the current task. */
+static __always_inline void take_stacks(struct cpu_state *n, void *ctx, struct call_stacks *s, __u32 tgid)
 {
-	struct charge_event *e = &c->event;
-	struct call_stacks *s;
-
-	e->kernel_stack = e->user_stack = 0;
-	if (!wanted)
-		return;
-	s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
-	if (!s)
-		return;
-	if (take_kernel_stacks) {
+	s->kernel_frames = s->user_frames = 0;
+	if (take_kernel_stacks)
 		s->kernel_frames = take_stack(n, ctx, &s->kernel, 0);
-		e->kernel_stack = s->kernel_frames ? s->kernel.id : 0;
-	}
 	if (take_user_stacks) {
-		s->user.tgid = e->e.tgid;
+		s->user.tgid = tgid;
 		s->user.layout = layout_of_current();
-		if (!s->user.layout)
-			return;
-		s->user_frames = take_stack(n, ctx, &s->user, BPF_F_USER_STACK);
-		e->user_stack = s->user_frames ? s->user.id : 0;
+		if (s->user.layout)
+			s->user_frames = take_stack(n, ctx, &s->user, BPF_F_USER_STACK);
 	}
+}
+
+/*
+ * claim_stacks returns memory of this CPU for the stacks of a fentry program, or NULL
+ * while another program on this CPU uses it. In both cases release_stacks must follow.
+ */
+static __always_inline struct call_stacks *claim_stacks(struct cpu_state *n, __u32 cpu)
+{
+	__sync_fetch_and_add(&n->taking, 1);
+	return READ_ONCE(n->taking) == 1 ? bpf_map_lookup_elem(&call_stacks, &cpu) : NULL;
+}
+
+static __always_inline void release_stacks(struct cpu_state *n)
+{
+	__sync_fetch_and_sub(&n->taking, 1);
 }
 
 /* send_stack sends a stack once. */
@@ -118,17 +122,17 @@ static __always_inline void send_stack(struct cpu_state *n, struct stack_event *
 	}
 }
 
-/* send_stacks sends the stacks of a call. */
-static __always_inline void send_stacks(struct cpu_state *n, struct call *c)
+/* send_stacks sends the stacks of a charge, and sets their ids. */
+static __always_inline void send_stacks(struct cpu_state *n, struct call_stacks *s, __u32 *kernel, __u32 *user)
 {
-	struct call_stacks *s = bpf_map_lookup_elem(&call_stacks, &c->stacks);
-
-	if (!s)
-		return;
-	if (take_kernel_stacks && c->event.kernel_stack)
+	if (take_kernel_stacks && s->kernel_frames) {
+		*kernel = s->kernel.id;
 		send_stack(n, &s->kernel, s->kernel_frames);
-	if (take_user_stacks && c->event.user_stack)
+	}
+	if (take_user_stacks && s->user_frames) {
+		*user = s->user.id;
 		send_stack(n, &s->user, s->user_frames);
+	}
 }
 
 #endif

@@ -11,6 +11,9 @@
 /* Set by the reader before it sleeps, cleared by the program that wakes it. */
 volatile bool reader_idle;
 
+/* Its own address; see number_of and learn_roots. */
+static volatile __u64 anchor;
+
 /* The cached info of a page counter. */
 struct counter_info {
 	__u64 counter; /* address */
@@ -23,13 +26,9 @@ struct counter_info {
 	bool matched; /* its charges pass the filters */
 	bool named; /* the reader has its cgroup's path */
 	__u8 pad;
-};
-
-/* The cached info of a level above a charged counter. */
-struct level_info {
-	__u64 counter; /* address */
-	__u64 serial_nr;
-	__u64 cgroup; /* id */
+	/* The last level above it that limited a charge: its counter and cgroup. */
+	__u64 level;
+	__u64 level_cgroup;
 };
 
 /* The cached verdict on a thread's name. */
@@ -53,6 +52,29 @@ struct unmatched {
 
 #define CACHED_COUNTERS 16
 
+/*
+ * A call between its entry and its return, with kprobes. Its stack pointer identifies it:
+ * the thread does not, since a softirq can charge in the middle of the thread's own charge.
+ */
+struct call {
+	__u64 sp; /* 0 for none */
+	__u64 counter; /* the arguments */
+	__u64 nr_pages;
+	__u64 fail;
+	__u32 tid;
+	__u32 stacks; /* index in call_stacks, or NO_STACKS */
+};
+
+#define NO_STACKS (~0u)
+
+/*
+ * A CPU has one call in flight for each level of interrupts and, in a preemptible
+ * kernel, for each preempted task: a dozen if a dozen tracers make each call last a whole
+ * time slice. A call that returns on another CPU is found through migrated_calls: that is
+ * rare, and a map shared by all CPUs for all calls would cost more than the rest.
+ */
+#define CALLS 16
+
 /* The counts and caches of one CPU. */
 struct cpu_state {
 	__u64 delivered; /* events in the ring buffer */
@@ -60,18 +82,19 @@ struct cpu_state {
 	__u64 lost;
 	__u64 lost_others;     /* events other than charges */
 	__u64 lost_stacks;     /* charges sent without their stack */
+	__u64 missed;	       /* calls whose return was not seen */
 	__u64 unwoken;	       /* events since this CPU last woke the reader; a stack is two */
-	__u64 inflight;	       /* charges between entry and return */
+	__u64 inflight;	       /* calls in call */
 	__u64 zero;	       /* see call_at */
-	__u64 number;	       /* see number_of */
+	__u64 taking;	       /* programs that use this CPU's call_stacks; see claim_stacks */
 	/* The caches and their guards; see cache.h. */
 	__u64 storing; /* programs in cache_store */
 	__u64 stores;  /* odd in the middle of a store */
 	struct comm_verdict comm;
 	struct tgid_verdict tgid;
 	struct unmatched unmatched;
-	struct level_info level; /* the last */
 	struct counter_info counters[CACHED_COUNTERS];
+	struct call call[CALLS];
 } __attribute__((aligned(64))); /* no cache line is shared between CPUs */
 
 struct {
@@ -127,38 +150,7 @@ struct {
 volatile __u32 found;
 volatile __u64 unfollowed;
 
-/*
- * A call between entry and return. Its stack pointer identifies it: the thread does not,
- * since a softirq can charge in the middle of the thread's own charge.
- */
-struct call {
-	__u64 sp; /* 0 for none */
-	__u64 fail;  /* the function's argument: struct page_counter ** */
-	__u64 css_offset; /* of the counter from its css */
-	struct charge_event event;
-	__u32 stacks; /* index in call_stacks */
-};
-
-/*
- * A CPU has one call in flight for each level of interrupts and, in a preemptible
- * kernel, for each preempted task: a dozen if a dozen tracers make each call last a whole
- * time slice. A call that returns on another CPU is found through migrated_calls: that is
- * rare, and a map shared by all CPUs for all calls would cost more than the rest.
- */
-#define CALLS 16
-
-struct calls {
-	struct call call[CALLS];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* the loader sets the number of possible CPUs */
-	__type(key, __u32);
-	__type(value, struct calls);
-} calls SEC(".maps");
-
-/* The stacks of a call; its event has their ids. */
+/* The stacks of a charge; its event has their ids. */
 struct call_stacks {
 	struct stack_event kernel, user;
 	__u64 kernel_frames, user_frames; /* numbers of addresses */
@@ -173,7 +165,7 @@ struct {
 
 /*
  * A preemptible kernel can migrate a task in the middle of a charge. migrated_calls maps
- * the stack pointer of such a call to its CPU in calls; migrated counts them.
+ * the stack pointer of such a call to the CPU that has it; migrated counts them.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -183,9 +175,6 @@ struct {
 } migrated_calls SEC(".maps");
 
 static volatile __u64 migrated;
-
-/* A longer call counts as one whose return was missed. */
-#define MAX_CALL_NS 100000000
 
 /*
  * The pages of failed charges by stack pointer, while only_limited or min_pages drop

@@ -28,7 +28,12 @@ func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) (e
 	if untested := capture.UntestedWarning(runtime.GOARCH); untested != "" {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", untested)
 	}
-	src, err := newKernelSource(cfg, args, child)
+	interval := capture.DefaultInterval
+	// Nobody looks on. User stacks are resolved as long as the process is there.
+	if !isTerminal(stdout) && !cfg.kernel.ustack {
+		interval = 200 * time.Millisecond
+	}
+	src, err := newKernelSource(cfg, args, child, interval)
 	if err != nil {
 		return err
 	}
@@ -55,7 +60,7 @@ type kernelSource struct {
 }
 
 // newKernelSource starts to trace the command, or what the flags select.
-func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource, err error) {
+func newKernelSource(cfg *config, args []string, child *child, interval time.Duration) (_ *kernelSource, err error) {
 	s := &kernelSource{cfg: cfg, child: child}
 	defer func() {
 		if err != nil {
@@ -80,6 +85,7 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 		Filter: filter, Attach: cfg.kernel.attach, BufferBytes: cfg.kernel.bufferBytes,
 		Forks:        filter.Follow || len(filter.PIDs) == 0 && cfg.writesRecording(),
 		KernelStacks: cfg.kernel.stack, UserStacks: cfg.kernel.ustack, Net: cfg.kernel.net,
+		Interval: interval,
 	}
 	for _, t := range s.cgroups.targets {
 		s.options.CgroupIDs = append(s.options.CgroupIDs, t.ID)
@@ -91,9 +97,11 @@ func newKernelSource(cfg *config, args []string, child *child) (_ *kernelSource,
 	}
 	s.closers = append(s.closers, func() { s.closeErr = s.tracer.Close() })
 	// Collect the garbage of BTF parsing now: a GC cycle during the trace costs as much
-	// as thousands of events.
+	// as thousands of events. The screen keeps more than other sinks.
 	runtime.GC()
-	debug.SetGCPercent(400)
+	if !cfg.view.watch {
+		debug.SetGCPercent(400)
+	}
 
 	s.Source, s.info = s.tracer, s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
@@ -216,7 +224,7 @@ func (s *kernelSource) printCounts(w io.Writer, c stream.Counts) error {
 	}
 	printLostStacks(w, &c)
 	if c.Missed > 0 {
-		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU\n", c.Missed)
+		fmt.Fprintf(w, "chargetrace: warning: the kernel missed %d calls, which are not counted above: a probe was already running on that CPU, or their return was not seen\n", c.Missed)
 	}
 	if c.Seen != c.Shown+filtered+c.Lost {
 		return errors.New("the counts of this trace do not add up: it is not complete")

@@ -100,7 +100,8 @@ Where to (the table on stdout, if nothing else is asked for):
 The kernel:
   -attach HOW       kprobe, fentry for kernels without kprobes, or auto: whichever
                     works. The default is kprobe, and fentry for the hooks that
-                    only -net needs, if the kernel has it
+                    only -net needs, if the kernel has it. fentry costs less, but
+                    a kernel that preempts itself can skip its programs
   -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
                     rounded up to a power of two of pages
   -check            print what this kernel and this user offer, and what to do

@@ -21,19 +21,6 @@ type bpfCallStacks struct {
 	UserFrames   uint64
 }
 
-type bpfCalls struct {
-	_    structs.HostLayout
-	Call [16]struct {
-		_         structs.HostLayout
-		Sp        uint64
-		Fail      uint64
-		CssOffset uint64
-		Event     bpfChargeEvent
-		Stacks    uint32
-		_         [4]byte
-	}
-}
-
 type bpfCgroupEvent struct {
 	_         structs.HostLayout
 	Type      uint32
@@ -79,10 +66,11 @@ type bpfCpuState struct {
 	Lost       uint64
 	LostOthers uint64
 	LostStacks uint64
+	Missed     uint64
 	Unwoken    uint64
 	Inflight   uint64
 	Zero       uint64
-	Number     uint64
+	Taking     uint64
 	Storing    uint64
 	Stores     uint64
 	Comm       struct {
@@ -101,26 +89,31 @@ type bpfCpuState struct {
 		Counter  uint64
 		SerialNr uint64
 	}
-	Level struct {
-		_        structs.HostLayout
-		Counter  uint64
-		SerialNr uint64
-		Cgroup   uint64
-	}
 	Counters [16]struct {
-		_         structs.HostLayout
-		Counter   uint64
-		Css       uint64
-		SerialNr  uint64
-		CssOffset uint64
-		Cgroup    uint64
-		Hierarchy uint32
-		Kind      uint8
-		Matched   bool
-		Named     bool
-		Pad       uint8
+		_           structs.HostLayout
+		Counter     uint64
+		Css         uint64
+		SerialNr    uint64
+		CssOffset   uint64
+		Cgroup      uint64
+		Hierarchy   uint32
+		Kind        uint8
+		Matched     bool
+		Named       bool
+		Pad         uint8
+		Level       uint64
+		LevelCgroup uint64
 	}
-	_ [24]byte
+	Call [16]struct {
+		_       structs.HostLayout
+		Sp      uint64
+		Counter uint64
+		NrPages uint64
+		Fail    uint64
+		Tid     uint32
+		Stacks  uint32
+	}
+	_ [40]byte
 }
 
 type bpfEvent struct {
@@ -226,7 +219,6 @@ type bpfUnchargeEvent struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	bpfMapCallStacks          = "call_stacks"
-	bpfMapCalls               = "calls"
 	bpfMapCpuStates           = "cpu_states"
 	bpfMapEvents              = "events"
 	bpfMapFailureCounts       = "failure_counts"
@@ -243,7 +235,6 @@ const (
 	bpfProgFentryOom          = "fentry_oom"
 	bpfProgFentryOomKill      = "fentry_oom_kill"
 	bpfProgFentryReclaimBegin = "fentry_reclaim_begin"
-	bpfProgFentryTryCharge    = "fentry_try_charge"
 	bpfProgFentryUncharge     = "fentry_uncharge"
 	bpfProgFexitTryCharge     = "fexit_try_charge"
 	bpfProgFindProcesses      = "find_processes"
@@ -334,7 +325,6 @@ type bpfProgramSpecs struct {
 	FentryOom          *ebpf.ProgramSpec `ebpf:"fentry_oom"`
 	FentryOomKill      *ebpf.ProgramSpec `ebpf:"fentry_oom_kill"`
 	FentryReclaimBegin *ebpf.ProgramSpec `ebpf:"fentry_reclaim_begin"`
-	FentryTryCharge    *ebpf.ProgramSpec `ebpf:"fentry_try_charge"`
 	FentryUncharge     *ebpf.ProgramSpec `ebpf:"fentry_uncharge"`
 	FexitTryCharge     *ebpf.ProgramSpec `ebpf:"fexit_try_charge"`
 	FindProcesses      *ebpf.ProgramSpec `ebpf:"find_processes"`
@@ -357,7 +347,6 @@ type bpfProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
 	CallStacks    *ebpf.MapSpec `ebpf:"call_stacks"`
-	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	CpuStates     *ebpf.MapSpec `ebpf:"cpu_states"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
@@ -426,7 +415,6 @@ func (o *bpfObjects) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
 	CallStacks    *ebpf.Map `ebpf:"call_stacks"`
-	Calls         *ebpf.Map `ebpf:"calls"`
 	CpuStates     *ebpf.Map `ebpf:"cpu_states"`
 	Events        *ebpf.Map `ebpf:"events"`
 	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
@@ -444,7 +432,6 @@ type bpfMaps struct {
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
 		m.CallStacks,
-		m.Calls,
 		m.CpuStates,
 		m.Events,
 		m.FailureCounts,
@@ -501,7 +488,6 @@ type bpfPrograms struct {
 	FentryOom          *ebpf.Program `ebpf:"fentry_oom"`
 	FentryOomKill      *ebpf.Program `ebpf:"fentry_oom_kill"`
 	FentryReclaimBegin *ebpf.Program `ebpf:"fentry_reclaim_begin"`
-	FentryTryCharge    *ebpf.Program `ebpf:"fentry_try_charge"`
 	FentryUncharge     *ebpf.Program `ebpf:"fentry_uncharge"`
 	FexitTryCharge     *ebpf.Program `ebpf:"fexit_try_charge"`
 	FindProcesses      *ebpf.Program `ebpf:"find_processes"`
@@ -525,7 +511,6 @@ func (p *bpfPrograms) Close() error {
 		p.FentryOom,
 		p.FentryOomKill,
 		p.FentryReclaimBegin,
-		p.FentryTryCharge,
 		p.FentryUncharge,
 		p.FexitTryCharge,
 		p.FindProcesses,

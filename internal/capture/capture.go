@@ -7,6 +7,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,11 @@ type Options struct {
 	// KernelStacks collects the kernel stack of each charge, and UserStacks the user stack,
 	// as far as the process keeps frame pointers.
 	KernelStacks, UserStacks bool
+	// Interval is the maximum time that an event stays in the ring buffer; 0 means
+	// DefaultInterval. The reader wakes up at this interval while there are events, which
+	// costs as much as some of them. After an interval without events it asks the programs
+	// to wake it, and sleeps.
+	Interval time.Duration
 	// Net also sends an event for each uncharge, and for each charge that ignores the
 	// limit. The tracer is traced too, so that the balance is complete.
 	Net bool
@@ -120,7 +126,7 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 		return nil, err
 	}
 	t := &Tracer{
-		reader: newReader(p.ring, p, systemClock, possibleCPUs), programs: p,
+		reader: newReader(p.ring, p, systemClock, possibleCPUs, cmp.Or(o.Interval, DefaultInterval)), programs: p,
 		asked: o.Attach, attachedNet: attachNet, lacking: lacking,
 	}
 	defer func() {

@@ -10,7 +10,7 @@ import (
 
 // Counts implements [stream.Source].
 func (r *reader) Counts() (stream.Counts, error) {
-	c := stream.Counts{Whole: true, Missed: r.kernel.missed(), Seen: uint64(len(r.inflight))}
+	c := stream.Counts{Whole: true, Missed: r.kernel.missed()}
 	for cpu := range r.lost {
 		var n bpfCpuState
 		if err := r.kernel.readCounters(cpu, &n); err != nil {
@@ -21,6 +21,10 @@ func (r *reader) Counts() (stream.Counts, error) {
 		c.Lost += n.Lost
 		c.LostNonCharge += n.LostOthers
 		c.LostStacks += n.LostStacks
+		c.Missed += n.Missed
+		if r.flushed { // the programs are detached
+			c.Missed += n.Inflight
+		}
 	}
 	if r.stacks != nil {
 		c.LostStacks += r.stacks.missing

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf/ringbuf"
-
 	"chargetrace/internal/event"
 )
 
@@ -26,19 +24,18 @@ type fakeMachine struct {
 	log []string
 
 	deadline  time.Time
+	memory    []byte // of the last sample
 	flushOnce sync.Once
 	flushed   chan struct{}
 
 	counters   []bpfCpuState
-	calls      []bpfCalls
-	callStacks map[uint32]bpfCallStacks
 	unfollowed uint64
 	misses     uint64
 	// errs are the errors returned by methods, by name.
 	errs map[string]error
 }
 
-// step is one return of ReadInto.
+// step is one return of next.
 type step struct {
 	raw []byte
 	err error
@@ -47,6 +44,9 @@ type step struct {
 	// before is called while the reader waits.
 	before func()
 }
+
+// fakeInterval is the reader's interval.
+const fakeInterval = 60 * time.Millisecond
 
 // timeout ends an interval: the clock advances to the deadline.
 var timeout = step{err: os.ErrDeadlineExceeded}
@@ -62,14 +62,14 @@ func later(e event.Event) step {
 func newMachine(t *testing.T, cpus int, script ...step) *fakeMachine {
 	return &fakeMachine{
 		t: t, script: script, flushed: make(chan struct{}), errs: make(map[string]error),
-		counters: make([]bpfCpuState, cpus), calls: make([]bpfCalls, cpus), callStacks: make(map[uint32]bpfCallStacks),
+		counters: make([]bpfCpuState, cpus),
 	}
 }
 
 // reader returns a reader of the machine. The trace stops at the end of the script.
 func (m *fakeMachine) reader() *reader {
-	r := newReader(m, m, clock{m.now, func() uint64 { return m.nanos }}, len(m.counters))
-	m.script = append(m.script, step{err: ringbuf.ErrFlushed, before: r.Stop})
+	r := newReader(m, m, clock{m.now, func() uint64 { return m.nanos }}, len(m.counters), fakeInterval)
+	m.script = append(m.script, step{err: errFlushed, before: r.Stop})
 	return r
 }
 
@@ -80,7 +80,7 @@ func (m *fakeMachine) logCall(name string) error {
 	return m.errs[name]
 }
 
-func (m *fakeMachine) SetDeadline(d time.Time) {
+func (m *fakeMachine) setDeadline(d time.Time) {
 	m.deadline = d
 	if d.IsZero() {
 		m.logCall("no deadline")
@@ -89,10 +89,10 @@ func (m *fakeMachine) SetDeadline(d time.Time) {
 	}
 }
 
-func (m *fakeMachine) ReadInto(rec *ringbuf.Record) error {
+func (m *fakeMachine) next() ([]byte, error) {
 	if len(m.script) == 0 {
 		<-m.flushed
-		return ringbuf.ErrFlushed
+		return nil, errFlushed
 	}
 	s := m.script[0]
 	m.script = m.script[1:]
@@ -106,24 +106,17 @@ func (m *fakeMachine) ReadInto(rec *ringbuf.Record) error {
 		m.nanos = uint64(m.deadline.UnixNano())
 	}
 	if s.err != nil {
-		return s.err
+		return nil, s.err
 	}
-	rec.RawSample = append(rec.RawSample[:0], s.raw...)
-	rec.Remaining = m.AvailableBytes()
-	return nil
+	m.memory = append(m.memory[:0], s.raw...) // overwrites the last sample
+	return m.memory, nil
 }
 
-func (m *fakeMachine) AvailableBytes() (n int) {
-	for _, s := range m.script {
-		if s.err != nil || s.later {
-			break
-		}
-		n += 8 + len(s.raw)
-	}
-	return n
+func (m *fakeMachine) available() bool {
+	return len(m.script) > 0 && m.script[0].err == nil && !m.script[0].later
 }
 
-func (m *fakeMachine) Flush() error {
+func (m *fakeMachine) flush() error {
 	m.flushOnce.Do(func() { close(m.flushed) })
 	return m.logCall("flush")
 }
@@ -135,19 +128,6 @@ func (m *fakeMachine) missed() uint64       { return m.misses }
 func (m *fakeMachine) readCounters(cpu int, n *bpfCpuState) error {
 	*n = m.counters[cpu]
 	return m.errs["counters"]
-}
-
-func (m *fakeMachine) readCalls(cpu int, c *bpfCalls) error {
-	*c = m.calls[cpu]
-	return m.logCall("calls")
-}
-
-func (m *fakeMachine) readCallStacks(slot uint32, s *bpfCallStacks) error {
-	var ok bool
-	if *s, ok = m.callStacks[slot]; !ok {
-		return fmt.Errorf("no stacks in slot %d", slot)
-	}
-	return nil
 }
 
 func (m *fakeMachine) readUnfollowed() (uint64, error) { return m.unfollowed, m.errs["unfollowed"] }

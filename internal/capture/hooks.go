@@ -24,7 +24,7 @@ func lacksFentry(err error) bool {
 type hook struct {
 	// name is the name of a function, a tracepoint or an iterator.
 	name string
-	// programs are the names of the programs for each way to attach.
+	// programs are the names of the programs for each way to attach that needs the hook.
 	programs map[Attach]string
 	attach   func(h hook, a Attach, p *ebpf.Program) (link.Link, error)
 	// without describes what a trace lacks without the hook. If it is empty, the hook is
@@ -55,13 +55,13 @@ var hooks = []hook{
 	{
 		name:     "oom_kill_process",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeOom, Fentry: bpfProgFentryOom},
-		attach:   attachEntry,
+		attach:   attachFunction,
 		without:  "the cgroup that ran out of memory at an OOM kill",
 	},
 	{
 		name:     "__oom_kill_process",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeOomKill, Fentry: bpfProgFentryOomKill},
-		attach:   attachEntry,
+		attach:   attachFunction,
 		without:  "OOM kills",
 	},
 	{
@@ -73,30 +73,30 @@ var hooks = []hook{
 	{
 		name:     "try_to_free_mem_cgroup_pages",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeReclaimBegin, Fentry: bpfProgFentryReclaimBegin},
-		attach:   attachEntry,
+		attach:   attachFunction,
 		without:  "reclaim",
 	},
 	{
 		name:     "sched_migrate_task",
-		programs: map[Attach]string{Kprobe: bpfProgTaskMigrates, Fentry: bpfProgTaskMigrates},
+		programs: map[Attach]string{Kprobe: bpfProgTaskMigrates},
 		attach:   attachTracepoint,
 		without:  "the return of charges on another CPU than their entry",
 	},
 	{
 		name:     TracedFunction,
-		programs: map[Attach]string{Kprobe: bpfProgKretprobeTryCharge, Fentry: bpfProgFexitTryCharge},
+		programs: map[Attach]string{Kprobe: bpfProgKretprobeTryCharge},
 		attach:   attachReturn,
 	},
 	{
 		name:     TracedFunction,
-		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFentryTryCharge},
-		attach:   attachEntry,
+		programs: map[Attach]string{Kprobe: bpfProgKprobeTryCharge, Fentry: bpfProgFexitTryCharge},
+		attach:   attachFunction,
 		calls:    true,
 	},
 	{
 		name:     "page_counter_charge",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeForcedCharge, Fentry: bpfProgFentryForcedCharge},
-		attach:   attachEntry,
+		attach:   attachFunction,
 		needed:   needsNet,
 		netOnly:  true,
 		calls:    true,
@@ -104,7 +104,7 @@ var hooks = []hook{
 	{
 		name:     "page_counter_uncharge",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeUncharge, Fentry: bpfProgFentryUncharge},
-		attach:   attachEntry,
+		attach:   attachFunction,
 		needed:   needsNet,
 		netOnly:  true,
 		calls:    true,
@@ -138,18 +138,15 @@ func (o *Options) hasTargets() bool {
 
 func inInitialPIDNamespace() bool { return machine{root: "/"}.initialPIDNamespace() }
 
-func attachEntry(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
+func attachFunction(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
 	if a == Kprobe {
 		return link.Kprobe(h.name, p, nil)
 	}
 	return link.AttachTracing(link.TracingOptions{Program: p})
 }
 
-func attachReturn(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
-	if a == Kprobe {
-		return link.Kretprobe(h.name, p, nil)
-	}
-	return link.AttachTracing(link.TracingOptions{Program: p})
+func attachReturn(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {
+	return link.Kretprobe(h.name, p, nil)
 }
 
 func attachTracepoint(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {

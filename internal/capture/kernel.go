@@ -10,7 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,10 +17,6 @@ import (
 // [*programs], or a fake in tests.
 type kernel interface {
 	readCounters(cpu int, n *bpfCpuState) error
-	// readCalls reads the calls of the function in flight that began on a CPU.
-	readCalls(cpu int, c *bpfCalls) error
-	// readCallStacks reads the stacks of such a call, by its slot.
-	readCallStacks(slot uint32, s *bpfCallStacks) error
 	readUnfollowed() (uint64, error)
 	// missed counts the calls of the function that did not reach the programs.
 	missed() uint64
@@ -35,11 +30,9 @@ type kernel interface {
 type programs struct {
 	loaded []program
 	links  []attachment // in order of attachment
-	ring   *ringbuf.Reader
+	ring   *ringBuffer
 
 	counters   *ebpf.Map
-	calls      *ebpf.Map
-	callStacks *ebpf.Map
 	targets    *ebpf.Map
 	readerIdle *ebpf.Variable
 	unfollowed *ebpf.Variable
@@ -61,15 +54,14 @@ type attachment struct {
 // newPrograms takes the maps and variables that the reader needs from a collection. The
 // programs keep the other maps alive.
 func newPrograms(coll *ebpf.Collection) (*programs, error) {
-	ring, err := ringbuf.NewReader(coll.Maps[bpfMapEvents])
+	events := coll.Maps[bpfMapEvents]
+	ring, err := newRingBuffer(events.FD(), int(events.MaxEntries()))
 	if err != nil {
-		return nil, fmt.Errorf("map the ring buffer: %w", err)
+		return nil, err
 	}
 	return &programs{
 		ring:       ring,
 		counters:   coll.DetachMap(bpfMapCpuStates),
-		calls:      coll.DetachMap(bpfMapCalls),
-		callStacks: coll.DetachMap(bpfMapCallStacks),
 		targets:    coll.DetachMap(bpfMapTargets),
 		readerIdle: coll.Variables[bpfVarReaderIdle],
 		unfollowed: coll.Variables[bpfVarUnfollowed],
@@ -168,12 +160,6 @@ func (p *programs) readCounters(cpu int, n *bpfCpuState) error {
 	return p.counters.Lookup(uint32(cpu), n)
 }
 
-func (p *programs) readCalls(cpu int, c *bpfCalls) error { return p.calls.Lookup(uint32(cpu), c) }
-
-func (p *programs) readCallStacks(slot uint32, s *bpfCallStacks) error {
-	return p.callStacks.Lookup(slot, s)
-}
-
 func (p *programs) readUnfollowed() (n uint64, err error) {
 	err = p.unfollowed.Get(&n)
 	return n, err
@@ -183,8 +169,8 @@ func (p *programs) setReaderIdle() error { return p.readerIdle.Set(true) }
 
 // free closes the ring buffer, the maps and the programs.
 func (p *programs) free() error {
-	errs := []error{p.ring.Close()}
-	for _, m := range []*ebpf.Map{p.counters, p.calls, p.callStacks, p.targets} {
+	errs := []error{p.ring.close()}
+	for _, m := range []*ebpf.Map{p.counters, p.targets} {
 		errs = append(errs, m.Close())
 	}
 	for _, prog := range p.loaded {

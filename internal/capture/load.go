@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/tklauser/numcpus"
 
 	"chargetrace/internal/event"
 )
@@ -20,7 +21,11 @@ func load(o *Options, attach, attachNet Attach, possibleCPUs int) (coll *ebpf.Co
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := configure(spec, o, possibleCPUs); err != nil {
+	onlineCPUs, err := numcpus.GetOnline()
+	if err != nil || onlineCPUs == 0 {
+		onlineCPUs = possibleCPUs
+	}
+	if err := configure(spec, o, possibleCPUs, onlineCPUs); err != nil {
 		return nil, nil, err
 	}
 	selectPrograms(spec, o, attach, attachNet)
@@ -46,8 +51,9 @@ func selectPrograms(spec *ebpf.CollectionSpec, o *Options, attach, attachNet Att
 	selected := map[string]*ebpf.ProgramSpec{bpfProgLearnRoots: spec.Programs[bpfProgLearnRoots]}
 	for _, h := range hooks {
 		if h.needed == nil || h.needed(o) {
-			name := h.programs[h.attachFor(attach, attachNet)]
-			selected[name] = spec.Programs[name]
+			if name, ok := h.programs[h.attachFor(attach, attachNet)]; ok {
+				selected[name] = spec.Programs[name]
+			}
 		}
 	}
 	spec.Programs = selected
@@ -70,7 +76,7 @@ func dropUnknown(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string)
 }
 
 // configure sets the sizes of the maps and the constants of the programs.
-func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
+func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs, onlineCPUs int) error {
 	bufferBytes := o.BufferBytes
 	if bufferBytes == 0 {
 		bufferBytes = DefaultBufferBytes
@@ -78,15 +84,14 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs int) error {
 	bufferBytes = RoundBuffer(bufferBytes)
 	spec.Maps[bpfMapEvents].MaxEntries = uint32(bufferBytes)
 	spec.Maps[bpfMapCpuStates].MaxEntries = uint32(possibleCPUs)
-	spec.Maps[bpfMapCalls].MaxEntries = uint32(possibleCPUs)
 	if o.KernelStacks || o.UserStacks {
 		spec.Maps[bpfMapSentStacks].MaxEntries = uint32(sentStacks)
-		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCalls{}.Call))
+		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCpuState{}.Call))
 	}
 
-	// All CPUs together wake the reader before a quarter of the buffer is full.
+	// All CPUs that are online now together wake the reader before a quarter of the buffer is full.
 	const recordBytes = 8 + event.ChargeSize // struct bpf_ringbuf_hdr
-	wakeupEvents := max(1, bufferBytes/4/recordBytes/possibleCPUs)
+	wakeupEvents := max(1, bufferBytes/4/recordBytes/onlineCPUs)
 
 	values := map[string]any{
 		bpfVarTracerTgid:       uint32(os.Getpid()),

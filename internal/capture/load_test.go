@@ -35,10 +35,10 @@ type settings struct {
 	contents  map[string][]ebpf.MapKV
 }
 
-func configured(t *testing.T, o Options, possibleCPUs int) settings {
+func configured(t *testing.T, o Options, possibleCPUs, onlineCPUs int) settings {
 	t.Helper()
 	spec := loadSpec(t)
-	if err := configure(spec, &o, possibleCPUs); err != nil {
+	if err := configure(spec, &o, possibleCPUs, onlineCPUs); err != nil {
 		t.Fatal(err)
 	}
 	s := settings{make(map[string][]byte), make(map[string]uint32), make(map[string][]ebpf.MapKV)}
@@ -56,7 +56,7 @@ func configured(t *testing.T, o Options, possibleCPUs int) settings {
 
 // TestConfigure checks what each option changes, and that it changes nothing else.
 func TestConfigure(t *testing.T) {
-	const cpus = 4
+	const cpus, online = 200, 4
 	page := os.Getpagesize()
 	comms, err := glob.Compile("alloc*")
 	if err != nil {
@@ -76,9 +76,9 @@ func TestConfigure(t *testing.T) {
 		contents  map[string][]ebpf.MapKV
 	}{
 		{name: "nothing"},
-		{name: "buffer", options: Options{BufferBytes: 5*page - 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(8 * page / 4 / 176 / cpus)},
+		{name: "buffer", options: Options{BufferBytes: 5*page - 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(8 * page / 4 / 176 / online)},
 			sizes: map[string]uint32{bpfMapEvents: uint32(8 * page)}},
-		{name: "tiny buffer", options: Options{BufferBytes: 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(max(1, page/4/176/cpus))},
+		{name: "tiny buffer", options: Options{BufferBytes: 1}, variables: map[string]any{bpfVarWakeupEvents: uint32(max(1, page/4/176/online))},
 			sizes: map[string]uint32{bpfMapEvents: uint32(page)}},
 		{name: "kinds", options: Options{Filter: stream.Filter{Kinds: 1<<event.Swap | 1<<event.Memory}}, variables: map[string]any{bpfVarTargetKinds: uint32(0b1010)}},
 		{name: "only limited", options: Options{Filter: stream.Filter{OnlyLimited: true}}, variables: map[string]any{bpfVarOnlyLimited: true}},
@@ -107,7 +107,7 @@ func TestConfigure(t *testing.T) {
 			sizes: map[string]uint32{bpfMapSentStacks: 16384, bpfMapCallStacks: cpus * 16}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			want := configured(t, Options{}, cpus)
+			want := configured(t, Options{}, cpus, online)
 			spec := loadSpec(t)
 			for name, value := range tc.variables {
 				v := spec.Variables[name]
@@ -118,7 +118,7 @@ func TestConfigure(t *testing.T) {
 			}
 			maps.Copy(want.sizes, tc.sizes)
 			maps.Copy(want.contents, tc.contents)
-			got := configured(t, tc.options, cpus)
+			got := configured(t, tc.options, cpus, online)
 			for name, v := range want.variables {
 				if !bytes.Equal(got.variables[name], v) {
 					t.Errorf("%s is %x, want %x", name, got.variables[name], v)
@@ -136,14 +136,14 @@ func TestConfigure(t *testing.T) {
 
 // TestConfigureDefaults checks the settings without options.
 func TestConfigureDefaults(t *testing.T) {
-	const cpus = 4
+	const cpus, online = 200, 4
 	var got struct {
 		Tracer, Wakeup, Page, Target, Kinds uint32
 		Limited, Forks, Kernel, User        bool
 		MinPages                            uint64
 	}
 	spec := loadSpec(t)
-	if err := configure(spec, &Options{}, cpus); err != nil {
+	if err := configure(spec, &Options{}, cpus, online); err != nil {
 		t.Fatal(err)
 	}
 	for name, to := range map[string]any{
@@ -156,12 +156,12 @@ func TestConfigureDefaults(t *testing.T) {
 		}
 	}
 	want := got
-	want.Tracer, want.Wakeup, want.Page, want.Target, want.Kinds = uint32(os.Getpid()), DefaultBufferBytes/4/176/cpus, uint32(os.Getpagesize()), 0, ^uint32(0)
+	want.Tracer, want.Wakeup, want.Page, want.Target, want.Kinds = uint32(os.Getpid()), DefaultBufferBytes/4/176/online, uint32(os.Getpagesize()), 0, ^uint32(0)
 	want.Limited, want.Forks, want.Kernel, want.User, want.MinPages = false, false, false, false, 0
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	for name, size := range map[string]uint32{bpfMapEvents: DefaultBufferBytes, bpfMapCpuStates: cpus, bpfMapCalls: cpus} {
+	for name, size := range map[string]uint32{bpfMapEvents: DefaultBufferBytes, bpfMapCpuStates: cpus} {
 		if n := spec.Maps[name].MaxEntries; n != size {
 			t.Errorf("%s has %d entries, want %d", name, n, size)
 		}
@@ -173,7 +173,7 @@ func TestConfigureDefaults(t *testing.T) {
 func TestConfigureOne(t *testing.T) {
 	o := Options{Filter: stream.Filter{PIDs: []uint32{4711}}}
 	spec := loadSpec(t)
-	if err := configure(spec, &o, 1); err != nil {
+	if err := configure(spec, &o, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	var target uint32

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf/ringbuf"
 	"github.com/klauspost/compress/zstd"
 
 	"chargetrace/internal/event"
@@ -35,8 +34,6 @@ type rawTrace struct {
 	Counters   []rawCounters
 	Unfollowed uint64
 	Missed     uint64
-	// Inflight are the calls in flight.
-	Inflight []rawCall
 
 	// Samples are the records of the ring buffer.
 	Samples [][]byte `json:"-"`
@@ -57,17 +54,7 @@ func (h rawHeader) info() stream.Info {
 	}
 }
 
-type rawCounters struct{ Delivered, Filtered, Lost, LostOthers, LostStacks uint64 }
-
-// rawCall is a call in flight: its CPU, its slots in calls and in call_stacks, and their
-// contents.
-type rawCall struct {
-	CPU, Slot    int
-	StackPointer uint64
-	Charge       []byte
-	StacksSlot   uint32
-	Stacks       []byte `json:",omitempty"` // a struct call_stacks
-}
+type rawCounters struct{ Delivered, Filtered, Lost, LostOthers, LostStacks, Missed, Inflight uint64 }
 
 func writeRaw(w io.Writer, raw *rawTrace) error {
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
@@ -146,39 +133,17 @@ func recordRaw(r *reader, i stream.Info) *rawRecorder {
 	return rec
 }
 
-func (r *rawRecorder) ReadInto(rec *ringbuf.Record) error {
-	err := r.ring.ReadInto(rec)
+func (r *rawRecorder) next() ([]byte, error) {
+	sample, err := r.ring.next()
 	if err == nil {
-		r.raw.Samples = append(r.raw.Samples, bytes.Clone(rec.RawSample))
+		r.raw.Samples = append(r.raw.Samples, bytes.Clone(sample))
 	}
-	return err
+	return sample, err
 }
 
 func (r *rawRecorder) readCounters(cpu int, n *bpfCpuState) error {
 	err := r.kernel.readCounters(cpu, n)
-	r.raw.Counters[cpu] = rawCounters{n.Delivered, n.Filtered, n.Lost, n.LostOthers, n.LostStacks}
-	return err
-}
-
-func (r *rawRecorder) readCalls(cpu int, c *bpfCalls) error {
-	err := r.kernel.readCalls(cpu, c)
-	for slot := range c.Call {
-		if call := &c.Call[slot]; call.Sp != 0 {
-			r.raw.Inflight = append(r.raw.Inflight, rawCall{
-				CPU: cpu, Slot: slot, StackPointer: call.Sp, Charge: bytes.Clone(structBytes(&call.Event)), StacksSlot: call.Stacks,
-			})
-		}
-	}
-	return err
-}
-
-func (r *rawRecorder) readCallStacks(slot uint32, s *bpfCallStacks) error {
-	err := r.kernel.readCallStacks(slot, s)
-	for i := range r.raw.Inflight {
-		if call := &r.raw.Inflight[i]; call.StacksSlot == slot {
-			call.Stacks = bytes.Clone(structBytes(s))
-		}
-	}
+	r.raw.Counters[cpu] = rawCounters{n.Delivered, n.Filtered, n.Lost, n.LostOthers, n.LostStacks, n.Missed, n.Inflight}
 	return err
 }
 
@@ -233,16 +198,10 @@ func (raw *rawTrace) play(t *testing.T) *reader {
 		m.script = append(m.script, step{raw: sample})
 	}
 	for cpu, n := range raw.Counters {
-		m.counters[cpu] = bpfCpuState{Delivered: n.Delivered, Filtered: n.Filtered, Lost: n.Lost, LostOthers: n.LostOthers, LostStacks: n.LostStacks}
-	}
-	for _, in := range raw.Inflight {
-		call := &m.calls[in.CPU].Call[in.Slot]
-		call.Sp, call.Stacks = in.StackPointer, in.StacksSlot
-		var s bpfCallStacks
-		if copy(structBytes(&call.Event), in.Charge) != event.ChargeSize || copy(structBytes(&s), in.Stacks) != len(in.Stacks) {
-			t.Fatalf("a call of %d bytes, with %d of stacks", len(in.Charge), len(in.Stacks))
+		m.counters[cpu] = bpfCpuState{
+			Delivered: n.Delivered, Filtered: n.Filtered, Lost: n.Lost, LostOthers: n.LostOthers, LostStacks: n.LostStacks,
+			Missed: n.Missed, Inflight: n.Inflight,
 		}
-		m.callStacks[in.StacksSlot] = s
 	}
 	m.unfollowed, m.misses = raw.Unfollowed, raw.Missed
 	r := m.reader()
@@ -329,17 +288,8 @@ func TestRaw(t *testing.T) {
 		step{raw: rawStack(5, symbol.Process{}, 0x10, 0x20)}, sample(stacked), sample(event.Event{Type: event.ReclaimBegin, BootNanos: 5, TID: 8}),
 		timeout, timeout, timeout,
 	)
-	m.counters = []bpfCpuState{{Delivered: 3, Filtered: 4, Lost: 3, LostOthers: 1}, {Delivered: 1, Lost: 1, LostStacks: 9}}
+	m.counters = []bpfCpuState{{Delivered: 3, Filtered: 4, Lost: 3, LostOthers: 1}, {Delivered: 1, Lost: 1, LostStacks: 9, Missed: 4, Inflight: 8}}
 	m.unfollowed, m.misses = 1, 2
-	for slot, e := range map[int]event.Event{2: at(6, 1, 9), 3: with(at(7, 1, 10), func(e *event.Event) { e.KernelStack = 6 })} {
-		call := &m.calls[1].Call[slot]
-		call.Sp, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(slot)
-	}
-	var s bpfCallStacks
-	s.KernelFrames = uint64(len(rawStack(6, symbol.Process{}, 0x30))-stackHeader) / 8
-	copy(structBytes(&s.Kernel), rawStack(6, symbol.Process{}, 0x30))
-	m.callStacks[3] = s
-
 	r := m.reader()
 	r.stacks = &stacks{numbers: make(map[string]uint32)}
 	var file, recording bytes.Buffer
@@ -357,10 +307,10 @@ func TestRaw(t *testing.T) {
 			outcomes = append(outcomes, e.Outcome.String())
 		}
 	}
-	if want := "miss ok ok failed ok ok"; strings.Join(outcomes, " ") != want || len(events) != 9 || len(names) != 3 {
+	if want := "miss ok ok failed"; strings.Join(outcomes, " ") != want || len(events) != 7 || len(names) != 2 {
 		t.Errorf("%q, want %s; %d events, %d names", outcomes, want, len(events), len(names))
 	}
-	if counts.Seen != 14 || counts.Lost != 4 || counts.Filtered != 4 || counts.Missed != 2 {
+	if counts.Seen != 12 || counts.Lost != 4 || counts.Filtered != 4 || counts.Missed != 14 {
 		t.Errorf("%+v", counts)
 	}
 

@@ -10,34 +10,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/event"
 )
 
-// readInterval is the maximum time that an event stays in the ring buffer. The reader wakes
-// up at this interval while there are events. After an interval without events it asks the
-// programs to wake it, and sleeps.
-const readInterval = 50 * time.Millisecond
+// DefaultInterval is the default of [Options.Interval].
+const DefaultInterval = 50 * time.Millisecond
 
 // maxPending is the maximum time that a failed batch charge waits for the next event of its
 // thread; see batchSize.resolveMisses. That event follows at once, unless the thread is
 // preempted, which can take long on a busy machine.
 const maxPending = 2 * time.Second
-
-// ring is the reader's interface to the ring buffer: a [*ringbuf.Reader], or a script in
-// tests.
-type ring interface {
-	// ReadInto waits for a record. After Flush it returns the remaining records, then
-	// ringbuf.ErrFlushed.
-	ReadInto(*ringbuf.Record) error
-	// SetDeadline limits the wait of ReadInto; the zero time is no limit.
-	SetDeadline(time.Time)
-	// AvailableBytes returns the number of bytes that can be read without waiting.
-	AvailableBytes() int
-	Flush() error
-}
 
 // clock holds the reader's two clocks.
 type clock struct {
@@ -63,8 +47,9 @@ type reader struct {
 	kernel kernel
 	clock  clock
 	stacks *stacks // nil: no stacks are collected
+	// interval is Options.Interval.
+	interval time.Duration
 
-	record  ringbuf.Record
 	flushed bool
 	// idleIntervals counts the intervals without an event in which none was pending.
 	idleIntervals int
@@ -80,17 +65,15 @@ type reader struct {
 
 	stopOnce sync.Once
 	stopErr  error
-	inflight []inflightCall
 }
 
-func newReader(r ring, k kernel, c clock, possibleCPUs int) *reader {
-	r.SetDeadline(c.now().Add(readInterval))
-	return &reader{ring: r, kernel: k, clock: c, lost: make([]uint64, possibleCPUs)}
+func newReader(r ring, k kernel, c clock, possibleCPUs int, interval time.Duration) *reader {
+	r.setDeadline(c.now().Add(interval))
+	return &reader{ring: r, kernel: k, clock: c, lost: make([]uint64, possibleCPUs), interval: interval}
 }
 
 // Read implements [stream.Source]. It reports lost events by an [event.Lost] event before
-// the next charge of that CPU. The last events are the losses that no charge followed, and
-// the charges in flight.
+// the next charge of that CPU, and at the end the losses that no charge followed.
 func (r *reader) Read(batch []event.Event) (int, error) {
 	n := copy(batch, r.pending)
 	r.pending = append(r.pending[:0], r.pending[n:]...)
@@ -123,8 +106,8 @@ func (r *reader) Read(batch []event.Event) (int, error) {
 }
 
 // fill reads the available events into batch. It waits for at least one, or for the end of
-// an interval; while events are pending, each interval ends after readInterval. At the end
-// of the trace it returns io.EOF.
+// an interval; while events are pending, each interval has an end. At the end of the trace
+// it returns io.EOF.
 func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 	for n < len(batch) {
 		if len(r.queue) > 0 {
@@ -139,29 +122,29 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 			}
 			return n, nil
 		}
-		if n > 0 && r.record.Remaining == 0 && r.ring.AvailableBytes() == 0 {
+		if n > 0 && !r.ring.available() {
 			return n, nil
 		}
-		err := r.ring.ReadInto(&r.record)
+		sample, err := r.ring.next()
 		switch {
 		case err == nil:
-			ok, err := r.decode(&batch[n])
+			ok, err := r.decode(&batch[n], sample)
 			if ok {
 				n++
 			}
 			if err != nil {
 				return n, fmt.Errorf("read the ring buffer: %w", err)
 			}
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case err == os.ErrDeadlineExceeded:
 			return n, r.endInterval(pending)
-		case errors.Is(err, ringbuf.ErrFlushed):
+		case err == errFlushed:
 			r.flushed = true
 			r.Stop() // waits until the Stop that flushed returns
 			if err := r.stopErr; err != nil {
 				r.stopErr = nil // Close need not return it again
 				return n, err
 			}
-			if err := r.queueFinal(); err != nil {
+			if err := r.queueLosses(); err != nil {
 				return n, err
 			}
 		default:
@@ -171,18 +154,18 @@ func (r *reader) fill(batch []event.Event, pending bool) (n int, err error) {
 	return n, nil
 }
 
-// decode decodes the record to e. It returns false for a stack that already has an event.
+// decode decodes a sample to e. It returns false for a stack that already has an event.
 // If charges were lost before this one, e becomes a Lost event and the charge is queued.
-func (r *reader) decode(e *event.Event) (ok bool, err error) {
+func (r *reader) decode(e *event.Event, sample []byte) (ok bool, err error) {
 	if r.idleIntervals > 2 { // the reader slept
-		r.ring.SetDeadline(r.clock.now().Add(readInterval))
+		r.ring.setDeadline(r.clock.now().Add(r.interval))
 	}
 	r.idleIntervals = 0
 
-	if r.stacks != nil && isStack(r.record.RawSample) {
-		return r.stacks.learn(e, r.record.RawSample)
+	if r.stacks != nil && isStack(sample) {
+		return r.stacks.learn(e, sample)
 	}
-	if err := e.Decode(r.record.RawSample); err != nil {
+	if err := e.Decode(sample); err != nil {
 		return false, err
 	}
 	if e.Type != event.Charge {
@@ -203,11 +186,11 @@ func (r *reader) decode(e *event.Event) (ok bool, err error) {
 	return true, nil
 }
 
-// endInterval sets the deadline of the next ReadInto.
+// endInterval sets the deadline of the next wait.
 func (r *reader) endInterval(pending bool) error {
-	deadline := r.clock.now().Add(readInterval)
+	deadline := r.clock.now().Add(r.interval)
 	if pending {
-		r.ring.SetDeadline(deadline)
+		r.ring.setDeadline(deadline)
 		return nil
 	}
 	r.idleIntervals++
@@ -222,13 +205,12 @@ func (r *reader) endInterval(pending bool) error {
 	default:
 		deadline = time.Time{}
 	}
-	r.ring.SetDeadline(deadline)
+	r.ring.setDeadline(deadline)
 	return nil
 }
 
-// queueFinal queues the events that are not in the ring buffer: losses that no later charge
-// reported, and the charges in flight.
-func (r *reader) queueFinal() error {
+// queueLosses queues the losses that no later charge reported.
+func (r *reader) queueLosses() error {
 	counts, err := r.Counts()
 	if err != nil {
 		return err
@@ -239,19 +221,18 @@ func (r *reader) queueFinal() error {
 	if counts.Lost > 0 {
 		r.queue = append(r.queue, event.Event{Type: event.Lost, BootNanos: r.clock.boot(), LostCharges: counts.Lost})
 	}
-	for _, call := range r.inflight {
-		for _, raw := range call.stacks {
-			var e event.Event
-			if ok, err := r.stacks.learn(&e, raw); err != nil {
-				return fmt.Errorf("read the calls in flight: %w", err)
-			} else if ok {
-				r.queue = append(r.queue, e)
-			}
-		}
-		if r.stacks != nil {
-			r.stacks.number(&call.charge)
-		}
-		r.queue = append(r.queue, call.charge)
-	}
 	return nil
+}
+
+// Stop detaches the programs, waits until no CPU runs them, and makes Read return the last
+// events and io.EOF. Any goroutine may call it, more than once.
+func (r *reader) Stop() {
+	r.stopOnce.Do(func() {
+		if err := r.kernel.detach(); err != nil {
+			r.stopErr = fmt.Errorf("detach: %w", err)
+		}
+		if err := r.ring.flush(); err != nil {
+			r.stopErr = errors.Join(r.stopErr, fmt.Errorf("flush the ring buffer: %w", err))
+		}
+	})
 }

@@ -7,12 +7,9 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/cilium/ebpf/ringbuf"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -60,7 +57,7 @@ func TestLoss(t *testing.T) {
 			counters: []bpfCpuState{{Lost: 4}, {Lost: 10}},
 			want: []event.Event{
 				lost(at(1, 0, 7), 3), losing(at(1, 0, 7), 3),
-				{Type: event.Lost, BootNanos: uint64(readInterval), LostCharges: 11},
+				{Type: event.Lost, BootNanos: uint64(fakeInterval), LostCharges: 11},
 			},
 		},
 		{
@@ -115,13 +112,13 @@ func TestPending(t *testing.T) {
 		},
 		{
 			name:   "until maxPending has passed",
-			script: slices.Concat([]step{sample(first)}, intervals(40), []step{later(other)}, intervals(1), []step{later(second)}),
+			script: slices.Concat([]step{sample(first)}, intervals(33), []step{later(other)}, intervals(1), []step{later(second)}),
 			want:   [][]event.Event{{first, other}, {second}},
 		},
 		{
 			// The second failure is younger, and stays pending.
 			name: "separately",
-			script: slices.Concat([]step{sample(first), sample(failed(at(1900*ms, 1, 8)))}, intervals(41),
+			script: slices.Concat([]step{sample(first), sample(failed(at(1900*ms, 1, 8)))}, intervals(34),
 				[]step{later(at(2100*ms, 1, 8))}),
 			want: [][]event.Event{{first}, {miss(failed(at(1900*ms, 1, 8))), retry(at(2100*ms, 1, 8))}},
 		},
@@ -181,8 +178,8 @@ func TestPending(t *testing.T) {
 
 // TestSleep checks when the reader asks to be woken, and its deadlines.
 func TestSleep(t *testing.T) {
-	const interval = "deadline 50ms"
-	end := []string{"detach", "calls", "flush"}
+	const interval = "deadline 60ms"
+	end := []string{"detach", "flush"}
 	e := at(1, 0, 7)
 	for _, tc := range []struct {
 		name   string
@@ -246,10 +243,10 @@ func TestStop(t *testing.T) {
 	a, b, c := at(1, 0, 7), failed(at(2, 0, 7)), at(3, 0, 7)
 	m := newMachine(t, 2)
 	r := m.reader()
-	m.script = []step{sample(a), {raw: b.AppendEncoded(nil), before: r.Stop}, later(c), {err: ringbuf.ErrFlushed}}
+	m.script = []step{sample(a), {raw: b.AppendEncoded(nil), before: r.Stop}, later(c), {err: errFlushed}}
 	compare(t, readAll(t, r, 256), [][]event.Event{{a}, {miss(b), retry(c)}})
 	r.Stop()
-	if want := []string{"deadline 50ms", "detach", "calls", "calls", "flush"}; !slices.Equal(m.log, want) {
+	if want := []string{"deadline 60ms", "detach", "flush"}; !slices.Equal(m.log, want) {
 		t.Errorf("got %q, want %q", m.log, want)
 	}
 	for range 2 {
@@ -278,7 +275,7 @@ func TestStopElsewhere(t *testing.T) {
 
 func TestStopFails(t *testing.T) {
 	for name, message := range map[string]string{
-		"detach": "detach: broken", "calls": "read the calls in flight: broken", "flush": "flush the ring buffer: broken",
+		"detach": "detach: broken", "flush": "flush the ring buffer: broken",
 		"counters": "read the counters: broken", "unfollowed": "read the counters: broken",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -324,103 +321,6 @@ func TestReadFails(t *testing.T) {
 	}
 }
 
-// bpfCharge returns a charge as the program stores it.
-func bpfCharge(t *testing.T, e event.Event) (c bpfChargeEvent) {
-	t.Helper()
-	if n := copy(structBytes(&c), e.AppendEncoded(nil)); n != event.ChargeSize {
-		t.Fatalf("a charge has %d bytes, want %d", n, event.ChargeSize)
-	}
-	return c
-}
-
-// TestInflight ends a trace with charges in flight. They must follow the events of the ring
-// buffer, oldest first, with a flag.
-func TestInflight(t *testing.T) {
-	predicted := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags |= event.Predicted }) }
-	a, b, c := at(30, 0, 7), at(10, 0, 8), with(at(20, 1, 9), func(e *event.Event) { e.Flags = event.Remote; e.Outcome = event.Failed })
-	m := newMachine(t, 2, sample(at(25, 0, 6)))
-	m.counters[1] = bpfCpuState{Delivered: 1, Filtered: 2, Lost: 4}
-	for i, e := range map[int]event.Event{0: a, len(m.calls[0].Call) - 1: b} {
-		m.calls[0].Call[i].Sp, m.calls[0].Call[i].Event = e.StackPointer, bpfCharge(t, e)
-	}
-	m.calls[1].Call[3].Sp, m.calls[1].Call[3].Event = 9, bpfCharge(t, c)
-	m.calls[1].Call[4].Event = bpfCharge(t, at(5, 1, 5)) // a call that has returned
-	r := m.reader()
-	got := slices.Concat(readAll(t, r, 256)...)
-	compare(t, [][]event.Event{got}, [][]event.Event{{
-		at(25, 0, 6), {Type: event.Lost, LostCharges: 4}, predicted(b), predicted(c), predicted(a),
-	}})
-	if counts, err := r.Counts(); err != nil || counts != (stream.Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 4}) {
-		t.Errorf("%+v, %v", counts, err)
-	}
-}
-
-// TestInflightStacks ends a trace with charges in flight whose stacks the reader has, or
-// not.
-func TestInflightStacks(t *testing.T) {
-	functions, err := symbol.ReadKernel(strings.NewReader("1000 t inner\n2000 t outer\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	stacked := func(nanos uint64, kernel, user uint32) event.Event {
-		return with(at(nanos, 0, 7), func(e *event.Event) { e.KernelStack, e.UserStack = kernel, user })
-	}
-	stack := func(number uint32, frames string) event.Event {
-		return event.Event{Type: event.Stack, StackNumber: number, Frames: frames}
-	}
-	fill := func(s *bpfStackEvent, raw []byte) (frames uint64) {
-		copy(structBytes(s), raw)
-		return uint64(len(raw)-stackHeader) / 8
-	}
-	m := newMachine(t, 1, step{raw: rawStack(5, symbol.Process{}, 0x1001, 0x2002)}, sample(stacked(1, 5, 0)))
-	for i, e := range []event.Event{stacked(20, 5, 6), stacked(21, 8, 0), stacked(22, 0, 0)} {
-		call := &m.calls[0].Call[i]
-		call.Sp, call.Event, call.Stacks = 1, bpfCharge(t, e), uint32(40+i)
-	}
-	var s bpfCallStacks
-	s.KernelFrames = fill(&s.Kernel, rawStack(5, symbol.Process{}, 0x1001, 0x2002))
-	s.UserFrames = fill(&s.User, rawStack(6, symbol.Process{PID: 7, Layout: 8}, 0x77))
-	m.callStacks[40] = s
-	s = bpfCallStacks{}
-	fill(&s.Kernel, rawStack(8, symbol.Process{}, slices.Repeat([]uint64{0x2001}, stackDepth)...))
-	s.KernelFrames = 1 << 40 // must be limited to the array
-	m.callStacks[41] = s
-
-	r := m.reader()
-	r.stacks = &stacks{kernel: functions, numbers: make(map[string]uint32)}
-	got := slices.Concat(readAll(t, r, 256)...)
-	p := func(e event.Event) event.Event { return with(e, func(e *event.Event) { e.Flags = event.Predicted }) }
-	compare(t, [][]event.Event{got}, [][]event.Event{{
-		stack(1, "inner+0x1;outer+0x2"), stacked(1, 1, 0),
-		stack(2, "0x77"), p(stacked(20, 1, 2)),
-		stack(3, strings.Repeat("outer+0x1;", stackDepth)+"[truncated]"), p(stacked(21, 3, 0)),
-		p(stacked(22, 0, 0)),
-	}})
-
-	// Without its stacks a charge is an error.
-	m = newMachine(t, 1)
-	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, stacked(1, 5, 0))
-	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the stacks of the calls in flight: no stacks in slot 0" {
-		t.Error(err)
-	}
-}
-
-func TestInflightFails(t *testing.T) {
-	m := newMachine(t, 1)
-	m.calls[0].Call[0].Sp = 1 // with an event of type 0
-	if _, err := m.reader().Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: event of unknown type 0" {
-		t.Error(err)
-	}
-	m = newMachine(t, 1)
-	m.calls[0].Call[0].Sp, m.calls[0].Call[0].Event = 1, bpfCharge(t, with(at(1, 0, 7), func(e *event.Event) { e.KernelStack = 5 }))
-	m.callStacks[0] = bpfCallStacks{} // no frames
-	r := m.reader()
-	r.stacks = &stacks{numbers: make(map[string]uint32)}
-	if _, err := r.Read(make([]event.Event, 1)); err == nil || err.Error() != "read the calls in flight: a stack of 16 bytes" {
-		t.Error(err)
-	}
-}
-
 // TestReadStacks checks that stacks are numbered in order of their first samples.
 func TestReadStacks(t *testing.T) {
 	charge := func(kernel, user uint32) event.Event {
@@ -460,14 +360,21 @@ func TestReadStacks(t *testing.T) {
 func TestCounts(t *testing.T) {
 	m := newMachine(t, 3)
 	m.counters = []bpfCpuState{
-		{Delivered: 1, Filtered: 10, Lost: 100, LostOthers: 1000, LostStacks: 10_000},
-		{Delivered: 2, Filtered: 20, Lost: 200, LostOthers: 2000, LostStacks: 20_000},
-		{Delivered: 3, Filtered: 30, Lost: 300, LostOthers: 3000, LostStacks: 30_000},
+		{Delivered: 1, Filtered: 10, Lost: 100, LostOthers: 1000, LostStacks: 10_000, Missed: 100, Inflight: 10_000},
+		{Delivered: 2, Filtered: 20, Lost: 200, LostOthers: 2000, LostStacks: 20_000, Missed: 200, Inflight: 20_000},
+		{Delivered: 3, Filtered: 30, Lost: 300, LostOthers: 3000, LostStacks: 30_000, Missed: 300, Inflight: 30_000},
 	}
 	m.misses, m.unfollowed = 7, 8
-	counts, err := m.reader().Counts()
-	want := stream.Counts{Whole: true, Seen: 666, Filtered: 60, Lost: 600, LostNonCharge: 6000, Missed: 7, Unfollowed: 8, LostStacks: 60_000}
+	r := m.reader()
+	counts, err := r.Counts()
+	want := stream.Counts{Whole: true, Seen: 666, Filtered: 60, Lost: 600, LostNonCharge: 6000, Missed: 607, Unfollowed: 8, LostStacks: 60_000}
 	if err != nil || counts != want {
 		t.Errorf("%+v, %v", counts, err)
+	}
+	// At the end, the returns of the calls in flight have not been seen.
+	readAll(t, r, 8)
+	want.Missed += 60_000
+	if counts, err = r.Counts(); err != nil || counts != want {
+		t.Errorf("at the end: %+v, %v", counts, err)
 	}
 }

@@ -17,7 +17,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/ringbuf"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/guest"
@@ -97,11 +96,11 @@ type gatedRing struct {
 	sync.Mutex
 }
 
-func (g *gatedRing) ReadInto(rec *ringbuf.Record) error {
-	err := g.ring.ReadInto(rec)
+func (g *gatedRing) next() ([]byte, error) {
+	sample, err := g.ring.next()
 	g.Lock()
 	defer g.Unlock()
-	return err
+	return sample, err
 }
 
 // checkRecorded compares the recording with the kernel's counts for the cgroup at its

@@ -70,7 +70,7 @@ func TestEnums(t *testing.T) {
 		},
 		"outcome": {"OUTCOME_OK": uint64(event.OK), "OUTCOME_FAILED": uint64(event.Failed)},
 		"event_flag": {
-			"FLAG_PREDICTED": uint64(event.Predicted), "FLAG_REMOTE": uint64(event.Remote), "FLAG_KTHREAD": uint64(event.KernelThread),
+			"FLAG_REMOTE": uint64(event.Remote), "FLAG_KTHREAD": uint64(event.KernelThread),
 			"FLAG_WALK_CUT": uint64(event.WalkCut), "FLAG_RETRY": uint64(event.Retry), "FLAG_EXISTING": uint64(event.Existing),
 		},
 	} {
@@ -254,7 +254,7 @@ func TestArchitectures(t *testing.T) {
 		shared := make(map[string]string)
 		for _, name := range []string{
 			"charge_event", "reclaim_event", "oom_kill_event", "fork_event", "uncharge_event", "cgroup_event", "stack_event",
-			"event", "level", "cpu_state", "calls", "call_stacks", "cgroup_key",
+			"event", "level", "cpu_state", "call", "call_stacks", "cgroup_key",
 			"event_type", "kind", "outcome", "event_flag", "cgroup_verdict", "stack_slots",
 		} {
 			types, err := spec.Types.AnyTypesByName(name) // a map can have the name too
@@ -359,4 +359,9 @@ func layout(t btf.Type) (s string) {
 		s = fmt.Sprintln(t.Size, t.Values)
 	}
 	return s
+}
+
+// structBytes returns the memory of a struct shared with the BPF program.
+func structBytes[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
 }

@@ -16,8 +16,8 @@ import (
 type Type uint32
 
 const (
-	// Charge is one call of page_counter_try_charge: the state at its entry, and its
-	// outcome.
+	// Charge is one call of page_counter_try_charge: the state before it, and its
+	// outcome. Its time is that of the return.
 	Charge Type = 1
 	// Lost marks where events could not be delivered.
 	Lost Type = 2

@@ -89,7 +89,7 @@ type Flags uint16
 
 const (
 	// Predicted means that the function's return was not seen: Outcome and FailedAt
-	// were predicted at its entry.
+	// were predicted at its entry. Only older recordings have it.
 	Predicted Flags = 1 << iota
 	// Remote means that the charged cgroup is not the current task's.
 	Remote

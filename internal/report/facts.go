@@ -98,7 +98,7 @@ func (r *Report) warnings() (warnings []string) {
 	if !n.Whole {
 		return append(warnings, "The recording is truncated: its last events may be missing.")
 	}
-	warn(n.Missed, "call", "missed: a probe was already running on that CPU.")
+	warn(n.Missed, "call", "missed: a probe was already running on that CPU, or their return was not seen.")
 	warn(n.LostStacks, "stack", "of charges missing: the kernel could not walk them, or too many were different.")
 	if n.UnnamedProcesses > 0 {
 		warnings = append(warnings, "Processes with unresolved user stacks: "+count(n.UnnamedProcesses)+". Their files could not be read, or not in time.")

@@ -44,9 +44,10 @@ type Counts struct {
 	// Lost charges, and LostNonCharge events of other types, found the ring buffer full.
 	Lost          uint64 `json:"lost"`
 	LostNonCharge uint64 `json:"lost_others"`
-	// Missed calls of the traced function never reached the program, because it or
-	// another BPF program was already running on that CPU. They are not part of Seen.
-	// Kernels before 6.7 do not count all of them.
+	// Missed calls of the traced function did not reach a program, because it or
+	// another BPF program was already running on that CPU, or their return was not seen,
+	// as at the end of the trace. They are not part of Seen. Kernels before 6.7 do not
+	// count all of them.
 	Missed uint64 `json:"missed"`
 	// RecordedEvents is the number of events in a recording, without names, and
 	// RecordedCharges the number of charges among them. Both are 0 for a live trace.
