@@ -71,6 +71,7 @@ func (f Filter) dropsCharges() bool { return f.MinPages > 0 || f.OnlyLimited }
 // matcher applies a Filter.
 type matcher struct {
 	Filter
+	all      bool // the filter shows all events
 	pageSize uint64
 	// targets are the PIDs and, with Follow, their descendants. children are processes
 	// older than the trace, by their parent.
@@ -104,6 +105,7 @@ func newMatcher(filter Filter, pageSize int) *matcher {
 	for _, pid := range filter.PIDs {
 		m.targets[pid] = true
 	}
+	m.all = len(filter.PIDs) == 0 && filter.Comms == nil && !filter.FiltersCgroups() && filter.Kinds == 0 && !filter.dropsCharges()
 	return m
 }
 

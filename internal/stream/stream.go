@@ -98,7 +98,7 @@ func (c *copier) keep(batch []event.Event) []event.Event {
 		if isCharge {
 			c.read++
 		}
-		if c.done || !c.matches(e) {
+		if c.done || !c.all && !c.matches(e) {
 			continue
 		}
 		switch {

@@ -45,6 +45,17 @@ func (t *Totals) AddCharge(e *event.Event) {
 	}
 }
 
+// add adds the charges of later totals.
+func (t *Totals) add(o *Totals) {
+	t.Charges += o.Charges
+	t.ChargedPages += o.ChargedPages
+	t.Failures += o.Failures
+	t.BatchMisses += o.BatchMisses
+	if t.FirstAtLimitNanos == 0 {
+		t.FirstAtLimitNanos = o.FirstAtLimitNanos
+	}
+}
+
 // AddReclaim adds the end of a reclaim.
 func (t *Totals) AddReclaim(e *event.Event) {
 	t.Reclaims++
@@ -122,10 +133,22 @@ type Summary struct {
 	// Counts is set by Close.
 	Counts stream.Counts
 
+	// run sums up the last charges with the same process, cgroup and kind. Until the end of
+	// a Write its Totals are missing in the sums above.
+	run run
+
 	// Caches indexed by the ID or PID modulo the length: most events are of the few
 	// processes that charge at the time.
 	recentCgroups   [16]recentCgroup
 	recentProcesses [16]*Process
+}
+
+type run struct {
+	cgroup event.CgroupID
+	pid    uint32
+	comm   event.Comm // the last
+	kind   event.Kind
+	Totals
 }
 
 type recentCgroup struct {
@@ -156,15 +179,30 @@ func (s *Summary) Write(batch []event.Event) error {
 		case event.Charge:
 			s.addCharge(e)
 		case event.ReclaimEnd:
+			s.endRun()
 			s.Total.AddReclaim(e)
 			s.Kinds[event.Memory].AddReclaim(e)
 			s.cgroup(e.Cgroup).AddReclaim(e)
-			s.process(e).AddReclaim(e)
+			s.process(e.PID, &e.Comm).AddReclaim(e)
 		case event.OOMKill:
 			s.OOMKills = append(s.OOMKills, *e)
 		}
 	}
+	s.endRun()
 	return nil
+}
+
+// endRun adds the run to the sums.
+func (s *Summary) endRun() {
+	r := &s.run
+	if r.Charges == 0 {
+		return
+	}
+	s.Total.add(&r.Totals)
+	s.Kinds[r.kind].add(&r.Totals)
+	s.cgroup(r.cgroup).add(&r.Totals)
+	s.process(r.pid, &r.comm).add(&r.Totals)
+	r.Totals = Totals{}
 }
 
 // Close implements [stream.Sink].
@@ -174,13 +212,16 @@ func (s *Summary) Close(c stream.Counts) error {
 }
 
 func (s *Summary) addCharge(e *event.Event) {
-	s.Total.AddCharge(e)
-	s.Kinds[e.Kind].AddCharge(e)
+	r := &s.run
+	if r.pid != e.PID || r.cgroup != e.Cgroup || r.kind != e.Kind {
+		s.endRun()
+		r.pid, r.cgroup, r.kind = e.PID, e.Cgroup, e.Kind
+	}
+	r.comm = e.Comm
+	r.AddCharge(e)
 	if e.KernelStack != 0 {
 		s.addCause(e)
 	}
-	s.cgroup(e.Cgroup).AddCharge(e)
-	s.process(e).AddCharge(e)
 	key, max, hit := HitLimit(e)
 	if !hit {
 		return
@@ -233,20 +274,20 @@ func (s *Summary) cgroup(id event.CgroupID) *Totals {
 	return t
 }
 
-func (s *Summary) process(e *event.Event) *Totals {
-	recent := &s.recentProcesses[e.PID%uint32(len(s.recentProcesses))]
+func (s *Summary) process(pid uint32, comm *event.Comm) *Totals {
+	recent := &s.recentProcesses[pid%uint32(len(s.recentProcesses))]
 	p := *recent
-	if p == nil || p.PID != e.PID {
-		p = s.Processes[e.PID]
+	if p == nil || p.PID != pid {
+		p = s.Processes[pid]
 	}
 	if p == nil {
 		if len(s.Processes) >= maxProcesses {
 			return &s.Others
 		}
-		p = &Process{PID: e.PID}
-		s.Processes[e.PID] = p
+		p = &Process{PID: pid}
+		s.Processes[pid] = p
 	}
 	*recent = p
-	p.Comm = e.Comm
+	p.Comm = *comm
 	return &p.Totals
 }
