@@ -113,11 +113,11 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 				   const struct call *c, __u64 pid_tgid, __u64 charged)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), kernel_stack = 0, user_stack = 0;
-	bool retry = false, changed = false;
+	bool retry = false;
 	struct cgroup_subsys_state *css, *current;
 	struct counter_info info;
 	struct charge_event *e;
-	__u64 fail = c->fail, failed = 0;
+	__u64 fail = c->fail, failed = 0, limiting;
 	struct levels w;
 
 	/* First: the verifier repeats it for each path to it. For the same reason no branch. */
@@ -147,17 +147,18 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 
 	/* In other counters high is unset and 0. */
 	w.high.max |= ((1ULL << KIND_MEMORY | 1ULL << KIND_SWAP) >> (info.kind & 63) & 1) - 1;
-	w.limiting.cgroup = w.limiting.max < UNLIMITED ? level_id(&info, w.limiting.cgroup, &changed) : 0;
-	w.high.cgroup = w.high.max < UNLIMITED ? level_id(&info, w.high.cgroup, &changed) : 0;
+	w.high.cgroup = w.high.max < UNLIMITED ? level_id(&info, w.high.cgroup) : 0;
 	if (!charged) {
 		/* Until 6.16 a program cannot even load a pointer to a pointer. */
 		if (typed)
 			bpf_probe_read_kernel(&fail, sizeof(fail), (__u64 *)ctx + 2);
 		bpf_probe_read_kernel(&failed, sizeof(failed), (void *)fail);
-		failed = level_id(&info, failed, &changed);
+		failed = level_id(&info, failed);
 	}
-	if (changed)
-		cache_counter(n, &info);
+	limiting = w.limiting.cgroup;
+	w.limiting.cgroup = w.limiting.max < UNLIMITED ? level_id(&info, limiting) : 0;
+	if (w.limiting.cgroup)
+		cache_level(n, &info, limiting, w.limiting.cgroup);
 
 	if (take_kernel_stacks || take_user_stacks) {
 		struct call_stacks *s = typed ? claim_stacks(n, cpu) : bpf_map_lookup_elem(&call_stacks, &c->stacks);

@@ -95,26 +95,27 @@ __noinline __u64 resolve_level(__u64 level, __u64 kind, __u64 css_offset)
 	return cgroup_id(css_of(level, kind, css_offset));
 }
 
-/*
- * level_id returns the cgroup id of a level in the tree of a charged counter. info keeps
- * the last: the ancestors of a css never change.
- */
-static __always_inline __u64 level_id(struct counter_info *info, __u64 level, bool *changed)
+/* level_id returns the cgroup id of a level in the tree of a charged counter. */
+static __always_inline __u64 level_id(const struct counter_info *info, __u64 level)
 {
-	__u64 cgroup;
-
 	if (level == info->counter)
 		return info->cgroup;
 	if (level == info->level)
 		return info->level_cgroup;
-	cgroup = resolve_level(level, info->kind, info->css_offset);
-	/* A pool of device memory can be freed before its css. */
-	if (info->kind != KIND_DMEM) {
-		info->level = level;
-		info->level_cgroup = cgroup;
-		*changed = true;
-	}
-	return cgroup;
+	return resolve_level(level, info->kind, info->css_offset);
+}
+
+/*
+ * cache_level caches the level that limited a charge: the ancestors of a css never change.
+ * A pool of device memory can be freed before its css.
+ */
+static __always_inline void cache_level(struct cpu_state *n, struct counter_info *info, __u64 level, __u64 cgroup)
+{
+	if (level == info->counter || level == info->level || info->kind == KIND_DMEM)
+		return;
+	info->level = level;
+	info->level_cgroup = cgroup;
+	cache_counter(n, info);
 }
 
 #endif
