@@ -23,7 +23,8 @@ type Names struct {
 type node struct {
 	parent          uint64
 	name            string
-	path, printable string // cached by lookup
+	path, printable string     // cached by lookup
+	container       *Container // cached by Container
 }
 
 // Add adds the name in an event of type [event.CgroupName].
@@ -85,6 +86,20 @@ func (n *Names) Path(id event.CgroupID) string {
 func (n *Names) Printable(id event.CgroupID) string {
 	_, printable := n.lookup(id)
 	return printable
+}
+
+// Container returns the container of a cgroup; see [ContainerOf].
+func (n *Names) Container(id event.CgroupID) Container {
+	path, _ := n.lookup(id)
+	nd := n.nodes[id]
+	if nd == nil || nd.path == "" {
+		return ContainerOf(path)
+	}
+	if nd.container == nil {
+		c := ContainerOf(path)
+		nd.container = &c
+	}
+	return *nd.container
 }
 
 func (n *Names) lookup(id event.CgroupID) (path, printable string) {

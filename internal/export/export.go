@@ -82,7 +82,7 @@ func (w *writer) flush() error {
 func (w *writer) container(id event.CgroupID) *container {
 	c := w.containers[id]
 	if c == nil {
-		c = &container{Container: cgroup.ContainerOf(w.world.Names.Path(id))}
+		c = &container{Container: w.world.Names.Container(id)}
 		c.short = c.String()
 		w.containers[id] = c
 	}

@@ -28,10 +28,10 @@ func BenchmarkCharge(b *testing.B) {
 	if !EnterBenchmark(b, Exact.On(One...)) {
 		return
 	}
-	untraced := medianStorm(b, nil, 5)
+	untraced := medianStorm(b, nil, 1, 5)
 	b.Run("untraced", func(b *testing.B) {
 		b.ReportMetric(0, "ns/op")
-		touch := slope(b, nil, "churn %d", 10, 50)
+		touch := slope(b, nil, 1, "churn %d", 10, 50)
 		b.ReportMetric(untraced, "insns/storm-charge")
 		b.ReportMetric(touch.workload/touch.charges, "insns/touch-charge")
 	})
@@ -48,9 +48,24 @@ func BenchmarkCharge(b *testing.B) {
 		{"record", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))
 		}},
+		{"record-fentry", func(b *testing.B, pid string) *tracer {
+			return chargetrace(b, "-attach", "fentry", "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))
+		}},
+		{"wide-fentry", traceWorkload("-wide", "-attach", "fentry")},
+		{"stack-fentry", traceWorkload("-stack", "-attach", "fentry")},
+		{"trace-cmd", func(b *testing.B, _ string) *tracer { return recordWithTraceCmd(b) }},
 		{"bpftrace", func(b *testing.B, _ string) *tracer { return startBpftrace(b) }},
 	} {
 		b.Run(mode.name, func(b *testing.B) { benchmarkTracer(b, mode.start, untraced) })
+	}
+	for _, attach := range []string{"kprobe", "fentry"} {
+		b.Run("level-"+attach, func(b *testing.B) {
+			const levels = 9
+			start := traceWorkload("-attach", attach)
+			tree := medianStorm(b, start, levels, 3) - medianStorm(b, nil, levels, 3)
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric((tree-(medianStorm(b, start, 1, 3)-untraced))/(levels-1), "kernel-insns/level")
+		})
 	}
 	me := strconv.Itoa(os.Getpid())
 	for _, filter := range []struct {
@@ -75,7 +90,7 @@ func BenchmarkCharge(b *testing.B) {
 		b.Run(filter.name, func(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 			start := func(b *testing.B, _ string) *tracer { return chargetrace(b, filter.args...) }
-			b.ReportMetric(medianStorm(b, start, 5)-untraced, "kernel-insns/charge")
+			b.ReportMetric(medianStorm(b, start, 1, 5)-untraced, "kernel-insns/charge")
 		})
 	}
 }
@@ -96,10 +111,10 @@ func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
 	if strings.HasSuffix(b.Name(), "/bpftrace") { // slow to start
 		repeats = 1
 	}
-	inKernel := medianStorm(b, start, repeats) - untraced
+	inKernel := medianStorm(b, start, 1, repeats) - untraced
 	var touches []cost
 	for range repeats { // some include a garbage collection
-		touches = append(touches, slope(b, start, "churn %d", 10, 50))
+		touches = append(touches, slope(b, start, 1, "churn %d", 10, 50))
 	}
 	slices.SortFunc(touches, func(a, b cost) int { return cmp.Compare(a.tracer, b.tracer) })
 	touch := touches[len(touches)/2]
@@ -114,12 +129,28 @@ func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
 	}
 }
 
-// medianStorm returns the CPU time per charge of the processes in a storm.
-func medianStorm(b *testing.B, start startFunc, repeats int) float64 {
+// recordWithTraceCmd records the entry and the return of the function with trace-cmd: the
+// pages, the usage of the counter, and the result.
+func recordWithTraceCmd(b *testing.B) *tracer {
+	b.Helper()
+	const events = "p:try_charge page_counter_try_charge pages=%si:u64 usage=+0(%di):u64\n" +
+		"r:try_charged page_counter_try_charge charged=$retval:u8\n"
+	if err := os.WriteFile("/sys/kernel/tracing/kprobe_events", []byte(events), 0); err != nil {
+		b.Fatal(err)
+	}
+	tr := startTracer(b, "", "/usr/bin/trace-cmd", "record", "-q", "-e", "kprobes", "-o", filepath.Join(b.TempDir(), "trace.dat"))
+	const enabled = "/sys/kernel/tracing/events/kprobes/enable"
+	waitForWrite(b, enabled, func() bool { return strings.HasPrefix(readFile(b, enabled), "1") })
+	return tr
+}
+
+// medianStorm returns the CPU time per charge of the processes in a storm, in a cgroup that
+// many levels below the root.
+func medianStorm(b *testing.B, start startFunc, levels, repeats int) float64 {
 	b.Helper()
 	var storms []float64
 	for range repeats {
-		storm := slope(b, start, "storm %d", 2000, 22000)
+		storm := slope(b, start, levels, "storm %d", 2000, 22000)
 		storms = append(storms, storm.workload/storm.charges)
 	}
 	slices.Sort(storms)
@@ -138,9 +169,9 @@ type cost struct {
 }
 
 // slope returns the difference in cost between a long and a short workload.
-func slope(b *testing.B, start startFunc, format string, short, long int) cost {
+func slope(b *testing.B, start startFunc, levels int, format string, short, long int) cost {
 	b.Helper()
-	a, c := measure(b, start, fmt.Sprintf(format, short)), measure(b, start, fmt.Sprintf(format, long))
+	a, c := measure(b, start, levels, fmt.Sprintf(format, short)), measure(b, start, levels, fmt.Sprintf(format, long))
 	c.charges -= a.charges
 	c.workload -= a.workload
 	c.tracer -= a.tracer
@@ -149,9 +180,13 @@ func slope(b *testing.B, start startFunc, format string, short, long int) cost {
 }
 
 // measure runs a workload under a tracer, or untraced if start is nil.
-func measure(b *testing.B, start startFunc, work string) (c cost) {
+func measure(b *testing.B, start startFunc, levels int, work string) (c cost) {
 	b.Helper()
 	g := newCgroup(b)
+	for range levels - 1 {
+		g.write(b, "cgroup.subtree_control", "+memory")
+		g = g.child(b, "below")
+	}
 	p := startWorkload(b, g, work)
 	if _, err := fmt.Sscanf(work, "storm %f", &c.charges); err == nil {
 		// Each page is charged alone after its batch failed: two calls.
@@ -165,7 +200,7 @@ func measure(b *testing.B, start startFunc, work string) (c cost) {
 		begin := time.Now()
 		tr = start(b, p.pid())
 		c.ready = time.Since(begin)
-		c.tracer = -quietCPUNanos(b, tr.Process.Pid)
+		c.tracer = -quietCPUNanos(b, tr)
 	}
 	p.begin(b)
 	if _, err := fmt.Sscan(p.readLine(b), &c.workload); err != nil {
@@ -173,10 +208,10 @@ func measure(b *testing.B, start startFunc, work string) (c cost) {
 	}
 	if tr != nil {
 		c.peakMiB = peakMiB(b, tr)
-		c.tracer += quietCPUNanos(b, tr.Process.Pid)
+		c.tracer += quietCPUNanos(b, tr)
 		tr.Process.Signal(unix.SIGINT)
 		tr.end(b)
-		if i := slices.Index(tr.Args, "-o"); i >= 0 {
+		if i := slices.Index(tr.Args, "-o"); i >= 0 && tr.Args[0] == command {
 			c.recordedBytes = fileBytes(b, tr.Args[i+1])
 		}
 	}
@@ -186,17 +221,32 @@ func measure(b *testing.B, start startFunc, work string) (c cost) {
 
 // quietCPUNanos waits until a tracer has caught up, and returns its CPU time. It waits
 // longer than a tracer needs, on the machine's clock.
-func quietCPUNanos(b *testing.B, pid int) float64 {
+func quietCPUNanos(b *testing.B, tr *tracer) float64 {
 	b.Helper()
 	const interval = 200 * time.Millisecond
 	time.Sleep(2 * time.Second)
-	before := cpuNanosOf(b, pid)
+	before := withChildrenCPUNanos(b, tr.Process.Pid)
 	time.Sleep(interval)
-	now := cpuNanosOf(b, pid)
+	now := withChildrenCPUNanos(b, tr.Process.Pid)
 	if now-before > float64(interval)/100 {
 		b.Fatalf("the tracer is still busy: %.0f ns in %v", now-before, interval)
 	}
 	return now
+}
+
+// withChildrenCPUNanos returns the CPU time of a process and its living children, in
+// nanoseconds: trace-cmd has one for each CPU.
+func withChildrenCPUNanos(b *testing.B, pid int) float64 {
+	b.Helper()
+	sum := cpuNanosOf(b, pid)
+	for _, child := range strings.Fields(readFile(b, fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))) {
+		n, err := strconv.Atoi(child)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += cpuNanosOf(b, n)
+	}
+	return sum
 }
 
 // cpuNanosOf returns the CPU time of another process, in nanoseconds.

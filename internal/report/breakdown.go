@@ -23,8 +23,8 @@ type part struct {
 }
 
 func (p *part) add(cell int, pages uint64) {
-	for len(p.cells) <= cell {
-		p.cells = append(p.cells, 0)
+	if missing := cell + 1 - len(p.cells); missing > 0 {
+		p.cells = append(p.cells, make([]uint64, missing)...)
 	}
 	p.cells[cell] += pages
 	p.pages += pages

@@ -5,7 +5,6 @@ import (
 	"html/template"
 	"math"
 
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 )
 
@@ -27,7 +26,7 @@ func (r *Report) usageView(i int, u *usagePlot) plotView {
 		Legend: []legend{{"usage", "in use"}},
 		Wide:   inline(u, "wide", 1080, 330), Narrow: inline(u, "narrow", 360, 300),
 	}
-	if container := cgroup.ContainerOf(r.sum.Names.Path(u.key.Cgroup)).String(); container != "" {
+	if container := r.sum.Names.Container(u.key.Cgroup).String(); container != "" {
 		v.Note += ", " + event.Printable(container)
 	}
 	if u.partial {

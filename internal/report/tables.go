@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
 )
@@ -153,7 +152,7 @@ func (r *Report) cgroupTable() table {
 	for _, id := range slices.SortedFunc(maps.Keys(r.sum.Cgroups), func(a, b event.CgroupID) int {
 		return cmp.Or(worst(r.sum.Cgroups[a], r.sum.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
 	}) {
-		container := event.Printable(cgroup.ContainerOf(r.sum.Names.Path(id)).String())
+		container := event.Printable(r.sum.Names.Container(id).String())
 		row := append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...)
 		t.Rows = append(t.Rows, row)
 	}

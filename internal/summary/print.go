@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"chargetrace/internal/cause"
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/world"
 )
@@ -51,7 +50,7 @@ func (p *printer) cgroups() {
 		return cmp.Or(byCharged(p.s.Cgroups[a], p.s.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
 	})
 	totals(p, "CGROUP\tCONTAINER", ids, func(id event.CgroupID) (string, *Totals) {
-		container := cgroup.ContainerOf(p.s.Names.Path(id)).String()
+		container := p.s.Names.Container(id).String()
 		return p.s.Names.Printable(id) + "\t" + cmp.Or(container, "-"), p.s.Cgroups[id]
 	})
 }

@@ -64,8 +64,8 @@ func (p *painter) chargedFor(g *group) string {
 // String writes a share: page table 6%.
 func (s share) String() string { return fmt.Sprintf("%s %.0f%%", s.Words(), 100*s.part) }
 
-// graph writes the usage of the limiting level, or of the cgroup if it has no limit,
-// over the last minutes. Marks below are failed charges (!) and kills (X).
+// graph writes the usage of the level that limited the cgroup at the time, or its own if
+// none did, over the last minutes. Marks below are failed charges (!) and kills (X).
 func (p *painter) graph(r *row, height int) {
 	const axis = 9
 	width := p.width - axis - 1
@@ -96,36 +96,24 @@ func (p *painter) graph(r *row, height int) {
 		p.line(faint.Styled(fmt.Sprintf("%*s ", axis, label)) + p.style(r).Styled(b.String()))
 	}
 	span := ""
-	if history := r.group.history; len(history) > 1 {
-		span = "-" + shortDuration(time.Duration(r.bootNanos-history[0].bootNanos))
+	if n := len(r.group.graph); n > 1 {
+		span = "-" + shortDuration(time.Duration(r.bootNanos-p.times[len(p.times)-n]))
 	}
 	p.line(faint.Styled(fmt.Sprintf("%*s ", axis, span)) + full.Styled(string(marks)))
 }
 
-// graphColumns reduces the history of a row to the columns of a graph: the highest usage in
-// pages, and the mark of each.
+// graphColumns reduces the graph of a row to columns: the highest usage in pages, and the
+// mark of each.
 func (r *row) graphColumns(width int) (values []int64, marks []byte) {
-	history := r.group.history
-	var before sample
-	if len(history) == historyTicks {
-		before = history[0] // the one before it is unknown
-	}
-	for ticks := range slices.Chunk(history, max(1, (len(history)+width-1)/width)) {
+	graph := r.group.graph
+	for ticks := range slices.Chunk(graph, max(1, (len(graph)+width-1)/width)) {
 		var highest int64
 		mark := byte(' ')
 		for _, x := range ticks {
-			pages := x.usagePages
-			if r.limitedBy != "" {
-				pages = x.limitingPages
+			highest = max(highest, x.pages)
+			if x.mark == 'X' || mark == ' ' {
+				mark = x.mark
 			}
-			highest = max(highest, pages)
-			switch {
-			case x.kills > before.kills:
-				mark = 'X'
-			case mark == ' ' && x.totals.Failures > before.totals.Failures:
-				mark = '!'
-			}
-			before = x
 		}
 		values, marks = append(values, highest), append(marks, mark)
 	}

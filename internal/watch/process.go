@@ -65,15 +65,16 @@ type share struct {
 
 // shares returns the causes of the recent charges, the largest first.
 func (g *group) shares() []share {
-	if g == nil || len(g.recent) == 0 {
+	if g == nil || g.causes == nil || len(g.causes.recent) == 0 {
 		return nil
 	}
-	last := len(g.recent) - 1
-	charged := g.recent[last]
+	recent := g.causes.recent
+	last := len(recent) - 1
+	charged := recent[last]
 	var all uint64
 	for c := range charged {
 		if last == fillWindow { // else the cgroup is newer than the window
-			charged[c] -= g.recent[0][c]
+			charged[c] -= recent[0][c]
 		}
 		all += charged[c]
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 )
 
@@ -47,13 +46,13 @@ func (r *row) fullness() float64 {
 func (s *state) row(id event.CgroupID) row {
 	names := &s.world.Names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
-	if c := cgroup.ContainerOf(names.Path(id)); c.ID != "" {
+	if c := names.Container(id); c.ID != "" {
 		r.container = event.Printable(c.String())
 	}
 	filling := s.levels[id]
 	r.known = filling != nil
-	if g := r.group; g != nil && len(g.history) > 0 {
-		r.sample = g.history[len(g.history)-1]
+	if g := r.group; g != nil && len(g.graph) > 0 {
+		r.sample = g.last
 		if r.limiting != (event.CgroupID{}) {
 			r.limitedBy, r.ownLimit = names.Printable(r.limiting), r.limiting == id
 			filling = s.levels[r.limiting]
@@ -85,10 +84,7 @@ func (s *state) row(id event.CgroupID) row {
 const maxToLimit = 30 * 24 * time.Hour
 
 func (r *row) setRates(g *group) {
-	before := sample{}
-	if len(g.history) > 1 {
-		before = g.history[len(g.history)-2]
-	}
+	before := &g.before
 	seconds := interval.Seconds()
 	if before.bootNanos != 0 {
 		seconds = float64(r.bootNanos-before.bootNanos) / float64(time.Second)
@@ -150,7 +146,7 @@ func (s *state) rows(k *keys) []row {
 		return rows
 	}
 	for id, g := range s.groups {
-		if len(g.history) == 0 {
+		if len(g.graph) == 0 {
 			continue
 		}
 		r := s.row(id)

@@ -27,6 +27,8 @@ const (
 	maxCharging  = 1 << 16
 	// maxGroups cgroups are kept before removed and idle ones are dropped.
 	maxGroups = 1000
+	// maxBars bounds the memory of the graphs. With more cgroups they are shorter.
+	maxBars = 1 << 19
 )
 
 // state sums up a trace for the screen. It reads no clock: tick gets the time.
@@ -37,28 +39,38 @@ type state struct {
 	kills, lost uint64
 
 	groups   map[event.CgroupID]*group
+	forgetAt int                       // the number of groups at which to forget some
 	levels   map[event.CgroupID]*level // the memory counters
 	log      []*entry
 	logged   int                     // the number of all entries, dropped ones too
 	hits     map[event.CounterID]hit // the limits that were hit
 	lastTick uint64                  // BootNanos
+	times    []uint64                // of the last historyTicks ticks
 	ticked   bool
 }
 
 // group is a cgroup with events.
 type group struct {
-	totals    summary.Totals
-	limiting  event.CgroupID // the level with the least room; zero: no limit
-	kills     uint64
-	history   []sample            // of the last historyTicks ticks
-	processes map[uint32]*process // by PID
-	charged   byCause
-	recent    []byCause // charged at the last fillWindow+1 ticks
-	readable  bool      // its files were read once
-	gone      bool      // and no longer can be
+	totals   summary.Totals
+	limiting event.CgroupID // the level with the least room; zero: no limit
+	kills    uint64
+	// last and before are the samples of the last two ticks. The graph ends with the last;
+	// it has up to historyTicks.
+	last, before sample
+	graph        []bar
+	idleTicks    int                 // since the totals changed
+	processes    map[uint32]*process // by PID
+	causes       *causes             // nil: the trace has no stacks
+	readable     bool                // its files were read once
+	gone         bool                // and no longer can be
 }
 
-// byCause counts the pages charged for each cause.
+// causes are the pages charged for each cause, in all and at the last fillWindow+1 ticks.
+type causes struct {
+	charged byCause
+	recent  []byCause
+}
+
 type byCause [cause.NumCauses]uint64
 
 // level is a memory counter, as last seen.
@@ -72,6 +84,12 @@ type level struct {
 type point struct {
 	bootNanos  uint64
 	usagePages int64
+}
+
+// bar is a tick in a graph.
+type bar struct {
+	pages int64 // used of the limiting level; without a limit, of the cgroup
+	mark  byte  // 'X' a kill, '!' a failed charge since the tick before, or ' '
 }
 
 // sample is the state of a cgroup at a tick.
@@ -110,6 +128,7 @@ func newState(w *world.World) *state {
 		world:    w,
 		start:    min(w.Info.StartBootNanos, maxBootNanos),
 		groups:   make(map[event.CgroupID]*group),
+		forgetAt: maxGroups,
 		levels:   make(map[event.CgroupID]*level),
 		hits:     make(map[event.CounterID]hit),
 		lastTick: min(w.Info.StartBootNanos, maxBootNanos),
@@ -128,7 +147,9 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 		g := s.group(e.Cgroup)
 		before := g.totals.ChargedPages
 		g.totals.AddCharge(e)
-		g.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
+		if g.causes != nil {
+			g.causes.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
+		}
 		g.process(e).add(e)
 		if e.Kind == event.Memory {
 			g.gone = false
@@ -154,10 +175,15 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 func (s *state) group(id event.CgroupID) *group {
 	g := s.groups[id]
 	if g == nil {
-		if len(s.groups) >= maxGroups {
+		if len(s.groups) >= s.forgetAt {
 			s.forget()
+			// Not for each new cgroup, if all are needed.
+			s.forgetAt = max(maxGroups, 2*len(s.groups))
 		}
 		g = &group{processes: make(map[uint32]*process)}
+		if s.world.Info.KernelStacks {
+			g.causes = new(causes)
+		}
 		s.groups[id] = g
 	}
 	return g
@@ -171,7 +197,7 @@ func (s *state) forget() {
 	maps.DeleteFunc(s.groups, func(_ event.CgroupID, g *group) bool { return g.gone })
 	if len(s.groups) == n {
 		maps.DeleteFunc(s.groups, func(_ event.CgroupID, g *group) bool {
-			return len(g.history) == historyTicks && g.history[0].totals == g.totals
+			return g.idleTicks >= historyTicks
 		})
 	}
 	used := make(map[event.CgroupID]bool)
@@ -282,6 +308,8 @@ func (s *state) read(readings map[event.CgroupID]reading) {
 func (s *state) tick(bootNanos uint64) {
 	elapsed := bootNanos - s.lastTick
 	amend := s.ticked && elapsed < uint64(interval)/2
+	s.times = appendLast(s.times, bootNanos, historyTicks, amend)
+	bars := max(fillWindow+1, min(historyTicks, maxBars/max(1, len(s.groups))))
 	for _, l := range s.levels {
 		l.history = appendLast(l.history, point{bootNanos, l.usagePages}, fillWindow+1, amend)
 	}
@@ -298,8 +326,10 @@ func (s *state) tick(bootNanos uint64) {
 		if l := s.levels[g.limiting]; l != nil {
 			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages
 		}
-		g.history = appendLast(g.history, x, historyTicks, amend)
-		g.recent = appendLast(g.recent, g.charged, fillWindow+1, amend)
+		g.addSample(x, bars, amend)
+		if c := g.causes; c != nil {
+			c.recent = appendLast(c.recent, c.charged, fillWindow+1, amend)
+		}
 		for pid, p := range g.processes {
 			if !amend {
 				p.tick(float64(elapsed) / float64(time.Second))
@@ -310,6 +340,28 @@ func (s *state) tick(bootNanos uint64) {
 		}
 	}
 	s.lastTick, s.ticked = bootNanos, true
+}
+
+// addSample adds a sample, and its bar to the graph of at most n.
+func (g *group) addSample(x sample, n int, amend bool) {
+	g.idleTicks++
+	if x.totals != g.last.totals {
+		g.idleTicks = 0
+	}
+	if !amend {
+		g.before = g.last
+	}
+	b := bar{x.usagePages, ' '}
+	if x.limiting != (event.CgroupID{}) {
+		b.pages = x.limitingPages
+	}
+	if x.kills > g.before.kills {
+		b.mark = 'X'
+	} else if x.totals.Failures > g.before.totals.Failures {
+		b.mark = '!'
+	}
+	g.last = x
+	g.graph = appendLast(g.graph, b, n, amend)
 }
 
 // appendLast appends x to a history of at most n, or replaces the last with it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -603,5 +604,43 @@ func BenchmarkRefresh(b *testing.B) {
 		s.toRead()
 		s.tick(s.lastTick + second)
 		io.WriteString(io.Discard, s.view(&keys{}, screen{width: 200, height: 50}))
+	}
+}
+
+// BenchmarkCgroups measures ticks of many cgroups that all charge, for longer than the
+// graph.
+func BenchmarkCgroups(b *testing.B) {
+	for _, n := range []int{100, 1000, 5000, 20_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			const ticks = 310
+			var heap, before runtime.MemStats
+			for b.Loop() {
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				s := newState(world.New(info))
+				feed(s, names)
+				var events []event.Event
+				for i := range uint64(n) {
+					events = append(events, named(100+i, pod, fmt.Sprintf("cri-containerd-%064x.scope", i)))
+				}
+				feed(s, events)
+				events = events[:0]
+				for i := range uint64(n) {
+					events = append(events, charge(0, 100+i, uint32(i), 1, 1))
+				}
+				for range ticks {
+					feed(s, events)
+					s.toRead()
+					s.tick(s.lastTick + second)
+					io.WriteString(io.Discard, s.view(&keys{}, screen{width: 200, height: 50}))
+				}
+				runtime.GC()
+				runtime.ReadMemStats(&heap)
+				runtime.KeepAlive(s)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n*ticks), "ns/cgroup-tick")
+			b.ReportMetric(float64(heap.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB")
+		})
 	}
 }
