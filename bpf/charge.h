@@ -106,8 +106,8 @@ static __always_inline __u64 from_bool(__u64 result)
 }
 
 /*
- * record sends the event of a charge. It returns false if a filter rejects it. See walk for
- * typed.
+ * record sends the event of a charge. It returns false if a filter rejects it. See
+ * address_of for typed.
  */
 static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, struct page_counter *counter,
 				   const struct call *c, __u64 pid_tgid, __u64 charged)

@@ -29,7 +29,8 @@ func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) (e
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", untested)
 	}
 	interval := capture.DefaultInterval
-	// Nobody looks on. User stacks are resolved as long as the process is there.
+	// Without a terminal, fewer wakeups matter more than the delay. With user stacks they do
+	// not: a stack can be resolved only while its process exists.
 	if !isTerminal(stdout) && !cfg.kernel.ustack {
 		interval = 200 * time.Millisecond
 	}

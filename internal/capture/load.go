@@ -23,7 +23,7 @@ func load(o *Options, attach, attachNet Attach, possibleCPUs int) (coll *ebpf.Co
 	}
 	onlineCPUs, err := numcpus.GetOnline()
 	if err != nil || onlineCPUs == 0 {
-		onlineCPUs = possibleCPUs
+		onlineCPUs = possibleCPUs // only wakes the reader more often
 	}
 	if err := configure(spec, o, possibleCPUs, onlineCPUs); err != nil {
 		return nil, nil, err
