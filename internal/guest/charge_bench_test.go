@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,7 @@ func BenchmarkCharge(b *testing.B) {
 	untraced := medianStorm(b, nil, 1, 5)
 	b.Run("untraced", func(b *testing.B) {
 		b.ReportMetric(0, "ns/op")
-		touch := slope(b, nil, 1, "churn %d", 10, 50)
+		touch := slope(b, nil, 1, "churn %d", 100, 400)
 		b.ReportMetric(untraced, "insns/storm-charge")
 		b.ReportMetric(touch.workload/touch.charges, "insns/touch-charge")
 	})
@@ -114,7 +115,7 @@ func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
 	inKernel := medianStorm(b, start, 1, repeats) - untraced
 	var touches []cost
 	for range repeats { // some include a garbage collection
-		touches = append(touches, slope(b, start, 1, "churn %d", 10, 50))
+		touches = append(touches, slope(b, start, 1, "churn %d", 100, 400))
 	}
 	slices.SortFunc(touches, func(a, b cost) int { return cmp.Compare(a.tracer, b.tracer) })
 	touch := touches[len(touches)/2]
@@ -196,11 +197,13 @@ func measure(b *testing.B, start startFunc, levels int, work string) (c cost) {
 		c.charges *= float64((8 << 20) / pageSize / 64)
 	}
 	var tr *tracer
+	var s *switches
 	if start != nil {
 		begin := time.Now()
 		tr = start(b, p.pid())
 		c.ready = time.Since(begin)
-		c.tracer = -quietCPUNanos(b, tr)
+		s = recordSwitches(b)
+		c.tracer = -quietNanos(b, s, tr)
 	}
 	p.begin(b)
 	if _, err := fmt.Sscan(p.readLine(b), &c.workload); err != nil {
@@ -208,9 +211,10 @@ func measure(b *testing.B, start startFunc, levels int, work string) (c cost) {
 	}
 	if tr != nil {
 		c.peakMiB = peakMiB(b, tr)
-		c.tracer += quietCPUNanos(b, tr)
+		c.tracer += quietNanos(b, s, tr)
 		tr.Process.Signal(unix.SIGINT)
 		tr.end(b)
+		s.stop(b)
 		if i := slices.Index(tr.Args, "-o"); i >= 0 && tr.Args[0] == command {
 			c.recordedBytes = fileBytes(b, tr.Args[i+1])
 		}
@@ -219,34 +223,78 @@ func measure(b *testing.B, start startFunc, levels int, work string) (c cost) {
 	return c
 }
 
-// quietCPUNanos waits until a tracer has caught up, and returns its CPU time. It waits
-// longer than a tracer needs, on the machine's clock.
-func quietCPUNanos(b *testing.B, tr *tracer) float64 {
+// quietNanos waits until a tracer has caught up, and returns its CPU time since switches
+// began. It waits longer than a tracer needs, on the machine's clock.
+func quietNanos(b *testing.B, s *switches, tr *tracer) float64 {
 	b.Helper()
 	const interval = 200 * time.Millisecond
 	time.Sleep(2 * time.Second)
-	before := withChildrenCPUNanos(b, tr.Process.Pid)
+	before := s.nanosOf(b, tr)
 	time.Sleep(interval)
-	now := withChildrenCPUNanos(b, tr.Process.Pid)
+	now := s.nanosOf(b, tr)
 	if now-before > float64(interval)/100 {
 		b.Fatalf("the tracer is still busy: %.0f ns in %v", now-before, interval)
 	}
 	return now
 }
 
-// withChildrenCPUNanos returns the CPU time of a process and its living children, in
-// nanoseconds: trace-cmd has one for each CPU.
-func withChildrenCPUNanos(b *testing.B, pid int) float64 {
+// switches records the context switches of the machine's CPU.
+//
+// The CPU time of a thread does not show the cost of a tracer: if a wakeup preempts a thread
+// in the kernel, the scheduler charges what that thread still does there, up to 300 us, to
+// the one that it runs next (rq_clock_skip_update in check_preempt_curr).
+type switches string // a directory of tracefs
+
+// recordSwitches starts to record.
+func recordSwitches(b *testing.B) *switches {
 	b.Helper()
-	sum := cpuNanosOf(b, pid)
-	for _, child := range strings.Fields(readFile(b, fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))) {
-		n, err := strconv.Atoi(child)
+	dir := "/sys/kernel/tracing/instances/switches"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	for _, setting := range [][2]string{{"buffer_size_kb", "8192"}, {"events/sched/sched_switch/enable", "1"}} {
+		if err := os.WriteFile(filepath.Join(dir, setting[0]), []byte(setting[1]), 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return (*switches)(&dir)
+}
+
+func (s *switches) stop(b *testing.B) {
+	b.Helper()
+	if err := os.Remove(string(*s)); err != nil {
+		b.Fatal(err)
+	}
+}
+
+var switchLine = regexp.MustCompile(` (\d+)\.(\d+): sched_switch: prev_comm=(.*) prev_pid=.* ==> next_comm=(.*) next_pid=`)
+
+// nanosOf returns the CPU time of the threads with the name of a tracer.
+func (s *switches) nanosOf(b *testing.B, tr *tracer) float64 {
+	b.Helper()
+	text := readFile(b, filepath.Join(string(*s), "trace"))
+	var inBuffer, written int
+	if _, rest, ok := strings.Cut(text, "entries-written:"); !ok {
+		b.Fatalf("no number of entries in %.200q", text)
+	} else if _, err := fmt.Sscanf(rest, "%d/%d", &inBuffer, &written); err != nil || inBuffer != written {
+		b.Fatalf("%d of %d entries: %v", inBuffer, written, err)
+	}
+	var sum, begin time.Duration
+	comm := filepath.Base(tr.Path)
+	for _, m := range switchLine.FindAllStringSubmatch(text, -1) {
+		at, err := time.ParseDuration(m[1] + "." + m[2] + "s")
 		if err != nil {
 			b.Fatal(err)
 		}
-		sum += cpuNanosOf(b, n)
+		if m[3] == comm && begin > 0 {
+			sum += at - begin
+		}
+		begin = 0
+		if m[4] == comm {
+			begin = at
+		}
 	}
-	return sum
+	return float64(sum)
 }
 
 // cpuNanosOf returns the CPU time of another process, in nanoseconds.
