@@ -66,7 +66,7 @@ func (b *blockReader) readEvent(e *event.Event) {
 		return
 	}
 	b.left--
-	i := b.readUvarint(&b.context)
+	i := b.readUvarint(&b.context.section)
 	if i >= uint64(len(b.numbered)) {
 		b.bad = true
 		return

@@ -100,7 +100,7 @@ func (b *blockWriter) add(e *event.Event) {
 		// The payload has the first time relative to the least, which is not known yet.
 		b.firstTime, b.least, b.greatest = t, t, t
 	} else {
-		b.time.appendVarint(int64(t - b.lastTime))
+		b.time.appendUvarint(zigzag(int64(t - b.lastTime)))
 	}
 	b.events++
 	b.lastTime, b.least, b.greatest = t, min(b.least, t), max(b.greatest, t)
@@ -171,6 +171,7 @@ func (b *blockWriter) mentionStack(number uint32) {
 
 // payload ends the block and returns its payload, which is valid until the next call.
 func (b *blockWriter) payload() []byte {
+	b.flush()
 	first := binary.AppendVarint(nil, int64(b.firstTime-b.least))
 	b.time.b = slices.Insert(b.time.b, 0, first...)
 	b.buf = b.buf[:0]

@@ -39,32 +39,32 @@ var chargeContext = contextFields{
 
 func encodeCharge(x *coder, l *levels, e *event.Event) {
 	x.requested.appendUvarint(e.RequestedPages)
-	x.outcome.b = append(x.outcome.b, outcomeByte(e))
+	x.outcome.appendUvarint(uint64(outcomeByte(e))) // one byte
 	if e.Outcome != event.OK {
 		encodeFailedAt(x, e)
 	}
 	expected := x.usages.expected
-	x.usage.appendVarint(e.UsagePages - expected[l.own])
+	x.usage.appendUvarint(zigzag(e.UsagePages - expected[l.own]))
 	expected[l.own] = e.UsagePages
-	x.limiting.appendVarint(e.Limiting.UsagePages - expected[l.limiting])
+	x.limiting.appendUvarint(zigzag(e.Limiting.UsagePages - expected[l.limiting]))
 	expected[l.limiting] = e.Limiting.UsagePages
-	x.high.appendVarint(e.High.UsagePages - expected[l.high])
+	x.high.appendUvarint(zigzag(e.High.UsagePages - expected[l.high]))
 	expected[l.high] = e.High.UsagePages
 	l.charge(expected, e)
 }
 
 func decodeCharge(x *coder, l *levels, e *event.Event) {
-	e.RequestedPages = x.readUvarint(&x.requested)
-	setOutcome(e, x.readByte(&x.outcome))
+	e.RequestedPages = x.readUvarint(&x.requested.section)
+	setOutcome(e, x.readByte(&x.outcome.section))
 	if e.Outcome != event.OK {
 		decodeFailedAt(x, e)
 	}
 	expected := x.usages.expected
-	e.UsagePages = expected[l.own] + x.readVarint(&x.usage)
+	e.UsagePages = expected[l.own] + x.readVarint(&x.usage.section)
 	expected[l.own] = e.UsagePages
-	e.Limiting.UsagePages = expected[l.limiting] + x.readVarint(&x.limiting)
+	e.Limiting.UsagePages = expected[l.limiting] + x.readVarint(&x.limiting.section)
 	expected[l.limiting] = e.Limiting.UsagePages
-	e.High.UsagePages = expected[l.high] + x.readVarint(&x.high)
+	e.High.UsagePages = expected[l.high] + x.readVarint(&x.high.section)
 	expected[l.high] = e.High.UsagePages
 	l.charge(expected, e)
 }
@@ -148,13 +148,13 @@ func codeKind(x *coder, e *event.Event) {
 func encodeUncharge(x *coder, l *levels, e *event.Event) {
 	x.requested.appendUvarint(e.RequestedPages)
 	expected := x.usages.expected
-	x.usage.appendVarint(e.UsagePages - expected[l.own])
+	x.usage.appendUvarint(zigzag(e.UsagePages - expected[l.own]))
 	expected[l.own] = e.UsageAfterPages()
 }
 
 func decodeUncharge(x *coder, l *levels, e *event.Event) {
-	e.RequestedPages = x.readUvarint(&x.requested)
+	e.RequestedPages = x.readUvarint(&x.requested.section)
 	expected := x.usages.expected
-	e.UsagePages = expected[l.own] + x.readVarint(&x.usage)
+	e.UsagePages = expected[l.own] + x.readVarint(&x.usage.section)
 	expected[l.own] = e.UsageAfterPages()
 }

@@ -3,6 +3,7 @@ package trace
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"chargetrace/internal/event"
 )
@@ -24,7 +25,40 @@ func (s *section) appendUvarint(v uint64) {
 	s.b = append(s.b, byte(v))
 }
 
-func (s *section) appendVarint(v int64) { s.appendUvarint(uint64(v)<<1 ^ uint64(v>>63)) }
+// zigzag returns the number that is appended for a signed one.
+func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
+
+// A column is a section with a number for each event. Most columns repeat one number for
+// long: to count that takes a fifth of the time of appending it.
+type column struct {
+	section
+	last  uint64
+	times int // to be appended
+}
+
+func (c *column) appendUvarint(v uint64) {
+	if v != c.last {
+		c.flush()
+		c.last = v
+	}
+	c.times++
+}
+
+// flush appends the numbers so far to the section.
+func (c *column) flush() {
+	if c.times == 0 {
+		return
+	}
+	begin := len(c.b)
+	c.section.appendUvarint(c.last)
+	size := len(c.b) - begin
+	c.b = slices.Grow(c.b, size*(c.times-1))
+	all := c.b[begin : begin+size*c.times]
+	for size < len(all) {
+		size += copy(all[size:], all[:size])
+	}
+	c.b, c.times = c.b[:begin+len(all)], 0
+}
 
 // A coder encodes events into the sections of a block, or decodes them. The functions
 // uint64, uint32, byte, text, comm and flagged do both, as in the XDR library (xdr(3)), so
@@ -35,8 +69,8 @@ type coder struct {
 	// bad is set where decoding meets bytes that no writer produces.
 	bad bool
 
-	names, stacks, contexts                                                 section
-	context, time, requested, outcome, usage, limiting, high, failed, other section
+	names, stacks, contexts, time, failed, other       section
+	context, requested, outcome, usage, limiting, high column
 
 	numbered []context // of the block, by number
 	usages   usages
@@ -67,7 +101,15 @@ func (x *coder) readContext() *context {
 func (x *coder) sections() [12]*section {
 	return [...]*section{
 		&x.names, &x.stacks, &x.contexts,
-		&x.context, &x.time, &x.requested, &x.outcome, &x.usage, &x.limiting, &x.high, &x.failed, &x.other,
+		&x.context.section, &x.time, &x.requested.section, &x.outcome.section, &x.usage.section,
+		&x.limiting.section, &x.high.section, &x.failed, &x.other,
+	}
+}
+
+// flush completes the columns.
+func (x *coder) flush() {
+	for _, c := range [...]*column{&x.context, &x.requested, &x.outcome, &x.usage, &x.limiting, &x.high} {
+		c.flush()
 	}
 }
 
