@@ -14,14 +14,22 @@ struct limits {
 	struct page_counter *parent;
 };
 
-static __always_inline void read_limits(struct limits *l, bool typed, struct page_counter *counter)
+/* limits_are_adjacent returns whether one read gets them, which holds up to 7.3. */
+static __always_inline bool limits_are_adjacent(void)
+{
+	__u64 high = bpf_core_field_offset(struct page_counter, high);
+
+	return bpf_core_field_offset(struct page_counter, max) == high + 8 &&
+	       bpf_core_field_offset(struct page_counter, parent) == high + 16;
+}
+
+static __always_inline void read_limits(struct limits *l, bool typed, bool adjacent, struct page_counter *counter)
 {
 	if (typed) {
 		l->high = counter->high;
 		l->max = counter->max;
 		l->parent = counter->parent;
-	} else if (bpf_core_field_offset(struct page_counter, max) == bpf_core_field_offset(struct page_counter, high) + 8 &&
-		   bpf_core_field_offset(struct page_counter, parent) == bpf_core_field_offset(struct page_counter, high) + 16) {
+	} else if (adjacent) {
 		bpf_core_read(l, sizeof(*l), &counter->high);
 	} else {
 		l->high = BPF_CORE_READ(counter, high);
@@ -40,6 +48,15 @@ struct levels {
 };
 
 /*
+ * above returns the next level's counter, or 0 at the root of the memory controller, which
+ * cannot be limited: reading it would cost as much as any level.
+ */
+static __always_inline __u64 above(__u64 parent, __u64 root)
+{
+	return parent - root < bpf_core_type_size(struct mem_cgroup) ? 0 : parent;
+}
+
+/*
  * walk fills in the levels of a charge. charged is what the charge has added to each.
  *
  * The levels are compared without branches: the verifier would follow each combination of
@@ -50,9 +67,11 @@ static __always_inline void walk(struct levels *w, bool typed, struct page_count
 	struct level limiting, high;
 	__s64 usage = 0, mask;
 	struct limits l;
-	__u64 level;
+	__u64 level, root = memory_root;
+	bool adjacent = !typed && limits_are_adjacent();
 
-	read_limits(&l, typed, counter);
+	barrier_var(adjacent); /* not computed again at each level */
+	read_limits(&l, typed, adjacent, counter);
 	read_usage(&usage, typed, counter);
 	w->usage = usage - charged;
 	w->max = l.max;
@@ -64,11 +83,11 @@ static __always_inline void walk(struct levels *w, bool typed, struct page_count
 	for (__u64 i = 1; i < MAX_LEVELS; i++) {
 		/* Without this clang keeps two versions of i, which differ by path. */
 		barrier_var(i);
-		level = address_of(typed, l.parent);
+		level = above(address_of(typed, l.parent), root);
 		if (!level)
 			break;
 		counter = l.parent;
-		read_limits(&l, typed, counter);
+		read_limits(&l, typed, adjacent, counter);
 		/* A level without limits has room at any usage. */
 		if ((l.max & l.high) >= UNLIMITED)
 			continue;
@@ -85,7 +104,7 @@ static __always_inline void walk(struct levels *w, bool typed, struct page_count
 		select(high.usage, usage, mask);
 		select(high.max, l.high, mask);
 	}
-	w->cut = level && address_of(typed, l.parent);
+	w->cut = level && above(address_of(typed, l.parent), root);
 	w->limiting = limiting;
 	w->high = high;
 }
