@@ -92,6 +92,10 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 		s.options.CgroupIDs = append(s.options.CgroupIDs, t.ID)
 		s.options.AboveIDs = append(s.options.AboveIDs, t.Above...)
 	}
+	if cfg.kernel.attach == capture.Fentry {
+		// The library parses all of the kernel's types, and keeps little of what it allocates.
+		debug.SetGCPercent(50)
+	}
 	if s.tracer, err = capture.Start(s.options); err != nil {
 		f := capture.Explain(err, cfg.kernel.attach)
 		return nil, &hintedError{fmt.Errorf("cannot trace: %s", f.Detail), f.Hint}
@@ -100,9 +104,11 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 	// Collect the garbage of BTF parsing now: a GC cycle during the trace costs as much
 	// as thousands of events. The screen keeps more than other sinks.
 	runtime.GC()
-	if !cfg.view.watch {
-		debug.SetGCPercent(400)
+	percent := 400
+	if cfg.view.watch {
+		percent = 100
 	}
+	debug.SetGCPercent(percent)
 
 	s.Source, s.info = s.tracer, s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
