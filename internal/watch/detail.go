@@ -15,7 +15,7 @@ func (p *painter) detail(r *row) {
 	p.line(p.rule(r.path))
 	var b strings.Builder
 	switch {
-	case r.gone():
+	case r.gone:
 		b.WriteString("removed")
 	case r.limitedBy == "":
 		b.WriteString(p.amount(r.usagePages) + " in use; no limit, here or above")
@@ -31,8 +31,8 @@ func (p *painter) detail(r *row) {
 			b.Write(text.AppendShort(nil, r.limitedBy, max(10, p.width-b.Len())))
 		}
 	}
-	if r.container != "" {
-		b.WriteString("; " + r.container)
+	if c := p.container(r.id); c != "" {
+		b.WriteString("; " + c)
 	}
 	p.line(b.String())
 	if p.world.Info.KernelStacks {

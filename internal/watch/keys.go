@@ -46,7 +46,7 @@ const helpText = `
 `
 
 // press handles a key, as named by tea.Key.String. rows are those on the screen.
-func (k *keys) press(key string, rows []row) {
+func (k *keys) press(key string, rows []*row) {
 	if k.filtering {
 		k.typeFilter(key)
 		return
@@ -55,7 +55,7 @@ func (k *keys) press(key string, rows []row) {
 		k.help = false
 		return
 	}
-	at := max(0, slices.IndexFunc(rows, func(r row) bool { return r.id == k.selected }))
+	at := max(0, slices.IndexFunc(rows, func(r *row) bool { return r.id == k.selected }))
 	move := func(to int) {
 		if len(rows) > 0 && !k.entered {
 			k.selected = rows[min(max(0, to), len(rows)-1)].id

@@ -34,7 +34,7 @@ func (w *Watch) printLine() {
 		w.print(strings.TrimRight(fmt.Sprintf(format, append(cells, "-", "-", "-", "-", "-", "-", "-")...), " "))
 		return
 	}
-	r := &rows[0]
+	r := rows[0]
 	cgroup := r.path
 	limit := []any{"-", "max", "-"}
 	if r.limitedBy != "" {

@@ -52,7 +52,7 @@ var columns = []column{
 }
 
 // table writes the part of the list of cgroups around the selected one.
-func (p *painter) table(rows []row, selected, height int) {
+func (p *painter) table(rows []*row, selected, height int) {
 	numbers := columns
 	if p.width >= 100 {
 		numbers = append([]column{usageColumn}, columns...)
@@ -82,9 +82,9 @@ func (p *painter) table(rows []row, selected, height int) {
 	first := max(0, min(selected-height/2, len(rows)-height))
 	for i, r := range rows[first:min(len(rows), first+height)] {
 		var b strings.Builder
-		b.WriteString(fit(string(text.AppendShort(nil, r.path, name)), name) + " " + p.style(&r).Styled(p.bar(&r, bar)))
+		b.WriteString(fit(string(text.AppendShort(nil, r.path, name)), name) + " " + p.style(r).Styled(p.bar(r, bar)))
 		for _, c := range numbers {
-			b.WriteString(" " + fitRight(c.cell(p, &r), max(c.width, p.amountWidth(c.width))))
+			b.WriteString(" " + fitRight(c.cell(p, r), max(c.width, p.amountWidth(c.width))))
 		}
 		if limitedBy > 0 {
 			b.WriteString(" " + string(text.AppendShort(nil, r.limitedBy, limitedBy)))
@@ -92,7 +92,7 @@ func (p *painter) table(rows []row, selected, height int) {
 		switch {
 		case first+i == selected && !p.entered:
 			p.line(bold.Styled("> " + b.String()))
-		case r.gone():
+		case r.gone:
 			p.line(faint.Styled("  " + ansi.Strip(b.String())))
 		default:
 			p.line("  " + b.String())

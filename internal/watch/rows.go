@@ -12,11 +12,11 @@ import (
 
 // row is a cgroup on the screen, as of the last tick.
 type row struct {
-	id        event.CgroupID
-	path      string // printable
-	container string
-	group     *group // nil: no event yet
-	known     bool   // the usage is
+	id    event.CgroupID
+	path  string // printable
+	group *group // nil: no event yet
+	known bool   // the usage is
+	gone  bool   // the cgroup has been removed
 	sample
 	limitedBy string // the path of the limiting level; empty: no limit
 	ownLimit  bool   // the cgroup is the limiting level
@@ -46,11 +46,9 @@ func (r *row) fullness() float64 {
 func (s *state) row(id event.CgroupID) row {
 	names := &s.world.Names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
-	if c := names.Container(id); c.ID != "" {
-		r.container = event.Printable(c.String())
-	}
 	filling := s.levels[id]
 	r.known = filling != nil
+	r.gone = r.group != nil && r.group.gone
 	if g := r.group; g != nil && len(g.graph) > 0 {
 		r.sample = g.last
 		if r.limiting != (event.CgroupID{}) {
@@ -136,30 +134,50 @@ func (o order) compare(a, b *row) int {
 	return 0
 }
 
+// container returns the printable name of a cgroup's container, or "".
+func (s *state) container(id event.CgroupID) string {
+	if c := s.world.Names.Container(id); c.ID != "" {
+		return event.Printable(c.String())
+	}
+	return ""
+}
+
+// matches reports whether the path or the container of a row contains a text.
+func (s *state) matches(r *row, filter string) bool {
+	return filter == "" || strings.Contains(strings.ToLower(r.path+" "+s.container(r.id)), strings.ToLower(filter))
+}
+
 // rows returns the sorted rows that the keys select.
-func (s *state) rows(k *keys) []row {
-	var rows []row
+func (s *state) rows(k *keys) (rows []*row) {
 	if k.entered {
 		for id := range s.world.Names.Lineage(k.selected) {
-			rows = append(rows, s.row(id))
+			r := s.row(id)
+			rows = append(rows, &r)
 		}
 		return rows
 	}
+	all := make([]row, 0, len(s.groups))
 	for id, g := range s.groups {
 		if len(g.graph) == 0 {
 			continue
 		}
-		r := s.row(id)
-		if k.filter == "" || strings.Contains(strings.ToLower(r.path+" "+r.container), strings.ToLower(k.filter)) {
-			rows = append(rows, r)
+		if r := s.row(id); s.matches(&r, k.filter) {
+			all = append(all, r)
+			rows = append(rows, &all[len(all)-1])
 		}
 	}
-	slices.SortFunc(rows, func(a, b row) int {
-		c := cmp.Or(k.order.compare(&a, &b), cmp.Compare(a.path, b.path), cmp.Compare(a.id.ID, b.id.ID))
+	slices.SortFunc(rows, func(a, b *row) int {
+		if c := boolCompare(a.gone, b.gone); c != 0 { // removed cgroups come last
+			return c
+		}
+		c := k.order.compare(a, b)
+		if c == 0 {
+			c = cmp.Or(strings.Compare(a.path, b.path), cmp.Compare(a.id.ID, b.id.ID))
+		}
 		if k.reverse {
 			c = -c
 		}
-		return cmp.Or(boolCompare(a.gone(), b.gone()), c) // removed cgroups come last
+		return c
 	})
 	return rows
 }
@@ -173,6 +191,3 @@ func boolCompare(a, b bool) int {
 	}
 	return 1
 }
-
-// gone reports whether the cgroup has been removed.
-func (r *row) gone() bool { return r.group != nil && r.group.gone }

@@ -69,7 +69,7 @@ func (p *painter) line(s string) {
 	p.lines = append(p.lines, s)
 }
 
-func (p *painter) title(rows []row) {
+func (p *painter) title(rows []*row) {
 	t := &p.totals
 	parts := []string{
 		bold.Styled("chargetrace"), p.time(p.lastTick),
@@ -103,7 +103,7 @@ func (p *painter) bottom() string {
 
 // body divides the height between the cgroups, the graph and the processes of the
 // selected one, and the log.
-func (p *painter) body(rows []row) {
+func (p *painter) body(rows []*row) {
 	if len(rows) == 0 {
 		why := "nothing is charged yet"
 		if p.filter != "" {
@@ -116,7 +116,7 @@ func (p *painter) body(rows []row) {
 	}
 	selected := 0
 	if !p.entered {
-		selected = max(0, slices.IndexFunc(rows, func(r row) bool { return r.id == p.selected }))
+		selected = max(0, slices.IndexFunc(rows, func(r *row) bool { return r.id == p.selected }))
 	}
 	// The graph gets what the others leave, up to 12 lines.
 	titles := 7
@@ -127,7 +127,7 @@ func (p *painter) body(rows []row) {
 		titles++
 	}
 	free := max(4, p.height-titles)
-	r := &rows[selected]
+	r := rows[selected]
 	list := min(len(rows), max(1, free*2/5))
 	log := max(2, min(len(p.log), free/5))
 	processes := 1

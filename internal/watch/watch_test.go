@@ -187,7 +187,7 @@ func TestReadings(t *testing.T) {
 	s.read(map[event.CgroupID]reading{{ID: pod}: {640, 2560}, {ID: db}: {640, unlimited}})
 	s.tick(s.lastTick + second)
 	rows := s.rows(&keys{})
-	if len(rows) != 2 || rows[0].path != "/pod/db" || rows[1].path != "/pod/web" || !rows[1].gone() {
+	if len(rows) != 2 || rows[0].path != "/pod/db" || rows[1].path != "/pod/web" || !rows[1].gone {
 		t.Errorf("it was removed: %+v", rows)
 	}
 	if _, ok := s.toRead()[event.CgroupID{ID: web}]; ok {
@@ -263,7 +263,7 @@ func TestLog(t *testing.T) {
 	}
 }
 
-func paths(rows []row) string {
+func paths(rows []*row) string {
 	var list []string
 	for _, r := range rows {
 		list = append(list, r.path)
