@@ -70,7 +70,8 @@ static __always_inline bool may_be_sent(struct cpu_state *n, struct page_counter
 	if (!only_limited)
 		return true;
 	walk(&w, false, counter, 0);
-	return w.limiting.usage >= (__s64)w.limiting.max || w.limiting.usage + (__s64)nr_pages > (__s64)w.limiting.max;
+	return w.limiting.usage >= (__s64)w.limiting.max || w.limiting.usage + (__s64)nr_pages > (__s64)w.limiting.max ||
+	       w.high.usage + nr_pages > w.high.max;
 }
 
 /* on_entry keeps a call for its return. */
@@ -142,11 +143,12 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 		info.named = true;
 		cache_counter(n, &info);
 	}
-	if (only_limited && charged && !retry && w.limiting.usage < (__s64)w.limiting.max)
-		return false;
-
 	/* In other counters high is unset and 0. */
 	w.high.max |= ((1ULL << KIND_MEMORY | 1ULL << KIND_SWAP) >> (info.kind & 63) & 1) - 1;
+	if (only_limited && charged && !retry && w.limiting.usage < (__s64)w.limiting.max &&
+	    w.high.usage + c->nr_pages <= w.high.max)
+		return false;
+
 	w.high.cgroup = w.high.max < UNLIMITED ? level_id(&info, w.high.cgroup) : 0;
 	if (!charged) {
 		/* Until 6.16 a program cannot even load a pointer to a pointer. */

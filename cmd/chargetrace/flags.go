@@ -135,6 +135,7 @@ func (cfg *config) filterFlags(fs *flag.FlagSet) {
 	fs.Func("min-pages", "", set(&f.MinPages, parseCount))
 	fs.Func("counter", "", set(&f.Kinds, event.ParseKinds))
 	fs.BoolVar(&f.OnlyLimited, "limited", false, "")
+	fs.BoolVar(&f.Misses, "misses", false, "")
 	fs.Func("n", "", set(&f.MaxCharges, parseCount))
 }
 
@@ -211,6 +212,7 @@ func (cfg *config) validate() error {
 		{plays && (k.stack || k.ustack), "-stack and -ustack apply while tracing: a recording has the stacks it was made with"},
 		{plays && k.net, "-net applies while tracing: a recording has the uncharges it was made with"},
 		{k.net && (f.OnlyLimited || f.MinPages > 0 || f.MaxCharges > 0), "-net needs all charges; -limited, -min-pages and -n drop some"},
+		{f.Misses && !f.OnlyLimited, "-misses requires -limited; without that batch misses are shown"},
 		{p.stdins() > 1, "stdin can be played only once"},
 		{f.Follow && len(f.PIDs) == 0 && !runs, "-f requires -pid"},
 

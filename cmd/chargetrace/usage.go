@@ -56,7 +56,10 @@ What to trace (all that is asked for must hold, and of what is repeated, any):
                     these kinds of counters only: memory, swap, hugetlb,
                     hugetlb_rsvd, dmem, and of cgroup v1 memsw, kmem, tcpmem
   -min-pages N      only charges of so many pages or more
-  -limited          only charges that failed or found a limit reached
+  -limited          only charges that failed, found a limit reached, or were
+                    throttled (above memory.high)
+  -misses           with -limited: batch misses too, which the kernel retries
+                    smaller at once
 
 When to stop (Ctrl-C and SIGTERM always do; a command gets them too):
   -for DURATION     after this time, as in 90s or 5m; a command goes on, and is

@@ -243,8 +243,23 @@ func (e *Event) AtLimit() bool {
 	return e.Limited() && e.UsagePages >= int64(e.MaxPages)
 }
 
-// LimitHit reports whether the charge failed, or found a level at its limit.
-func (e *Event) LimitHit() bool { return e.Outcome != OK || e.Limiting.AtLimit() }
+// LimitHit reports whether the charge failed, or found a level at its limit. A batch miss
+// alone has hit none: fewer pages fit.
+func (e *Event) LimitHit() bool { return e.Outcome == Failed || e.Limiting.AtLimit() }
+
+// AboveHigh reports whether a level is above its memory.high after the charge.
+func (e *Event) AboveHigh() bool {
+	room := e.High.RoomPages()
+	if e.Outcome == OK {
+		room -= int64(e.RequestedPages)
+	}
+	return e.High.Limited() && room < 0
+}
+
+// Throttled reports whether the charge left a level above its memory.high: the task must
+// reclaim, or sleep, before it returns to user space (try_charge_memcg in
+// mm/memcontrol.c).
+func (e *Event) Throttled() bool { return e.Outcome == OK && e.AboveHigh() }
 
 // InCgroup returns the CgroupID with an ID in the hierarchy of the event's cgroup.
 func (e *Event) InCgroup(id uint64) CgroupID { return CgroupID{id, e.Cgroup.Hierarchy} }

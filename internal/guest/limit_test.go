@@ -5,6 +5,7 @@ package guest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ func ancestorsLimit(t *testing.T, attach string) {
 	if got, want := int64(len(failed)), a.number(t, "memory.events", "max")-failures; got != want || want == 0 {
 		t.Errorf("%d charges failed, but memory.events says %d", got, want)
 	}
-	hits := slices.DeleteFunc(slices.Clone(charges), func(e event) bool { return e.Outcome == "ok" && !e.atLimit() })
+	hits := slices.DeleteFunc(slices.Clone(charges), func(e event) bool { return e.Outcome != "failed" && !e.atLimit() })
 	sameEvents(t, ofType(limited.events(t), "charge"), hits)
 	if c := limited.counted(t); c.lost != 0 || c.missed != 0 || c.seen != uint64(len(charges)) {
 		t.Errorf("-limited: %+v, want all %d charges seen: %s", c, len(charges), limited.stderr)
@@ -93,6 +94,33 @@ func checkLimit(t *testing.T, charges []event, a, b cgroup, own int64) {
 		if fits != (e.Outcome == "ok") || (e.FailedAt == a.path()) == fits {
 			t.Errorf("%v: %s, failed at %q", e, e.Outcome, e.FailedAt)
 		}
+	}
+}
+
+// TestThrottled touches 2 MiB more than memory.high of the cgroup above allows: no charge
+// fails, but -limited shows those that the kernel throttles.
+func TestThrottled(t *testing.T) {
+	if !Enter(t, Exact) {
+		return
+	}
+	for _, attach := range []string{"kprobe", "fentry"} {
+		t.Run(attach, func(t *testing.T) {
+			a := newTop(t)
+			a.write(t, "memory.high", "6M")
+			b := a.child(t, "b")
+			p := startWorkload(t, b, "touch 8")
+			tr := trace(t, "-pid", p.pid(), "-attach", attach)
+			limited := trace(t, "-pid", p.pid(), "-attach", attach, "-limited")
+			p.run(t)
+
+			throttled := slices.DeleteFunc(tr.charges(t), func(e event) bool {
+				return e.Outcome != "ok" || e.High.Cgroup != a.path() || e.High.RoomPages >= e.RequestedPages
+			})
+			if len(throttled) == 0 || a.number(t, "memory.events", "high") == 0 || a.number(t, "memory.events", "max") != 0 {
+				t.Errorf("%d charges throttled; memory.events %s", len(throttled), readFile(t, filepath.Join(string(a), "memory.events")))
+			}
+			sameEvents(t, limited.charges(t), throttled)
+		})
 	}
 }
 

@@ -31,9 +31,12 @@ type Filter struct {
 	// MinPages drops smaller charges, and all events of [event.Type.IsNet], because a
 	// balance needs all charges.
 	MinPages uint64
-	// OnlyLimited drops charges for which [event.Event.LimitHit] is false and, like
-	// MinPages, all events of [event.Type.IsNet].
+	// OnlyLimited drops charges that neither hit a limit ([event.Event.LimitHit]) nor are
+	// throttled ([event.Event.Throttled]) and, like MinPages, all events of
+	// [event.Type.IsNet].
 	OnlyLimited bool
+	// Misses keeps batch misses that OnlyLimited drops.
+	Misses bool
 	// MaxCharges is the number of charges shown; 0 means no limit.
 	MaxCharges uint64
 }
@@ -41,7 +44,7 @@ type Filter struct {
 // ByCharge returns the part of the filter that depends only on the charge. A live source
 // has already filtered by task and cgroup.
 func (f Filter) ByCharge() Filter {
-	return Filter{Kinds: f.Kinds, MinPages: f.MinPages, OnlyLimited: f.OnlyLimited, MaxCharges: f.MaxCharges}
+	return Filter{Kinds: f.Kinds, MinPages: f.MinPages, OnlyLimited: f.OnlyLimited, Misses: f.Misses, MaxCharges: f.MaxCharges}
 }
 
 // Balances reports whether the shown charges and uncharges give a balance. Those of
@@ -145,7 +148,8 @@ func (m *matcher) matches(e *event.Event) bool {
 	if e.Kind == event.Dmem {
 		minimum *= m.pageSize
 	}
-	return e.RequestedPages >= minimum && (!m.OnlyLimited || e.LimitHit())
+	return e.RequestedPages >= minimum &&
+		(!m.OnlyLimited || e.LimitHit() || e.Throttled() || m.Misses && e.Outcome == event.BatchMiss)
 }
 
 func (m *matcher) matchesTask(pid uint32, comm *event.Comm) bool {

@@ -40,7 +40,7 @@ func (t *Totals) AddCharge(e *event.Event) {
 	case event.Failed:
 		t.Failures++
 	}
-	if t.FirstAtLimitNanos == 0 && hitsLimit(e) {
+	if t.FirstAtLimitNanos == 0 && e.LimitHit() {
 		t.FirstAtLimitNanos = e.BootNanos
 	}
 }
@@ -62,9 +62,6 @@ func (t *Totals) AddReclaim(e *event.Event) {
 	t.ReclaimNanos += e.DurationNanos
 	t.FreedPages += e.FreedPages
 }
-
-// hitsLimit is like [event.Event.LimitHit], without batch misses that found some room.
-func hitsLimit(e *event.Event) bool { return e.Outcome == event.Failed || e.Limiting.AtLimit() }
 
 // Process is a process, by its PID in the initial pid namespace.
 type Process struct {
@@ -92,7 +89,7 @@ type Limit struct {
 // HitLimit returns the limit that a charge failed at or found reached, if any. maxPages
 // is 0 if the trace does not have it.
 func HitLimit(e *event.Event) (key event.CounterID, maxPages uint64, hit bool) {
-	if !hitsLimit(e) {
+	if !e.LimitHit() {
 		return event.CounterID{}, 0, false
 	}
 	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages

@@ -151,7 +151,7 @@ func (t *Table) appendFlags(b []byte, e *event.Event) []byte {
 	} else if e.Flags&event.KernelThread != 0 {
 		b = append(b, "kthread "...)
 	}
-	if e.High.Limited() && e.High.RoomPages() < 0 {
+	if e.AboveHigh() {
 		b = append(b, "high "...)
 	}
 	if e.Flags&event.Predicted != 0 {
