@@ -39,10 +39,9 @@ func (s Sample) Compare(t Sample) int {
 // Cause returns the cause of the charges.
 func (s *Sample) Cause() Cause { return s.Kernel.Cause() }
 
-// Add adds a charge to a Sample, except on counters of bytes ([event.Dmem]) and on those
-// that count the same pages again ([event.Memsw]).
+// Add adds a charge to a Sample, if its kind adds up ([event.Kind.AddsUp]).
 func (p Profile) Add(s Sample, e *event.Event) {
-	if e.Kind == event.Dmem || e.Kind == event.Memsw {
+	if !e.Kind.AddsUp() {
 		return
 	}
 	sums := p[s]

@@ -239,6 +239,10 @@ func TestStory(t *testing.T) {
 	kill.Victim = event.Victim{PID: 8, Comm: named("big"), AnonPages: 2000, FilePages: 2, ShmemPages: 1, SwapPages: 5}
 	reclaim := charge(8, 7, 0, 0, event.NoOutcome)
 	reclaim.Type, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 1_500_000, 4
+	zero := charge(1, 7, 512, 0, event.Failed)
+	zero.Kind, zero.MaxPages, zero.Limiting.MaxPages = event.Hugetlb, 0, 0
+	reserved, touched := charge(1, 7, 512, 0, event.OK), charge(2, 7, 512, 0, event.OK)
+	reserved.Kind, touched.Kind = event.HugetlbRsvd, event.Hugetlb
 	names := []event.Event{name(3, 1, "small"), name(1, 0, "")}
 	for _, tc := range []struct {
 		name   string
@@ -256,6 +260,8 @@ func TestStory(t *testing.T) {
 		}},
 		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5 MiB of 10 MiB, 50 %."}},
 		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
+		{"limit of 0", append(names, zero), []string{"<h1>/small is at its hugetlb limit: charges failed</h1>", "with a hugetlb limit of 0. ", "<td>hugetlb</td><td class=\"n\" data-sort=\"0\" title=\"0 pages\">0</td>"}},
+		{"huge page", append(names, reserved, touched), []string{"p (7) made all charges: 2 MiB in 2 charges."}},
 		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge; none took memory"}},
 	} {
 		got := render(t, tc.events...)

@@ -104,7 +104,7 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 		s = "Most charges failed at"
 	}
 	s += " " + c.path(l.Cgroup)
-	if l.MaxPages > 0 {
+	if l.MaxPages != summary.UnknownLimit {
 		s += fmt.Sprintf(", with a %v limit of %s", l.Kind, c.size(int64(l.MaxPages), l.Kind))
 	}
 	s += fmt.Sprintf(". %s was the first to hit it, at %s", l.ByComm.Of(l.ByPID), c.since(l.FirstNanos))

@@ -108,7 +108,7 @@ func (r *Report) limitTable() table {
 	}}
 	for _, l := range r.limits() {
 		limit := textCell("–")
-		if l.MaxPages > 0 {
+		if l.MaxPages != summary.UnknownLimit {
 			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
 		}
 		t.Rows = append(t.Rows, []cell{

@@ -146,12 +146,16 @@ func (p *printer) limits() {
 		fmt.Fprintf(&p.b, "\nlimits hit:\n")
 	}
 	for _, l := range limits[:min(len(limits), maxLines)] {
-		unit := "pages"
-		if l.Kind == event.Dmem {
-			unit = "bytes"
+		size := ""
+		switch {
+		case l.MaxPages == UnknownLimit:
+		case l.Kind == event.Dmem:
+			size = fmt.Sprintf(" of %d bytes", l.MaxPages)
+		default:
+			size = fmt.Sprintf(" of %d pages", l.MaxPages)
 		}
-		fmt.Fprintf(&p.b, "  %s: %v limit of %d %s hit %d times, %d charges failed; first at %s by %s\n",
-			p.s.Names.Printable(l.Cgroup), l.Kind, l.MaxPages, unit, l.Hits, l.Failures, p.since(l.FirstNanos), l.ByComm.Of(l.ByPID))
+		fmt.Fprintf(&p.b, "  %s: %v limit%s hit %d times, %d charges failed; first at %s by %s\n",
+			p.s.Names.Printable(l.Cgroup), l.Kind, size, l.Hits, l.Failures, p.since(l.FirstNanos), l.ByComm.Of(l.ByPID))
 	}
 	if n := len(limits) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  and %d more\n", n)

@@ -14,8 +14,7 @@ import (
 // Totals are sums over charges and reclaims.
 type Totals struct {
 	// Charges is the number of all charges, ChargedPages the pages of those that
-	// succeeded, except on counters of bytes ([event.Dmem]) and on those that count the
-	// same pages again ([event.Memsw]).
+	// succeeded, of kinds that add up ([event.Kind.AddsUp]).
 	Charges, ChargedPages uint64
 	// Failures and BatchMisses are the numbers of charges that failed.
 	Failures, BatchMisses uint64
@@ -32,7 +31,7 @@ func (t *Totals) AddCharge(e *event.Event) {
 	t.Charges++
 	switch e.Outcome {
 	case event.OK:
-		if e.Kind != event.Dmem && e.Kind != event.Memsw {
+		if e.Kind.AddsUp() {
 			t.ChargedPages += e.RequestedPages
 		}
 	case event.BatchMiss:
@@ -75,7 +74,8 @@ type Process struct {
 type Limit struct {
 	Cgroup event.CgroupID
 	Kind   event.Kind
-	// MaxPages is the limit at the last hit; bytes for [event.Dmem].
+	// MaxPages is the limit at the last hit of which the trace has it, else
+	// [UnknownLimit]; bytes for [event.Dmem]. A limit can be 0.
 	MaxPages uint64
 	// Hits is the number of charges that failed or found the limit reached, Failures
 	// the number of those that failed.
@@ -86,15 +86,19 @@ type Limit struct {
 	ByComm     event.Comm
 }
 
-// HitLimit returns the limit that a charge failed at or found reached, if any. maxPages
-// is 0 if the trace does not have it.
+// UnknownLimit is the size of a limit that the trace does not have: a charge failed further
+// up than at its counter and at the level with the least room.
+const UnknownLimit = ^uint64(0)
+
+// HitLimit returns the limit that a charge failed at or found reached, if any. maxPages may
+// be [UnknownLimit].
 func HitLimit(e *event.Event) (key event.CounterID, maxPages uint64, hit bool) {
 	if !e.LimitHit() {
 		return event.CounterID{}, 0, false
 	}
 	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
 	if e.Outcome == event.Failed && e.FailedAt != at {
-		at, max = e.FailedAt, 0
+		at, max = e.FailedAt, UnknownLimit
 		if at == e.Cgroup.ID {
 			max = e.MaxPages
 		}
@@ -225,14 +229,14 @@ func (s *Summary) addCharge(e *event.Event) {
 	}
 	l := s.Limits[key]
 	if l == nil {
-		l = &Limit{Cgroup: key.Cgroup, Kind: key.Kind, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
+		l = &Limit{Cgroup: key.Cgroup, Kind: key.Kind, MaxPages: max, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
 		s.Limits[key] = l
 	}
 	l.Hits++
 	if e.Outcome == event.Failed {
 		l.Failures++
 	}
-	if max != 0 {
+	if max != UnknownLimit {
 		l.MaxPages = max
 	}
 }

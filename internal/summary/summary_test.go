@@ -158,3 +158,65 @@ func BenchmarkWrite(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(events)), "ns/event")
 }
+
+// TestPagesCountedOnce charges the same pages on several counters.
+func TestPagesCountedOnce(t *testing.T) {
+	of := func(k event.Kind, pages uint64) event.Event {
+		e := charge(1, 7, pages, 0, event.OK)
+		e.Kind = k
+		return e
+	}
+	for _, tc := range []struct {
+		name   string
+		events []event.Event
+		pages  uint64
+	}{
+		{"kernel memory and swap of v1", []event.Event{of(event.Memsw, 32), of(event.Memory, 32), of(event.Kmem, 32)}, 32},
+		{"a huge page, reserved, then touched", []event.Event{of(event.HugetlbRsvd, 512), of(event.Hugetlb, 512)}, 512},
+		{"sockets of v1 have their own pages", []event.Event{of(event.Tcpmem, 64), of(event.Memory, 64)}, 128},
+		{"bytes are no pages", []event.Event{of(event.Dmem, 4096), of(event.Memory, 1)}, 1},
+	} {
+		s := New(world.New(info))
+		if err := s.Write(tc.events); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Total.ChargedPages; got != tc.pages || s.Total.Charges != uint64(len(tc.events)) {
+			t.Errorf("%s: %+v, want %d pages", tc.name, s.Total, tc.pages)
+		}
+	}
+}
+
+// TestLimitSizes checks what the text says about a limit of 0, and about one that no event
+// has: that of a level further up than the one with the least room.
+func TestLimitSizes(t *testing.T) {
+	zero := charge(2, 7, 512, 0, event.Failed)
+	zero.Kind, zero.FailedAt, zero.MaxPages, zero.Limiting = event.Hugetlb, 3, 0, event.Level{CgroupID: 3}
+	unknown := charge(3, 7, 64, 90, event.Failed)
+	unknown.FailedAt = 1
+	later := charge(4, 7, 64, 90, event.Failed)
+	later.FailedAt, later.Limiting.CgroupID, later.Limiting.MaxPages = 1, 1, 90
+	device := charge(5, 7, 4096, 0, event.Failed)
+	device.Kind = event.Dmem
+	names := []event.Event{name(3, 2, "b"), name(2, 1, "a"), name(1, 0, "")}
+	for _, tc := range []struct {
+		events []event.Event
+		want   string
+	}{
+		{[]event.Event{zero}, "/a/b: hugetlb limit of 0 pages hit 1 times"},
+		{[]event.Event{unknown}, "/: memory limit hit 1 times"},
+		{[]event.Event{unknown, later, unknown}, "/: memory limit of 90 pages hit 3 times"},
+		{[]event.Event{device}, "/a: dmem limit of 100 bytes hit 1 times"},
+	} {
+		s := New(world.New(info))
+		if err := s.Feed(s).Write(append(names, tc.events...)); err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := s.Print(&b); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), "  "+tc.want+",") {
+			t.Errorf("no %q in %s", tc.want, &b)
+		}
+	}
+}

@@ -232,7 +232,7 @@ func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
 func (s *state) addHit(e *event.Event, key event.CounterID, maxPages uint64) {
 	h := s.hits[key]
 	if h.entry == nil || e.BootNanos > h.lastNanos+uint64(interval) {
-		h.entry = &entry{event: *e, limit: key.Cgroup}
+		h.entry = &entry{event: *e, limit: key.Cgroup, maxPages: maxPages}
 		s.append(h.entry)
 	}
 	h.lastNanos = e.BootNanos
@@ -240,7 +240,7 @@ func (s *state) addHit(e *event.Event, key event.CounterID, maxPages uint64) {
 	if e.Outcome == event.Failed {
 		h.failures++
 	}
-	if maxPages != 0 {
+	if maxPages != summary.UnknownLimit {
 		h.maxPages = maxPages
 	}
 	s.hits[key] = h

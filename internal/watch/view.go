@@ -8,6 +8,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/summary"
 	"chargetrace/internal/text"
 )
 
@@ -180,7 +181,7 @@ func (p *painter) entry(x *entry) string {
 			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.world.Names.RanOut(e), e.Comm.Of(e.PID)))
 	}
 	limit := "limit"
-	if x.maxPages > 0 {
+	if x.maxPages != summary.UnknownLimit {
 		limit += " of " + p.kindAmount(e.Kind, x.maxPages)
 	}
 	b += fmt.Sprintf("%s: %v %s reached by %s", p.world.Names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
