@@ -30,9 +30,11 @@ func (c *collector) headline() string {
 	case len(limits) == 0:
 		return "No limit was hit"
 	case limits[0].Failures > 0:
-		return fmt.Sprintf("%s is at its %v limit: charges failed", c.path(limits[0].Cgroup), limits[0].Kind)
+		return fmt.Sprintf("%s is at its %v: charges failed", c.path(limits[0].Cgroup), limits[0].LimitID)
+	case limits[0].High:
+		return fmt.Sprintf("%s is above its %v: charges were throttled", c.path(limits[0].Cgroup), limits[0].LimitID)
 	}
-	return fmt.Sprintf("%s reached its %v limit", c.path(limits[0].Cgroup), limits[0].Kind)
+	return fmt.Sprintf("%s reached its %v", c.path(limits[0].Cgroup), limits[0].LimitID)
 }
 
 // story has a paragraph each on the OOM kills, the limit, and the processes that
@@ -84,7 +86,7 @@ func (c *collector) tellKill() string {
 // nil: no limit was hit.
 func (c *collector) decisive() *summary.Limit {
 	if len(c.sum.OOMKills) > 0 {
-		if l := c.sum.Limits[event.CounterID{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}]; l != nil {
+		if l := c.sum.Limits[summary.LimitID{CounterID: event.CounterID{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}}]; l != nil {
 			return l
 		}
 	}
@@ -95,6 +97,20 @@ func (c *collector) decisive() *summary.Limit {
 }
 
 func (c *collector) tellLimit(l *summary.Limit) string {
+	s := c.tellHits(l)
+	if l.High {
+		s = c.tellThrottled(l)
+	}
+	if t := c.sum.Cgroups[l.Cgroup]; t != nil && t.Reclaims > 0 && l.Kind == event.Memory {
+		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), duration(t.ReclaimNanos), c.freed(t))
+	}
+	if n := uint64(len(c.sum.Limits) - 1); n > 0 {
+		s += fmt.Sprintf(" Other limits hit: %s.", count(n))
+	}
+	return s
+}
+
+func (c *collector) tellHits(l *summary.Limit) string {
 	s := "The limiting cgroup is"
 	switch kills := c.sum.OOMKills; {
 	case len(kills) > 0 && kills[0].Cgroup == l.Cgroup:
@@ -105,25 +121,22 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 	}
 	s += " " + c.path(l.Cgroup)
 	if l.MaxPages != summary.UnknownLimit {
-		s += fmt.Sprintf(", with a %v limit of %s", l.Kind, c.size(int64(l.MaxPages), l.Kind))
+		s += fmt.Sprintf(", with a %v of %s", l.LimitID, c.size(int64(l.MaxPages), l.Kind))
 	}
 	s += fmt.Sprintf(". %s was the first to hit it, at %s", l.ByComm.Of(l.ByPID), c.since(l.FirstNanos))
 	if l.Hits > 1 {
 		s += fmt.Sprintf("; from then on it was hit %s", times(l.Hits-1)+" more")
 	}
 	if l.Failures > 0 {
-		s += fmt.Sprintf(", and %s failed there", counted(l.Failures, "charge"))
-	} else {
-		s += "; no charge failed there"
+		return s + fmt.Sprintf(", and %s failed there.", counted(l.Failures, "charge"))
 	}
-	s += "."
-	if t := c.sum.Cgroups[l.Cgroup]; t != nil && t.Reclaims > 0 && l.Kind == event.Memory {
-		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), duration(t.ReclaimNanos), c.freed(t))
-	}
-	if n := uint64(len(c.sum.Limits) - 1); n > 0 {
-		s += fmt.Sprintf(" Other limits hit: %s.", count(n))
-	}
-	return s
+	return s + "; no charge failed there."
+}
+
+// tellThrottled tells of a memory.high.
+func (c *collector) tellThrottled(l *summary.Limit) string {
+	return fmt.Sprintf("%s has a %v of %s. %s was the first to exceed it, at %s. After each of %s above it, the task had to reclaim or to sleep before it went on.",
+		c.path(l.Cgroup), l.LimitID, c.size(int64(l.MaxPages), l.Kind), l.ByComm.Of(l.ByPID), c.since(l.FirstNanos), counted(l.Hits, "charge"))
 }
 
 func (c *collector) freed(t *summary.Totals) string {

@@ -107,12 +107,16 @@ func (r *Report) limitTable() table {
 		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"First", true}, {"By", false},
 	}}
 	for _, l := range r.limits() {
+		kind := l.Kind.String()
+		if l.High {
+			kind = l.LimitID.String()
+		}
 		limit := textCell("–")
 		if l.MaxPages != summary.UnknownLimit {
 			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
 		}
 		t.Rows = append(t.Rows, []cell{
-			textCell(r.path(l.Cgroup)), textCell(l.Kind.String()), limit,
+			textCell(r.path(l.Cgroup)), textCell(kind), limit,
 			countCell(l.Hits), countCell(l.Failures), r.timeCell(l.FirstNanos), textCell(l.ByComm.Of(l.ByPID)),
 		})
 	}

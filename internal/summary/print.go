@@ -154,8 +154,12 @@ func (p *printer) limits() {
 		default:
 			size = fmt.Sprintf(" of %d pages", l.MaxPages)
 		}
-		fmt.Fprintf(&p.b, "  %s: %v limit%s hit %d times, %d charges failed; first at %s by %s\n",
-			p.s.Names.Printable(l.Cgroup), l.Kind, size, l.Hits, l.Failures, p.since(l.FirstNanos), l.ByComm.Of(l.ByPID))
+		what := fmt.Sprintf("hit %d times, %d charges failed", l.Hits, l.Failures)
+		if l.High {
+			what = fmt.Sprintf("exceeded, %d charges throttled", l.Hits)
+		}
+		fmt.Fprintf(&p.b, "  %s: %v%s %s; first at %s by %s\n",
+			p.s.Names.Printable(l.Cgroup), l.LimitID, size, what, p.since(l.FirstNanos), l.ByComm.Of(l.ByPID))
 	}
 	if n := len(limits) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  and %d more\n", n)

@@ -70,15 +70,32 @@ type Process struct {
 	Totals
 }
 
+// LimitID identifies a limit of a page counter.
+type LimitID struct {
+	event.CounterID
+	// High is set for memory.high and memory.swap.high, which throttle. Others fail charges.
+	High bool
+}
+
+// String returns a name such as "memory limit" or "memory.high".
+func (id LimitID) String() string {
+	switch {
+	case !id.High:
+		return id.Kind.String() + " limit"
+	case id.Kind == event.Swap:
+		return "memory.swap.high"
+	}
+	return "memory.high"
+}
+
 // Limit is a limit that was hit.
 type Limit struct {
-	Cgroup event.CgroupID
-	Kind   event.Kind
+	LimitID
 	// MaxPages is the limit at the last hit of which the trace has it, else
 	// [UnknownLimit]; bytes for [event.Dmem]. A limit can be 0.
 	MaxPages uint64
 	// Hits is the number of charges that failed or found the limit reached, Failures
-	// the number of those that failed.
+	// the number of those that failed. For High, Hits are the throttled ones.
 	Hits, Failures uint64
 	// FirstNanos is the time of the first hit, ByPID and ByComm its process.
 	FirstNanos uint64
@@ -128,7 +145,7 @@ type Summary struct {
 	// maxProcesses.
 	Processes map[uint32]*Process
 	Others    Totals
-	Limits    map[event.CounterID]*Limit
+	Limits    map[LimitID]*Limit
 	// OOMKills are the events of type [event.OOMKill].
 	OOMKills []event.Event
 	// Counts is set by Close.
@@ -168,7 +185,7 @@ func New(w *world.World) *Summary {
 		OtherStacks: make(map[*cause.Stack]uint64),
 		Cgroups:     make(map[event.CgroupID]*Totals),
 		Processes:   make(map[uint32]*Process),
-		Limits:      make(map[event.CounterID]*Limit),
+		Limits:      make(map[LimitID]*Limit),
 	}
 }
 
@@ -223,22 +240,29 @@ func (s *Summary) addCharge(e *event.Event) {
 	if e.KernelStack != 0 {
 		s.addCause(e)
 	}
-	key, max, hit := HitLimit(e)
-	if !hit {
-		return
+	if key, max, hit := HitLimit(e); hit {
+		l := s.limit(LimitID{key, false}, max, e)
+		if e.Outcome == event.Failed {
+			l.Failures++
+		}
 	}
-	l := s.Limits[key]
+	if e.Throttled() {
+		s.limit(LimitID{event.CounterID{Cgroup: e.InCgroup(e.High.CgroupID), Kind: e.Kind}, true}, e.High.MaxPages, e)
+	}
+}
+
+// limit counts a hit.
+func (s *Summary) limit(id LimitID, maxPages uint64, e *event.Event) *Limit {
+	l := s.Limits[id]
 	if l == nil {
-		l = &Limit{Cgroup: key.Cgroup, Kind: key.Kind, MaxPages: max, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
-		s.Limits[key] = l
+		l = &Limit{LimitID: id, MaxPages: maxPages, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
+		s.Limits[id] = l
 	}
 	l.Hits++
-	if e.Outcome == event.Failed {
-		l.Failures++
+	if maxPages != UnknownLimit {
+		l.MaxPages = maxPages
 	}
-	if max != UnknownLimit {
-		l.MaxPages = max
-	}
+	return l
 }
 
 // maxOtherStacks limits the number of OtherStacks.

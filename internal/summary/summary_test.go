@@ -28,6 +28,7 @@ func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcom
 		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: pid, Comm: comm("p"),
 		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: o, RequestedPages: requested,
 		Limiting: event.Level{CgroupID: 2, UsagePages: usage, MaxPages: 100},
+		High:     event.Level{MaxPages: ^uint64(0)},
 	}
 	if o != event.OK {
 		e.FailedAt = 2
@@ -197,15 +198,21 @@ func TestLimitSizes(t *testing.T) {
 	later.FailedAt, later.Limiting.CgroupID, later.Limiting.MaxPages = 1, 1, 90
 	device := charge(5, 7, 4096, 0, event.Failed)
 	device.Kind = event.Dmem
+	high := charge(6, 7, 64, 10, event.OK)
+	high.High = event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 60}
+	swapHigh := high
+	swapHigh.Kind = event.Swap
 	names := []event.Event{name(3, 2, "b"), name(2, 1, "a"), name(1, 0, "")}
 	for _, tc := range []struct {
 		events []event.Event
 		want   string
 	}{
-		{[]event.Event{zero}, "/a/b: hugetlb limit of 0 pages hit 1 times"},
-		{[]event.Event{unknown}, "/: memory limit hit 1 times"},
-		{[]event.Event{unknown, later, unknown}, "/: memory limit of 90 pages hit 3 times"},
-		{[]event.Event{device}, "/a: dmem limit of 100 bytes hit 1 times"},
+		{[]event.Event{zero}, "/a/b: hugetlb limit of 0 pages hit 1 times,"},
+		{[]event.Event{unknown}, "/: memory limit hit 1 times,"},
+		{[]event.Event{unknown, later, unknown}, "/: memory limit of 90 pages hit 3 times,"},
+		{[]event.Event{device}, "/a: dmem limit of 100 bytes hit 1 times,"},
+		{[]event.Event{high, high, unknown}, "/a: memory.high of 60 pages exceeded, 2 charges throttled; first at 6 ms by p (7)\n"},
+		{[]event.Event{swapHigh}, "/a: memory.swap.high of 60 pages exceeded, 1 charges throttled; first at 6 ms by p (7)\n"},
 	} {
 		s := New(world.New(info))
 		if err := s.Feed(s).Write(append(names, tc.events...)); err != nil {
@@ -215,7 +222,7 @@ func TestLimitSizes(t *testing.T) {
 		if err := s.Print(&b); err != nil {
 			t.Fatal(err)
 		}
-		if !strings.Contains(b.String(), "  "+tc.want+",") {
+		if !strings.Contains(b.String(), "  "+tc.want) {
 			t.Errorf("no %q in %s", tc.want, &b)
 		}
 	}
