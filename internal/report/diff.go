@@ -147,7 +147,7 @@ var measures = []struct {
 	{"FAILED", "Failed", func(f *figures) uint64 { return f.failures }, func(f *figures) string { return count(f.failures) }, true},
 	{"MISSES", "Misses", func(f *figures) uint64 { return f.misses }, func(f *figures) string { return count(f.misses) }, false},
 	{"RECLAIM", "Reclaim", func(f *figures) uint64 { return f.reclaimNanos }, func(f *figures) string { return duration(f.reclaimNanos) }, true},
-	{"AT LIMIT", "At limit", func(f *figures) uint64 { return uint64(f.firstNanos) }, func(f *figures) string {
+	{"FIRST HIT", "First hit", func(f *figures) uint64 { return uint64(f.firstNanos) }, func(f *figures) string {
 		if f.firstNanos == never {
 			return "never"
 		}

@@ -422,16 +422,16 @@ func TestCompare(t *testing.T) {
 	const want = `before: a
 after:  b\x1b
 
-IN ALL  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+IN ALL  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
 all     2        512 KiB  0 -> 1  0       0        never -> 9 ms
 
-CGROUP  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+CGROUP  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
 /web    2        512 KiB  0 -> 1  0       0        never -> 9 ms
 
-COMM  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+COMM  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
 p     2        512 KiB  0 -> 1  0       0        never -> 9 ms
 
-KIND    CHARGES  CHARGED  FAILED  MISSES  RECLAIM  AT LIMIT
+KIND    CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
 memory  2        512 KiB  0 -> 1  0       0        never -> 9 ms
 
 OOM kills: 0, as before

@@ -123,7 +123,7 @@ func (r *Report) limitTable() table {
 	return t
 }
 
-var totalsColumns = []column{{"Charges", true}, {"Charged", true}, {"Failed", true}, {"Misses", true}, {"At limit", true}, {"Reclaim", true}, {"Freed", true}}
+var totalsColumns = []column{{"Charges", true}, {"Charged", true}, {"Failed", true}, {"Misses", true}, {"First hit", true}, {"Reclaim", true}, {"Freed", true}}
 
 func (c *collector) totals(t *summary.Totals) []cell {
 	return []cell{

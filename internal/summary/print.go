@@ -126,7 +126,7 @@ func totals[T any](p *printer, head string, items []T, line func(T) (string, *To
 		return
 	}
 	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "\n%s\tCHARGES\tPAGES\tFAILED\tMISSES\tAT LIMIT\tRECLAIM\tFREED\n", head)
+	fmt.Fprintf(w, "\n%s\tCHARGES\tPAGES\tFAILED\tMISSES\tFIRST HIT\tRECLAIM\tFREED\n", head)
 	for _, item := range items[:min(len(items), maxLines)] {
 		name, t := line(item)
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%v\t%d\n", name, t.Charges, t.ChargedPages, t.Failures, t.BatchMisses,

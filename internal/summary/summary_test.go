@@ -97,11 +97,11 @@ func TestSummary(t *testing.T) {
 	}
 	text := strings.ReplaceAll(b.String(), strings.Repeat("0123456789abcdef", 4), "ID")
 	const wantText = `
-CGROUP              CONTAINER            CHARGES  PAGES  FAILED  MISSES  AT LIMIT  RECLAIM  FREED
+CGROUP              CONTAINER            CHARGES  PAGES  FAILED  MISSES  FIRST HIT  RECLAIM  FREED
 /a/docker-ID.scope  docker:0123456789ab  9        86     3       1       4 ms      0s       0
 /a                  -                    0        0      0       0       -         1.5ms    4
 
-PID  COMM  CHARGES  PAGES  FAILED  MISSES  AT LIMIT  RECLAIM  FREED
+PID  COMM  CHARGES  PAGES  FAILED  MISSES  FIRST HIT  RECLAIM  FREED
 7    p     3        64     1       1       4 ms      1.5ms    4
 8    p     6        22     2       0       5 ms      0s       0
 
