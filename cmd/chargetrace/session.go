@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
 	"chargetrace/internal/watch"
@@ -96,7 +99,33 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	if err != nil && !truncated(err) {
 		return s.cfg.writeError(err)
 	}
-	return errors.Join(s.src.printCounts(stderr, counts), sum.Print(stderr), explain(err))
+	err = errors.Join(s.src.printCounts(stderr, counts), sum.Print(stderr), explain(err))
+	if counts.Shown == 0 && counts.Read > 0 {
+		printDropped(stderr, &counts, &w.Names)
+	}
+	return err
+}
+
+// printDropped says that no charge matched the filters, and which there were.
+func printDropped(w io.Writer, c *stream.Counts, names *cgroup.Names) {
+	var tasks, cgroups, kinds []string
+	for _, t := range c.Dropped.Tasks {
+		if t != (stream.Task{}) {
+			tasks = append(tasks, t.Comm.Of(t.PID))
+		}
+	}
+	for _, id := range c.Dropped.Cgroups {
+		if id != (event.CgroupID{}) {
+			cgroups = append(cgroups, names.Printable(id))
+		}
+	}
+	for i, name := range event.KindNames() {
+		if c.Dropped.Kinds.Has(event.Kind(i + 1)) {
+			kinds = append(kinds, name)
+		}
+	}
+	fmt.Fprintf(w, "chargetrace: none of %d charges matched the filters\nhint: there were charges by %s, to %s (%s)\n", c.Read,
+		strings.Join(tasks, ", "), strings.Join(cgroups, ", "), strings.Join(kinds, ", "))
 }
 
 // interrupt returns what Ctrl-C does on the screen.

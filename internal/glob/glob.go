@@ -19,6 +19,9 @@ type Set struct {
 	Loops   uint64
 }
 
+// maxName is the length of the longest name: TASK_COMM_LEN - 1.
+const maxName = 15
+
 // maxStates is the maximum number of states: one for each byte, ? or [...] of all
 // patterns, and one more for each pattern.
 const maxStates = 64
@@ -34,6 +37,7 @@ func Compile(patterns ...string) (*Set, error) {
 			return nil, errTooLong
 		}
 		s.Start |= 1 << states
+		first := states
 		for len(p) > 0 {
 			if p[0] == '*' {
 				s.Loops |= 1 << states
@@ -54,6 +58,9 @@ func Compile(patterns ...string) (*Set, error) {
 			if states >= maxStates {
 				return nil, errTooLong
 			}
+		}
+		if n := states - first; n > maxName {
+			return nil, fmt.Errorf("only names of %d bytes or more match, and those of threads have at most %d", n, maxName)
 		}
 		s.End |= 1 << states
 		states++

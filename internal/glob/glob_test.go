@@ -40,15 +40,16 @@ func TestMatch(t *testing.T) {
 }
 
 func TestCompileRefuses(t *testing.T) {
-	for _, pattern := range []string{"[", "[a", "[]", "[^", `\`, `[\`, strings.Repeat("x", 64)} {
+	for _, pattern := range []string{"[", "[a", "[]", "[^", `\`, `[\`, strings.Repeat("x", 16), "*" + strings.Repeat("?", 16)} {
 		if _, err := Compile(pattern); err == nil {
 			t.Errorf("accepted %q", pattern)
 		}
 	}
-	if _, err := Compile(strings.Repeat("x", 63)); err != nil {
+	longest := strings.Repeat("x", 15)
+	if _, err := Compile(longest, longest, longest, longest); err != nil {
 		t.Error(err)
 	}
-	if _, err := Compile(strings.Repeat("x", 63), "y"); err == nil {
+	if _, err := Compile(longest, longest, longest, longest, "y"); err == nil {
 		t.Error("accepted 66 states")
 	}
 }

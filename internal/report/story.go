@@ -42,6 +42,9 @@ func (c *collector) headline() string {
 func (c *collector) story() []string {
 	if c.sum.Total.Charges == 0 {
 		s := []string{noCharges}
+		if n := c.sum.Counts.Read; n > 0 {
+			s = []string{fmt.Sprintf("None of the %s in this trace matched the filters.", counted(n, "charge"))}
+		}
 		if len(c.sum.OOMKills) > 0 {
 			s = append([]string{c.tellKill()}, s...)
 		}

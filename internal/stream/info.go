@@ -1,5 +1,7 @@
 package stream
 
+import "chargetrace/internal/event"
+
 // Info describes a trace: its machine, its clock and its options. A recording contains
 // it as JSON.
 type Info struct {
@@ -75,6 +77,8 @@ type Counts struct {
 	// those that passed the filter.
 	Read  uint64 `json:"-"`
 	Shown uint64 `json:"-"`
+	// Dropped are some of the charges that the filter dropped, if it dropped all.
+	Dropped Dropped `json:"-"`
 	// LostInShown is the sum of LostCharges of the shown [event.Lost] events.
 	LostInShown uint64 `json:"-"`
 	// Of the shown charges, Predicted have a predicted outcome, since their return was not
@@ -87,3 +91,36 @@ type Counts struct {
 
 // Unseen is the number of lost events and missed calls.
 func (c *Counts) Unseen() uint64 { return c.Lost + c.LostNonCharge + c.Missed }
+
+// Dropped tells what charges there were, for a filter that matches none. It has the first few
+// of each; the rest are zero.
+type Dropped struct {
+	Tasks   [5]Task
+	Cgroups [5]event.CgroupID
+	Kinds   event.Kinds
+}
+
+// Task is a process and the name of one of its threads.
+type Task struct {
+	PID  uint32
+	Comm event.Comm
+}
+
+func (d *Dropped) add(e *event.Event) {
+	d.Kinds |= 1 << e.Kind
+	addFirst(d.Tasks[:], Task{e.PID, e.Comm})
+	addFirst(d.Cgroups[:], e.Cgroup)
+}
+
+// addFirst adds v, unless it is in list or list is full.
+func addFirst[T comparable](list []T, v T) {
+	var zero T
+	for i := range list {
+		if list[i] == zero {
+			list[i] = v
+		}
+		if list[i] == v {
+			return
+		}
+	}
+}

@@ -49,6 +49,9 @@ func Copy(dst Sink, src Source, filter Filter) (Counts, error) {
 	}
 	counts, countsErr := src.Counts()
 	counts.Read, counts.Shown, counts.LostInShown = c.read, c.shown, c.lost
+	if c.shown == 0 {
+		counts.Dropped = c.dropped
+	}
 	counts.Predicted, counts.WalksCut, counts.UnknownKinds = c.predicted, c.walksCut, c.unknownKinds
 	return counts, errors.Join(err, countsErr, dst.Close(counts))
 }
@@ -60,6 +63,7 @@ type copier struct {
 
 	read, shown, lost                 uint64
 	predicted, walksCut, unknownKinds uint64
+	dropped                           Dropped
 }
 
 func (c *copier) copy(dst Sink, src Source) error {
@@ -99,6 +103,9 @@ func (c *copier) keep(batch []event.Event) []event.Event {
 			c.read++
 		}
 		if c.done || !c.all && !c.matches(e) {
+			if isCharge && c.shown == 0 {
+				c.dropped.add(e)
+			}
 			continue
 		}
 		switch {
