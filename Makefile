@@ -58,10 +58,11 @@ CROSS = darwin/arm64 windows/amd64 linux/ppc64le linux/riscv64 linux/s390x
 cross:
 	for t in $(CROSS); do GOOS=$${t%/*} GOARCH=$${t#*/} go vet ./... || exit; done
 
-# Instructions for each charge, in a virtual machine, and Go's benchmarks.
+# Instructions for each charge, in a virtual machine with the kernel KERNEL, such as
+# 7.2-amd64, and Go's benchmarks.
 bench: tools-bpf
-	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./internal/guest
-	go test -run '^$$' -bench . ./cmd/chargetrace ./internal/event ./internal/export ./internal/symbol ./internal/table ./internal/summary ./internal/trace
+	go test -timeout 40m -run '^$$' -bench . -benchtime 1x ./internal/guest $(if $(KERNEL),-kernel $(KERNEL))
+	go test -run '^$$' -bench . ./cmd/chargetrace ./internal/event ./internal/export ./internal/symbol ./internal/table ./internal/summary ./internal/trace ./internal/watch
 
 # The recordings that the tests of the host play, which are committed: one of each
 # kernel, and one with the raw samples of the ring buffer.

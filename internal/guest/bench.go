@@ -7,17 +7,22 @@ import (
 	"context"
 	"flag"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"chargetrace/internal/vm"
 )
 
 // benchmarkTimeout far exceeds the time of a benchmark on a busy host.
 const benchmarkTimeout = time.Hour
 
-// EnterBenchmark starts a benchmark that needs a machine with a single kernel. In the
-// machine it returns true. On the host it runs the benchmark once in that machine, reports
+var benchmarkKernel = flag.String("kernel", One[0].String(), "run benchmarks on this kernel")
+
+// EnterBenchmark starts a benchmark in a machine with the kernel that -kernel selects. In
+// the machine it returns true. On the host it runs the benchmark once in that machine, reports
 // its metrics and those of its sub-benchmarks as b's, and returns false. A slash in -bench
 // selects sub-benchmarks.
 func EnterBenchmark(b *testing.B, m Machine) bool {
@@ -32,7 +37,11 @@ func EnterBenchmark(b *testing.B, m Machine) bool {
 	ctx, cancel := context.WithTimeout(b.Context(), benchmarkTimeout)
 	defer cancel()
 	var out bytes.Buffer
-	status, err := m.start(ctx, m.Kernels[0], &out, "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", "1x", "-test.timeout", benchmarkTimeout.String())
+	i := slices.IndexFunc(All, func(k vm.Kernel) bool { return k.String() == *benchmarkKernel })
+	if i < 0 {
+		b.Fatalf("-kernel %s: want one of %v", *benchmarkKernel, All)
+	}
+	status, err := m.start(ctx, All[i], &out, "-test.run", "^$", "-test.bench", pattern, "-test.benchtime", "1x", "-test.timeout", benchmarkTimeout.String())
 	if err != nil || status != 0 {
 		b.Fatalf("exit status %d, %v\n%s", status, err, &out)
 	}

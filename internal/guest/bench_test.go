@@ -19,7 +19,7 @@ import (
 
 // BenchmarkWatch measures the CPU usage of the screen with 100 cgroups and no charges.
 func BenchmarkWatch(b *testing.B) {
-	if !EnterBenchmark(b, Exact.On(One...)) {
+	if !EnterBenchmark(b, Exact) {
 		return
 	}
 	if err := os.MkdirAll("/dev/pts", 0o755); err != nil {
@@ -85,7 +85,7 @@ type recordingCost struct{ events, recordedBytes, reportNanos float64 }
 // BenchmarkReport compares recordings of the same charges by chargetrace and trace-cmd:
 // their sizes, and the cost to print them as text.
 func BenchmarkReport(b *testing.B) {
-	if !EnterBenchmark(b, Exact.On(One...)) {
+	if !EnterBenchmark(b, Exact) {
 		return
 	}
 	const probe = "p:try_charge page_counter_try_charge pages=%si:u64 usage=+0(%di):u64"

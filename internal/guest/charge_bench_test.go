@@ -26,13 +26,13 @@ import (
 // measured while a process touches memory, the most common reason to charge. Both are
 // differences between a long and a short workload, which cancels one-time costs.
 func BenchmarkCharge(b *testing.B) {
-	if !EnterBenchmark(b, Exact.On(One...)) {
+	if !EnterBenchmark(b, Exact) {
 		return
 	}
 	untraced := medianStorm(b, nil, 1, 5)
 	b.Run("untraced", func(b *testing.B) {
 		b.ReportMetric(0, "ns/op")
-		touch := slope(b, nil, 1, "churn %d", 100, 400)
+		touch := slope(b, nil, 1, "churn %d", 60, 240)
 		b.ReportMetric(untraced, "insns/storm-charge")
 		b.ReportMetric(touch.workload/touch.charges, "insns/touch-charge")
 	})
@@ -115,7 +115,7 @@ func benchmarkTracer(b *testing.B, start startFunc, untraced float64) {
 	inKernel := medianStorm(b, start, 1, repeats) - untraced
 	var touches []cost
 	for range repeats { // some include a garbage collection
-		touches = append(touches, slope(b, start, 1, "churn %d", 100, 400))
+		touches = append(touches, slope(b, start, 1, "churn %d", 60, 240))
 	}
 	slices.SortFunc(touches, func(a, b cost) int { return cmp.Compare(a.tracer, b.tracer) })
 	touch := touches[len(touches)/2]
