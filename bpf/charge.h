@@ -51,6 +51,12 @@ static __always_inline struct cpu_state *prefilter(__u32 cpu, __u32 tgid, __u64 
 	return n;
 }
 
+/* ignore_high removes the high of counters that have none, where it is 0. */
+static __always_inline void ignore_high(struct levels *w, __u8 kind)
+{
+	w->high.max |= ((1ULL << KIND_MEMORY | 1ULL << KIND_SWAP) >> (kind & 63) & 1) - 1;
+}
+
 /*
  * may_be_sent returns whether a call passes the filters, at its entry, where its outcome is
  * not known. A stack costs more than this.
@@ -70,6 +76,7 @@ static __always_inline bool may_be_sent(struct cpu_state *n, struct page_counter
 	if (!only_limited)
 		return true;
 	walk(&w, false, counter, 0);
+	ignore_high(&w, info.kind);
 	return w.limiting.usage >= (__s64)w.limiting.max || w.limiting.usage + (__s64)nr_pages > (__s64)w.limiting.max ||
 	       w.high.usage + nr_pages > w.high.max;
 }
@@ -143,8 +150,7 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 		info.named = true;
 		cache_counter(n, &info);
 	}
-	/* In other counters high is unset and 0. */
-	w.high.max |= ((1ULL << KIND_MEMORY | 1ULL << KIND_SWAP) >> (info.kind & 63) & 1) - 1;
+	ignore_high(&w, info.kind);
 	if (only_limited && charged && !retry && w.limiting.usage < (__s64)w.limiting.max &&
 	    w.high.usage + c->nr_pages <= w.high.max)
 		return false;

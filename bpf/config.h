@@ -31,7 +31,7 @@ const volatile __u32 target_kinds = ~0;
 /* Drop smaller charges. */
 const volatile __u64 min_pages;
 const volatile __u32 page_size = 4096;
-/* Drop charges that neither failed nor found a level at its limit. */
+/* Drop charges that neither fail, nor find a level at its limit, nor leave one above its high. */
 const volatile bool only_limited;
 
 /* Take the kernel or the user stack of each charge. */

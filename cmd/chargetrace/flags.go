@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"flag"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -213,6 +214,7 @@ func (cfg *config) validate() error {
 		{plays && k.net, "-net applies while tracing: a recording has the uncharges it was made with"},
 		{k.net && (f.OnlyLimited || f.MinPages > 0 || f.MaxCharges > 0), "-net needs all charges; -limited, -min-pages and -n drop some"},
 		{f.Misses && !f.OnlyLimited, "-misses requires -limited; without that batch misses are shown"},
+		{p.isEmpty(), fmt.Sprintf("-to %s is not after -from %s", p.to, p.from)},
 		{p.stdins() > 1, "stdin can be played only once"},
 		{f.Follow && len(f.PIDs) == 0 && !runs, "-f requires -pid"},
 
@@ -231,6 +233,14 @@ func (cfg *config) validate() error {
 		}
 	}
 	return nil
+}
+
+// isEmpty reports whether no time is between -from and -to, as far as that does not depend on
+// the start of a recording.
+func (p *playFlags) isEmpty() bool {
+	from, fromErr := time.ParseDuration(p.from)
+	to, toErr := time.ParseDuration(p.to)
+	return fromErr == nil && toErr == nil && to <= from
 }
 
 // stdins counts the uses of stdin as a recording.

@@ -123,9 +123,6 @@ func newReader(in io.Reader, path string, cfg *config) (*trace.Reader, error) {
 			return nil, usageErrorf("-to %s: %w", cfg.play.to, err)
 		}
 	}
-	if cfg.play.to != "" && to <= from {
-		return nil, usageErrorf("-to %s is not after -from %s", cfg.play.to, cmp.Or(cfg.play.from, "the start"))
-	}
 	if cfg.duration > 0 {
 		end := max(from, info.StartBootNanos) + uint64(cfg.duration)
 		if to == 0 || end < to {

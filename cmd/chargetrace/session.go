@@ -100,13 +100,13 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 		return s.cfg.writeError(err)
 	}
 	err = errors.Join(s.src.printCounts(stderr, counts), sum.Print(stderr), explain(err))
-	if counts.Shown == 0 && counts.Read > 0 {
+	if counts.Shown == 0 && counts.Read > 0 && len(s.cfg.play.paths) > 0 {
 		printDropped(stderr, &counts, &w.Names)
 	}
 	return err
 }
 
-// printDropped says that no charge matched the filters, and which there were.
+// printDropped prints which charges a recording has, if none matched the filters.
 func printDropped(w io.Writer, c *stream.Counts, names *cgroup.Names) {
 	var tasks, cgroups, kinds []string
 	for _, t := range c.Dropped.Tasks {
@@ -119,13 +119,22 @@ func printDropped(w io.Writer, c *stream.Counts, names *cgroup.Names) {
 			cgroups = append(cgroups, names.Printable(id))
 		}
 	}
-	for i, name := range event.KindNames() {
-		if c.Dropped.Kinds.Has(event.Kind(i + 1)) {
-			kinds = append(kinds, name)
+	for k := event.Unknown; event.AllKinds.Has(k); k++ {
+		if c.Dropped.Kinds.Has(k) {
+			kinds = append(kinds, k.String())
 		}
 	}
 	fmt.Fprintf(w, "chargetrace: none of %d charges matched the filters\nhint: there were charges by %s, to %s (%s)\n", c.Read,
-		strings.Join(tasks, ", "), strings.Join(cgroups, ", "), strings.Join(kinds, ", "))
+		list(tasks, len(c.Dropped.Tasks)), list(cgroups, len(c.Dropped.Cgroups)), strings.Join(kinds, ", "))
+}
+
+// list joins names. If there are limit of them, there may be others.
+func list(names []string, limit int) string {
+	s := strings.Join(names, ", ")
+	if len(names) == limit {
+		s += " and others"
+	}
+	return s
 }
 
 // interrupt returns what Ctrl-C does on the screen.

@@ -89,7 +89,7 @@ func TestProfile(t *testing.T) {
 	bytes.Kind, failed.Outcome, unknown.KernelStack, unknown.UserStack = event.Dmem, event.Failed, 4, 4
 	p := make(Profile)
 	for _, e := range []event.Event{e, e, bytes, failed, unknown} {
-		p.Add(s.Sample(&e), &e)
+		p.Add(s.Sample(&e), &e, 0)
 	}
 	known, other := s.Sample(&e), s.Sample(&unknown)
 	if len(p) != 2 || *p[known] != (Sums{3, 10, 5}) || *p[other] != (Sums{1, 5, 0}) {

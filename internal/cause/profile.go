@@ -39,9 +39,10 @@ func (s Sample) Compare(t Sample) int {
 // Cause returns the cause of the charges.
 func (s *Sample) Cause() Cause { return s.Kernel.Cause() }
 
-// Add adds a charge to a Sample, if its kind adds up ([event.Kind.AddsUp]).
-func (p Profile) Add(s Sample, e *event.Event) {
-	if !e.Kind.AddsUp() {
+// Add adds a charge to a Sample, if its kind adds up with the other traced ones
+// ([event.Kind.AddsUp]). Of others it adds failures.
+func (p Profile) Add(s Sample, e *event.Event, traced event.Kinds) {
+	if e.Kind == event.Dmem || e.Outcome != event.Failed && !e.Kind.AddsUp(traced) {
 		return
 	}
 	sums := p[s]

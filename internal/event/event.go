@@ -244,8 +244,10 @@ func (e *Event) AtLimit() bool {
 }
 
 // LimitHit reports whether the charge failed, or found a level at its limit. A batch miss
-// alone has hit none: fewer pages fit.
-func (e *Event) LimitHit() bool { return e.Outcome == Failed || e.Limiting.AtLimit() }
+// hits none: the kernel retries it smaller before it reclaims.
+func (e *Event) LimitHit() bool {
+	return e.Outcome == Failed || e.Outcome == OK && e.Limiting.AtLimit()
+}
 
 // AboveHigh reports whether a level is above its memory.high after the charge.
 func (e *Event) AboveHigh() bool {
@@ -256,10 +258,13 @@ func (e *Event) AboveHigh() bool {
 	return e.High.Limited() && room < 0
 }
 
-// Throttled reports whether the charge left a level above its memory.high: the task must
-// reclaim, or sleep, before it returns to user space (try_charge_memcg in
-// mm/memcontrol.c).
-func (e *Event) Throttled() bool { return e.Outcome == OK && e.AboveHigh() }
+// Throttled reports whether the charge left a level above its memory.high, so that the task
+// must reclaim, or sleep, before it returns to user space (try_charge_memcg in
+// mm/memcontrol.c). Kernel threads do not return, and what interrupts charge, or a task for
+// another cgroup, does not count against the task's own.
+func (e *Event) Throttled() bool {
+	return e.Outcome == OK && e.Kind == Memory && e.Flags&(KernelThread|Remote) == 0 && !e.Idle() && e.AboveHigh()
+}
 
 // InCgroup returns the CgroupID with an ID in the hierarchy of the event's cgroup.
 func (e *Event) InCgroup(id uint64) CgroupID { return CgroupID{id, e.Cgroup.Hierarchy} }

@@ -37,12 +37,20 @@ var kindNames = [numKinds]string{
 
 func (k Kind) String() string { return kindNames[k] }
 
-// AddsUp reports whether charges of the kind can be summed with those of other kinds. Dmem
-// counts bytes. The others count pages that another counter counts too: Memsw and Kmem those
-// of Memory (try_charge and obj_cgroup_charge_pages in mm/memcontrol.c charge both), and
-// HugetlbRsvd, at mmap, those that Hugetlb counts at the first touch.
-func (k Kind) AddsUp() bool {
-	return (1<<Dmem|1<<Memsw|1<<Kmem|1<<HugetlbRsvd)>>k&1 == 0
+// AddsUp reports whether charges of the kind can be summed with those of the other traced
+// kinds; 0 stands for all kinds. Dmem counts bytes. Memsw and Kmem count pages of Memory
+// (try_charge and obj_cgroup_charge_pages in mm/memcontrol.c charge both), and HugetlbRsvd,
+// at mmap, those that Hugetlb counts at the first touch.
+func (k Kind) AddsUp(traced Kinds) bool {
+	switch k {
+	case Dmem:
+		return false
+	case Memsw, Kmem:
+		return traced != 0 && !traced.Has(Memory)
+	case HugetlbRsvd:
+		return traced != 0 && !traced.Has(Hugetlb)
+	}
+	return true
 }
 
 // Kinds is a set of kinds, one bit each: 1 << Kind.

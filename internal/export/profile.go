@@ -53,7 +53,7 @@ func (p *Profile) add(e *event.Event) {
 		if p.pprof {
 			s.PID, s.Cgroup = e.PID, e.Cgroup
 		}
-		p.samples.Add(s, e)
+		p.samples.Add(s, e, p.world.Info.Kinds)
 	}
 }
 

@@ -78,7 +78,7 @@ func (c *collector) Write(batch []event.Event) error {
 }
 
 func (c *collector) addCharge(e *event.Event) {
-	if e.Outcome == event.OK && e.Kind.AddsUp() { // as in summary.Totals.ChargedPages
+	if e.Outcome == event.OK && e.Kind.AddsUp(c.sum.Info.Kinds) { // as in summary.Totals.ChargedPages
 		c.byProcess.add(e.PID, e)
 		if e.KernelStack != 0 {
 			c.byCause.add(uint32(c.sum.Stacks.Cause(e)), e)

@@ -24,7 +24,7 @@ func (c *collector) addSample(e *event.Event) {
 			delete(c.samples, x.Sample)
 		}
 	}
-	c.samples.Add(s, e)
+	c.samples.Add(s, e, c.sum.Info.Kinds)
 }
 
 // weighed is a sample with its charged pages.

@@ -57,7 +57,7 @@ func (c *collector) picture(to canvas) {
 	head := xy{16, 29.4}
 	plots, _ := c.plots(1)
 	if len(plots) == 0 {
-		to.text(limitColor, 17, head, atStart, noCharges)
+		to.text(limitColor, 17, head, atStart, c.noCharges())
 		return
 	}
 	to.text(limitColor, 17, head, atStart, c.title(plots[0]))
@@ -92,7 +92,12 @@ func (r *Report) writePNG() error {
 	return png.Encode(r.w, to.RGBA)
 }
 
-const noCharges = "This trace holds no charges."
+func (c *collector) noCharges() string {
+	if c.sum.Counts.Read > 0 {
+		return "No charge in this trace matched the filters."
+	}
+	return "This trace holds no charges."
+}
 
 // title names the page counter of a plot.
 func (c *collector) title(u *usagePlot) string {

@@ -267,7 +267,7 @@ func TestStory(t *testing.T) {
 		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5 MiB of 10 MiB, 50 %."}},
 		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
 		{"memory.high", append(names, high(3072-64), high(3072-63), high(3700)), []string{"<h1>/small is above its memory.high: charges were throttled</h1>",
-			"/small has a memory.high of 12 MiB. p (7) was the first to exceed it, at 10 ms. After each of 2 charges above it, the task had to reclaim or to sleep before it went on.",
+			"/small has a memory.high of 12 MiB. p (7) was the first to exceed it, at 10 ms. 2 charges left it exceeded: then a task must reclaim or sleep before it returns to user space.",
 			"<td>memory.high</td>"}},
 		{"limit of 0", append(names, zero), []string{"<h1>/small is at its hugetlb limit: charges failed</h1>", "with a hugetlb limit of 0. ", "<td>hugetlb</td><td class=\"n\" data-sort=\"0\" title=\"0 pages\">0</td>"}},
 		{"huge page", append(names, reserved, touched), []string{"p (7) made all charges: 2 MiB in 2 charges."}},

@@ -41,10 +41,7 @@ func (c *collector) headline() string {
 // charged.
 func (c *collector) story() []string {
 	if c.sum.Total.Charges == 0 {
-		s := []string{noCharges}
-		if n := c.sum.Counts.Read; n > 0 {
-			s = []string{fmt.Sprintf("None of the %s in this trace matched the filters.", counted(n, "charge"))}
-		}
+		s := []string{c.noCharges()}
 		if len(c.sum.OOMKills) > 0 {
 			s = append([]string{c.tellKill()}, s...)
 		}
@@ -107,7 +104,7 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 	if t := c.sum.Cgroups[l.Cgroup]; t != nil && t.Reclaims > 0 && l.Kind == event.Memory {
 		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), duration(t.ReclaimNanos), c.freed(t))
 	}
-	if n := uint64(len(c.sum.Limits) - 1); n > 0 {
+	if n := c.otherLimits(l); n > 0 {
 		s += fmt.Sprintf(" Other limits hit: %s.", count(n))
 	}
 	return s
@@ -119,7 +116,7 @@ func (c *collector) tellHits(l *summary.Limit) string {
 	case len(kills) > 0 && kills[0].Cgroup == l.Cgroup:
 	case l.Failures == 0:
 		s = "The cgroup at its limit is"
-	case len(kills) > 0 || len(c.sum.Limits) > 1:
+	case len(kills) > 0 || c.otherLimits(l) > 0:
 		s = "Most charges failed at"
 	}
 	s += " " + c.path(l.Cgroup)
@@ -136,10 +133,19 @@ func (c *collector) tellHits(l *summary.Limit) string {
 	return s + "; no charge failed there."
 }
 
-// tellThrottled tells of a memory.high.
 func (c *collector) tellThrottled(l *summary.Limit) string {
-	return fmt.Sprintf("%s has a %v of %s. %s was the first to exceed it, at %s. After each of %s above it, the task had to reclaim or to sleep before it went on.",
+	return fmt.Sprintf("%s has a %v of %s. %s was the first to exceed it, at %s. %s left it exceeded: then a task must reclaim or sleep before it returns to user space.",
 		c.path(l.Cgroup), l.LimitID, c.size(int64(l.MaxPages), l.Kind), l.ByComm.Of(l.ByPID), c.since(l.FirstNanos), counted(l.Hits, "charge"))
+}
+
+// otherLimits is the number of limits that were hit, except for those of one counter.
+func (c *collector) otherLimits(l *summary.Limit) (n uint64) {
+	for id := range c.sum.Limits {
+		if id.CounterID != l.CounterID {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *collector) freed(t *summary.Totals) string {

@@ -62,6 +62,9 @@ func (f Filter) BalancesMemory() bool {
 // source.
 func (f Filter) Info(i Info) Info {
 	i.Net = i.Net && f.Balances()
+	if f.Kinds != 0 {
+		i.Kinds = f.Kinds
+	}
 	return i
 }
 

@@ -28,6 +28,8 @@ type Info struct {
 	// KernelStacks and UserStacks mean that charges have kernel stacks, or user stacks.
 	KernelStacks bool `json:"kernel_stacks,omitempty"`
 	UserStacks   bool `json:"user_stacks,omitempty"`
+	// Kinds are the kinds of counters that are traced; 0 means all.
+	Kinds event.Kinds `json:"kinds,omitempty"`
 	// Net means that the trace has all uncharges and all forced charges, so that a
 	// counter has a balance.
 	Net bool `json:"net,omitempty"`
@@ -92,8 +94,8 @@ type Counts struct {
 // Unseen is the number of lost events and missed calls.
 func (c *Counts) Unseen() uint64 { return c.Lost + c.LostNonCharge + c.Missed }
 
-// Dropped tells what charges there were, for a filter that matches none. It has the first few
-// of each; the rest are zero.
+// Dropped has the first tasks, cgroups and kinds of the charges that a filter dropped. Unused
+// elements are zero.
 type Dropped struct {
 	Tasks   [5]Task
 	Cgroups [5]event.CgroupID

@@ -132,8 +132,17 @@ var (
 	cut       = event.Event{Type: event.Charge, Kind: event.Memory, Flags: event.WalkCut}
 	unknown   = event.Event{Type: event.Charge}
 
-	full = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
+	full      = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.OK, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
+	throttled = event.Event{Type: event.Charge, Kind: event.Memory, TID: 1, Outcome: event.OK, RequestedPages: 2, Limiting: memory.Limiting,
+		High: event.Level{UsagePages: 1, MaxPages: 2}}
+	miss = event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.BatchMiss, Limiting: event.Level{UsagePages: 2, MaxPages: 2}}
 )
+
+// kernel makes the task of an event a kernel thread.
+func kernel(e event.Event) event.Event {
+	e.Flags |= event.KernelThread
+	return e
+}
 
 // TestFilterInfo checks which filters leave a balance.
 func TestFilterInfo(t *testing.T) {
@@ -151,7 +160,7 @@ func TestFilterInfo(t *testing.T) {
 		{Filter{OnlyLimited: true}, false, false},
 	} {
 		i := Info{PageSize: 4096, Net: true}
-		want := Info{PageSize: 4096, Net: tc.net}
+		want := Info{PageSize: 4096, Net: tc.net, Kinds: tc.filter.Kinds}
 		if got := tc.filter.Info(i); !reflect.DeepEqual(got, want) || tc.filter.BalancesMemory() != tc.memory {
 			t.Errorf("%+v: %+v, memory %t", tc.filter, got, tc.filter.BalancesMemory())
 		}
@@ -203,6 +212,20 @@ func TestCopy(t *testing.T) {
 			filter: Filter{Kinds: 1 << event.Memory, OnlyLimited: true},
 			want:   []event.Event{lost, failed, kill, full},
 			counts: Counts{Read: 5, Shown: 2},
+		},
+		{
+			name:   "throttled charges and batch misses",
+			src:    fakeSource{batches: [][]event.Event{{throttled, miss, kernel(throttled), memory}}},
+			filter: Filter{OnlyLimited: true},
+			want:   []event.Event{throttled},
+			counts: Counts{Read: 4, Shown: 1},
+		},
+		{
+			name:   "batch misses on request",
+			src:    fakeSource{batches: [][]event.Event{{throttled, miss, memory}}},
+			filter: Filter{OnlyLimited: true, Misses: true},
+			want:   []event.Event{throttled, miss},
+			counts: Counts{Read: 3, Shown: 2},
 		},
 		{
 			name:   "processes",

@@ -14,7 +14,8 @@ import (
 // Totals are sums over charges and reclaims.
 type Totals struct {
 	// Charges is the number of all charges, ChargedPages the pages of those that
-	// succeeded, of kinds that add up ([event.Kind.AddsUp]).
+	// succeeded. Sums over several kinds have those of kinds that add up
+	// ([event.Kind.AddsUp]).
 	Charges, ChargedPages uint64
 	// Failures and BatchMisses are the numbers of charges that failed.
 	Failures, BatchMisses uint64
@@ -26,12 +27,12 @@ type Totals struct {
 	Reclaims, ReclaimNanos, FreedPages uint64
 }
 
-// AddCharge adds a charge.
-func (t *Totals) AddCharge(e *event.Event) {
+// AddCharge adds a charge, and its pages if they add up.
+func (t *Totals) AddCharge(e *event.Event, addsUp bool) {
 	t.Charges++
 	switch e.Outcome {
 	case event.OK:
-		if e.Kind.AddsUp() {
+		if addsUp {
 			t.ChargedPages += e.RequestedPages
 		}
 	case event.BatchMiss:
@@ -39,7 +40,7 @@ func (t *Totals) AddCharge(e *event.Event) {
 	case event.Failed:
 		t.Failures++
 	}
-	if t.FirstAtLimitNanos == 0 && e.LimitHit() {
+	if t.FirstAtLimitNanos == 0 && (e.LimitHit() || e.Throttled()) {
 		t.FirstAtLimitNanos = e.BootNanos
 	}
 }
@@ -73,19 +74,16 @@ type Process struct {
 // LimitID identifies a limit of a page counter.
 type LimitID struct {
 	event.CounterID
-	// High is set for memory.high and memory.swap.high, which throttle. Others fail charges.
+	// High is set for memory.high, which throttles. Others fail charges.
 	High bool
 }
 
 // String returns a name such as "memory limit" or "memory.high".
 func (id LimitID) String() string {
-	switch {
-	case !id.High:
-		return id.Kind.String() + " limit"
-	case id.Kind == event.Swap:
-		return "memory.swap.high"
+	if id.High {
+		return "memory.high"
 	}
-	return "memory.high"
+	return id.Kind.String() + " limit"
 }
 
 // Limit is a limit that was hit.
@@ -103,8 +101,8 @@ type Limit struct {
 	ByComm     event.Comm
 }
 
-// UnknownLimit is the size of a limit that the trace does not have: a charge failed further
-// up than at its counter and at the level with the least room.
+// UnknownLimit is the size of a limit that the trace does not have: a charge failed at
+// another level than its counter and the one with the least room.
 const UnknownLimit = ^uint64(0)
 
 // HitLimit returns the limit that a charge failed at or found reached, if any. maxPages may
@@ -216,8 +214,11 @@ func (s *Summary) endRun() {
 	if r.Charges == 0 {
 		return
 	}
-	s.Total.add(&r.Totals)
 	s.Kinds[r.kind].add(&r.Totals)
+	if !r.kind.AddsUp(s.Info.Kinds) {
+		r.ChargedPages = 0
+	}
+	s.Total.add(&r.Totals)
 	s.cgroup(r.cgroup).add(&r.Totals)
 	s.process(r.pid, &r.comm).add(&r.Totals)
 	r.Totals = Totals{}
@@ -236,7 +237,7 @@ func (s *Summary) addCharge(e *event.Event) {
 		r.pid, r.cgroup, r.kind = e.PID, e.Cgroup, e.Kind
 	}
 	r.comm = e.Comm
-	r.AddCharge(e)
+	r.AddCharge(e, e.Kind != event.Dmem)
 	if e.KernelStack != 0 {
 		s.addCause(e)
 	}
@@ -275,7 +276,7 @@ func (s *Summary) addCause(e *event.Event) {
 		t = new(Totals)
 		s.Causes[c] = t
 	}
-	t.AddCharge(e)
+	t.AddCharge(e, e.Kind.AddsUp(s.Info.Kinds))
 	if c != cause.Other {
 		return
 	}

@@ -25,7 +25,7 @@ func name(id, parent uint64, name string) event.Event {
 // charge returns a charge of process pid to the cgroup 3, limited by its parent 2.
 func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
 	e := event.Event{
-		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: pid, Comm: comm("p"),
+		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: pid, TID: pid, Comm: comm("p"),
 		Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory, Outcome: o, RequestedPages: requested,
 		Limiting: event.Level{CgroupID: 2, UsagePages: usage, MaxPages: 100},
 		High:     event.Level{MaxPages: ^uint64(0)},
@@ -73,7 +73,7 @@ func TestSummary(t *testing.T) {
 		kinds.Failures += k.Failures
 		kinds.Reclaims += k.Reclaims
 	}
-	if s.Kinds[event.Swap].Charges != 1 || kinds.Charges != want.Charges || kinds.ChargedPages != want.ChargedPages || kinds.Failures != 3 || kinds.Reclaims != 1 {
+	if s.Kinds[event.Swap].Charges != 1 || kinds.Charges != want.Charges || kinds.ChargedPages != want.ChargedPages+memsw.RequestedPages || kinds.Failures != 3 || kinds.Reclaims != 1 {
 		t.Errorf("kinds %+v", s.Kinds)
 	}
 	want.Reclaims, want.ReclaimNanos, want.FreedPages = 0, 0, 0
@@ -171,15 +171,26 @@ func TestPagesCountedOnce(t *testing.T) {
 		name   string
 		events []event.Event
 		pages  uint64
+		kinds  event.Kinds // traced
 	}{
-		{"kernel memory and swap of v1", []event.Event{of(event.Memsw, 32), of(event.Memory, 32), of(event.Kmem, 32)}, 32},
-		{"a huge page, reserved, then touched", []event.Event{of(event.HugetlbRsvd, 512), of(event.Hugetlb, 512)}, 512},
-		{"sockets of v1 have their own pages", []event.Event{of(event.Tcpmem, 64), of(event.Memory, 64)}, 128},
-		{"bytes are no pages", []event.Event{of(event.Dmem, 4096), of(event.Memory, 1)}, 1},
+		{"kernel memory and swap of v1", []event.Event{of(event.Memsw, 32), of(event.Memory, 32), of(event.Kmem, 32)}, 32, 0},
+		{"kernel memory alone", []event.Event{of(event.Kmem, 32)}, 32, 1 << event.Kmem},
+		{"kernel memory and swap", []event.Event{of(event.Kmem, 32), of(event.Swap, 1)}, 33, 1<<event.Kmem | 1<<event.Swap},
+		{"a huge page, reserved, then touched", []event.Event{of(event.HugetlbRsvd, 512), of(event.Hugetlb, 512)}, 512, 1<<event.HugetlbRsvd | 1<<event.Hugetlb},
+		{"a reservation alone", []event.Event{of(event.HugetlbRsvd, 512)}, 512, 1 << event.HugetlbRsvd},
+		{"sockets of v1 have their own pages", []event.Event{of(event.Tcpmem, 64), of(event.Memory, 64)}, 128, 0},
+		{"bytes are no pages", []event.Event{of(event.Dmem, 4096), of(event.Memory, 1)}, 1, 0},
 	} {
+		info := info
+		info.Kinds = tc.kinds
 		s := New(world.New(info))
 		if err := s.Write(tc.events); err != nil {
 			t.Fatal(err)
+		}
+		for _, e := range tc.events {
+			if got := s.Kinds[e.Kind].ChargedPages; got != e.RequestedPages && e.Kind != event.Dmem {
+				t.Errorf("%s: %d pages of %v", tc.name, got, e.Kind)
+			}
 		}
 		if got := s.Total.ChargedPages; got != tc.pages || s.Total.Charges != uint64(len(tc.events)) {
 			t.Errorf("%s: %+v, want %d pages", tc.name, s.Total, tc.pages)
@@ -187,32 +198,29 @@ func TestPagesCountedOnce(t *testing.T) {
 	}
 }
 
-// TestLimitSizes checks what the text says about a limit of 0, and about one that no event
-// has: that of a level further up than the one with the least room.
+// TestLimitSizes checks the text on a limit of 0, and on one that no event has: of a level
+// between the counter and the one with the least room.
 func TestLimitSizes(t *testing.T) {
 	zero := charge(2, 7, 512, 0, event.Failed)
 	zero.Kind, zero.FailedAt, zero.MaxPages, zero.Limiting = event.Hugetlb, 3, 0, event.Level{CgroupID: 3}
 	unknown := charge(3, 7, 64, 90, event.Failed)
-	unknown.FailedAt = 1
+	unknown.FailedAt, unknown.Limiting.CgroupID = 2, 1
 	later := charge(4, 7, 64, 90, event.Failed)
-	later.FailedAt, later.Limiting.CgroupID, later.Limiting.MaxPages = 1, 1, 90
+	later.Limiting.MaxPages = 90
 	device := charge(5, 7, 4096, 0, event.Failed)
 	device.Kind = event.Dmem
 	high := charge(6, 7, 64, 10, event.OK)
 	high.High = event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 60}
-	swapHigh := high
-	swapHigh.Kind = event.Swap
 	names := []event.Event{name(3, 2, "b"), name(2, 1, "a"), name(1, 0, "")}
 	for _, tc := range []struct {
 		events []event.Event
 		want   string
 	}{
 		{[]event.Event{zero}, "/a/b: hugetlb limit of 0 pages hit 1 times,"},
-		{[]event.Event{unknown}, "/: memory limit hit 1 times,"},
-		{[]event.Event{unknown, later, unknown}, "/: memory limit of 90 pages hit 3 times,"},
+		{[]event.Event{unknown}, "/a: memory limit hit 1 times,"},
+		{[]event.Event{unknown, later, unknown}, "/a: memory limit of 90 pages hit 3 times,"},
 		{[]event.Event{device}, "/a: dmem limit of 100 bytes hit 1 times,"},
 		{[]event.Event{high, high, unknown}, "/a: memory.high of 60 pages exceeded, 2 charges throttled; first at 6 ms by p (7)\n"},
-		{[]event.Event{swapHigh}, "/a: memory.swap.high of 60 pages exceeded, 1 charges throttled; first at 6 ms by p (7)\n"},
 	} {
 		s := New(world.New(info))
 		if err := s.Feed(s).Write(append(names, tc.events...)); err != nil {

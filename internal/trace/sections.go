@@ -28,8 +28,8 @@ func (s *section) appendUvarint(v uint64) {
 // zigzag returns the number that is appended for a signed one.
 func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
 
-// A column is a section with a number for each event. Most columns repeat one number for
-// long: to count that takes a fifth of the time of appending it.
+// A column is a section with a number for each event. Most columns repeat one number many
+// times: counting repeats takes a fifth of the time of appending them.
 type column struct {
 	section
 	last  uint64

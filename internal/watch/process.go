@@ -33,9 +33,9 @@ func (g *group) process(e *event.Event) *process {
 	return p
 }
 
-func (p *process) add(e *event.Event) {
+func (p *process) add(e *event.Event, addsUp bool) {
 	var t summary.Totals
-	t.AddCharge(e)
+	t.AddCharge(e, addsUp)
 	p.pages += t.ChargedPages
 	p.failures += t.Failures
 	p.comm, p.charged = e.Comm, true

@@ -143,14 +143,15 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 	case event.Lost:
 		s.lost += e.LostCharges
 	case event.Charge:
-		s.totals.AddCharge(e)
+		addsUp := e.Kind.AddsUp(s.world.Info.Kinds)
+		s.totals.AddCharge(e, addsUp)
 		g := s.group(e.Cgroup)
 		before := g.totals.ChargedPages
-		g.totals.AddCharge(e)
+		g.totals.AddCharge(e, addsUp)
 		if g.causes != nil {
 			g.causes.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
 		}
-		g.process(e).add(e)
+		g.process(e).add(e, addsUp)
 		if e.Kind == event.Memory {
 			g.gone = false
 			g.limiting = event.CgroupID{}
