@@ -94,7 +94,7 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 	}
 	if cfg.kernel.attach == capture.Fentry {
 		// The library parses all of the kernel's types, and keeps little of what it allocates.
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(40)
 	}
 	if s.tracer, err = capture.Start(s.options); err != nil {
 		f := capture.Explain(err, cfg.kernel.attach)
