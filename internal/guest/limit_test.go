@@ -41,7 +41,7 @@ func ancestorsLimit(t *testing.T, attach string) {
 	if got, want := int64(len(failed)), a.number(t, "memory.events", "max")-failures; got != want || want == 0 {
 		t.Errorf("%d charges failed, but memory.events says %d", got, want)
 	}
-	hits := slices.DeleteFunc(slices.Clone(charges), func(e event) bool { return e.Outcome != "failed" && (e.Outcome != "ok" || !e.atLimit()) })
+	hits := slices.DeleteFunc(slices.Clone(charges), func(e event) bool { return !e.hitsLimit() })
 	sameEvents(t, ofType(limited.events(t), "charge"), hits)
 	if c := limited.counted(t); c.lost != 0 || c.missed != 0 || c.seen != uint64(len(charges)) {
 		t.Errorf("-limited: %+v, want all %d charges seen: %s", c, len(charges), limited.stderr)

@@ -284,6 +284,10 @@ func (e *event) has(flag string) bool { return slices.Contains(e.Flags, flag) }
 // atLimit reports whether a charge found a level at its limit.
 func (e *event) atLimit() bool { return e.Limiting != nil && e.Limiting.RoomPages <= 0 }
 
+// hitsLimit reports whether a charge failed or found a level at its limit. Batch misses do
+// not count.
+func (e *event) hitsLimit() bool { return e.Outcome == "failed" || e.Outcome == "ok" && e.atLimit() }
+
 // readEvents reads the events in a .jsonl.
 func readEvents(t testing.TB, jsonl []byte) (events []event) {
 	t.Helper()

@@ -65,7 +65,7 @@ func TestWatch(t *testing.T) {
 // returns the time of the limit hit, in nanoseconds.
 func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []event) (hit int64) {
 	t.Helper()
-	i := slices.IndexFunc(events, func(e event) bool { return e.Outcome == "failed" || e.atLimit() })
+	i := slices.IndexFunc(events, func(e event) bool { return e.hitsLimit() })
 	kills := ofType(events, "oom_kill")
 	if i < 0 || len(kills) != 1 {
 		t.Fatalf("no charge at the limit, or %d kills", len(kills))
