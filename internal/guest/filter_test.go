@@ -43,7 +43,7 @@ func TestFilters(t *testing.T) {
 		{"-pid", small.pid() + "," + shell.pid(), "-comm", "filters-*", in, "-limited"},
 		{in, "-counter", "swap"},
 		{in, "-counter", "memory", "-min-pages", "2"},
-		{in, "-min-pages", "2", "-limited"},
+		{in, "-min-pages", "2", "-limited", "-misses"},
 	} {
 		traces = append(traces, live{args, trace(t, args...)})
 	}
