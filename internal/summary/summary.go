@@ -89,8 +89,8 @@ func (id LimitID) String() string {
 // Limit is a limit that was hit.
 type Limit struct {
 	LimitID
-	// MaxPages is the limit at the last hit of which the trace has it, else
-	// [UnknownLimit]; bytes for [event.Dmem]. A limit can be 0.
+	// MaxPages is the limit at the last hit whose event has it, or [UnknownLimit]; bytes for
+	// [event.Dmem]. A limit can be 0.
 	MaxPages uint64
 	// Hits is the number of charges that failed or found the limit reached, Failures
 	// the number of those that failed. For High, Hits are the throttled ones.
