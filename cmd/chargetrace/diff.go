@@ -58,7 +58,7 @@ func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 		return nil, err
 	}
 	defer src.close()
-	w := world.New(src.Info())
+	w := world.New(cfg.filter.Info(src.Info()))
 	sum := summary.New(w)
 	_, err = stream.Copy(w.Feed(sum), src, cfg.filter)
 	if err != nil && !truncated(err) {

@@ -219,7 +219,7 @@ func (s *kernelSource) awaitCgroups(stderr io.Writer, end func()) {
 func (s *kernelSource) printCounts(w io.Writer, c stream.Counts) error {
 	filtered := c.Filtered + c.Read - c.Shown
 	fmt.Fprintf(w, "chargetrace: seen %d = shown %d + filtered %d + lost %d\n", c.Seen, c.Shown, filtered, c.Lost)
-	if c.Shown+c.Lost == 0 && filtered > 0 {
+	if c.Shown+c.Lost == 0 && filtered > 0 && s.child == nil {
 		fmt.Fprintf(w, "chargetrace: none of %d charges matched the filters\nhint: without filters, chargetrace -wide shows who charges what\n", filtered)
 	}
 	if c.Lost > 0 {

@@ -60,8 +60,9 @@ func TestFilters(t *testing.T) {
 		t.Run(strings.Join(live.args, " "), func(t *testing.T) {
 			live.stop(t)
 			charges := live.charges(t)
-			if none := slices.Contains(live.args, "swap"); none != (len(charges) == 0) {
-				t.Errorf("%d charges", len(charges))
+			none := slices.Contains(live.args, "swap")
+			if none != (len(charges) == 0) || none != strings.Contains(live.stderr.String(), " charges matched the filters\n") {
+				t.Errorf("%d charges: %s", len(charges), live.stderr)
 			}
 			if shown := live.counted(t).shown; shown != uint64(len(charges)) {
 				t.Errorf("%d charges, shown %d", len(charges), shown)
