@@ -231,7 +231,7 @@ func TestReportInBrowser(t *testing.T) {
 		const tip = `document.querySelector("#plot-0 .tip")`
 		x, y := at(900)
 		p.do(chromedp.MouseEvent(chromedp.MouseMoved, x, y))
-		p.check("the pointer shows values", tip+`.getClientRects().length > 0 && /^82\d.* ms\n/.test(`+tip+`.textContent) && `+tip+`.textContent.includes("limit: 10 MiB (2,560 pages)")`)
+		p.check("the pointer shows values", tip+`.getClientRects().length > 0 && /^82\d.* ms\n/.test(`+tip+`.textContent) && `+tip+`.textContent.includes("limit: 10.0 MiB (2,560 pages)")`)
 
 		const box = `document.querySelector("#plot-0 .wide .zone").getAttribute("viewBox")`
 		p.check("the plot shows everything", box+`.startsWith("0 0 1002 ")`)
@@ -254,9 +254,9 @@ func TestReportInBrowser(t *testing.T) {
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 summary")))
 		const first = `document.querySelector("#plot-0 tbody").rows[0].cells[2]`
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
-		p.check("a table header sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10 MiB"`)
+		p.check("a table header sorts", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "descending" && `+first+`.textContent === "10.0 MiB"`)
 		p.do(chromedp.Click(chromedp.CSS("#plot-0 th:nth-child(3) button")))
-		p.check("and sorts in reverse on a second click", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10 MiB"`)
+		p.check("and sorts in reverse on a second click", `document.querySelector("#plot-0 th:nth-child(3)").ariaSort === "ascending" && `+first+`.textContent !== "10.0 MiB"`)
 
 		p.do(chromedp.Click(chromedp.CSS("#theme")))
 		p.check("the button selects dark", `getComputedStyle(document.body).backgroundColor !== "rgb(255, 255, 255)"`)

@@ -9,7 +9,6 @@ import (
 	"chargetrace/internal/capture"
 	"chargetrace/internal/event"
 	"chargetrace/internal/help"
-	"chargetrace/internal/table"
 	"chargetrace/internal/text"
 )
 
@@ -41,7 +40,7 @@ var flagWords = map[string][]string{
 	"completion": shells,
 	"counter":    event.KindNames(),
 	"format":     formatNames(),
-	"time":       wordsOf(table.AllTimeFormats),
+	"time":       wordsOf(text.AllTimeFormats),
 	"units":      wordsOf(text.AllUnits),
 }
 

@@ -9,6 +9,8 @@ import (
 	"chargetrace/internal/report"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -58,9 +60,8 @@ func (cfg *config) side(paths []string, stdin io.Reader) (*report.Side, error) {
 		return nil, err
 	}
 	defer src.close()
-	w := world.New(cfg.filter.Info(src.Info()))
-	sum := summary.New(w)
-	_, err = stream.Copy(w.Feed(sum), src, cfg.filter)
+	sum := summary.New(verdict.New(world.New(cfg.filter.Info(src.Info())), text.Format{}))
+	_, err = stream.Copy(sum.Feed(sum), src, cfg.filter)
 	if err != nil && !truncated(err) {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"flag"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
-	"chargetrace/internal/table"
 	"chargetrace/internal/text"
 )
 
@@ -61,8 +59,7 @@ type childFlags struct {
 // viewFlags configure the table and the screen.
 type viewFlags struct {
 	wide, watch bool
-	units       text.Units
-	time        table.TimeFormat
+	format      text.Format
 }
 
 // outputFlags select the outputs.
@@ -82,7 +79,7 @@ type outputFlags struct {
 // parseFlags defines the flags in fs and parses args.
 func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg := new(config)
-	cfg.view.time, cfg.kernel.bufferBytes = table.Relative, capture.DefaultBufferBytes
+	cfg.view.format.Time, cfg.kernel.bufferBytes = text.Relative, capture.DefaultBufferBytes
 	fs.SetOutput(io.Discard)
 	cfg.filterFlags(fs)
 	cfg.kernel.define(fs)
@@ -102,20 +99,12 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if err := cfg.child.parseCommand(args, fs.Args()); err != nil {
 		return nil, err
 	}
-	cfg.view.units = cmp.Or(cfg.view.units, cfg.defaultUnits())
 	if len(cfg.out.paths) > 0 || !cfg.view.watch { // the screen replaces the table
 		if err := cfg.out.parseOutputs(); err != nil {
 			return nil, err
 		}
 	}
 	return cfg, cfg.validate()
-}
-
-func (cfg *config) defaultUnits() text.Units {
-	if cfg.view.watch {
-		return text.Human
-	}
-	return text.Pages
 }
 
 // set returns a function for [flag.FlagSet.Func] that stores the parsed value.
@@ -166,8 +155,8 @@ func (c *childFlags) define(fs *flag.FlagSet) {
 func (v *viewFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&v.wide, "wide", false, "")
 	fs.BoolVar(&v.watch, "watch", false, "")
-	fs.Func("units", "", set(&v.units, text.ParseUnits))
-	fs.Func("time", "", set(&v.time, table.ParseTimeFormat))
+	fs.Func("units", "", set(&v.format.Units, text.ParseUnits))
+	fs.Func("time", "", set(&v.format.Time, text.ParseTimeFormat))
 }
 
 func (o *outputFlags) define(fs *flag.FlagSet) {
@@ -226,7 +215,7 @@ func (cfg *config) validate() error {
 		{compares && !plays, "-diff requires -r, the recording to compare with"},
 		{compares && p.follow, "-diff compares whole recordings, and -follow waits for more"},
 		{compares && !comparable, "-diff has one output: a table or .html"},
-		{compares && (v.wide || v.units != text.Pages), "-diff prints no rows of charges; -units and -wide apply to those"},
+		{compares && (v.wide || v.format.Units != ""), "-diff prints no rows of charges; -units and -wide apply to those"},
 	} {
 		if rule.broken {
 			return usageErrorf("%s", rule.message)

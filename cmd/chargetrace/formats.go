@@ -27,12 +27,12 @@ type format struct {
 // formats are all formats, the default of a terminal first.
 var formats = []format{
 	{name: "table", newSink: func(cfg *config, w io.Writer, sum *summary.Summary) (stream.Sink, error) {
-		v := &cfg.view
-		return table.New(w, sum.World, table.Options{Units: v.units, Time: v.time, Wide: v.wide, Columns: columns(w)}), nil
+		return table.New(w, sum.Verdict, table.Options{Wide: cfg.view.wide, Columns: columns(w)}), nil
 	}},
 	{name: "ctrace", newSink: func(_ *config, w io.Writer, sum *summary.Summary) (stream.Sink, error) {
 		return trace.NewWriter(w, sum.Info)
 	}},
+	{name: "json", newSink: ofSummary(summary.NewJSON), atEnd: true},
 	{name: "jsonl", newSink: ofWorld(export.NewJSONL)},
 	{name: "csv", newSink: ofWorld(export.NewCSV)},
 	{name: "pftrace", newSink: ofWorld(export.NewPerfetto)},

@@ -122,7 +122,7 @@ func TestNetRecording(t *testing.T) {
 	}
 	// Its last usage is the reading at the end; the events before it add up to one page more.
 	watch, _ := runOK(t, "-r", path, "-watch", "-units", "pages")
-	want := "--- 0.004 s  /job: memory limit of 100 reached by web (7), 1 charge failed\n" +
+	want := "--- 4.0 ms  /job: memory limit of 100 pages hit once, 1 charge failed, first by web (7)\n" +
 		"TIME       CHARGES   FAILED    USAGE     USED    LIMIT     ROOM   FILL/S  TO LIM  CGROUP\n" +
 		"0 s              2        1       40       45      100       55        -       -  /job/app, limited by /job\n"
 	if watch != want {

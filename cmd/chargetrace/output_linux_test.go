@@ -11,6 +11,8 @@ import (
 
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -53,7 +55,7 @@ func TestOutputWriteError(t *testing.T) {
 	dir := t.TempDir()
 	for format, kept := range map[string]bool{"html": false, "svg": false, "png": false, "pb.gz": false, "folded": false, "csv": true, "ctrace": true} {
 		path := filepath.Join(dir, "x."+format)
-		sink, created, err := new(config).openOutput(output{path, format}, nil, summary.New(world.New(stream.Info{PageSize: 4096})))
+		sink, created, err := new(config).openOutput(output{path, format}, nil, summary.New(verdict.New(world.New(stream.Info{PageSize: 4096}), text.Format{})))
 		if err != nil || created != path {
 			t.Fatalf("%s: created %q, %v", format, created, err)
 		}
@@ -103,7 +105,7 @@ func TestDiscard(t *testing.T) {
 	for _, name := range []string{"x.ctrace", "x.html", "existing.csv"} {
 		cfg.out.outputs = append(cfg.out.outputs, output{filepath.Join(dir, name), name[strings.Index(name, ".")+1:]})
 	}
-	o, err := cfg.open(io.Discard, summary.New(world.New(stream.Info{PageSize: 4096})))
+	o, err := cfg.open(io.Discard, summary.New(verdict.New(world.New(stream.Info{PageSize: 4096}), text.Format{})))
 	if err != nil {
 		t.Fatal(err)
 	}

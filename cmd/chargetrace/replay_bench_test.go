@@ -10,7 +10,9 @@ import (
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
 	"chargetrace/internal/table"
+	"chargetrace/internal/text"
 	"chargetrace/internal/trace"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -39,10 +41,10 @@ func BenchmarkReplay(b *testing.B) {
 	if err := w.Close(stream.Counts{}); err != nil {
 		b.Fatal(err)
 	}
-	for name, sinks := range map[string]func(*world.World) stream.Sink{
-		"nothing": func(w *world.World) stream.Sink { return summary.New(w) },
-		"table": func(w *world.World) stream.Sink {
-			return stream.Tee(summary.New(w), table.New(io.Discard, w, table.Options{}))
+	for name, sinks := range map[string]func(*verdict.Verdict) stream.Sink{
+		"nothing": func(v *verdict.Verdict) stream.Sink { return summary.New(v) },
+		"table": func(v *verdict.Verdict) stream.Sink {
+			return stream.Tee(summary.New(v), table.New(io.Discard, v, table.Options{}))
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -52,8 +54,8 @@ func BenchmarkReplay(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				w := world.New(r.Info())
-				counts, err := stream.Copy(w.Feed(sinks(w)), r, stream.Filter{})
+				v := verdict.New(world.New(r.Info()), text.Format{})
+				counts, err := stream.Copy(v.Feed(sinks(v)), r, stream.Filter{})
 				if err != nil || counts.Shown != n {
 					b.Fatal(counts, err)
 				}

@@ -14,6 +14,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/watch"
 	"chargetrace/internal/world"
 )
@@ -62,8 +63,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	defer end()
 	selected, left := s.src.filter()
 	info := s.cfg.shownInfo(selected, s.src.Info(), stderr)
-	w := world.New(info)
-	sum := summary.New(w)
+	sum := summary.New(verdict.New(world.New(info), s.cfg.view.format))
 	outputs, err := s.cfg.open(stdout, sum)
 	if err != nil {
 		return s.cfg.writeError(err)
@@ -72,7 +72,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	sinks := []stream.Sink{sum, outputs}
 	leave, pace := func() {}, func(dst stream.Sink) stream.Sink { return dst }
 	if s.cfg.view.watch {
-		screen, err := s.cfg.newWatch(s.src, stdout, stderr, w, s.interrupt(end), end)
+		screen, err := s.cfg.newWatch(s.src, stdout, stderr, sum.Verdict, s.interrupt(end), end)
 		if err != nil {
 			return s.abandon(outputs, outputs, err)
 		}
@@ -84,7 +84,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 			s.child.output.set(screen.HoldWriter())
 		}
 	}
-	dst := pace(w.Feed(stream.Tee(sinks...)))
+	dst := pace(sum.Feed(stream.Tee(sinks...)))
 	if err := s.src.begin(ctx, stderr, end); err != nil {
 		return s.abandon(outputs, dst, err)
 	}
@@ -101,7 +101,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	}
 	err = errors.Join(s.src.printCounts(stderr, counts), sum.Print(stderr), explain(err))
 	if counts.Shown == 0 && counts.Read > 0 && len(s.cfg.play.paths) > 0 {
-		printDropped(stderr, &counts, &w.Names)
+		printDropped(stderr, &counts, &sum.Names)
 	}
 	return err
 }
@@ -147,9 +147,9 @@ func (s *session) interrupt(end func()) func() {
 
 // oomKillOf describes the OOM kill of a process, or returns an empty string.
 func oomKillOf(pid uint32, sum *summary.Summary) string {
-	for i := range sum.OOMKills {
-		if e := &sum.OOMKills[i]; e.Victim.PID == pid {
-			return fmt.Sprintf("%s was killed by the OOM killer: %s ran out of memory", e.Victim.Comm.Of(pid), sum.Names.RanOut(e))
+	for _, k := range sum.Kills {
+		if k.Victim.PID == pid {
+			return fmt.Sprintf("%s was killed by the OOM killer: %s ran out of memory", k.Victim.Comm.Of(pid), sum.Name(k.Cgroup))
 		}
 	}
 	return ""

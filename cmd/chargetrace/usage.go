@@ -4,7 +4,7 @@ const usage = `Usage: chargetrace [flags] [-- command [arg ...]]
 
 Shows each charge of memory to a cgroup: who asked, for how many pages, how
 many are charged, and the limit. Rows at the limit end in *. At the end, a
-summary by cgroup and process: limits hit, reclaim, OOM kills.
+summary by cgroup and process, the limits that were hit, and the OOM kills.
 
 Examples:
   sudo chargetrace -memory 10M -- ./alloc  run ./alloc with 10 MiB, and see it fail
@@ -82,18 +82,19 @@ What to show:
                     its limit and when it will be there, and who charges it; ?
                     explains it. Elsewhere a line each second. A command has no
                     terminal beside the screen; what it prints comes afterwards
-  -units UNITS      pages (default), bytes, or human: 3.9M, rounded down (default
-                    for -watch)
-  -time FORMAT      relative: milliseconds since the start (default),
-                    clock: 15:04:05.000000, or date: with the date and zone
+  -units UNITS      pages, bytes, or human: 3.9M, rounded down. The default is pages
+                    in tables, MiB in sentences and reports, human for -watch
+  -time FORMAT      relative: since the start, in the table in milliseconds
+                    (default), clock: 15:04:05.000000, or date: with the date and
+                    zone
 
 Where to (the table on stdout, if nothing else is asked for):
   -o FILE           repeatable; the ending says the form: .ctrace, a recording
-                    for -r, .html, a report, .svg or .png, its main plot, .jsonl,
-                    .csv, or .pftrace, for Perfetto; of stacks .pb.gz, for pprof,
-                    or .folded, for flame graphs; - is stdout
+                    for -r, .html, a report, .svg or .png, its main plot, .json,
+                    the summary, .jsonl, .csv, or .pftrace, for Perfetto; of stacks
+                    .pb.gz, for pprof, or .folded, for flame graphs; - is stdout
   -format FORM      for other endings and for -: table (default for -), ctrace,
-                    jsonl, csv, pftrace, html, svg, png, pb.gz, folded
+                    json, jsonl, csv, pftrace, html, svg, png, pb.gz, folded
   -force            overwrite files
   -rotate SIZE|DURATION
                     go on in another recording after so much, as in 100M, or 1h:

@@ -9,8 +9,9 @@ import (
 
 	"github.com/charmbracelet/x/term"
 
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/watch"
-	"chargetrace/internal/world"
 )
 
 // hasScreen reports whether -watch shows a screen on a terminal.
@@ -25,8 +26,8 @@ func isTerminal(x any) bool {
 }
 
 // newWatch returns the sink of -watch, which shows the events of a source.
-func (cfg *config) newWatch(src source, stdout, stderr io.Writer, w *world.World, interrupt, stop func()) (*watch.Watch, error) {
-	o := watch.Options{ASCII: !isUTF8(), Units: cfg.view.units, Stderr: stderr, Interrupt: interrupt, Stop: stop}
+func (cfg *config) newWatch(src source, stdout, stderr io.Writer, v *verdict.Verdict, interrupt, stop func()) (*watch.Watch, error) {
+	o := watch.Options{ASCII: !isUTF8(), Units: cmp.Or(cfg.view.format.Units, text.Human), Stderr: stderr, Interrupt: interrupt, Stop: stop}
 	if cfg.hasScreen(stdout) {
 		o.Keys = os.Stdin
 		if !isTerminal(os.Stdin) { // stdin may be a recording
@@ -36,7 +37,7 @@ func (cfg *config) newWatch(src source, stdout, stderr io.Writer, w *world.World
 	if err := src.completeScreen(&o); err != nil {
 		return nil, err
 	}
-	return watch.New(stdout, w, o), nil
+	return watch.New(stdout, v, o), nil
 }
 
 // isUTF8 reports whether the locale uses UTF-8; see locale(7).

@@ -42,15 +42,6 @@ func (n *Names) Replaces(e *event.Event) bool {
 	return nd != nil && (nd.parent != e.ParentID || nd.name != e.Name)
 }
 
-// RanOut returns the printable path of the cgroup that ran out of memory in an event of
-// type [event.OOMKill], or "the machine".
-func (n *Names) RanOut(e *event.Event) string {
-	if e.Cgroup.ID == 0 {
-		return "the machine"
-	}
-	return n.Printable(e.Cgroup)
-}
-
 // Parent returns the parent of a cgroup. ok is false unless both have names.
 func (n *Names) Parent(id event.CgroupID) (parent event.CgroupID, ok bool) {
 	nd := n.nodes[id]

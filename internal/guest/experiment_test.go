@@ -30,7 +30,7 @@ func TestAllocationToOOM(t *testing.T) {
 
 	rows, others := tr.table(t) // the tracer ends with the process
 	checkRows(t, rows, alloc)
-	killed := fmt.Sprintf("--- OOM: %s ran out; workload (%s) asked; killed workload (%[2]s), which held anonymous ", g.path(), alloc.pid())
+	killed := fmt.Sprintf("--- OOM in %s: workload (%s) allocating; killed workload (%[2]s), rss ", g.path(), alloc.pid())
 	if len(others) != 1 || !strings.HasPrefix(others[0], killed) {
 		t.Errorf("beside the rows there are %q, want %q", others, killed)
 	}

@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -51,7 +52,7 @@ func fillV1(t *testing.T, kind string) {
 	if len(memory) != len(memsw) || okPages(memory) == 0 {
 		t.Errorf("%d charges to memory, %d to memsw", len(memory), len(memsw))
 	}
-	if !strings.Contains(tr.stderr.String(), " "+a.path()+" ran out of memory: ") {
+	if want := fmt.Sprintf(" %s ran out of memory at its %s limit of 2560 pages (10.0 MiB): ", a.path(), kind); !strings.Contains(tr.stderr.String(), want) {
 		t.Errorf("no OOM kill in the summary: %s", tr.stderr)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"chargetrace/internal/text"
 )
 
 // watchLimit is the limit of watched cgroups in pages of 4 KiB: 20 MiB.
@@ -45,7 +47,7 @@ func TestWatch(t *testing.T) {
 			x.until(t, "q quit  . help")
 			x.press(t, "q")
 			after := x.ended(t, 0)
-			for _, want := range []string{"── limits hit and kills ", "\nchargetrace: seen ", "\nOOM kills:\n"} {
+			for _, want := range []string{"── limits hit and kills ", "\nchargetrace: seen ", "\nout of memory:\n"} {
 				if !strings.Contains(after, want) {
 					t.Errorf("no %q after the end:\n%s", want, after)
 				}
@@ -72,8 +74,8 @@ func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []e
 	}
 	v := kills[0].Victim
 	for _, want := range []string{
-		fmt.Sprintf("%.3f s  %s: memory limit of %d reached by workload (%s), ", float64(events[i].TimeNanos)/1e9, g.path(), watchLimit, p.pid()),
-		fmt.Sprintf("%.3f s  OOM kill of workload (%s), which held %d: %s ran out, ", float64(kills[0].TimeNanos)/1e9, p.pid(), v.AnonPages+v.FilePages+v.ShmemPages, g.path()),
+		fmt.Sprintf("%s  %s: memory limit of %d pages hit ", text.Duration(events[i].TimeNanos), g.path(), watchLimit),
+		fmt.Sprintf("%s  OOM in %s: workload (%s) allocating; killed workload (%[3]s), rss %[4]d pages", text.Duration(kills[0].TimeNanos), g.path(), p.pid(), v.AnonPages+v.FilePages+v.ShmemPages),
 	} {
 		if !strings.Contains(screen, want) {
 			t.Errorf("no %q on the screen\n%s", want, screen)
@@ -210,7 +212,7 @@ func TestWatchCommand(t *testing.T) {
 			}
 		}
 	}
-	want := regexp.MustCompile(fmt.Sprintf(`(?s)\nfor: anon %.0f%%.*limits hit and kills.*OOM kill of workload \(\d+\), which held \d+\.\dM: /chargetrace-\d+ ran out.*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `,
+	want := regexp.MustCompile(fmt.Sprintf(`(?s)\nfor: anon %.0f%%.*limits hit and kills.*OOM in /chargetrace-\d+: workload \(\d+\) allocating; killed workload .*\nsaid\n.*chargetrace: seen .*\(\d+\) was killed by the OOM killer: `,
 		100*float64(anon)/float64(all)))
 	if !want.MatchString(after) {
 		t.Errorf("no %q\n%s", want, after)

@@ -6,8 +6,7 @@ import (
 	"testing"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/summary"
-	"chargetrace/internal/world"
+	"chargetrace/internal/text"
 )
 
 // Stacks of some causes.
@@ -37,7 +36,7 @@ func fewStacks() []event.Event {
 }
 
 func TestCausePlot(t *testing.T) {
-	c := newCollector(summary.New(world.New(info)))
+	c := newCollector(newSummary(info))
 	feed(&c, append(fewStacks(), charge(5, 7, 33, 0, event.OK)))
 	s := c.causePlot()
 	var got []string
@@ -58,7 +57,7 @@ func TestCausePlot(t *testing.T) {
 
 // TestManyCauses holds that the smallest causes are merged.
 func TestManyCauses(t *testing.T) {
-	c := newCollector(summary.New(world.New(info)))
+	c := newCollector(newSummary(info))
 	for i, function := range []string{"something_new", "do_anonymous_page", "wp_page_copy", "shmem_fault", "filemap_fault", "read_pages", "pipe_write", "dup_task_struct", "do_swap_page", "pcpu_alloc", "pte_alloc_one"} {
 		feed(&c, []event.Event{stackName(uint32(i+1), function), stackedCharge(1, "a", uint32(i+1), uint64(100-i))})
 	}
@@ -82,7 +81,7 @@ func drawn(f *flame) string {
 }
 
 func TestFlame(t *testing.T) {
-	c := newCollector(summary.New(world.New(info)))
+	c := newCollector(newSummary(info))
 	feed(&c, fewStacks())
 	f := c.flame()
 	const want = `all 0+100 p0
@@ -108,7 +107,7 @@ func TestFlame(t *testing.T) {
 // that the flame graph is marked as cut.
 func TestFlameBounds(t *testing.T) {
 	deep := strings.Repeat("f;", 10_000) + "do_anonymous_page"
-	c := newCollector(summary.New(world.New(info)))
+	c := newCollector(newSummary(info))
 	feed(&c, []event.Event{stackName(1, anonFrames), stackName(2, deep), stackedCharge(1, "wide", 1, 9980), stackedCharge(1, "deep", 2, 11), stackedCharge(1, "narrow", 1, 9)})
 	f := c.flame()
 	got := drawn(f)
@@ -116,7 +115,7 @@ func TestFlameBounds(t *testing.T) {
 		t.Errorf("cut %t\n%s", f.cut, got)
 	}
 
-	c = newCollector(summary.New(world.New(info)))
+	c = newCollector(newSummary(info))
 	events := []event.Event{stackName(1, anonFrames)}
 	for i := range uint32(3 * maxSamples) {
 		events = append(events, stackName(2+i, fmt.Sprintf("do_anonymous_page;f%d", i)), stackedCharge(1, "many", 2+i, 1), stackedCharge(1, "one", 1, 1))
@@ -127,7 +126,7 @@ func TestFlameBounds(t *testing.T) {
 		t.Errorf("%d samples, %d pages\n%s", len(c.samples), f.pages, drawn(f))
 	}
 
-	c = newCollector(summary.New(world.New(info)))
+	c = newCollector(newSummary(info))
 	for i := range uint32(900) {
 		feed(&c, []event.Event{stackName(1+i, fmt.Sprintf("do_anonymous_page;g;f%d", i)), stackedCharge(1, "a", 1+i, 1<<63)})
 	}
@@ -143,7 +142,7 @@ func TestFlameBounds(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	long := strings.Repeat("a", 60) + "needle" + strings.Repeat("z", 60)
 	longer := strings.Repeat("b", 300)
-	shown := func(name string) string { return shortenTo(name, maxFunction) }
+	shown := func(name string) string { return text.Shorten(name, maxFunction) }
 	got := render(t, stackName(1, "do_anonymous_page+0x1;"+long+"+0x1"), stackName(2, "do_anonymous_page+0x1;"+long+"+0x2;"+longer+"+0x1;short+0x1"),
 		stackedCharge(1, "a", 1, 50), stackedCharge(1, "a", 2, 50))
 	for _, want := range []string{

@@ -152,8 +152,8 @@ func (c *collector) of(last **series, key event.CounterID) *series {
 // the most failures, memory before other kinds, the most charges.
 func (c *collector) sorted() []*series {
 	kills := make(map[event.CgroupID]int)
-	for i := range c.sum.OOMKills {
-		kills[c.sum.OOMKills[i].Cgroup]++
+	for i := range c.sum.Kills {
+		kills[c.sum.Kills[i].Cgroup]++
 	}
 	killed := func(s *series) int {
 		if s.key.Kind != event.Memory {

@@ -11,6 +11,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
 )
 
 // Side is one of the two traces of a [Comparison].
@@ -151,7 +152,7 @@ var measures = []struct {
 		if f.firstNanos == never {
 			return "never"
 		}
-		return since(f.firstNanos)
+		return text.Duration(f.firstNanos)
 	}, false},
 }
 
@@ -199,7 +200,7 @@ func (c *Comparison) Text(w io.Writer) error {
 			fmt.Fprintf(&b, "and %d more\n", n)
 		}
 	}
-	fmt.Fprintf(&b, "\nOOM kills: %s\n", tellChange(uint64(len(c.before.Summary.OOMKills)), uint64(len(c.after.Summary.OOMKills)), count))
+	fmt.Fprintf(&b, "\nOOM kills: %s\n", tellChange(uint64(len(c.before.Summary.Kills)), uint64(len(c.after.Summary.Kills)), count))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -211,7 +212,7 @@ func (c *Comparison) HTML(w io.Writer) error {
 	p := page{
 		Title: before + " and " + after + " – chargetrace", Headline: "Failed charges: " + failures, Dateline: "before: " + before + " · after: " + after,
 		Story: []string{fmt.Sprintf("Failed charges: %s. OOM kills: %s. Memory charged: %s.", failures,
-			tellChange(uint64(len(c.before.Summary.OOMKills)), uint64(len(c.after.Summary.OOMKills)), count),
+			tellChange(uint64(len(c.before.Summary.Kills)), uint64(len(c.after.Summary.Kills)), count),
 			tellChange(c.total.before.chargedBytes, c.total.after.chargedBytes, func(n uint64) string { return size(float64(n)) }))},
 	}
 	for _, m := range measures[:len(measures)-1] {

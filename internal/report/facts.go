@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 )
 
 // figure is a number in large type.
@@ -16,7 +18,7 @@ type fact struct{ Name, Value string }
 func (r *Report) figures() []figure {
 	t := &r.sum.Total
 	charged := r.sizeCell(int64(t.ChargedPages), event.Memory)
-	kills := uint64(len(r.sum.OOMKills))
+	kills := uint64(len(r.sum.Kills))
 	return []figure{
 		{count(t.Charges), plural(t.Charges, "charge"), ""},
 		{charged.Text, "charged", charged.Exact},
@@ -49,7 +51,7 @@ func (r *Report) facts() []fact {
 		command = append(command, event.Printable(arg))
 	}
 	for _, f := range []fact{
-		{"Command", shortenTo(strings.Join(command, " "), 10*maxName)}, {"Program", shown(r.sum.Info.Program)}, {"Host", shown(r.sum.Info.Host)},
+		{"Command", text.Shorten(strings.Join(command, " "), 10*text.MaxName)}, {"Program", shown(r.sum.Info.Program)}, {"Host", shown(r.sum.Info.Host)},
 		{"Kernel", strings.TrimSpace(shown(r.sum.Info.Kernel) + " " + shown(r.sum.Info.Arch))}, {"Attached with", shown(r.sum.Info.Attach)},
 	} {
 		if f.Value != "" {
@@ -67,17 +69,8 @@ func (r *Report) facts() []fact {
 	} else {
 		facts = append(facts, fact{"Coverage", here + "; the number seen by the kernel is unknown"})
 	}
-	for _, l := range []struct {
-		n    uint64
-		text string
-	}{
-		{n.Predicted, "return not seen, outcome predicted at entry"},
-		{n.WalksCut, "more ancestors than the program walks"},
-		{n.UnknownKinds, "unknown kind of counter"},
-	} {
-		if l.n > 0 {
-			facts = append(facts, fact{"Uncertain", counted(l.n, "charge") + ": " + l.text})
-		}
+	for _, note := range verdict.Uncertain(n) {
+		facts = append(facts, fact{"Uncertain", note})
 	}
 	return facts
 }

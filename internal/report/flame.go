@@ -10,6 +10,7 @@ import (
 
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
+	"chargetrace/internal/text"
 )
 
 // maxSamples is the number of different stacks that are kept. It bounds the memory of a
@@ -185,11 +186,11 @@ const blockHeight = 18
 
 // nameOf returns the Name and the Whole of a block.
 func (v *flameView) nameOf(b block) (name, whole string) {
-	name = shortenTo(b.name, maxFunction)
+	name = text.Shorten(b.name, maxFunction)
 	if name == b.name {
 		return name, ""
 	}
-	all := shortenTo(b.name, maxWhole)
+	all := text.Shorten(b.name, maxWhole)
 	i := slices.Index(v.Names, all)
 	if i < 0 {
 		encoded, _ := json.Marshal(all) // a string does not fail
@@ -221,7 +222,7 @@ func (r *Report) flameView(f *flame, by []layer) *flameView {
 			b.depth * blockHeight, b.at, b.pages, percent(b.pages) < 3,
 		})
 	}
-	charged := func(pages uint64) string { return size(float64(pages) * float64(r.sum.Info.PageSize)) }
+	charged := func(pages uint64) string { return r.size(int64(pages), event.Memory) }
 	functions := "functions of the kernel"
 	switch h := &r.sum.Info; {
 	case h.UserStacks && h.KernelStacks:

@@ -117,7 +117,7 @@ func (r *Report) areaView(a *areaPlot, v plotView) plotView {
 	for i := range a.layers {
 		l := &a.layers[i]
 		v.Legend = append(v.Legend, legend{l.color.class, l.name})
-		names = append(names, l.name+" "+size(float64(l.pages)*float64(a.bytesPer)))
+		names = append(names, l.name+" "+r.size(int64(l.pages), event.Memory))
 		v.Numbers.Columns = append(v.Numbers.Columns, column{l.name, true})
 		heights := a.heights(l, by)
 		for i := range v.Numbers.Rows {

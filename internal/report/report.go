@@ -145,13 +145,11 @@ func times(n uint64) string {
 }
 
 func (c *collector) size(pages int64, kind event.Kind) string {
-	return size(float64(pages) * float64(c.unitBytes(kind)))
+	return c.sum.Size(kind, pages)
 }
 
-// since writes a time relative to the start of the trace.
-func (c *collector) since(nanos uint64) string {
-	return since(int64(nanos - c.sum.Info.StartBootNanos))
-}
+// since writes the time of an event.
+func (c *collector) since(nanos uint64) string { return c.sum.Format.Moment(nanos) }
 
 // clock converts a time to the wall clock's.
 func (c *collector) clock(nanos uint64) time.Time {

@@ -46,7 +46,7 @@ const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const size = (bytes) => {
 	let i = 0;
 	for (; Math.abs(bytes) >= 1024 && i < units.length - 1; i++) bytes /= 1024;
-	return bytes.toFixed(i < 2 || Number.isInteger(bytes) ? 0 : 1) + " " + units[i];
+	return (i < 2 ? Math.trunc(bytes) : (Math.trunc(bytes * 10) / 10).toFixed(1)) + " " + units[i];
 };
 const pages = (n, unit) => size(n * unit) + (unit > 1 ? ` (${n.toLocaleString("en")} pages)` : "");
 const short = (x) => String(Number(x.toPrecision(9)));

@@ -16,6 +16,8 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -56,6 +58,10 @@ func stackName(number uint32, frames string) event.Event {
 // counts are those that most tests close a report with.
 var counts = stream.Counts{Whole: true, Seen: 10, Filtered: 2, Lost: 1}
 
+func newSummary(info stream.Info) *summary.Summary {
+	return summary.New(verdict.New(world.New(info), text.Format{}))
+}
+
 // feed adds events to the summary of a report, and to the report.
 func feed(c *collector, events []event.Event) error {
 	return c.sum.Feed(stream.Tee(c.sum, unclosed{c})).Write(events)
@@ -73,7 +79,7 @@ func closeReport(r *Report, c stream.Counts) error {
 func render(t *testing.T, events ...event.Event) string {
 	t.Helper()
 	var b bytes.Buffer
-	r := NewHTML(&b, summary.New(world.New(info)))
+	r := NewHTML(&b, newSummary(info))
 	if err := feed(&r.collector, events); err != nil {
 		t.Fatal(err)
 	}
@@ -88,7 +94,7 @@ func render(t *testing.T, events ...event.Event) string {
 func TestReduction(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 7))
-		c := newCollector(summary.New(world.New(info)))
+		c := newCollector(newSummary(info))
 		var failures, misses, charges uint64
 		var all, max []point
 		at := uint64(0)
@@ -162,7 +168,7 @@ func TestReduction(t *testing.T) {
 // TestManyCgroups holds that a cgroup with failures is drawn though there are too many
 // others, and that series and parts are bounded.
 func TestManyCgroups(t *testing.T) {
-	c := newCollector(summary.New(world.New(info)))
+	c := newCollector(newSummary(info))
 	for i := range uint64(5000) {
 		e := charge(i, uint32(i), 1, 5, event.OK)
 		e.Cgroup.ID, e.Limiting.CgroupID = 10+i, 10+i
@@ -190,7 +196,7 @@ func TestManyCgroups(t *testing.T) {
 // TestSize holds that a report of a hostile trace is at most 2 MiB.
 func TestSize(t *testing.T) {
 	var b bytes.Buffer
-	w := NewHTML(&b, summary.New(world.New(info)))
+	w := NewHTML(&b, newSummary(info))
 	r := rand.New(rand.NewPCG(1, 2))
 	feed(&w.collector, []event.Event{name(1, 0, "")})
 	for i := range uint64(10) {
@@ -235,7 +241,7 @@ func TestSize(t *testing.T) {
 }
 
 func TestStory(t *testing.T) {
-	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 7, Comm: named("asks"), Cgroup: event.CgroupID{ID: 3}}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 8, TID: 8, Comm: named("asks"), Cgroup: event.CgroupID{ID: 3}}
 	kill.Victim = event.Victim{PID: 8, Comm: named("big"), AnonPages: 2000, FilePages: 2, ShmemPages: 1, SwapPages: 5}
 	reclaim := charge(8, 7, 0, 0, event.NoOutcome)
 	reclaim.Type, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 1_500_000, 4
@@ -258,19 +264,19 @@ func TestStory(t *testing.T) {
 		{"empty", nil, []string{"<h1>No charges</h1>", "This trace holds no charges.", "0 charges in this report; of 10 seen"}},
 		{"kill", append(names, charge(1, 7, 64, 0, event.OK), charge(2, 8, 64, 2560, event.Failed), reclaim, kill), []string{
 			"<h1>/small ran out of memory</h1>",
-			"At 9 ms, 22:13:21.009 UTC, /small ran out of memory. asks (7) asked for more; the kernel killed big (8), which held 7.8 MiB: 7.8 MiB anonymous, 8 KiB of files and 4 KiB shared; and 20 KiB in swap.",
-			"The limiting cgroup is /small, with a memory limit of 10 MiB. p (8) was the first to hit it, at 2 ms, and 1 charge failed there. Reclaim ran once for 1.5 ms and freed 16 KiB.",
-			"p (7) charged most: 256 KiB, 100 % of the 256 KiB that 2 processes charged.",
-			"OOM kill</text>", `<td class="n" data-sort="9000000" title="2023-11-14 22:13:21.009000 UTC">9 ms</td><td>/small</td>`,
+			"<p>At 9.0 ms (22:13:21.009 UTC) /small ran out of memory at its memory limit of 2560 pages (10.0 MiB): asks (8) was allocating; big (8) was killed, rss 7.8 MiB (anon 7.8, file 0.0, shmem 0.0), swap 20 KiB. " +
+				"Up to then, reclaim there ran once for 1.5 ms and freed 16 KiB. Charged to it in this trace: p (7) 256 KiB.</p>",
+			"<p>/small: memory limit of 2560 pages (10.0 MiB) hit once, 1 charge failed; first at 2.0 ms by p (8).</p>\n</div>",
+			"OOM kill</text>", `<td class="n" data-sort="9000000" title="2023-11-14 22:13:21.009000 UTC">9.0 ms</td><td>/small</td>`,
 			"1 event lost: the ring buffer was full.",
 		}},
-		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5 MiB of 10 MiB, 50 %."}},
-		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "no charge failed there"}},
+		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5.0 MiB of 10.0 MiB, 50 %."}},
+		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "hit once, 0 charges failed;"}},
 		{"memory.high", append(names, high(3072-64), high(3072-63), high(3700)), []string{"<h1>/small is above its memory.high: charges were throttled</h1>",
-			"/small has a memory.high of 12 MiB. p (7) was the first to exceed it, at 10 ms. 2 charges left it exceeded: then a task must reclaim or sleep before it returns to user space.",
+			"/small: memory.high of 3072 pages (12.0 MiB) exceeded, 2 charges throttled; first at 10.0 ms by p (7). Above it a task must reclaim or sleep before it returns to user space.",
 			"<td>memory.high</td>"}},
-		{"limit of 0", append(names, zero), []string{"<h1>/small is at its hugetlb limit: charges failed</h1>", "with a hugetlb limit of 0. ", "<td>hugetlb</td><td class=\"n\" data-sort=\"0\" title=\"0 pages\">0</td>"}},
-		{"huge page", append(names, reserved, touched), []string{"p (7) made all charges: 2 MiB in 2 charges."}},
+		{"limit of 0", append(names, zero), []string{"<h1>/small is at its hugetlb limit: charges failed</h1>", "/small: hugetlb limit of 0 pages (0 B) hit once", "<td>hugetlb</td><td class=\"n\" data-sort=\"0\" title=\"0 pages\">0 B</td>"}},
+		{"huge page", append(names, reserved, touched), []string{"p (7) made all charges: 2.0 MiB in 2 charges."}},
 		{"failed", append(names, charge(1, 7, 1, 2560, event.Failed)), []string{"<h1>/small is at its memory limit: charges failed</h1>", "1 charge; none took memory"}},
 	} {
 		got := render(t, tc.events...)
@@ -295,8 +301,8 @@ func TestHostile(t *testing.T) {
 	stacked.KernelStack = 1
 	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), stackName(1, "shmem_fault;"+attack+";x\x1b[31m"), e, stacked, kill}
 	for form, r := range map[string]func(*bytes.Buffer) *Report{
-		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, summary.New(world.New(h))) },
-		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, summary.New(world.New(info))) },
+		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, newSummary(h)) },
+		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, newSummary(info)) },
 	} {
 		var b bytes.Buffer
 		sink := r(&b)
@@ -333,7 +339,7 @@ func TestFarLimit(t *testing.T) {
 		{[]event.Event{far(1, 1<<30)}, false, 1000},
 		{[]event.Event{far(1, 2560), far(2, 1<<30)}, true, 4000},
 	} {
-		c := newCollector(summary.New(world.New(info)))
+		c := newCollector(newSummary(info))
 		feed(&c, tc.events)
 		if plots, _ := c.plots(1); plots[0].limitDrawn != tc.drawn || plots[0].top != tc.top*1.08 {
 			t.Errorf("drawn %t, up to %v, want %+v", plots[0].limitDrawn, plots[0].top, tc)
@@ -350,7 +356,7 @@ func TestGivenBack(t *testing.T) {
 	uncharge.Type = event.Uncharge
 	usage := event.Event{Type: event.Usage, BootNanos: h.StartBootNanos, Cgroup: uncharge.Cgroup, UsagePages: 9, Flags: event.Existing}
 	var b bytes.Buffer
-	r := NewHTML(&b, summary.New(world.New(h)))
+	r := NewHTML(&b, newSummary(h))
 	feed(&r.collector, []event.Event{name(3, 1, "web"), name(1, 0, ""), usage, charge(1, 7, 64, 0, event.OK), uncharge})
 	series := r.series[event.CounterID{Cgroup: event.CgroupID{ID: 3}, Kind: event.Memory}]
 	if got := series.total(); got.usage.last.pages != 4 || got.charges != 1 || r.first != h.StartBootNanos+ms {
@@ -390,7 +396,7 @@ func TestGivenBackBelow(t *testing.T) {
 	uncharge.Type = event.Uncharge
 	for net, want := range map[bool]int64{true: 112, false: 164} {
 		h.Net = net
-		r := NewHTML(io.Discard, summary.New(world.New(h)))
+		r := NewHTML(io.Discard, newSummary(h))
 		feed(&r.collector, []event.Event{name(3, 1, "web"), name(1, 0, ""), limited, other, uncharge})
 		total := r.series[event.CounterID{Cgroup: event.CgroupID{ID: 1}, Kind: event.Memory}].total()
 		if got := total.usage.last.pages; got != want {
@@ -404,7 +410,7 @@ func TestCompare(t *testing.T) {
 	side := func(file string, pageSize int, pid uint32, id uint64, events ...event.Event) Side {
 		h := info
 		h.PageSize, h.StartBootNanos = pageSize, info.StartBootNanos*uint64(id)
-		s := Side{Name: file, Summary: summary.New(world.New(h))}
+		s := Side{Name: file, Summary: newSummary(h)}
 		s.Summary.Close(counts)
 		s.Summary.Feed(s.Summary).Write([]event.Event{name(id, 1, "web"), name(1, 0, "")})
 		for _, e := range events {
@@ -423,16 +429,16 @@ func TestCompare(t *testing.T) {
 after:  b\x1b
 
 IN ALL  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
-all     2        512 KiB  0 -> 1  0       0        never -> 9 ms
+all     2        512 KiB  0 -> 1  0       0        never -> 9.0 ms
 
 CGROUP  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
-/web    2        512 KiB  0 -> 1  0       0        never -> 9 ms
+/web    2        512 KiB  0 -> 1  0       0        never -> 9.0 ms
 
 COMM  CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
-p     2        512 KiB  0 -> 1  0       0        never -> 9 ms
+p     2        512 KiB  0 -> 1  0       0        never -> 9.0 ms
 
 KIND    CHARGES  CHARGED  FAILED  MISSES  RECLAIM  FIRST HIT
-memory  2        512 KiB  0 -> 1  0       0        never -> 9 ms
+memory  2        512 KiB  0 -> 1  0       0        never -> 9.0 ms
 
 OOM kills: 0, as before
 `
@@ -486,7 +492,7 @@ func TestStrangeNumbers(t *testing.T) {
 
 func TestTruncated(t *testing.T) {
 	var b bytes.Buffer
-	r := NewHTML(&b, summary.New(world.New(info)))
+	r := NewHTML(&b, newSummary(info))
 	feed(&r.collector, []event.Event{charge(1, 7, 64, 0, event.OK), {Type: event.Lost, BootNanos: info.StartBootNanos + 2*ms, LostCharges: 5}})
 	if err := closeReport(r, stream.Counts{LostInShown: 5}); err != nil {
 		t.Fatal(err)
@@ -515,7 +521,7 @@ func TestIncomplete(t *testing.T) {
 			"The recording is truncated: its last events may be missing.",
 		}},
 	} {
-		r := NewHTML(nil, summary.New(world.New(info)))
+		r := NewHTML(nil, newSummary(info))
 		r.sum.Close(tc.counts)
 		if got := r.warnings(); !slices.Equal(got, tc.want) {
 			t.Errorf("%+v: %q, want %q", tc.counts, got, tc.want)
@@ -526,7 +532,7 @@ func TestIncomplete(t *testing.T) {
 func TestPictures(t *testing.T) {
 	for _, events := range [][]event.Event{nil, {name(3, 1, "small"), name(1, 0, ""), charge(1, 7, 64, 0, event.OK)}} {
 		var b bytes.Buffer
-		r := NewPNG(&b, summary.New(world.New(info)))
+		r := NewPNG(&b, newSummary(info))
 		feed(&r.collector, events)
 		if err := closeReport(r, counts); err != nil {
 			t.Fatal(err)
@@ -540,11 +546,10 @@ func TestPictures(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for got, want := range map[string]string{
-		size(0): "0", size(1023): "1023 B", size(4096): "4 KiB", size(10 << 20): "10 MiB", size(9.96 * (1 << 20)): "10.0 MiB", size(-4096): "−4 KiB",
+		size(1023): "1023 B", size(9.96 * (1 << 20)): "9.9 MiB",
 		count(0): "0", count(999): "999", count(1000): "1,000", count(1234567): "1,234,567",
-		duration(1500): "1.5 µs", duration(1_500_000): "1.5 ms", duration(61e9): "1m1s",
-		since(9_999 * ms): "9999 ms", since(12_340 * ms): "12.34 s", since(3_723_000 * ms): "1:02:03",
-		list(nil): "", list([]string{"a"}): "a", list([]string{"a", "b", "c"}): "a, b and c",
+		duration(1<<64 - 1): "106751d 23h",
+		list(nil):           "", list([]string{"a"}): "a", list([]string{"a", "b", "c"}): "a, b and c",
 		fmt.Sprint(timeTicks(0, 1000*ms, 4)):  "[0 250000000 500000000 750000000 1000000000]",
 		fmt.Sprint(timeTicks(0, 250e9, 2.5)):  "[0 120000000000 240000000000]",
 		fmt.Sprint(sizeTicks(10 * (1 << 20))): "[0 2.097152e+06 4.194304e+06 6.291456e+06 8.388608e+06 1.048576e+07]",
@@ -557,7 +562,7 @@ func TestWords(t *testing.T) {
 
 // TestLostAtEnd has lost events without a time, as older recordings do.
 func TestLostAtEnd(t *testing.T) {
-	c := newCollector(summary.New(world.New(info)))
+	c := newCollector(newSummary(info))
 	feed(&c, []event.Event{charge(1, 7, 1, 1, event.OK), charge(9, 7, 1, 2, event.OK), {Type: event.Lost, LostCharges: 5}})
 	if from, to := c.span(); from < info.StartBootNanos || to < info.StartBootNanos+9*ms {
 		t.Errorf("it spans %d to %d", from, to)
@@ -577,12 +582,12 @@ func TestSentences(t *testing.T) {
 		events []event.Event
 		want   string
 	}{
-		{[]event.Event{unknown}, "The limiting cgroup is (cgroup 9). p (7) was the first to hit it"},
-		{[]event.Event{reached}, "The cgroup at its limit is (cgroup 3), with a memory limit of 10 MiB. p (7) was the first to hit it, at 1 ms; no charge failed there."},
-		{[]event.Event{reached, reached, unknown}, "Most charges failed at (cgroup 9)."},
+		{[]event.Event{unknown}, "(cgroup 9): memory limit hit once, 1 charge failed; first at 1.0 ms by p (7)."},
+		{[]event.Event{reached}, "(cgroup 3): memory limit of 2560 pages (10.0 MiB) hit once, 0 charges failed; first at 1.0 ms by p (7). p (7) made"},
+		{[]event.Event{reached, reached, unknown}, "(cgroup 9): memory limit hit once, 1 charge failed; first at 1.0 ms by p (7). Other limits hit: 1."},
 		{many, "p (1) charged most: 19.5 MiB"},
 	} {
-		c := newCollector(summary.New(world.New(info)))
+		c := newCollector(newSummary(info))
 		feed(&c, tc.events)
 		if story := strings.Join(c.story(), " "); !strings.Contains(story, tc.want) {
 			t.Errorf("%q is not in %q", tc.want, story)

@@ -2,107 +2,67 @@ package report
 
 import (
 	"fmt"
+	"strings"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/verdict"
 )
-
-// ranOut names the cgroup that ran out of memory at an OOM kill, or the machine.
-func (c *collector) ranOut(e *event.Event) string {
-	return shorten(c.sum.Names.RanOut(e))
-}
-
-func capital(s string) string {
-	if s == "the machine" {
-		return "The machine"
-	}
-	return s
-}
 
 // headline sums up the trace in a line.
 func (c *collector) headline() string {
-	limits := c.limits()
-	switch {
-	case len(c.sum.OOMKills) > 0:
-		return capital(c.ranOut(&c.sum.OOMKills[0])) + " ran out of memory"
-	case c.sum.Total.Charges == 0:
+	if c.sum.Total.Charges == 0 && len(c.sum.OOMs) == 0 {
 		return "No charges"
-	case len(limits) == 0:
-		return "No limit was hit"
-	case limits[0].Failures > 0:
-		return fmt.Sprintf("%s is at its %v: charges failed", c.path(limits[0].Cgroup), limits[0].LimitID)
-	case limits[0].High:
-		return fmt.Sprintf("%s is above its %v: charges were throttled", c.path(limits[0].Cgroup), limits[0].LimitID)
 	}
-	return fmt.Sprintf("%s reached its %v", c.path(limits[0].Cgroup), limits[0].LimitID)
+	return c.sum.Headline()
 }
 
-// story has a paragraph each on the OOM kills, the limit, and the processes that
-// charged.
-func (c *collector) story() []string {
-	if c.sum.Total.Charges == 0 {
-		s := []string{c.noCharges()}
-		if len(c.sum.OOMKills) > 0 {
-			s = append([]string{c.tellKill()}, s...)
+// story has a paragraph each on the OOMs, the limit, and the processes that charged.
+func (c *collector) story() (paragraphs []string) {
+	ooms := c.sum.OOMs
+	if len(ooms) > 0 {
+		s := strings.Join(c.sum.Story(ooms[0]), " ")
+		if n := uint64(len(ooms) - 1); n > 0 {
+			s += fmt.Sprintf(" It happened %s, last at %s.", times(n)+" more", c.sum.Format.Moment(ooms[n].BootNanos))
 		}
-		return s
+		paragraphs = append(paragraphs, s)
 	}
-	var paragraphs []string
-	if len(c.sum.OOMKills) > 0 {
-		paragraphs = append(paragraphs, c.tellKill())
+	if c.sum.Total.Charges == 0 {
+		return append(paragraphs, c.noCharges())
 	}
 	if l := c.decisive(); l != nil {
 		paragraphs = append(paragraphs, c.tellLimit(l))
-	} else {
+	} else if len(paragraphs) == 0 {
 		paragraphs = append(paragraphs, c.tellRoom())
+	}
+	if len(ooms) > 0 && len(ooms[0].Chargers) > 0 {
+		return paragraphs
 	}
 	return append(paragraphs, c.tellCharged())
 }
 
-func (c *collector) tellKill() string {
-	e := &c.sum.OOMKills[0]
-	v := &e.Victim
-	held := func(pages uint64) string { return c.size(int64(pages), event.Memory) }
-	s := fmt.Sprintf("At %s, %s UTC, %s ran out of memory. %s asked for more; the kernel killed ", c.since(e.BootNanos),
-		c.clock(e.BootNanos).Format("15:04:05.000"), c.ranOut(e), e.Comm.Of(e.PID))
-	if v.PID == e.PID {
-		s += "it"
-	} else {
-		s += v.Comm.Of(v.PID)
-	}
-	s += fmt.Sprintf(", which held %s: %s anonymous, %s of files and %s shared", held(v.HeldPages()),
-		held(v.AnonPages), held(v.FilePages), held(v.ShmemPages))
-	if v.SwapPages > 0 {
-		s += fmt.Sprintf("; and %s in swap", held(v.SwapPages))
-	}
-	s += "."
-	if n := uint64(len(c.sum.OOMKills) - 1); n > 0 {
-		s += fmt.Sprintf(" %s followed, the last at %s.", counted(n, "more kill"), c.since(c.sum.OOMKills[n].BootNanos))
-	}
-	return s
-}
-
-// decisive returns the limit of the first OOM kill, else the one with the most failures;
-// nil: no limit was hit.
-func (c *collector) decisive() *summary.Limit {
-	if len(c.sum.OOMKills) > 0 {
-		if l := c.sum.Limits[summary.LimitID{CounterID: event.CounterID{Cgroup: c.sum.OOMKills[0].Cgroup, Kind: event.Memory}}]; l != nil {
+// decisive returns the limit of the first OOM, else the one with the most failures; nil: no
+// limit was hit.
+func (c *collector) decisive() *verdict.Limit {
+	if len(c.sum.OOMs) > 0 {
+		if l := c.sum.LimitOf(c.sum.OOMs[0]); l != nil {
 			return l
 		}
 	}
-	if limits := c.limits(); len(limits) > 0 {
+	if limits := c.sum.SortedLimits(); len(limits) > 0 {
 		return limits[0]
 	}
 	return nil
 }
 
-func (c *collector) tellLimit(l *summary.Limit) string {
-	s := c.tellHits(l)
+func (c *collector) tellLimit(l *verdict.Limit) string {
+	s := c.sum.TellLimit(l) + "."
 	if l.High {
-		s = c.tellThrottled(l)
+		s += " Above it a task must reclaim or sleep before it returns to user space."
 	}
-	if t := c.sum.Cgroups[l.Cgroup]; t != nil && t.Reclaims > 0 && l.Kind == event.Memory {
-		s += fmt.Sprintf(" Reclaim ran %s for %s and freed %s.", times(t.Reclaims), duration(t.ReclaimNanos), c.freed(t))
+	toldWithOOM := len(c.sum.OOMs) > 0 && c.sum.OOMs[0].Cgroup == l.Cgroup
+	if r := c.sum.Reclaim(l.Cgroup); r.Runs > 0 && l.Kind == event.Memory && !toldWithOOM {
+		s += " Reclaim there ran " + c.sum.TellReclaim(r) + "."
 	}
 	if n := c.otherLimits(l); n > 0 {
 		s += fmt.Sprintf(" Other limits hit: %s.", count(n))
@@ -110,49 +70,14 @@ func (c *collector) tellLimit(l *summary.Limit) string {
 	return s
 }
 
-func (c *collector) tellHits(l *summary.Limit) string {
-	s := "The limiting cgroup is"
-	switch kills := c.sum.OOMKills; {
-	case len(kills) > 0 && kills[0].Cgroup == l.Cgroup:
-	case l.Failures == 0:
-		s = "The cgroup at its limit is"
-	case len(kills) > 0 || c.otherLimits(l) > 0:
-		s = "Most charges failed at"
-	}
-	s += " " + c.path(l.Cgroup)
-	if l.MaxPages != summary.UnknownLimit {
-		s += fmt.Sprintf(", with a %v of %s", l.LimitID, c.size(int64(l.MaxPages), l.Kind))
-	}
-	s += fmt.Sprintf(". %s was the first to hit it, at %s", l.ByComm.Of(l.ByPID), c.since(l.FirstNanos))
-	if l.Hits > 1 {
-		s += fmt.Sprintf("; from then on it was hit %s", times(l.Hits-1)+" more")
-	}
-	if l.Failures > 0 {
-		return s + fmt.Sprintf(", and %s failed there.", counted(l.Failures, "charge"))
-	}
-	return s + "; no charge failed there."
-}
-
-func (c *collector) tellThrottled(l *summary.Limit) string {
-	return fmt.Sprintf("%s has a %v of %s. %s was the first to exceed it, at %s. %s left it exceeded: then a task must reclaim or sleep before it returns to user space.",
-		c.path(l.Cgroup), l.LimitID, c.size(int64(l.MaxPages), l.Kind), l.ByComm.Of(l.ByPID), c.since(l.FirstNanos), counted(l.Hits, "charge"))
-}
-
 // otherLimits is the number of limits that were hit, except for those of one counter.
-func (c *collector) otherLimits(l *summary.Limit) (n uint64) {
+func (c *collector) otherLimits(l *verdict.Limit) (n uint64) {
 	for id := range c.sum.Limits {
 		if id.CounterID != l.CounterID {
 			n++
 		}
 	}
 	return n
-}
-
-func (c *collector) freed(t *summary.Totals) string {
-	if t.FreedPages == 0 {
-		return "nothing"
-	}
-	return c.size(int64(t.FreedPages), event.Memory)
 }
 
 // tellRoom names the counter that came nearest to its limit, if none was hit.

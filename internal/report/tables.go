@@ -9,6 +9,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/verdict"
 )
 
 // table is a table that the script sorts.
@@ -81,13 +82,13 @@ func (t table) limited() table {
 
 func (r *Report) killTable() table {
 	t := table{ID: "kills", Title: "OOM kills", Columns: []column{
-		{"Time", true}, {"Ran out", false}, {"Asked for more", false}, {"Killed", false}, {"Anonymous", true}, {"File", true}, {"Shared", true}, {"Swap", true},
+		{"Time", true}, {"Ran out", false}, {"By", false}, {"Killed", false}, {"Rss", true}, {"Anon", true}, {"File", true}, {"Shmem", true}, {"Swap", true},
 	}}
-	for i := range r.sum.OOMKills {
-		e := &r.sum.OOMKills[i]
-		v := &e.Victim
-		row := []cell{r.timeCell(e.BootNanos), textCell(r.ranOut(e)), textCell(e.Comm.Of(e.PID)), textCell(v.Comm.Of(v.PID))}
-		for _, pages := range []uint64{v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages} {
+	for i := range r.sum.Kills {
+		k := r.sum.Kills[i]
+		v := &k.Victim
+		row := []cell{r.timeCell(k.BootNanos), textCell(r.sum.Name(k.Cgroup)), textCell(k.Comm.Of(k.PID)), textCell(v.Comm.Of(v.PID))}
+		for _, pages := range []uint64{v.HeldPages(), v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages} {
 			row = append(row, r.sizeCell(int64(pages), event.Memory))
 		}
 		t.Rows = append(t.Rows, row)
@@ -95,24 +96,17 @@ func (r *Report) killTable() table {
 	return t
 }
 
-// limits returns the limits in the order of the summary's text.
-func (c *collector) limits() []*summary.Limit {
-	return slices.SortedFunc(maps.Values(c.sum.Limits), func(a, b *summary.Limit) int {
-		return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.FirstNanos, b.FirstNanos))
-	})
-}
-
 func (r *Report) limitTable() table {
 	t := table{ID: "limits", Title: "Limits that were hit", Columns: []column{
 		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"First", true}, {"By", false},
 	}}
-	for _, l := range r.limits() {
+	for _, l := range r.sum.SortedLimits() {
 		kind := l.Kind.String()
 		if l.High {
 			kind = l.LimitID.String()
 		}
 		limit := textCell("–")
-		if l.MaxPages != summary.UnknownLimit {
+		if l.MaxPages != verdict.UnknownLimit {
 			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
 		}
 		t.Rows = append(t.Rows, []cell{

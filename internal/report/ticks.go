@@ -30,6 +30,8 @@ func niceStep(span, n float64) float64 {
 	return 10 * power
 }
 
+var sizeUnits = []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+
 func tickSize(bytes float64) string {
 	if bytes == 0 {
 		return "0"

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/verdict"
 )
 
 // usagePlot shows the usage of a page counter, its limits, and its failures, reclaim
@@ -220,9 +221,9 @@ func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 		}
 		u := &usagePlot{series: s, from: from, to: to, start: c.sum.Info.StartBootNanos, bytesPer: c.unitBytes(s.key.Kind)}
 		u.measure()
-		for i := range c.sum.OOMKills {
-			if e := &c.sum.OOMKills[i]; s.key.Kind == event.Memory && c.concerns(e, s.key.Cgroup) {
-				u.kills = append(u.kills, e.BootNanos)
+		for i := range c.sum.Kills {
+			if k := c.sum.Kills[i]; s.key.Kind == event.Memory && c.concerns(k, s.key.Cgroup) {
+				u.kills = append(u.kills, k.BootNanos)
 			}
 		}
 		slices.Sort(u.kills)
@@ -237,11 +238,19 @@ func (c *collector) plots(n int) (plots []*usagePlot, of int) {
 	return plots, of
 }
 
-// concerns reports whether the cgroup, an ancestor, or the machine ran out of memory at
-// an OOM kill.
-func (c *collector) concerns(kill *event.Event, id event.CgroupID) bool {
-	if kill.Cgroup.ID == 0 || kill.Cgroup == id {
+// concerns reports whether the cgroup ran out of memory at an OOM kill, or the victim was in
+// it or below it.
+func (c *collector) concerns(kill *verdict.Kill, id event.CgroupID) bool {
+	if kill.Cgroup == id {
 		return true
 	}
-	return kill.Cgroup.Hierarchy == id.Hierarchy && within(c.sum.Names.Path(id), c.sum.Names.Path(kill.Cgroup))
+	for above := range c.sum.Names.Lineage(kill.VictimCgroup) {
+		if above == kill.Cgroup {
+			return false
+		}
+		if above == id {
+			return true
+		}
+	}
+	return false
 }

@@ -7,7 +7,6 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
-	"chargetrace/internal/world"
 )
 
 func withKind(kind event.Kind, e event.Event) event.Event {
@@ -35,7 +34,7 @@ func summaryOf(t *testing.T, events ...event.Event) *Summary {
 	t.Helper()
 	h := info
 	h.Net = true
-	s := New(world.New(h))
+	s := newSummary(h)
 	if err := s.Feed(s).Write(append([]event.Event{name(3, 2, "b"), name(4, 2, "c"), name(2, 1, "a"), name(1, 0, "")}, events...)); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +119,7 @@ func TestBalancesDifferBelow(t *testing.T) {
 func TestBalancesNamedLater(t *testing.T) {
 	h := info
 	h.Net = true
-	s := New(world.New(h))
+	s := newSummary(h)
 	s.Feed(s).Write([]event.Event{
 		name(3, 2, "b"), memoryEvent(event.Charge, 1, 3, 4), name(2, 1, "a"), name(1, 0, ""), memoryEvent(event.Charge, 2, 3, 8),
 		name(3, 2, "b"), memoryEvent(event.Charge, 3, 3, 16), name(3, 1, "b"), memoryEvent(event.Charge, 4, 3, 32),
@@ -153,7 +152,7 @@ func TestBalancesUnread(t *testing.T) {
 		}
 	}
 	// Without -net there is no table.
-	s := New(world.New(info))
+	s := newSummary(info)
 	s.Feed(s).Write([]event.Event{memoryEvent(event.Charge, 1, 3, 4), memoryEvent(event.Uncharge, 1, 3, 4)})
 	if got := balances(t, s); got != "CGROUP, AND BELOW " {
 		t.Errorf("got\n%s", got)

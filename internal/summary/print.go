@@ -8,10 +8,11 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -26,7 +27,7 @@ func (s *Summary) Print(w io.Writer) error {
 	p.processes()
 	p.causes()
 	p.limits()
-	p.oomKills()
+	p.ooms()
 	p.coverage()
 	_, err := io.WriteString(w, p.b.String())
 	return err
@@ -37,19 +38,24 @@ type printer struct {
 	b strings.Builder
 }
 
-// since formats a time as in the table's column TIME.
-func (p *printer) since(bootNanos uint64) string {
+// moment writes the time of an event; 0 is none.
+func (p *printer) moment(bootNanos uint64) string {
 	if bootNanos == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%d ms", int64(bootNanos-p.s.Info.StartBootNanos)/int64(time.Millisecond))
+	return p.s.Format.Moment(bootNanos)
 }
 
+// amount writes a column with an amount of a kind of counter, in the units of the table.
+func (p *printer) amount(kind event.Kind, n int64) string {
+	return p.s.Format.Column(n, kind == event.Dmem)
+}
+
+// pages writes a column with a number of pages.
+func (p *printer) pages(n uint64) string { return p.amount(event.Memory, int64(n)) }
+
 func (p *printer) cgroups() {
-	ids := slices.SortedFunc(maps.Keys(p.s.Cgroups), func(a, b event.CgroupID) int {
-		return cmp.Or(byCharged(p.s.Cgroups[a], p.s.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
-	})
-	totals(p, "CGROUP\tCONTAINER", ids, func(id event.CgroupID) (string, *Totals) {
+	totals(p, "CGROUP\tCONTAINER", p.s.sortedCgroups(), func(id event.CgroupID) (string, *Totals) {
 		container := p.s.Names.Container(id).String()
 		return p.s.Names.Printable(id) + "\t" + cmp.Or(container, "-"), p.s.Cgroups[id]
 	})
@@ -67,17 +73,15 @@ func (p *printer) balances() {
 	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(w, "\nCGROUP, AND BELOW\tCHARGED\tFORCED\tGIVEN BACK\tNET\tAT BEGIN\tAT END\tDIFFERENCE\n")
 	for _, b := range balances[:min(len(balances), maxLines)] {
-		name, unit := p.s.Names.Printable(b.Counter.Cgroup), ""
-		if b.Counter.Kind != event.Memory {
-			name += " [" + b.Counter.Kind.String() + "]"
+		name, kind := p.s.Names.Printable(b.Counter.Cgroup), b.Counter.Kind
+		if kind != event.Memory {
+			name += " [" + kind.String() + "]"
 		}
-		if b.Counter.Kind == event.Dmem {
-			unit = "B"
-		}
-		fmt.Fprintf(w, "%s\t%d%s\t%d%s\t%d%s\t%d%s", name, b.ChargedPages, unit, b.ForcedPages, unit, b.UnchargedPages, unit, b.Pages(), unit)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s", name, p.amount(kind, int64(b.ChargedPages)), p.amount(kind, int64(b.ForcedPages)),
+			p.amount(kind, int64(b.UnchargedPages)), p.amount(kind, b.Pages()))
 		if difference, ok := b.Difference(); ok {
 			begin, end, _ := b.Readings()
-			fmt.Fprintf(w, "\t%d\t%d\t%d\n", begin, end, difference)
+			fmt.Fprintf(w, "\t%s\t%s\t%s\n", p.amount(kind, begin), p.amount(kind, end), p.amount(kind, difference))
 		} else {
 			fmt.Fprint(w, "\t-\t-\t-\n")
 		}
@@ -92,10 +96,7 @@ func (p *printer) balances() {
 }
 
 func (p *printer) processes() {
-	processes := slices.SortedFunc(maps.Values(p.s.Processes), func(a, b *Process) int {
-		return cmp.Or(byCharged(&a.Totals, &b.Totals), cmp.Compare(a.PID, b.PID))
-	})
-	totals(p, "PID\tCOMM", processes, func(proc *Process) (string, *Totals) {
+	totals(p, "PID\tCOMM", p.s.sortedProcesses(), func(proc *Process) (string, *Totals) {
 		return fmt.Sprintf("%d\t%v", proc.PID, proc.Comm), &proc.Totals
 	})
 }
@@ -103,21 +104,13 @@ func (p *printer) processes() {
 // causes prints the charges by cause, and the most frequent stacks of [cause.Other],
 // which show where the rules have gaps.
 func (p *printer) causes() {
-	causes := slices.SortedFunc(maps.Keys(p.s.Causes), func(a, b cause.Cause) int {
-		return cmp.Or(byCharged(p.s.Causes[a], p.s.Causes[b]), cmp.Compare(a, b))
-	})
-	totals(p, "CAUSE", causes, func(c cause.Cause) (string, *Totals) { return c.String(), p.s.Causes[c] })
+	totals(p, "CAUSE", p.s.sortedCauses(), func(c cause.Cause) (string, *Totals) { return c.String(), p.s.Causes[c] })
 	stacks := slices.SortedFunc(maps.Keys(p.s.OtherStacks), func(a, b *cause.Stack) int {
 		return cmp.Or(cmp.Compare(p.s.OtherStacks[b], p.s.OtherStacks[a]), cmp.Compare(a.Functions(), b.Functions()))
 	})
 	for _, stack := range stacks[:min(len(stacks), 3)] {
-		fmt.Fprintf(&p.b, "  other, %d pages: %s\n", p.s.OtherStacks[stack], strings.ReplaceAll(stack.Functions(), ";", " < "))
+		fmt.Fprintf(&p.b, "  other, %s: %s\n", p.s.Format.Size(int64(p.s.OtherStacks[stack])), strings.ReplaceAll(stack.Functions(), ";", " < "))
 	}
-}
-
-// byCharged compares by charged pages, the most first.
-func byCharged(a, b *Totals) int {
-	return cmp.Or(cmp.Compare(b.ChargedPages, a.ChargedPages), cmp.Compare(b.Charges, a.Charges))
 }
 
 // totals prints a table with the Totals of items.
@@ -126,11 +119,15 @@ func totals[T any](p *printer, head string, items []T, line func(T) (string, *To
 		return
 	}
 	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "\n%s\tCHARGES\tPAGES\tFAILED\tMISSES\tFIRST HIT\tRECLAIM\tFREED\n", head)
+	charged := "CHARGED"
+	if p.s.Format.InPages() {
+		charged = "PAGES"
+	}
+	fmt.Fprintf(w, "\n%s\tCHARGES\t%s\tFAILED\tMISSES\tFIRST HIT\tRECLAIM\tFREED\n", head, charged)
 	for _, item := range items[:min(len(items), maxLines)] {
 		name, t := line(item)
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\t%v\t%d\n", name, t.Charges, t.ChargedPages, t.Failures, t.BatchMisses,
-			p.since(t.FirstAtLimitNanos), time.Duration(t.ReclaimNanos).Round(time.Microsecond), t.FreedPages)
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%s\t%s\t%s\n", name, t.Charges, p.pages(t.ChargedPages), t.Failures, t.BatchMisses,
+			p.moment(t.FirstAtLimitNanos), text.Duration(int64(t.ReclaimNanos)), p.pages(t.FreedPages))
 	}
 	w.Flush()
 	if n := len(items) - maxLines; n > 0 {
@@ -139,68 +136,38 @@ func totals[T any](p *printer, head string, items []T, line func(T) (string, *To
 }
 
 func (p *printer) limits() {
-	limits := slices.SortedFunc(maps.Values(p.s.Limits), func(a, b *Limit) int {
-		return cmp.Or(cmp.Compare(b.Failures, a.Failures), cmp.Compare(b.Hits, a.Hits), cmp.Compare(a.FirstNanos, b.FirstNanos))
-	})
+	limits := p.s.SortedLimits()
 	if len(limits) > 0 {
 		fmt.Fprintf(&p.b, "\nlimits hit:\n")
 	}
 	for _, l := range limits[:min(len(limits), maxLines)] {
-		size := ""
-		switch {
-		case l.MaxPages == UnknownLimit:
-		case l.Kind == event.Dmem:
-			size = fmt.Sprintf(" of %d bytes", l.MaxPages)
-		default:
-			size = fmt.Sprintf(" of %d pages", l.MaxPages)
-		}
-		what := fmt.Sprintf("hit %d times, %d charges failed", l.Hits, l.Failures)
-		if l.High {
-			what = fmt.Sprintf("exceeded, %d charges throttled", l.Hits)
-		}
-		fmt.Fprintf(&p.b, "  %s: %v%s %s; first at %s by %s\n",
-			p.s.Names.Printable(l.Cgroup), l.LimitID, size, what, p.since(l.FirstNanos), l.ByComm.Of(l.ByPID))
+		fmt.Fprintf(&p.b, "  %s\n", p.s.TellLimit(l))
 	}
 	if n := len(limits) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  and %d more\n", n)
 	}
 }
 
-func (p *printer) oomKills() {
-	kills := p.s.OOMKills
-	if len(kills) > 0 {
-		fmt.Fprintf(&p.b, "\nOOM kills:\n")
+func (p *printer) ooms() {
+	ooms := p.s.OOMs
+	if len(ooms) > 0 {
+		fmt.Fprintf(&p.b, "\nout of memory%s:\n", p.s.AtLeast())
 	}
-	if n := len(kills) - maxLines; n > 0 {
+	if n := len(ooms) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  %d before these\n", n)
-		kills = kills[n:]
+		ooms = ooms[n:]
 	}
-	for i := range kills {
-		e := &kills[i]
-		v := &e.Victim
-		fmt.Fprintf(&p.b, "  at %s %s ran out of memory: %s asked for more, %s was killed; it held %d pages (anonymous %d, file %d, shared %d) and %d in swap\n",
-			p.since(e.BootNanos), p.s.Names.RanOut(e), e.Comm.Of(e.PID), v.Comm.Of(v.PID),
-			v.HeldPages(), v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages)
+	for _, o := range ooms {
+		fmt.Fprintf(&p.b, "  %s\n", strings.Join(p.s.Story(o), "\n    "))
 	}
 }
 
 func (p *printer) coverage() {
-	c := &p.s.Counts
-	var lines []string
-	for _, l := range []struct {
-		n    uint64
-		what string
-	}{
-		{c.Predicted, "charges: return not seen, outcome predicted at entry"},
-		{c.WalksCut, "charges have more ancestors than were looked at"},
-		{c.UnknownKinds, "charges were to counters of an unknown kind"},
-	} {
-		if l.n > 0 {
-			lines = append(lines, fmt.Sprintf("  %d %s\n", l.n, l.what))
+	for i, note := range verdict.Uncertain(&p.s.Counts) {
+		if i == 0 {
+			p.b.WriteString("\ncoverage:\n")
 		}
-	}
-	if len(lines) > 0 {
-		fmt.Fprintf(&p.b, "\ncoverage:\n%s", strings.Join(lines, ""))
+		p.b.WriteString("  " + note + "\n")
 	}
 }
 

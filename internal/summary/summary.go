@@ -1,14 +1,14 @@
-// Package summary adds up a trace: charges by cgroup, process and cause, balances,
-// limits hit, reclaim, and OOM kills. Its Sink writes nothing by itself: the command
-// prints the tables at the end, and reports read the fields. It must not know sources or
-// other sinks.
+// Package summary adds up a trace: charges by cgroup, process and cause, balances, and
+// reclaim. The limits that were hit and the OOM kills are in its Verdict. Its Sink writes
+// nothing by itself: the command prints the tables at the end, another Sink writes them as
+// JSON, and reports read the fields. It must not know sources or other sinks.
 package summary
 
 import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
-	"chargetrace/internal/world"
+	"chargetrace/internal/verdict"
 )
 
 // Totals are sums over charges and reclaims.
@@ -71,56 +71,6 @@ type Process struct {
 	Totals
 }
 
-// LimitID identifies a limit of a page counter.
-type LimitID struct {
-	event.CounterID
-	// High is set for memory.high, which throttles. Others fail charges.
-	High bool
-}
-
-// String returns a name such as "memory limit" or "memory.high".
-func (id LimitID) String() string {
-	if id.High {
-		return "memory.high"
-	}
-	return id.Kind.String() + " limit"
-}
-
-// Limit is a limit that was hit.
-type Limit struct {
-	LimitID
-	// MaxPages is the limit at the last hit whose event has it, or [UnknownLimit]; bytes for
-	// [event.Dmem]. A limit can be 0.
-	MaxPages uint64
-	// Hits is the number of charges that failed or found the limit reached, Failures
-	// the number of those that failed. For High, Hits are the throttled ones.
-	Hits, Failures uint64
-	// FirstNanos is the time of the first hit, ByPID and ByComm its process.
-	FirstNanos uint64
-	ByPID      uint32
-	ByComm     event.Comm
-}
-
-// UnknownLimit is the size of a limit that the trace does not have: a charge failed at
-// another level than its counter and the one with the least room.
-const UnknownLimit = ^uint64(0)
-
-// HitLimit returns the limit that a charge failed at or found reached, if any. maxPages may
-// be [UnknownLimit].
-func HitLimit(e *event.Event) (key event.CounterID, maxPages uint64, hit bool) {
-	if !e.LimitHit() {
-		return event.CounterID{}, 0, false
-	}
-	at, max := e.Limiting.CgroupID, e.Limiting.MaxPages
-	if e.Outcome == event.Failed && e.FailedAt != at {
-		at, max = e.FailedAt, UnknownLimit
-		if at == e.Cgroup.ID {
-			max = e.MaxPages
-		}
-	}
-	return event.CounterID{Cgroup: e.InCgroup(at), Kind: e.Kind}, max, true
-}
-
 // maxProcesses limits the number of processes, so that a trace of weeks does not fill
 // the memory.
 const maxProcesses = 1 << 16
@@ -128,7 +78,7 @@ const maxProcesses = 1 << 16
 // Summary is a [stream.Sink]. Its memory grows with the number of cgroups and
 // processes in the trace.
 type Summary struct {
-	*world.World
+	*verdict.Verdict
 	// Total is the sum over the whole trace.
 	Total Totals
 	// Causes are the charges with a stack by [cause.Cause], and OtherStacks the pages
@@ -143,9 +93,6 @@ type Summary struct {
 	// maxProcesses.
 	Processes map[uint32]*Process
 	Others    Totals
-	Limits    map[LimitID]*Limit
-	// OOMKills are the events of type [event.OOMKill].
-	OOMKills []event.Event
 	// Counts is set by Close.
 	Counts stream.Counts
 
@@ -172,10 +119,10 @@ type recentCgroup struct {
 	totals *Totals
 }
 
-// New returns an empty Summary of a trace. It reads w, and does not feed it.
-func New(w *world.World) *Summary {
+// New returns an empty Summary of a trace. It reads v, and does not feed it.
+func New(v *verdict.Verdict) *Summary {
 	return &Summary{
-		World: w,
+		Verdict: v,
 
 		Kinds: make([]Totals, len(event.KindNames())+1),
 
@@ -183,7 +130,6 @@ func New(w *world.World) *Summary {
 		OtherStacks: make(map[*cause.Stack]uint64),
 		Cgroups:     make(map[event.CgroupID]*Totals),
 		Processes:   make(map[uint32]*Process),
-		Limits:      make(map[LimitID]*Limit),
 	}
 }
 
@@ -200,8 +146,6 @@ func (s *Summary) Write(batch []event.Event) error {
 			s.Kinds[event.Memory].AddReclaim(e)
 			s.cgroup(e.Cgroup).AddReclaim(e)
 			s.process(e.PID, &e.Comm).AddReclaim(e)
-		case event.OOMKill:
-			s.OOMKills = append(s.OOMKills, *e)
 		}
 	}
 	s.endRun()
@@ -241,29 +185,6 @@ func (s *Summary) addCharge(e *event.Event) {
 	if e.KernelStack != 0 {
 		s.addCause(e)
 	}
-	if key, max, hit := HitLimit(e); hit {
-		l := s.limit(LimitID{key, false}, max, e)
-		if e.Outcome == event.Failed {
-			l.Failures++
-		}
-	}
-	if e.Throttled() {
-		s.limit(LimitID{event.CounterID{Cgroup: e.InCgroup(e.High.CgroupID), Kind: e.Kind}, true}, e.High.MaxPages, e)
-	}
-}
-
-// limit counts a hit.
-func (s *Summary) limit(id LimitID, maxPages uint64, e *event.Event) *Limit {
-	l := s.Limits[id]
-	if l == nil {
-		l = &Limit{LimitID: id, MaxPages: maxPages, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
-		s.Limits[id] = l
-	}
-	l.Hits++
-	if maxPages != UnknownLimit {
-		l.MaxPages = maxPages
-	}
-	return l
 }
 
 // maxOtherStacks limits the number of OtherStacks.

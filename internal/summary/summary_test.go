@@ -1,11 +1,15 @@
 package summary
 
 import (
+	"encoding/json"
+	"maps"
 	"strings"
 	"testing"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -36,8 +40,10 @@ func charge(at uint64, pid uint32, requested uint64, usage int64, o event.Outcom
 	return e
 }
 
+func newSummary(info stream.Info) *Summary { return New(verdict.New(world.New(info), text.Format{})) }
+
 func TestSummary(t *testing.T) {
-	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 7, Comm: comm("small\x1b"), Cgroup: event.CgroupID{ID: 2}}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 7, TID: 7, Comm: comm("small\x1b"), Cgroup: event.CgroupID{ID: 2}}
 	kill.Victim = event.Victim{PID: 8, Comm: comm("big"), AnonPages: 80, FilePages: 2, ShmemPages: 1, SwapPages: 5}
 	reclaim := charge(8, 7, 0, 0, event.OK)
 	reclaim.Type, reclaim.Cgroup.ID, reclaim.DurationNanos, reclaim.FreedPages = event.ReclaimEnd, 2, 1_500_000, 4
@@ -51,7 +57,7 @@ func TestSummary(t *testing.T) {
 	own := charge(7, 8, 64, 99, event.Failed)
 	own.FailedAt, own.MaxPages = 3, 200
 
-	s := New(world.New(info))
+	s := newSummary(info)
 	for _, batch := range [][]event.Event{
 		{name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, "")},
 		{charge(1, 7, 64, 0, event.OK), charge(2, 8, 20, 64, event.OK), charge(3, 7, 64, 90, event.BatchMiss), charge(4, 7, 1, 100, event.Failed)},
@@ -98,24 +104,26 @@ func TestSummary(t *testing.T) {
 	text := strings.ReplaceAll(b.String(), strings.Repeat("0123456789abcdef", 4), "ID")
 	const wantText = `
 CGROUP              CONTAINER            CHARGES  PAGES  FAILED  MISSES  FIRST HIT  RECLAIM  FREED
-/a/docker-ID.scope  docker:0123456789ab  9        86     3       1       4 ms      0s       0
-/a                  -                    0        0      0       0       -         1.5ms    4
+/a/docker-ID.scope  docker:0123456789ab  9        86     3       1       4.0 ms     0        0
+/a                  -                    0        0      0       0       -          1.5 ms   4
 
 PID  COMM  CHARGES  PAGES  FAILED  MISSES  FIRST HIT  RECLAIM  FREED
-7    p     3        64     1       1       4 ms      1.5ms    4
-8    p     6        22     2       0       5 ms      0s       0
+7    p     3        64     1       1       4.0 ms     1.5 ms   4
+8    p     6        22     2       0       5.0 ms     0        0
 
 limits hit:
-  /a: memory limit of 100 pages hit 2 times, 2 charges failed; first at 4 ms by p (7)
-  /a/docker-ID.scope: memory limit of 200 pages hit 1 times, 1 charges failed; first at 7 ms by p (8)
+  /a: memory limit of 100 pages (400 KiB) hit 2 times, 2 charges failed; first at 4.0 ms by p (7)
+  /a/docker-ID.scope: memory limit of 200 pages (800 KiB) hit once, 1 charge failed; first at 7.0 ms by p (8)
 
-OOM kills:
-  at 9 ms /a ran out of memory: small\x1b (7) asked for more, big (8) was killed; it held 83 pages (anonymous 80, file 2, shared 1) and 5 in swap
+out of memory:
+  At 9.0 ms /a ran out of memory at its memory limit of 100 pages (400 KiB): small\x1b (7) was allocating; big (8) was killed, rss 332 KiB (anon 320, file 8, shmem 4), swap 20 KiB.
+    Up to then, reclaim there ran once for 1.5 ms and freed 16 KiB.
+    Charged to it in this trace: p (7) 256 KiB, p (8) 80 KiB.
 
 coverage:
-  1 charges: return not seen, outcome predicted at entry
-  1 charges have more ancestors than were looked at
-  1 charges were to counters of an unknown kind
+  1 charge: return not seen, outcome predicted at entry
+  1 charge: more ancestors than the program walks
+  1 charge: unknown kind of counter
 `
 	// The columns are as wide as the original container id.
 	squeeze := func(s string) string {
@@ -132,13 +140,13 @@ coverage:
 
 func TestEmpty(t *testing.T) {
 	var b strings.Builder
-	if err := New(world.New(info)).Print(&b); err != nil || b.Len() > 0 {
+	if err := newSummary(info).Print(&b); err != nil || b.Len() > 0 {
 		t.Errorf("%q, %v", b.String(), err)
 	}
 }
 
 func TestManyProcesses(t *testing.T) {
-	s := New(world.New(info))
+	s := newSummary(info)
 	for pid := range uint32(maxProcesses + 10) {
 		s.Feed(s).Write([]event.Event{charge(0, pid, 1, 0, event.OK)})
 	}
@@ -148,7 +156,7 @@ func TestManyProcesses(t *testing.T) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	s := New(world.New(info))
+	s := newSummary(info)
 	var events []event.Event
 	for i := range uint64(256) {
 		events = append(events, charge(i, uint32(i/64), 64, 0, event.OK))
@@ -183,7 +191,7 @@ func TestPagesCountedOnce(t *testing.T) {
 	} {
 		info := info
 		info.Kinds = tc.kinds
-		s := New(world.New(info))
+		s := newSummary(info)
 		if err := s.Write(tc.events); err != nil {
 			t.Fatal(err)
 		}
@@ -198,40 +206,66 @@ func TestPagesCountedOnce(t *testing.T) {
 	}
 }
 
-// TestLimitSizes checks the text on a limit of 0, and on one that no event has: of a level
-// between the counter and the one with the least room.
-func TestLimitSizes(t *testing.T) {
-	zero := charge(2, 7, 512, 0, event.Failed)
-	zero.Kind, zero.FailedAt, zero.MaxPages, zero.Limiting = event.Hugetlb, 3, 0, event.Level{CgroupID: 3}
-	unknown := charge(3, 7, 64, 90, event.Failed)
-	unknown.FailedAt, unknown.Limiting.CgroupID = 2, 1
-	later := charge(4, 7, 64, 90, event.Failed)
-	later.Limiting.MaxPages = 90
-	device := charge(5, 7, 4096, 0, event.Failed)
-	device.Kind = event.Dmem
-	high := charge(6, 7, 64, 10, event.OK)
-	high.High = event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 60}
-	names := []event.Event{name(3, 2, "b"), name(2, 1, "a"), name(1, 0, "")}
-	for _, tc := range []struct {
-		events []event.Event
-		want   string
-	}{
-		{[]event.Event{zero}, "/a/b: hugetlb limit of 0 pages hit 1 times,"},
-		{[]event.Event{unknown}, "/a: memory limit hit 1 times,"},
-		{[]event.Event{unknown, later, unknown}, "/a: memory limit of 90 pages hit 3 times,"},
-		{[]event.Event{device}, "/a: dmem limit of 100 bytes hit 1 times,"},
-		{[]event.Event{high, high, unknown}, "/a: memory.high of 60 pages exceeded, 2 charges throttled; first at 6 ms by p (7)\n"},
-	} {
-		s := New(world.New(info))
-		if err := s.Feed(s).Write(append(names, tc.events...)); err != nil {
-			t.Fatal(err)
+// TestJSON checks the members of an OOM, a limit and the sums, and that no array is null.
+func TestJSON(t *testing.T) {
+	var b strings.Builder
+	s := newSummary(info)
+	if err := NewJSON(&b, s).Close(stream.Counts{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"command_line", "text", "ooms", "limits", "kinds", "cgroups", "processes", "causes", "balances"} {
+		if !strings.Contains(b.String(), `"`+name+`": []`) {
+			t.Errorf("no empty array %s in %s", name, &b)
 		}
-		var b strings.Builder
-		if err := s.Print(&b); err != nil {
-			t.Fatal(err)
+	}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 9*ms, PID: 7, TID: 7, Comm: comm("<\x1b>"), Cgroup: event.CgroupID{ID: 2}}
+	kill.Victim = event.Victim{PID: 8, Comm: comm("big"), AnonPages: 80, FilePages: 2, ShmemPages: 1, SwapPages: 5}
+	all := stream.Counts{Whole: true, Seen: 9, Read: 3, Shown: 2, Filtered: 5, Lost: 1, LostNonCharge: 2, Missed: 4}
+	s.Feed(s).Write([]event.Event{
+		name(3, 2, "docker-"+strings.Repeat("0123456789abcdef", 4)+".scope"), name(2, 1, "a"), name(1, 0, ""),
+		charge(1, 7, 64, 0, event.OK), charge(4, 7, 1, 100, event.Failed), kill,
+	})
+	b.Reset()
+	if err := NewJSON(&b, s).Close(all); err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Counts map[string]any
+		Text   []string
+		OOMs   []struct {
+			Cgroup, Comm, Trigger, Kind string
+			Time                        int64  `json:"time_ns"`
+			Wall                        string `json:"wall_time"`
+			Max                         uint64 `json:"max_pages"`
+			Chargers, Victims           []map[string]any
 		}
-		if !strings.Contains(b.String(), "  "+tc.want) {
-			t.Errorf("no %q in %s", tc.want, &b)
-		}
+		Limits, Cgroups []map[string]any
+	}
+	if err := json.Unmarshal([]byte(b.String()), &got); err != nil {
+		t.Fatal(err)
+	}
+	if want := (map[string]any{"whole": true, "seen": 9., "shown": 2., "filtered": 6., "lost": 1., "lost_others": 2., "missed": 4.}); !maps.Equal(got.Counts, want) {
+		t.Errorf("counts %v, want %v", got.Counts, want)
+	}
+	o := got.OOMs[0]
+	if o.Cgroup != "/a" || o.Comm != `<\x1b>` || o.Trigger != "failed_charge" || o.Kind != "memory" || o.Time != 9*ms || o.Wall != "1970-01-01T00:00:01.009Z" || o.Max != 100 {
+		t.Errorf("OOM %+v", o)
+	}
+	if want := (map[string]any{"pid": 7., "comm": "p", "pages": 64., "cache_pages": nil}); !maps.Equal(o.Chargers[0], want) {
+		t.Errorf("charger %v, want %v", o.Chargers[0], want)
+	}
+	if want := (map[string]any{"pid": 8., "comm": "big", "rss_pages": 83., "anon_pages": 80., "file_pages": 2., "shmem_pages": 1., "swap_pages": 5.}); !maps.Equal(o.Victims[0], want) {
+		t.Errorf("victim %v, want %v", o.Victims[0], want)
+	}
+	if want := (map[string]any{"cgroup": "/a", "cgroup_id": 2., "hierarchy": 0., "container": nil, "kind": "memory", "high": false, "max_pages": 100.,
+		"hits": 1., "failures": 1., "first_ns": 4. * ms, "pid": 7., "comm": "p"}); !maps.Equal(got.Limits[0], want) {
+		t.Errorf("limit %v, want %v", got.Limits[0], want)
+	}
+	container, _ := got.Cgroups[0]["container"].(map[string]any)
+	if got.Cgroups[0]["charged_pages"] != 64. || container["runtime"] != "docker" {
+		t.Errorf("cgroup %v", got.Cgroups[0])
+	}
+	if want := s.TellLimit(s.SortedLimits()[0]) + "."; got.Text[len(got.Text)-1] != want || len(got.Text) != 3 {
+		t.Errorf("text %q", got.Text)
 	}
 }

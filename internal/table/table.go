@@ -5,61 +5,31 @@
 package table
 
 import (
-	"cmp"
-	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"time"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
-	"chargetrace/internal/world"
-)
-
-// TimeFormat is the format of the time of an event.
-type TimeFormat string
-
-// The formats of the -time flag. Clock and Date are in the local time zone.
-const (
-	// Relative is in whole milliseconds since the trace began.
-	Relative TimeFormat = "relative"
-	Clock    TimeFormat = "clock" // 15:04:05.000000
-	Date     TimeFormat = "date"  // 2006-01-02T15:04:05.000000+01:00
+	"chargetrace/internal/verdict"
 )
 
 // Options control the look of a [Table]. The zero value is the script's table.
 type Options struct {
-	Units text.Units
-	Time  TimeFormat
-	// Location is the time zone of Clock and Date; nil is the local time zone.
-	Location *time.Location
 	// Wide selects the wide table. Its rows fit into Columns, at least 120, flags aside.
 	Wide    bool
 	Columns int
-}
-
-// AllTimeFormats are the values of the -time flag.
-var AllTimeFormats = []TimeFormat{Relative, Clock, Date}
-
-// ParseTimeFormat returns the TimeFormat with that name.
-func ParseTimeFormat(name string) (TimeFormat, error) {
-	if f := TimeFormat(name); slices.Contains(AllTimeFormats, f) {
-		return f, nil
-	}
-	return "", fmt.Errorf("want relative, clock or date")
 }
 
 // Table is a [stream.Sink] that prints rows. Its memory grows with the number
 // of cgroups in the trace.
 type Table struct {
 	w         io.Writer
-	world     *world.World
-	units     text.Units
-	time      TimeFormat
+	verdict   *verdict.Verdict
+	kills     int // the number of OOM kills so far
+	format    text.Format
 	timeWidth int
-	location  *time.Location
 
 	wide bool
 	// Widths of the wide table's columns for paths.
@@ -139,39 +109,29 @@ type seenLevel struct {
 	atLimit bool
 }
 
-// New returns a Table that prints the events of a World's trace to w.
-func New(w io.Writer, world *world.World, o Options) *Table {
+// New returns a Table that prints the events of a trace to w, in the Format of its Verdict.
+func New(w io.Writer, v *verdict.Verdict, o Options) *Table {
 	t := &Table{
 		w:         w,
-		world:     world,
-		units:     cmp.Or(o.Units, text.Pages),
-		time:      cmp.Or(o.Time, Relative),
+		verdict:   v,
+		format:    v.Format,
 		timeWidth: 8,
-		location:  o.Location,
 		wide:      o.Wide,
 		seen:      make(map[level]*seenLevel),
 		buf:       make([]byte, 0, 32<<10),
 	}
-	if t.location == nil {
-		t.location = time.Local
-	}
 	if t.wide {
 		t.timeWidth = 7
 	}
-	switch t.time {
-	case Clock:
-		t.timeWidth = len(clockLayout)
-	case Date:
-		t.timeWidth = len(dateLayout)
+	switch t.format.Time {
+	case text.Clock:
+		t.timeWidth = len(text.ClockLayout)
+	case text.Date:
+		t.timeWidth = len(text.DateLayout)
 	}
 	t.setPathWidths(max(o.Columns, 120))
 	return t
 }
-
-const (
-	clockLayout = "15:04:05.000000"
-	dateLayout  = "2006-01-02T15:04:05.000000-07:00"
-)
 
 // The widths of the columns in the script's format:
 // %-8d %-6d %-16s %-10d %-10d %-10d.
@@ -267,7 +227,7 @@ func (t *Table) appendStart(b []byte, e *event.Event) []byte {
 	s := &t.start
 	millis := t.millis(e.BootNanos)
 	if s.columns != nil && s.millis == millis && s.tid == e.TID && s.requested == e.RequestedPages && s.pid == e.PID &&
-		s.comm == e.Comm && s.kind == e.Kind && t.time == Relative {
+		s.comm == e.Comm && s.kind == e.Kind && t.relative() {
 		return append(b, s.columns...)
 	}
 	task := t.task(e)
@@ -285,7 +245,7 @@ func (t *Table) appendStart(b []byte, e *event.Event) []byte {
 func (t *Table) appendEnd(b []byte, e *event.Event) []byte {
 	s := &t.end
 	n := uint64(e.UsagePages)
-	if s.columns == nil || s.limit != e.MaxPages || s.kind != e.Kind || t.units != text.Pages || e.Kind == event.Dmem || n >= 1e8 {
+	if s.columns == nil || s.limit != e.MaxPages || s.kind != e.Kind || !t.format.InPages() || e.Kind == event.Dmem || n >= 1e8 {
 		columns := pad(t.appendCount(s.columns[:0], e.Kind, e.UsagePages), 0, countWidth)
 		columns = t.appendLimit(columns, e, countWidth)
 		*s = cachedEnd{e.Kind, e.MaxPages, columns}
@@ -320,7 +280,7 @@ func (t *Table) appendCharge(e *event.Event) {
 		// The row already shows the counter's own limit.
 		if e.Limiting.CgroupID != e.Cgroup.ID {
 			b = append(b, ' ')
-			b = append(b, t.world.Names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
+			b = append(b, t.verdict.Names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
 		}
 		b = append(b, ' ')
 	}
@@ -412,40 +372,21 @@ func (t *Table) appendOOMKill(e *event.Event) {
 		t.appendWideOOMKill(e)
 		return
 	}
-	b := append(t.buf, "--- OOM: "...)
-	b = append(b, t.world.Names.RanOut(e)...)
-	b = append(b, " ran out; "...)
-	b = appendProcess(b, e.Comm.Bytes(), e.PID)
-	b = append(b, " asked; killed "...)
-	b = t.appendVictim(b, &e.Victim)
+	b := append(append(t.buf, "--- "...), t.verdict.TellKill(t.nextKill())...)
 	t.buf = append(b, " ---\n"...)
 }
 
-func appendProcess(b, comm []byte, pid uint32) []byte {
-	b = append(event.AppendPrintable(b, comm), " ("...)
-	return append(strconv.AppendUint(b, uint64(pid), 10), ')')
-}
-
-func (t *Table) appendVictim(b []byte, v *event.Victim) []byte {
-	b = append(appendProcess(b, v.Comm.Bytes(), v.PID), ", which held"...)
-	for _, held := range []struct {
-		what  string
-		pages uint64
-	}{{"anonymous", v.AnonPages}, {"file", v.FilePages}, {"shared", v.ShmemPages}, {"swap", v.SwapPages}} {
-		b = append(append(append(b, ' '), held.what...), ' ')
-		b = t.appendCount(b, event.Memory, int64(held.pages))
-	}
-	return b
+// nextKill returns the OOM kill of the next event of that type.
+func (t *Table) nextKill() *verdict.Kill {
+	t.kills++
+	return t.verdict.Kills[t.kills-1]
 }
 
 // appendTime appends the column TIME.
 func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
 	from := len(b)
-	switch t.time {
-	case Clock:
-		return pad(t.wall(bootNanos).AppendFormat(b, clockLayout), from, t.timeWidth)
-	case Date:
-		return pad(t.wall(bootNanos).AppendFormat(b, dateLayout), from, t.timeWidth)
+	if !t.relative() {
+		return pad(t.format.AppendMoment(b, bootNanos), from, t.timeWidth)
 	}
 	s := &t.lastTime
 	if millis := t.millis(bootNanos); s.column == nil || s.millis != millis {
@@ -456,23 +397,16 @@ func (t *Table) appendTime(b []byte, bootNanos uint64) []byte {
 
 // millis returns the milliseconds since the trace began.
 func (t *Table) millis(bootNanos uint64) int64 {
-	return int64(bootNanos-t.world.Info.StartBootNanos) / int64(time.Millisecond)
+	return int64(bootNanos-t.format.StartBootNanos) / int64(time.Millisecond)
 }
 
-func (t *Table) wall(bootNanos uint64) time.Time {
-	return time.Unix(0, t.world.Info.BootWallNanos+int64(bootNanos)).In(t.location)
-}
+// relative reports whether times are milliseconds since the trace began.
+func (t *Table) relative() bool { return t.format.Time == "" || t.format.Time == text.Relative }
 
 // appendCount appends a number of pages in the units of the table. Device memory is
 // counted in bytes, and marked with a B.
 func (t *Table) appendCount(b []byte, kind event.Kind, n int64) []byte {
-	if kind == event.Dmem {
-		if t.units == text.Human {
-			return text.AppendHuman(b, n)
-		}
-		return append(strconv.AppendInt(b, n, 10), 'B')
-	}
-	return t.units.AppendPages(b, n, t.world.Info.PageSize)
+	return t.format.AppendColumn(b, n, kind == event.Dmem)
 }
 
 func (t *Table) appendMax(b []byte, kind event.Kind, max uint64) []byte {

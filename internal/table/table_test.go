@@ -11,6 +11,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -61,13 +62,21 @@ var kill = with(charge(1500, "small", 2, 0, 0, 0), func(e *event.Event) {
 	e.Victim = event.Victim{PID: 7, Comm: [16]byte{'b', 'i', 'g'}, AnonPages: 2500, FilePages: 10, ShmemPages: 1, SwapPages: 2}
 })
 
-// fed returns a Table behind its World.
-func fed(w io.Writer, info stream.Info, o Options) stream.Sink {
-	of := world.New(info)
-	return of.Feed(New(w, of, o))
+// fed returns a Table behind its Verdict.
+func fed(w io.Writer, info stream.Info, l look) stream.Sink {
+	v := verdict.New(world.New(info), l.Format)
+	return v.Feed(New(w, v, l.Options))
 }
 
-func render(t *testing.T, o Options, events ...event.Event) string {
+// look is what flags change of a table.
+type look struct {
+	Options
+	Format text.Format
+}
+
+var wide = look{Options: Options{Wide: true}}
+
+func render(t *testing.T, o look, events ...event.Event) string {
 	t.Helper()
 	var b strings.Builder
 	tb := fed(&b, info, o)
@@ -89,12 +98,12 @@ const titles = "TIME     PID    COMM             REQUESTED  CURRENT    LIMIT    
 func TestRows(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		o      Options
+		o      look
 		events []event.Event
 		want   string
 	}{
-		{"empty", Options{}, nil, lines(titles)},
-		{"script", Options{}, []event.Event{
+		{"empty", look{}, nil, lines(titles)},
+		{"script", look{}, []event.Event{
 			charge(3_301_999, "alloc", 1, 32, 1288, 2560),
 			charge(3_302_000, "a-15-byte-name.", 1, 512, -3, unlimited),
 		}, lines(
@@ -102,7 +111,7 @@ func TestRows(t *testing.T) {
 			"3301     25980  alloc            32         1288       2560      ",
 			"3302     25980  a-15-byte-name.  512        -3         max       ",
 		)},
-		{"marks", Options{}, []event.Event{
+		{"marks", look{}, []event.Event{
 			charge(0, "a", 1, 32, 2559, 2560),
 			charge(0, "a", 1, 32, 2560, 2560), // from below
 			charge(0, "a", 1, 1, 2561, 2560),  // still at the limit
@@ -124,7 +133,7 @@ func TestRows(t *testing.T) {
 			"0        25980  a                1          2560       max       ",
 			"0        25980  a                1          2560       2000       * LIMIT REACHED",
 		)},
-		{"an ancestor's limit", Options{}, append(tree[:3:3],
+		{"an ancestor's limit", look{}, append(tree[:3:3],
 			limitedAt(charge(0, "a", 3, 64, 2500, unlimited), 2, 2559, 2560),
 			limitedAt(charge(0, "a", 3, 1, 2501, unlimited), 2, 2560, 2560),
 			limitedAt(charge(0, "a", 3, 1, 2501, 3000), 2, 2561, 2560),
@@ -137,10 +146,10 @@ func TestRows(t *testing.T) {
 			"0        25980  a                1          2501       max        * LIMIT REACHED /a",
 			"0        25980  a                1          2501       3000       * /a",
 			"0        25980  a                1          5          max        * (cgroup 8)",
-			"--- OOM: /a ran out; small (25980) asked; killed big (7), which held anonymous 2500 file 10 shared 1 swap 2 ---",
-			"--- OOM: the machine ran out; small (25980) asked; killed big (7), which held anonymous 2500 file 10 shared 1 swap 2 ---",
+			"--- OOM in /a: small (25980) without a failed charge; killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB ---",
+			"--- OOM of the machine: small (25980) allocating; killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB ---",
 		)},
-		{"kinds", Options{}, []event.Event{
+		{"kinds", look{}, []event.Event{
 			with(charge(0, "a", 2, 1, 9, 10), func(e *event.Event) { e.Kind = event.Swap }),
 			with(charge(0, "a", 2, 1, 10, 10), func(e *event.Event) { e.Kind = event.Swap }),
 			with(charge(0, "a", 2, 4096, 8192, 1<<20), func(e *event.Event) { e.Kind = event.Dmem }),
@@ -152,7 +161,7 @@ func TestRows(t *testing.T) {
 			"0        25980  a                4096B      8192B      1048576B   [dmem]",
 			"0        25980  a                1          10         10         * [unknown]",
 		)},
-		{"wide", Options{Wide: true}, append(tree[:3:3],
+		{"wide", wide, append(tree[:3:3],
 			charge(0, "a", 3, 64, 100, unlimited),
 			charge(0, "a", 3, 64, 2500, 2560),
 			with(limitedAt(charge(0, "a", 3, 64, 2501, unlimited), 2, 2560, 2560), func(e *event.Event) {
@@ -176,9 +185,9 @@ func TestRows(t *testing.T) {
 			"0       0       0       a               64   2501    max     memory  miss    /a/b           /a 2560/2570        10     idle at=/a/b",
 			"0       25980   25981   a               -    -       -       reclaim begin   /a",
 			"2       25980   25981   a               -    -       -       reclaim end     /a             freed 32 in 2.000 ms",
-			"1       25980   25981   small           -    -       -       oom     kill    /a             killed big (7), which held anonymous 2500 file 10 shared 1 swap 2",
+			"1       25980   25981   small           -    -       -       oom     kill    /a             killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB",
 		)},
-		{"wide, long paths", Options{Wide: true, Columns: 130}, []event.Event{
+		{"wide, long paths", look{Options: Options{Wide: true, Columns: 130}}, []event.Event{
 			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "kubepods-\x1b-burst\u00e4ble.slice"},
 			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "docker-0123.scope"},
@@ -187,7 +196,7 @@ func TestRows(t *testing.T) {
 			"TIME    PID     TID     COMM            REQ  CURRENT LIMIT   KIND    OUTCOME CGROUP              LIMITED BY               ROOM   FLAGS",
 			"0       25980   25981   a               64   100     max     memory  ok      /kubep…r-0123.scope /…lice 1073741824/2147483648 1073741824",
 		)},
-		{"lost", Options{}, []event.Event{
+		{"lost", look{}, []event.Event{
 			charge(0, "a", 1, 1, 1, 2),
 			{Type: event.Lost, LostCharges: 123},
 			charge(0, "a", 1, 1, 1, 2),
@@ -197,7 +206,7 @@ func TestRows(t *testing.T) {
 			"--- 123 events lost ---",
 			"0        25980  a                1          1          2         ",
 		)},
-		{"hostile", Options{}, []event.Event{
+		{"hostile", look{}, []event.Event{
 			charge(0, "\x1b[2J\x1b]0;x\x07", 1, 1, 1, 2),
 			charge(0, "a\nb\xff", 1, 1, 1, 2),
 		}, lines(
@@ -205,11 +214,11 @@ func TestRows(t *testing.T) {
 			`0        25980  \x1b[2J\x1b]0;x\x07 1          1          2         `,
 			`0        25980  a\nb\xff         1          1          2         `,
 		)},
-		{"bytes", Options{Units: text.Bytes}, []event.Event{charge(0, "a", 1, 1, 100, 2560)}, lines(
+		{"bytes", look{Format: text.Format{Units: text.Bytes}}, []event.Event{charge(0, "a", 1, 1, 100, 2560)}, lines(
 			titles,
 			"0        25980  a                4096       409600     10485760  ",
 		)},
-		{"human", Options{Units: text.Human}, []event.Event{
+		{"human", look{Format: text.Format{Units: text.Human}}, []event.Event{
 			charge(0, "a", 1, 1, 2559, 2560),
 			charge(0, "a", 1, 64, 1<<30, 1<<31),
 		}, lines(
@@ -217,11 +226,11 @@ func TestRows(t *testing.T) {
 			"0        25980  a                4K         9.9M       10.0M     ",
 			"0        25980  a                256K       4.0T       8.0T      ",
 		)},
-		{"clock", Options{Time: Clock, Location: time.UTC}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
+		{"clock", look{Format: text.Format{Time: text.Clock, Location: time.UTC}}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
 			"TIME            PID    COMM             REQUESTED  CURRENT    LIMIT     ",
 			"03:04:06.000005 25980  a                1          1          2         ",
 		)},
-		{"date", Options{Time: Date, Location: time.FixedZone("", 3600)}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
+		{"date", look{Format: text.Format{Time: text.Date, Location: time.FixedZone("", 3600)}}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
 			"TIME                             PID    COMM             REQUESTED  CURRENT    LIMIT     ",
 			"2026-01-02T04:04:06.000005+01:00 25980  a                1          1          2         ",
 		)},
@@ -250,7 +259,7 @@ func TestAfterAnother(t *testing.T) {
 		"cgroup":    func(e *event.Event) { e.Cgroup.ID = 2 },
 		"limiting":  func(e *event.Event) { e.Limiting = event.Level{CgroupID: 2, UsagePages: 1, MaxPages: 5000} },
 	} {
-		for _, o := range []Options{{}, {Units: text.Human}, {Wide: true}, {Wide: true, Units: text.Human}} {
+		for _, o := range []look{{}, {Format: text.Format{Units: text.Human}}, wide, {Options{Wide: true}, text.Format{Units: text.Human}}} {
 			second := with(first, change)
 			row := func(events ...event.Event) string {
 				rows := strings.SplitAfter(render(t, o, append(tree[:3:3], events...)...), "\n")
@@ -268,7 +277,7 @@ func TestCause(t *testing.T) {
 	h := info
 	h.KernelStacks = true
 	var out strings.Builder
-	tb := fed(&out, h, Options{Wide: true})
+	tb := fed(&out, h, wide)
 	e := charge(0, "a", 1, 1, 100, 2560)
 	e.KernelStack = 4
 	unknown := charge(0, "a", 1, 1, 100, 2560)
@@ -287,11 +296,11 @@ type failingWriter struct{}
 func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
 func TestWriteFails(t *testing.T) {
-	tb := fed(failingWriter{}, info, Options{})
+	tb := fed(failingWriter{}, info, look{})
 	if err := tb.Write([]event.Event{charge(0, "a", 1, 1, 1, 2)}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Write: %v", err)
 	}
-	if err := fed(failingWriter{}, info, Options{}).Close(stream.Counts{}); !errors.Is(err, io.ErrShortWrite) {
+	if err := fed(failingWriter{}, info, look{}).Close(stream.Counts{}); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Close: %v", err)
 	}
 }
@@ -307,7 +316,7 @@ func batch() []event.Event {
 }
 
 func TestNoAllocation(t *testing.T) {
-	for _, o := range []Options{{}, {Time: Clock}, {Time: Date}, {Wide: true}} {
+	for _, o := range []look{{}, {Format: text.Format{Time: text.Clock}}, {Format: text.Format{Time: text.Date}}, wide} {
 		tb := fed(io.Discard, info, o)
 		events := batch()
 		tb.Write(tree)
@@ -319,8 +328,8 @@ func TestNoAllocation(t *testing.T) {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	for _, o := range []Options{{}, {Units: text.Human}, {Time: Clock}, {Time: Date}, {Wide: true}} {
-		b.Run(fmt.Sprintf("units=%s/time=%s/wide=%v", o.Units, o.Time, o.Wide), func(b *testing.B) {
+	for _, o := range []look{{}, {Format: text.Format{Units: text.Human}}, {Format: text.Format{Time: text.Clock}}, {Format: text.Format{Time: text.Date}}, wide} {
+		b.Run(fmt.Sprintf("units=%s/time=%s/wide=%v", o.Format.Units, o.Format.Time, o.Wide), func(b *testing.B) {
 			tb := fed(io.Discard, info, o)
 			events := batch()
 			tb.Write(tree)

@@ -29,7 +29,7 @@ const (
 // setPathWidths distributes the width beyond wideColumnsToFit to the columns for paths.
 func (t *Table) setPathWidths(columns int) {
 	extra := columns - wideColumnsToFit
-	if t.world.Info.KernelStacks {
+	if t.verdict.Info.KernelStacks {
 		extra = max(0, extra-causeWidth-1)
 	}
 	t.cgroupWidth = minCgroupWidth + extra/2
@@ -50,7 +50,7 @@ func (t *Table) appendWideHeader() {
 	b = appendColumn(b, "CGROUP", t.cgroupWidth)
 	b = appendColumn(b, "LIMITED BY", t.limitedByWidth)
 	b = appendColumn(b, "ROOM", roomWidth)
-	if t.world.Info.KernelStacks {
+	if t.verdict.Info.KernelStacks {
 		b = appendColumn(b, "CAUSE", causeWidth)
 	}
 	t.buf = append(b, "FLAGS\n"...)
@@ -85,8 +85,8 @@ func (t *Table) appendWideCharge(e *event.Event) {
 		b = append(b, '-')
 	}
 	b = pad(b, from, roomWidth)
-	if t.world.Info.KernelStacks {
-		b = appendColumn(b, t.world.Stacks.Cause(e).String(), causeWidth)
+	if t.verdict.Info.KernelStacks {
+		b = appendColumn(b, t.verdict.Stacks.Cause(e).String(), causeWidth)
 	}
 	t.buf = endLine(t.appendFlags(b, e))
 }
@@ -108,7 +108,7 @@ type cachedCgroup struct {
 // appendCgroup appends the shortened path of a cgroup.
 func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
 	if t.charged.id != id || len(t.charged.column) == 0 {
-		column := text.AppendShort(t.charged.column[:0], t.world.Names.Printable(id), t.cgroupWidth)
+		column := text.AppendShort(t.charged.column[:0], t.verdict.Names.Printable(id), t.cgroupWidth)
 		t.charged = cachedCgroup{id, padRunes(column, 0, t.cgroupWidth)}
 	}
 	return append(b, t.charged.column...)
@@ -132,7 +132,7 @@ func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
 	room := max(minPath, t.limitedByWidth-len(t.level)-1)
 	id := e.InCgroup(l.CgroupID)
 	if t.limiting.id != id || len(t.limiting.column) == 0 || t.limitingRoom != room {
-		column := text.AppendShort(t.limiting.column[:0], t.world.Names.Printable(id), room)
+		column := text.AppendShort(t.limiting.column[:0], t.verdict.Names.Printable(id), room)
 		t.limiting, t.limitingRoom = cachedCgroup{id, append(column, ' ')}, room
 	}
 	b = append(append(b, t.limiting.column...), t.level...)
@@ -162,7 +162,7 @@ func (t *Table) appendFlags(b []byte, e *event.Event) []byte {
 	}
 	if e.FailedAt != 0 && e.FailedAt != e.Limiting.CgroupID {
 		b = append(b, "at="...)
-		b = append(b, t.world.Names.Printable(e.InCgroup(e.FailedAt))...)
+		b = append(b, t.verdict.Names.Printable(e.InCgroup(e.FailedAt))...)
 	}
 	return b
 }
@@ -189,7 +189,7 @@ func (t *Table) appendWideOOMKill(e *event.Event) {
 	b = appendColumn(b, "kill", outcomeWidth)
 	b = t.appendCgroup(b, e.Cgroup)
 	b = append(b, "killed "...)
-	b = t.appendVictim(b, &e.Victim)
+	b = append(b, t.verdict.TellVictim(&t.nextKill().Victim)...)
 	t.buf = append(b, '\n')
 }
 

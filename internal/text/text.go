@@ -65,6 +65,21 @@ func AppendHuman(b []byte, n int64) []byte {
 	return append(b, suffixes[unit])
 }
 
+// MaxName is the number of characters of a name in a sentence or a report. It bounds the size
+// of a report whose cgroups have long names.
+const MaxName = 160
+
+// Shorten cuts a name in the middle if it is longer than most characters.
+func Shorten(name string, most int) string {
+	if len(name) <= most {
+		return name
+	}
+	if r := []rune(name); len(r) > most {
+		return string(r[:most/2]) + "…" + string(r[len(r)-most/2:])
+	}
+	return name
+}
+
 // AppendShort appends s, shortened in the middle to width characters. It keeps more of
 // the end: the last component of a path identifies it best.
 func AppendShort(b []byte, s string, width int) []byte {

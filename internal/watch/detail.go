@@ -35,10 +35,10 @@ func (p *painter) detail(r *row) {
 		b.WriteString("; " + c)
 	}
 	p.line(b.String())
-	if p.world.Info.KernelStacks {
+	if p.Info.KernelStacks {
 		p.line(p.chargedFor(r.group))
 	}
-	if p.world.Balances != nil {
+	if p.Balances != nil {
 		p.line(fmt.Sprintf("net growth %s/s: %s/s charged, %s/s given back, here and below",
 			p.rate(r.charged-r.uncharged), p.amount(int64(r.charged)), p.amount(int64(r.uncharged))))
 	}

@@ -32,7 +32,7 @@ func fitRight(s string, width int) string {
 
 // amount writes a number of pages.
 func (p *painter) amount(pages int64) string {
-	return string(p.units.AppendPages(nil, pages, p.world.Info.PageSize))
+	return string(p.units.AppendPages(nil, pages, p.Info.PageSize))
 }
 
 // kindAmount writes a number of the units of a kind: pages, or bytes for Dmem.
@@ -57,9 +57,15 @@ func (p *painter) rate(pages float64) string {
 	return "+" + p.amount(n)
 }
 
-// time writes a time since the start of the trace.
-func (p *painter) time(bootNanos uint64) string {
-	return fmt.Sprintf("%.3f s", float64(bootNanos-min(bootNanos, p.start))/float64(time.Second))
+// time writes the time of an event.
+func (p *painter) time(bootNanos uint64) string { return p.Format.Moment(max(bootNanos, p.start)) }
+
+// position writes the time of the last tick, always to the millisecond.
+func (p *painter) position() string {
+	if p.Format.Time == text.Clock || p.Format.Time == text.Date {
+		return p.time(p.lastTick)
+	}
+	return fmt.Sprintf("%.3f s", float64(p.lastTick-min(p.lastTick, p.start))/float64(time.Second))
 }
 
 func (r *row) timeToLimit() string {

@@ -23,8 +23,8 @@ type heldWriter struct {
 const maxHeld = 1 << 20
 
 func (h *heldWriter) Write(p []byte) (int, error) {
-	h.state.world.Lock()
-	defer h.state.world.Unlock()
+	h.state.Lock()
+	defer h.state.Unlock()
 	if h.program == nil || h.closed {
 		return h.o.Stderr.Write(p)
 	}
@@ -40,7 +40,7 @@ func (h *heldWriter) Write(p []byte) (int, error) {
 		now = h.o.Now()
 	}
 	for line := range bytes.Lines(p) {
-		h.state.append(&entry{event: event.Event{BootNanos: now}, note: event.Printable(bytes.TrimRight(line, "\r\n"))})
+		h.state.append(&entry{bootNanos: now, note: event.Printable(bytes.TrimRight(line, "\r\n"))})
 	}
 	return len(p), nil
 }

@@ -57,7 +57,7 @@ func (w *Watch) printLine() {
 // afterFor returns the last field of a line, after the one of the largest cause if the
 // trace has stacks.
 func (w *Watch) afterFor(most, last string) string {
-	if !w.state.world.Info.KernelStacks {
+	if !w.state.Info.KernelStacks {
 		return last
 	}
 	return fmt.Sprintf("%-17s  %s", most, last)

@@ -13,8 +13,8 @@ type model struct{ *Watch }
 func (m model) Init() tea.Cmd { return nil }
 
 func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
-	m.state.world.Lock()
-	defer m.state.world.Unlock()
+	m.state.Lock()
+	defer m.state.Unlock()
 	switch msg := msg.(type) {
 	case ticked:
 		m.ticked.Store(false)
@@ -40,8 +40,8 @@ func (m model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 }
 
 func (m model) View() tea.View {
-	m.state.world.Lock()
-	defer m.state.world.Unlock()
+	m.state.Lock()
+	defer m.state.Unlock()
 	v := tea.NewView(m.state.view(&m.keys, m.screen))
 	v.AltScreen = true
 	return v

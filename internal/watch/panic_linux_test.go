@@ -10,8 +10,6 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
-
-	"chargetrace/internal/world"
 )
 
 // TestPanic holds that a panic restores the terminal.
@@ -29,7 +27,7 @@ func TestPanic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := New(guest, world.New(info), Options{Keys: guest})
+	w := New(guest, newVerdict(info), Options{Keys: guest})
 	var shown bytes.Buffer
 	readUntil(t, host, &shown, "nothing is charged yet")
 	during, err := unix.IoctlGetTermios(int(guest.Fd()), unix.TCGETS)

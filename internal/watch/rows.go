@@ -44,7 +44,7 @@ func (r *row) fullness() float64 {
 
 // row returns the row of a cgroup.
 func (s *state) row(id event.CgroupID) row {
-	names := &s.world.Names
+	names := &s.Names
 	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
 	filling := s.levels[id]
 	r.known = filling != nil
@@ -136,7 +136,7 @@ func (o order) compare(a, b *row) int {
 
 // container returns the printable name of a cgroup's container, or "".
 func (s *state) container(id event.CgroupID) string {
-	if c := s.world.Names.Container(id); c.ID != "" {
+	if c := s.Names.Container(id); c.ID != "" {
 		return event.Printable(c.String())
 	}
 	return ""
@@ -150,7 +150,7 @@ func (s *state) matches(r *row, filter string) bool {
 // rows returns the sorted rows that the keys select.
 func (s *state) rows(k *keys) (rows []*row) {
 	if k.entered {
-		for id := range s.world.Names.Lineage(k.selected) {
+		for id := range s.Names.Lineage(k.selected) {
 			r := s.row(id)
 			rows = append(rows, &r)
 		}

@@ -9,6 +9,7 @@ import (
 	"chargetrace/internal/cause"
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -33,7 +34,7 @@ const (
 
 // state sums up a trace for the screen. It reads no clock: tick gets the time.
 type state struct {
-	world       *world.World
+	*verdict.Verdict
 	start       uint64 // BootNanos, at most maxBootNanos
 	totals      summary.Totals
 	kills, lost uint64
@@ -43,7 +44,7 @@ type state struct {
 	levels   map[event.CgroupID]*level // the memory counters
 	log      []*entry
 	logged   int                     // the number of all entries, dropped ones too
-	hits     map[event.CounterID]hit // the limits that were hit
+	hits     map[verdict.LimitID]hit // the limits that were hit
 	lastTick uint64                  // BootNanos
 	times    []uint64                // of the last historyTicks ticks
 	ticked   bool
@@ -80,6 +81,8 @@ type level struct {
 	history    []point // of the last fillWindow+1 ticks
 }
 
+func (l *level) limited() bool { return l != nil && (&event.Level{MaxPages: l.maxPages}).Limited() }
+
 // point is the usage of a level at a tick.
 type point struct {
 	bootNanos  uint64
@@ -108,30 +111,28 @@ type sample struct {
 
 // entry is a line of the log: a series of limit hits, a kill, or a note.
 type entry struct {
-	event event.Event // the first charge that hit the limit, or the kill
-	note  string      // a message of [Watch.LogWriter], else empty
-
-	limit          event.CgroupID
-	maxPages       uint64
-	hits, failures uint64 // charges that hit the limit, and those that failed
+	bootNanos uint64
+	limit     *verdict.Limit // the hits of the series
+	kill      *verdict.Kill
+	note      string // a message of [Watch.LogWriter]
 }
 
-// hit is the latest entry of a limit.
+// hit is the latest series of hits of a limit.
 type hit struct {
-	*entry
+	limit     *verdict.Limit
 	lastNanos uint64
 }
 
-func newState(w *world.World) *state {
-	w.KeepUsages()
+func newState(v *verdict.Verdict) *state {
+	v.KeepUsages()
 	s := &state{
-		world:    w,
-		start:    min(w.Info.StartBootNanos, maxBootNanos),
+		Verdict:  v,
+		start:    min(v.Info.StartBootNanos, maxBootNanos),
 		groups:   make(map[event.CgroupID]*group),
 		forgetAt: maxGroups,
 		levels:   make(map[event.CgroupID]*level),
-		hits:     make(map[event.CounterID]hit),
-		lastTick: min(w.Info.StartBootNanos, maxBootNanos),
+		hits:     make(map[verdict.LimitID]hit),
+		lastTick: min(v.Info.StartBootNanos, maxBootNanos),
 	}
 	return s
 }
@@ -143,13 +144,13 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 	case event.Lost:
 		s.lost += e.LostCharges
 	case event.Charge:
-		addsUp := e.Kind.AddsUp(s.world.Info.Kinds)
+		addsUp := e.Kind.AddsUp(s.Info.Kinds)
 		s.totals.AddCharge(e, addsUp)
 		g := s.group(e.Cgroup)
 		before := g.totals.ChargedPages
 		g.totals.AddCharge(e, addsUp)
 		if g.causes != nil {
-			g.causes.charged[s.world.Stacks.Cause(e)] += g.totals.ChargedPages - before
+			g.causes.charged[s.Stacks.Cause(e)] += g.totals.ChargedPages - before
 		}
 		g.process(e).add(e, addsUp)
 		if e.Kind == event.Memory {
@@ -159,17 +160,18 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 				g.limiting = e.InCgroup(e.Limiting.CgroupID)
 			}
 		}
-		if key, maxPages, hit := summary.HitLimit(e); hit {
-			s.addHit(e, key, maxPages)
+		for id, maxPages := range verdict.HitsOf(e) {
+			s.addHit(e, id, maxPages)
 		}
 	case event.ReclaimEnd:
 		s.group(e.Cgroup).totals.AddReclaim(e)
 	case event.OOMKill:
+		k := s.Kills[s.kills]
 		s.kills++
 		if e.Cgroup.ID != 0 {
 			s.group(e.Cgroup).kills++
 		}
-		s.append(&entry{event: *e})
+		s.append(&entry{bootNanos: e.BootNanos, kill: k})
 	}
 }
 
@@ -182,7 +184,7 @@ func (s *state) group(id event.CgroupID) *group {
 			s.forgetAt = max(maxGroups, 2*len(s.groups))
 		}
 		g = &group{processes: make(map[uint32]*process)}
-		if s.world.Info.KernelStacks {
+		if s.Info.KernelStacks {
 			g.causes = new(causes)
 		}
 		s.groups[id] = g
@@ -203,12 +205,12 @@ func (s *state) forget() {
 	}
 	used := make(map[event.CgroupID]bool)
 	for id := range s.groups {
-		for id := range s.world.Names.Lineage(id) {
+		for id := range s.Names.Lineage(id) {
 			used[id] = true
 		}
 	}
 	maps.DeleteFunc(s.levels, func(id event.CgroupID, _ *level) bool { return !used[id] })
-	maps.DeleteFunc(s.hits, func(_ event.CounterID, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
+	maps.DeleteFunc(s.hits, func(_ verdict.LimitID, h hit) bool { return h.lastNanos+uint64(interval) < s.lastTick })
 }
 
 // addUsages sets the usage of memory counters after an event.
@@ -230,21 +232,15 @@ func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
 }
 
 // addHit logs a limit hit, or counts it in the limit's latest entry if that is recent.
-func (s *state) addHit(e *event.Event, key event.CounterID, maxPages uint64) {
-	h := s.hits[key]
-	if h.entry == nil || e.BootNanos > h.lastNanos+uint64(interval) {
-		h.entry = &entry{event: *e, limit: key.Cgroup, maxPages: maxPages}
-		s.append(h.entry)
+func (s *state) addHit(e *event.Event, id verdict.LimitID, maxPages uint64) {
+	h := s.hits[id]
+	if h.limit == nil || e.BootNanos > h.lastNanos+uint64(interval) {
+		h.limit = verdict.NewLimit(id, e)
+		s.append(&entry{bootNanos: e.BootNanos, limit: h.limit})
 	}
 	h.lastNanos = e.BootNanos
-	h.hits++
-	if e.Outcome == event.Failed {
-		h.failures++
-	}
-	if maxPages != summary.UnknownLimit {
-		h.maxPages = maxPages
-	}
-	s.hits[key] = h
+	h.limit.Add(e, maxPages)
+	s.hits[id] = h
 }
 
 func (s *state) append(x *entry) {
@@ -268,11 +264,11 @@ func (s *state) toRead() map[event.CgroupID]string {
 		if g.gone {
 			continue
 		}
-		for id := range s.world.Names.Lineage(id) {
+		for id := range s.Names.Lineage(id) {
 			if paths[id] != "" {
 				break
 			}
-			paths[id] = s.world.Names.Path(id)
+			paths[id] = s.Names.Path(id)
 		}
 	}
 	return paths
@@ -283,7 +279,7 @@ func (s *state) toRead() map[event.CgroupID]string {
 func (s *state) read(readings map[event.CgroupID]reading) {
 	for id, r := range readings {
 		s.setLevel(id, r.usagePages, r.maxPages)
-		s.world.SetUsage(event.CounterID{Cgroup: id, Kind: event.Memory}, r.usagePages, r.maxPages)
+		s.SetUsage(event.CounterID{Cgroup: id, Kind: event.Memory}, r.usagePages, r.maxPages)
 	}
 	for id, g := range s.groups {
 		_, ok := readings[id]
@@ -294,7 +290,7 @@ func (s *state) read(readings map[event.CgroupID]reading) {
 		}
 		g.limiting = event.CgroupID{}
 		room := int64(math.MaxInt64)
-		for id := range s.world.Names.Lineage(id) {
+		for id := range s.Names.Lineage(id) {
 			r, known := readings[id]
 			l := event.Level{UsagePages: r.usagePages, MaxPages: r.maxPages}
 			if known && l.Limited() && l.RoomPages() < room {
@@ -319,13 +315,17 @@ func (s *state) tick(bootNanos uint64) {
 		if l := s.levels[id]; l != nil {
 			x.usagePages = l.usagePages
 		}
-		if s.world.Balances != nil {
-			if n := s.world.Balances.Of(event.CounterID{Cgroup: id, Kind: event.Memory}); n != nil {
+		if s.Balances != nil {
+			if n := s.Balances.Of(event.CounterID{Cgroup: id, Kind: event.Memory}); n != nil {
 				x.chargedPages, x.unchargedPages = n.ChargedPages+n.ForcedPages, n.UnchargedPages
 			}
 		}
-		if l := s.levels[g.limiting]; l != nil {
-			x.limiting, x.limitingPages, x.maxPages = g.limiting, l.usagePages, l.maxPages
+		limiting := g.limiting
+		if limiting == (event.CgroupID{}) && s.levels[id].limited() { // known by reclaim or an OOM kill alone
+			limiting = id
+		}
+		if l := s.levels[limiting]; l != nil {
+			x.limiting, x.limitingPages, x.maxPages = limiting, l.usagePages, l.maxPages
 		}
 		g.addSample(x, bars, amend)
 		if c := g.causes; c != nil {

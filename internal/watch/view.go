@@ -8,7 +8,6 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"chargetrace/internal/event"
-	"chargetrace/internal/summary"
 	"chargetrace/internal/text"
 )
 
@@ -73,7 +72,7 @@ func (p *painter) line(s string) {
 func (p *painter) title(rows []*row) {
 	t := &p.totals
 	parts := []string{
-		bold.Styled("chargetrace"), p.time(p.lastTick),
+		bold.Styled("chargetrace"), p.position(),
 		count(len(p.groups), "cgroup"), count(t.Charges, "charge"), fmt.Sprintf("%d failed", t.Failures),
 		count(p.kills, "OOM kill"),
 	}
@@ -121,10 +120,10 @@ func (p *painter) body(rows []*row) {
 	}
 	// The graph gets what the others leave, up to 12 lines.
 	titles := 7
-	if p.world.Info.KernelStacks {
+	if p.Info.KernelStacks {
 		titles++
 	}
-	if p.world.Balances != nil {
+	if p.Balances != nil {
 		titles++
 	}
 	free := max(4, p.height-titles)
@@ -169,24 +168,14 @@ func (p *painter) logLines(height int) {
 
 // entry returns a line of the log.
 func (p *painter) entry(x *entry) string {
-	e := &x.event
-	b := p.time(e.BootNanos) + "  "
+	v := *p.Verdict
+	v.Format.Units, v.NameWidth = p.units, max(20, p.width/3)
+	b := p.time(x.bootNanos) + "  "
 	switch {
-	case x.note != "":
-		return b + x.note
-	case e.Type == event.OOMKill:
-		v := &e.Victim
-		// The end may not fit: the victim comes first.
-		return b + full.Styled(fmt.Sprintf("OOM kill of %s, which held %s: %s ran out, %s asked for more",
-			v.Comm.Of(v.PID), p.amount(int64(v.HeldPages())), p.world.Names.RanOut(e), e.Comm.Of(e.PID)))
+	case x.kill != nil:
+		return b + full.Styled(v.TellKill(x.kill))
+	case x.limit != nil:
+		return b + v.TellHits(x.limit) + ", first by " + x.limit.ByComm.Of(x.limit.ByPID)
 	}
-	limit := "limit"
-	if x.maxPages != summary.UnknownLimit {
-		limit += " of " + p.kindAmount(e.Kind, x.maxPages)
-	}
-	b += fmt.Sprintf("%s: %v %s reached by %s", p.world.Names.Printable(x.limit), e.Kind, limit, e.Comm.Of(e.PID))
-	if x.failures > 0 {
-		b += fmt.Sprintf(", %s failed", count(x.failures, "charge"))
-	}
-	return b
+	return b + x.note
 }

@@ -21,7 +21,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
-	"chargetrace/internal/world"
+	"chargetrace/internal/verdict"
 )
 
 // Options configure a [Watch].
@@ -69,9 +69,9 @@ type Watch struct {
 }
 
 // New returns a Watch that shows the events of a source on out.
-func New(out io.Writer, world *world.World, o Options) *Watch {
+func New(out io.Writer, v *verdict.Verdict, o Options) *Watch {
 	w := &Watch{
-		o: o, out: out, state: newState(world), position: min(world.Info.StartBootNanos, maxBootNanos),
+		o: o, out: out, state: newState(v), position: min(v.Info.StartBootNanos, maxBootNanos),
 		keys:   keys{units: o.Units},
 		screen: screen{width: 80, height: 24, ascii: o.ASCII},
 		left:   make(chan struct{}), pressed: make(chan struct{}, 1), closing: make(chan struct{}),
@@ -133,8 +133,8 @@ func (w *Watch) readUsage() {
 // locked calls f with the lock locked. It unlocks even if f panics: leaving the screen needs
 // the lock.
 func (w *Watch) locked(f func()) {
-	w.state.world.Lock()
-	defer w.state.world.Unlock()
+	w.state.Lock()
+	defer w.state.Unlock()
 	f()
 }
 
@@ -158,7 +158,7 @@ func (w *Watch) tick(bootNanos uint64) {
 func (w *Watch) Write(batch []event.Event) error {
 	for i := range batch {
 		before := w.state.logged
-		w.state.add(&batch[i], w.state.world.Usages(i))
+		w.state.add(&batch[i], w.state.Usages(i))
 		if w.program != nil {
 			continue
 		}
@@ -193,7 +193,7 @@ func (w *Watch) LeaveOnPanic() {
 func (w *Watch) Close(stream.Counts) error {
 	close(w.closing)
 	w.ticking.Wait()
-	w.state.world.Lock()
+	w.state.Lock()
 	w.keys.paused = false
 	now := w.position
 	if w.o.Now != nil {
@@ -202,14 +202,14 @@ func (w *Watch) Close(stream.Counts) error {
 	if now > w.state.lastTick {
 		w.tick(now)
 	}
-	w.state.world.Unlock()
+	w.state.Unlock()
 	if w.o.Now != nil {
 		w.Leave()
 	}
 	<-w.left
 
-	w.state.world.Lock()
-	defer w.state.world.Unlock()
+	w.state.Lock()
+	defer w.state.Unlock()
 	if w.program != nil {
 		w.keys.help, w.keys.filtering = false, false
 		lines := strings.Split(ansi.Strip(w.state.view(&w.keys, w.screen)), "\n")

@@ -18,6 +18,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/world"
 )
 
@@ -25,16 +26,20 @@ const second = uint64(time.Second)
 
 var info = stream.Info{PageSize: 4096, StartBootNanos: 100 * second}
 
-// feed adds events to the state and its World.
+func newVerdict(info stream.Info) *verdict.Verdict {
+	return verdict.New(world.New(info), text.Format{})
+}
+
+// feed adds events to the state and its Verdict.
 func feed(s *state, events []event.Event) {
-	s.world.Feed(stateSink{s}).Write(events)
+	s.Feed(stateSink{s}).Write(events)
 }
 
 type stateSink struct{ *state }
 
 func (s stateSink) Write(events []event.Event) error {
 	for i := range events {
-		s.add(&events[i], s.world.Usages(i))
+		s.add(&events[i], s.Usages(i))
 	}
 	return nil
 }
@@ -59,7 +64,7 @@ func charge(at uint64, cgroup uint64, pid uint32, usage, podUsage int64) event.E
 	e := event.Event{
 		Type: event.Charge, BootNanos: info.StartBootNanos + at, PID: pid, TID: pid, Kind: event.Memory, Outcome: event.OK,
 		Cgroup: event.CgroupID{ID: cgroup}, RequestedPages: 64, UsagePages: usage, MaxPages: unlimited,
-		Limiting: event.Level{CgroupID: pod, UsagePages: podUsage, MaxPages: 2560},
+		Limiting: event.Level{CgroupID: pod, UsagePages: podUsage, MaxPages: 2560}, High: event.Level{MaxPages: unlimited},
 	}
 	copy(e.Comm[:], fmt.Sprintf("p%d", pid))
 	if podUsage+64 > 2560 {
@@ -102,7 +107,7 @@ func plain(s *state, k *keys) string {
 }
 
 func TestScreen(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	fill(s, 7)
 	free := unlimitedCharge(6*second, 1)
 	reclaim := event.Event{Type: event.ReclaimEnd, BootNanos: free.BootNanos, PID: 10, Cgroup: event.CgroupID{ID: web}, DurationNanos: second / 4}
@@ -141,7 +146,7 @@ q quit  ? help  enter open  / filter  s sort: fullness  p pause  u units  r reve
 // TestTimeToLimit has a process charge two batches a second, then four: the fill rate is
 // that of the last five ticks.
 func TestTimeToLimit(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	feed(s, names)
 	var usage int64
 	for i, tc := range []struct {
@@ -169,7 +174,7 @@ func TestTimeToLimit(t *testing.T) {
 
 // TestReadings has readings without charges.
 func TestReadings(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	fill(s, 5)
 	read := func(webUsage, podUsage int64, webMax uint64) row {
 		s.read(map[event.CgroupID]reading{
@@ -202,7 +207,7 @@ func TestReadings(t *testing.T) {
 func TestNetGrowth(t *testing.T) {
 	h := info
 	h.Net = true
-	s := newState(world.New(h))
+	s := newState(newVerdict(h))
 	feed(s, names)
 	s.tick(h.StartBootNanos)
 	uncharge := charge(second/2, web, 11, 64, 0)
@@ -232,9 +237,9 @@ func TestNetGrowth(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	fill(s, 12) // 10 s to the limit
-	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 12*second, PID: 11, Cgroup: event.CgroupID{ID: pod}}
+	kill := event.Event{Type: event.OOMKill, BootNanos: info.StartBootNanos + 12*second, PID: 11, TID: 11, Cgroup: event.CgroupID{ID: pod}}
 	copy(kill.Comm[:], "p11")
 	kill.Victim = event.Victim{PID: 10, AnonPages: 1280}
 	copy(kill.Victim.Comm[:], "p10")
@@ -247,10 +252,10 @@ func TestLog(t *testing.T) {
 		got = append(got, ansi.Strip(p.entry(x)))
 	}
 	want := []string{
-		"10.000 s  /pod: memory limit of 10.0M reached by p10 (10), 8 charges failed",
-		"12.000 s  OOM kill of p10 (10), which held 5.0M: /pod ran out, p11 (11) asked for more",
-		"12.500 s  /pod: swap limit of 10.0M reached by p10 (10), 1 charge failed",
-		"15.000 s  /pod: memory limit of 10.0M reached by p10 (10), 1 charge failed",
+		"10.00 s  /pod: memory limit of 10.0 MiB hit 8 times, 8 charges failed, first by p10 (10)",
+		"12.00 s  OOM in /pod: p11 (11) allocating; killed p10 (10), rss 5.0 MiB (anon 5.0, file 0, shmem 0)",
+		"12.50 s  /pod: swap limit of 10.0 MiB hit once, 1 charge failed, first by p10 (10)",
+		"15.00 s  /pod: memory limit of 10.0 MiB hit once, 1 charge failed, first by p10 (10)",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("the log is\n%s", strings.Join(got, "\n"))
@@ -272,7 +277,7 @@ func paths(rows []*row) string {
 }
 
 func TestKeys(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	fill(s, 5)
 	feed(s, []event.Event{unlimitedCharge(5*second, 5000)})
 	s.tick(s.lastTick + second)
@@ -318,7 +323,7 @@ func TestKeys(t *testing.T) {
 // TestAnySize holds that a screen has the size of the terminal, whatever that is, and
 // that hostile names do not change it.
 func TestAnySize(t *testing.T) {
-	s := newState(world.New(stackedInfo))
+	s := newState(newVerdict(stackedInfo))
 	fill(s, 12)
 	feed(s, stacks)
 	feed(s, []event.Event{chargeFor(12*second, 1, 5), chargeFor(12*second, 2, 5)})
@@ -374,7 +379,7 @@ func chargeFor(at uint64, stack uint32, pages uint64) event.Event {
 }
 
 func TestCauses(t *testing.T) {
-	s := newState(world.New(stackedInfo))
+	s := newState(newVerdict(stackedInfo))
 	feed(s, names)
 	feed(s, stacks)
 	line := func() string {
@@ -427,7 +432,7 @@ func TestCauses(t *testing.T) {
 
 // play plays a recording of some events.
 func play(w *Watch, events ...event.Event) error {
-	paced := w.Pace(w.state.world.Feed(w))
+	paced := w.Pace(w.state.Feed(w))
 	return errors.Join(paced.Write(events), paced.Close(stream.Counts{}))
 }
 
@@ -446,7 +451,7 @@ func TestPace(t *testing.T) {
 	at := func(nanos uint64) event.Event { return charge(nanos, web, 1, 0, 0) }
 	events := []event.Event{names[0], at(1), at(second - 1), at(second), names[1], at(second + 5), at(second + 3), at(9 * second)}
 	var got batches
-	if err := New(io.Discard, world.New(info), Options{}).Pace(&got).Write(events); err != nil {
+	if err := New(io.Discard, newVerdict(info), Options{}).Pace(&got).Write(events); err != nil {
 		t.Fatal(err)
 	}
 	want := batches{events[:3], events[3:7], events[7:]}
@@ -458,7 +463,7 @@ func TestPace(t *testing.T) {
 // TestLines pins the lines for an output that is no terminal.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	w := New(&out, world.New(info), Options{Units: text.Human})
+	w := New(&out, newVerdict(info), Options{Units: text.Human})
 	events := slices.Clone(names)
 	for i := range 6 {
 		usage := int64(i) * 500
@@ -473,7 +478,7 @@ func TestLines(t *testing.T) {
 3 s              3        0     4.1M     4.1M    10.0M     5.8M    +1.9M    3.0s  /pod/web, limited by /pod
 4 s              4        0     6.1M     6.1M    10.0M     3.8M    +1.9M    2.0s  /pod/web, limited by /pod
 5 s              5        0     8.0M     8.0M    10.0M     1.9M    +1.9M    1.0s  /pod/web, limited by /pod
---- 5.000 s  /pod: memory limit of 10.0M reached by p10 (10), 1 charge failed
+--- 5.00 s  /pod: memory limit of 10.0 MiB hit once, 1 charge failed, first by p10 (10)
 5 s              6        1     9.7M     9.7M    10.0M     240K    +2.3M    0.1s  /pod/web, limited by /pod
 `
 	if out.String() != want {
@@ -483,7 +488,7 @@ func TestLines(t *testing.T) {
 
 func TestLinesWithCauses(t *testing.T) {
 	var out bytes.Buffer
-	w := New(&out, world.New(stackedInfo), Options{Units: text.Human})
+	w := New(&out, newVerdict(stackedInfo), Options{Units: text.Human})
 	other := chargeFor(second+1, 3, 5)
 	other.Cgroup.ID = free
 	if err := play(w, slices.Concat(stacks, names, []event.Event{chargeFor(1, 1, 3), chargeFor(1, 2, 1), other})...); err != nil {
@@ -507,7 +512,7 @@ func (failingWriter) Write([]byte) (int, error) { return 0, syscall.EPIPE }
 func TestReaderGone(t *testing.T) {
 	stopped := make(chan struct{})
 	now := info.StartBootNanos
-	w := New(failingWriter{}, world.New(info), Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
+	w := New(failingWriter{}, newVerdict(info), Options{Stop: func() { close(stopped) }, Now: func() uint64 { now += second; return now }})
 	<-stopped
 	if err := w.Close(stream.Counts{}); !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("error %v", err)
@@ -516,7 +521,7 @@ func TestReaderGone(t *testing.T) {
 
 // TestHostileRecording has a cycle of parents, and huge times.
 func TestHostileRecording(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	feed(s, []event.Event{named(5, 5, "x"), charge(0, 5, 1, 1, 1)})
 	s.tick(info.StartBootNanos + second)
 	k := keys{}
@@ -527,7 +532,7 @@ func TestHostileRecording(t *testing.T) {
 	s.toRead()
 
 	var out bytes.Buffer
-	w := New(&out, world.New(info), Options{})
+	w := New(&out, newVerdict(info), Options{})
 	late := charge(0, 5, 1, 1, 1)
 	late.BootNanos = math.MaxUint64
 	if err := play(w, late, late); err != nil || bytes.Count(out.Bytes(), []byte("\n")) > historyTicks+3 {
@@ -538,7 +543,7 @@ func TestHostileRecording(t *testing.T) {
 // TestManyProcesses holds that a process that charges now is shown among many that no
 // longer do, and that those and idle cgroups are dropped.
 func TestManyProcesses(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	feed(s, names)
 	for i := range 3 * maxCharging {
 		if i%maxCharging == 0 {
@@ -572,7 +577,7 @@ func TestManyProcesses(t *testing.T) {
 
 // TestOldFailure holds that a failure before the graph has no mark.
 func TestOldFailure(t *testing.T) {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	feed(s, names)
 	feed(s, []event.Event{charge(0, web, 1, 1, 2560)})
 	for range historyTicks + 5 {
@@ -585,7 +590,7 @@ func TestOldFailure(t *testing.T) {
 
 // benchmarkState has 100 cgroups, of 10 processes each.
 func benchmarkState() *state {
-	s := newState(world.New(info))
+	s := newState(newVerdict(info))
 	feed(s, names)
 	for i := range 100 {
 		id := uint64(100 + i)
@@ -617,7 +622,7 @@ func BenchmarkCgroups(b *testing.B) {
 			for b.Loop() {
 				runtime.GC()
 				runtime.ReadMemStats(&before)
-				s := newState(world.New(info))
+				s := newState(newVerdict(info))
 				feed(s, names)
 				var events []event.Event
 				for i := range uint64(n) {
