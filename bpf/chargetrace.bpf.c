@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 /*
  * chargetrace.bpf.c sends an event for each call of page_counter_try_charge, for each
- * reclaim and OOM kill that follows a failed one, and with -net for each uncharge and
- * each charge that ignores the limit.
+ * reclaim, OOM kill and sleep for memory.high, and with -net for each uncharge and each
+ * charge that ignores the limit.
  *
  * page_counter_try_charge charges pages to a cgroup and all its ancestors if they fit
  * under every limit. The event has the task, the counter's cgroup, its usage before the
@@ -11,6 +11,7 @@
 #include "charge.h"
 #include "oom_reclaim.h"
 #include "process.h"
+#include "throttle.h"
 #include "usage_change.h"
 
 #include <bpf/bpf_tracing.h>
@@ -101,16 +102,89 @@ int BPF_PROG(reclaim_end, unsigned long nr_reclaimed)
 	return 0;
 }
 
-SEC("kprobe/oom_kill_process")
+SEC("kprobe/out_of_memory")
 int BPF_KPROBE(kprobe_oom, struct oom_control *oc)
 {
-	return on_oom(oc);
+	return on_oom(oc, (__u64)oc);
 }
 
-SEC("fentry/oom_kill_process")
+/* One OOM killer runs at a time, so that no return is missed. */
+SEC("kretprobe/out_of_memory")
+int BPF_KRETPROBE(kretprobe_oom)
+{
+	return on_oom_end(from_bool(PT_REGS_RC(ctx)));
+}
+
+SEC("fentry/out_of_memory")
 int BPF_PROG(fentry_oom, struct oom_control *oc)
 {
-	return on_oom(oc);
+	return on_oom(oc, number_of(oc));
+}
+
+SEC("fexit/out_of_memory")
+int BPF_PROG(fexit_oom, struct oom_control *oc, unsigned long ok)
+{
+	return on_oom_end(from_bool(ok));
+}
+
+SEC("kprobe/mem_cgroup_oom_synchronize")
+int BPF_KPROBE(kprobe_oom_wait, unsigned long handle)
+{
+	return on_oom_wait(from_bool(handle));
+}
+
+SEC("fentry/mem_cgroup_oom_synchronize")
+int BPF_PROG(fentry_oom_wait, unsigned long handle)
+{
+	return on_oom_wait(from_bool(handle));
+}
+
+SEC("kprobe/memory_max_write")
+int BPF_KPROBE(kprobe_limit_write, struct kernfs_open_file *of)
+{
+	return on_limit_write(of);
+}
+
+SEC("kretprobe/memory_max_write")
+int BPF_KRETPROBE(kretprobe_limit_write)
+{
+	return on_limit_written();
+}
+
+SEC("fentry/memory_max_write")
+int BPF_PROG(fentry_limit_write, struct kernfs_open_file *of)
+{
+	return on_limit_write(of);
+}
+
+SEC("fexit/memory_max_write")
+int BPF_PROG(fexit_limit_write)
+{
+	return on_limit_written();
+}
+
+SEC("kprobe/mem_cgroup_handle_over_high")
+int BPF_KPROBE(kprobe_over_high)
+{
+	return on_over_high(PT_REGS_SP(ctx));
+}
+
+SEC("fentry/mem_cgroup_handle_over_high")
+int fentry_over_high(__u64 *ctx)
+{
+	return on_over_high(number_of(ctx));
+}
+
+SEC("kprobe/schedule_timeout_killable")
+int BPF_KPROBE(kprobe_sleep, long jiffies)
+{
+	return on_sleep(jiffies, PT_REGS_SP(ctx));
+}
+
+SEC("fentry/schedule_timeout_killable")
+int fentry_sleep(__u64 *ctx)
+{
+	return on_sleep(ctx[0], number_of(ctx));
 }
 
 SEC("kprobe/__oom_kill_process")

@@ -34,6 +34,9 @@ const volatile __u32 page_size = 4096;
 /* Drop charges that neither fail, nor find a level at its limit, nor leave one above its high. */
 const volatile bool only_limited;
 
+/* The nanoseconds of a jiffy. */
+const volatile __u64 jiffy_ns = 4000000;
+
 /* Take the kernel or the user stack of each charge. */
 const volatile bool take_kernel_stacks;
 const volatile bool take_user_stacks;

@@ -19,6 +19,8 @@ enum event_type {
 	EVENT_UNCHARGE = 9,
 	EVENT_FORCED_CHARGE = 10,
 	EVENT_STACK = 12, /* the reader converts it to type 8 */
+	EVENT_OOM = 13,
+	EVENT_THROTTLE = 14,
 };
 
 /* The kinds of page counters. */
@@ -54,6 +56,18 @@ enum event_flag {
 	FLAG_RETRY = 1 << 4,
 	/* The fork happened before the trace. */
 	FLAG_EXISTING = 1 << 5,
+	/* The OOM killer runs because the task lowers the limit. */
+	FLAG_LIMIT_WRITE = 1 << 6,
+	/* The OOM killer runs because a user asked for it (SysRq-f). */
+	FLAG_SYSRQ = 1 << 7,
+};
+
+/* How a run of the OOM killer ended that killed nobody. */
+enum oom_result {
+	OOM_NO_VICTIM = 1, /* it found no process that it may kill */
+	OOM_VICTIM_EXITS = 2, /* a process that it killed before has not exited yet */
+	OOM_TASK_EXITS = 3, /* the task itself exits, or memory became free */
+	OOM_DISABLED = 4, /* it did not run: v1's memory.oom_control disables it, and the task waits */
 };
 
 /* The values of target_cgroups. */
@@ -110,12 +124,38 @@ struct reclaim_event {
 	__u64 ns;    /* the duration; only in EVENT_RECLAIM_END */
 };
 
+/* The cgroup's memory counter when the OOM killer started. */
+struct oom_state {
+	__u64 begin_ns; /* CLOCK_BOOTTIME */
+	__s64 usage;	/* pages */
+	__u64 max;	/* pages */
+};
+
 struct oom_kill_event {
-	struct event e; /* the allocating task; cgroup 0 is the machine */
+	struct event e; /* the task that runs the OOM killer; cgroup 0 is the machine */
 	__u32 victim_tgid;
 	__u32 pad;
 	char victim_comm[16];
 	__u64 anon, file, shmem, swap; /* pages of the victim */
+	__u64 page_tables; /* bytes of the victim */
+	__u64 victim_cgroup; /* id, in the memory controller's hierarchy */
+	struct oom_state oom;
+};
+
+/* A run of the OOM killer that killed nobody. */
+struct oom_event {
+	struct event e; /* as in struct oom_kill_event */
+	struct oom_state oom;
+	__u32 result; /* enum oom_result */
+	__u32 pad;
+};
+
+/* A task sleeps because a level is above its memory.high. */
+struct throttle_event {
+	struct event e; /* the cgroup is that of the level */
+	__s64 usage;	/* pages, of the level */
+	__u64 high;	/* pages */
+	__u64 ns;	/* how long at most: a signal ends it */
 };
 
 struct fork_event {
@@ -156,6 +196,8 @@ struct cgroup_event {
 /* These put types that no map uses into BTF, for bpf2go. */
 const struct reclaim_event *reclaim_event_type __attribute__((unused));
 const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
+const struct oom_event *oom_event_type __attribute__((unused));
+const struct throttle_event *throttle_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));
 const struct uncharge_event *uncharge_event_type __attribute__((unused));
 const struct cgroup_event *cgroup_event_type __attribute__((unused));
@@ -164,6 +206,7 @@ const union {
 	enum kind kind;
 	enum outcome outcome;
 	enum event_flag flag;
+	enum oom_result oom_result;
 	enum cgroup_verdict verdict;
 	enum stack_slots slots;
 } *enum_types __attribute__((unused));

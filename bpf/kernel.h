@@ -164,6 +164,10 @@ struct kernfs_node {
 	struct kernfs_node *parent;
 };
 
+struct kernfs_open_file {
+	struct kernfs_node *kn;
+};
+
 /* The parent is read under RCU since 6.15 (633488947ef6). */
 struct kernfs_node___rcu {
 	struct kernfs_node *__parent;
@@ -211,6 +215,7 @@ struct percpu_counter {
 
 struct mm_struct {
 	unsigned long start_code, end_code, start_stack;
+	atomic_long_t pgtables_bytes;
 	struct percpu_counter rss_stat[NR_MM_COUNTERS];
 };
 
@@ -263,6 +268,9 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct css_set *cgroups;
 	struct signal_struct *signal;
+	unsigned int memcg_nr_pages_over_high;
+	/* The cgroup v1 in which a page fault waits for memory; CONFIG_MEMCG_V1 since 6.11. */
+	struct mem_cgroup *memcg_in_oom;
 	char comm[16];
 };
 
@@ -282,6 +290,8 @@ struct bpf_iter__task {
 /* include/linux/oom.h */
 struct oom_control {
 	struct mem_cgroup *memcg; /* NULL if the machine ran out */
+	int order; /* -1 for SysRq-f */
+	struct task_struct *chosen; /* -1 if an earlier victim has not exited yet */
 };
 
 #pragma clang attribute pop

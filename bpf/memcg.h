@@ -57,15 +57,20 @@ static __always_inline void read_usage(__s64 *usage, bool typed, struct page_cou
 		bpf_core_read(usage, sizeof(*usage), &counter->usage.counter);
 }
 
-/* current_css returns the current task's css of a controller. */
-static __always_inline struct cgroup_subsys_state *current_css(int id)
+/* css_of_task returns a task's css of a controller. */
+static __always_inline struct cgroup_subsys_state *css_of_task(struct task_struct *task, int id)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
 	struct css_set *cgroups = BPF_CORE_READ(task, cgroups);
 	struct cgroup_subsys_state *css = NULL;
 
 	bpf_core_read(&css, sizeof(css), (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + id * sizeof(css));
 	return css;
+}
+
+/* current_css returns the current task's css of a controller. */
+static __always_inline struct cgroup_subsys_state *current_css(int id)
+{
+	return css_of_task((void *)bpf_get_current_task(), id);
 }
 
 /* memory_css returns the current task's mem_cgroup in the cheapest way. */

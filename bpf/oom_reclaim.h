@@ -45,16 +45,100 @@ static __always_inline int on_reclaim_begin(struct mem_cgroup *memcg)
 	return 0;
 }
 
-/* oom_kill_process gets the cgroup that ran out, __oom_kill_process each victim. */
-static __always_inline int on_oom(struct oom_control *oc)
+static __always_inline void read_oom_state(struct oom_state *state, struct mem_cgroup *memcg)
+{
+	state->begin_ns = bpf_ktime_get_boot_ns();
+	if (!memcg)
+		return;
+	state->usage = BPF_CORE_READ(memcg, memory.usage.counter);
+	state->max = BPF_CORE_READ(memcg, memory.max);
+}
+
+/* out_of_memory gets the cgroup that ran out, __oom_kill_process each victim. */
+static __always_inline int on_oom(struct oom_control *oc, __u64 address)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct cgroup_key key = {};
+	struct mem_cgroup *memcg = BPF_CORE_READ(oc, memcg);
+	struct oom oom = {.oc = address};
+	__u64 *written;
 
-	if (resolve_memcg(&key, BPF_CORE_READ(oc, memcg)))
-		bpf_map_update_elem(&ooms, &pid_tgid, &key, BPF_ANY);
-	else
+	if (!resolve_memcg(&oom.key, memcg)) {
 		bpf_map_delete_elem(&ooms, &pid_tgid);
+		return 0;
+	}
+	read_oom_state(&oom.state, memcg);
+	written = bpf_map_lookup_elem(&limit_writers, &pid_tgid);
+	if (written && *written == oom.key.cgroup)
+		oom.flags = FLAG_LIMIT_WRITE;
+	if (BPF_CORE_READ(oc, order) == -1)
+		oom.flags = FLAG_SYSRQ;
+	bpf_map_update_elem(&ooms, &pid_tgid, &oom, BPF_ANY);
+	return 0;
+}
+
+static __always_inline void send_oom(struct oom *oom, __u64 pid_tgid, enum oom_result result)
+{
+	struct oom_event e = {.oom = oom->state, .result = result};
+
+	fill(&e.e, EVENT_OOM, pid_tgid);
+	e.e.cgroup = oom->key.cgroup;
+	e.e.hierarchy = memory_hierarchy;
+	e.e.flags = oom->flags;
+	send(&e, sizeof(e));
+}
+
+/* on_oom_end sends an event of a run that killed nobody. */
+static __always_inline int on_oom_end(bool ok)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct oom *oom = bpf_map_lookup_elem(&ooms, &pid_tgid);
+	struct oom_control *oc;
+	__s64 chosen;
+
+	if (!oom)
+		return 0;
+	oc = (void *)oom->oc;
+	/* Chosen but not killed: it exits already (oom_kill_process). */
+	chosen = (__s64)BPF_CORE_READ(oc, chosen);
+	if (!oom->killed && matches_current(pid_tgid >> 32))
+		send_oom(oom, pid_tgid, chosen ? OOM_VICTIM_EXITS : ok ? OOM_TASK_EXITS : OOM_NO_VICTIM);
+	bpf_map_delete_elem(&ooms, &pid_tgid);
+	return 0;
+}
+
+/* on_oom_wait sends an event where a page fault waits until its cgroup v1 has memory. */
+static __always_inline int on_oom_wait(bool handle)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct mem_cgroup *memcg;
+	struct oom oom = {};
+
+	/* Without handle it only forgets an OOM of a fault that succeeded. */
+	if (!handle || !bpf_core_field_exists(task->memcg_in_oom))
+		return 0;
+	memcg = BPF_CORE_READ(task, memcg_in_oom);
+	if (!memcg || !matches_current(pid_tgid >> 32) || !resolve_memcg(&oom.key, memcg))
+		return 0;
+	read_oom_state(&oom.state, memcg);
+	send_oom(&oom, pid_tgid, OOM_DISABLED);
+	return 0;
+}
+
+static __always_inline int on_limit_write(struct kernfs_open_file *of)
+{
+	struct kernfs_node *file = BPF_CORE_READ(of, kn), *dir = parent_of(file);
+	__u64 pid_tgid = bpf_get_current_pid_tgid(), cgroup = BPF_CORE_READ(dir, id);
+
+	bpf_map_update_elem(&limit_writers, &pid_tgid, &cgroup, BPF_ANY);
+	return 0;
+}
+
+static __always_inline int on_limit_written(void)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	bpf_map_delete_elem(&limit_writers, &pid_tgid);
 	return 0;
 }
 
@@ -75,30 +159,41 @@ static __always_inline int on_oom(struct oom_control *oc)
 static __always_inline int on_oom_kill(struct task_struct *victim)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct cgroup_subsys_state *css;
 	struct oom_kill_event e = {};
-	struct cgroup_key *key;
 	struct mm_struct *mm;
+	struct oom *oom;
 
+	mm = BPF_CORE_READ(victim, mm);
+	if (!mm && !BPF_CORE_READ(victim, signal, live.counter))
+		return 0; /* it exits already, and the kernel skips it */
 	e.victim_tgid = BPF_CORE_READ(victim, tgid);
 	BPF_CORE_READ_STR_INTO(&e.victim_comm, victim, comm);
 	if (!matches_current(pid_tgid >> 32) && !matches(e.victim_tgid, e.victim_comm))
 		return 0;
-	key = bpf_map_lookup_elem(&ooms, &pid_tgid);
-	if (filter_cgroups && !key)
+	oom = bpf_map_lookup_elem(&ooms, &pid_tgid);
+	if (filter_cgroups && !oom)
 		return 0;
+	css = css_of_task(victim, bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
+	e.victim_cgroup = cgroup_id(css);
+	ensure_emitted(css, e.victim_cgroup, memory_hierarchy);
 	fill(&e.e, EVENT_OOM_KILL, pid_tgid);
-	if (key) {
-		e.e.cgroup = key->cgroup;
-		e.e.hierarchy = key->hierarchy;
+	e.e.hierarchy = memory_hierarchy;
+	if (oom) {
+		e.e.cgroup = oom->key.cgroup;
+		e.e.flags = oom->flags;
+		e.oom = oom->state;
+		oom->killed++;
 	}
-	mm = BPF_CORE_READ(victim, mm);
 	if (mm) {
 		e.anon = mm_rss(mm, MM_ANONPAGES);
 		e.file = mm_rss(mm, MM_FILEPAGES);
 		e.shmem = mm_rss(mm, MM_SHMEMPAGES);
 		e.swap = mm_rss(mm, MM_SWAPENTS);
+		e.page_tables = BPF_CORE_READ(mm, pgtables_bytes.counter);
 	}
-	send(&e, sizeof(e));
+	/* The reader then reads what the cgroup holds, before much of it is gone. */
+	send_at_once(&e, sizeof(e));
 	return 0;
 }
 

@@ -41,4 +41,13 @@ static __always_inline void send(void *e, __u64 size)
 		__sync_fetch_and_add(&n->lost_others, 1);
 }
 
+/* send_at_once also wakes the reader. */
+static __always_inline void send_at_once(void *e, __u64 size)
+{
+	struct cpu_state *n = cpu_state_of(bpf_get_smp_processor_id());
+
+	if (n && bpf_ringbuf_output(&events, e, size, BPF_RB_FORCE_WAKEUP))
+		__sync_fetch_and_add(&n->lost_others, 1);
+}
+
 #endif

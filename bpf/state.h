@@ -241,7 +241,16 @@ struct reclaim {
 	struct cgroup_key key;
 };
 
-/* By thread: its reclaim in progress, and the cgroup of its OOM kill. */
+/* A run of the OOM killer. */
+struct oom {
+	struct cgroup_key key; /* the cgroup that ran out, or none */
+	struct oom_state state;
+	__u64 oc; /* struct oom_control */
+	__u64 flags;
+	__u64 killed; /* the number of processes */
+};
+
+/* By thread: its reclaim in progress, and its run of the OOM killer. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -253,7 +262,22 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 64);
 	__type(key, __u64);
-	__type(value, struct cgroup_key);
+	__type(value, struct oom);
 } ooms SEC(".maps");
+
+/* By thread: the cgroup whose limit it writes, and the stack pointer where it handles memory.high. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u64);
+} limit_writers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u64);
+} throttled SEC(".maps");
 
 #endif

@@ -110,10 +110,14 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 	}
 	debug.SetGCPercent(percent)
 
-	s.Source, s.info = s.tracer, s.tracer.Info()
+	trees, err := cgroup.Trees()
+	if err != nil {
+		trees = nil // without the file system, what cgroups hold is unknown
+	}
+	s.Source, s.info = sampler.NewHeld(s.tracer, trees, capture.BootNanos), s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
 	if s.info.Net && filter.BalancesMemory() {
-		r, err := sampler.New(s.tracer, s.cgroups.targets, capture.BootNanos)
+		r, err := sampler.New(s.Source, s.cgroups.targets, capture.BootNanos)
 		if err != nil {
 			return nil, err
 		}

@@ -149,7 +149,7 @@ func (s *session) interrupt(end func()) func() {
 func oomKillOf(pid uint32, sum *summary.Summary) string {
 	for _, k := range sum.Kills {
 		if k.Victim.PID == pid {
-			return fmt.Sprintf("%s was killed by the OOM killer: %s ran out of memory", k.Victim.Comm.Of(pid), sum.Name(k.Cgroup))
+			return fmt.Sprintf("%s was killed by the OOM killer: %s", k.Victim.Comm.Of(pid), sum.RanOut(k.OOM))
 		}
 	}
 	return ""

@@ -65,7 +65,7 @@ func TestTerminal(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			cmd, host, terminal, before := playOnScreen(t)
-			host.waitFor(t, "OOM kill of exe")
+			host.waitFor(t, "OOM in ")
 			if state := termios(t, terminal); state.Lflag&unix.ICANON != 0 {
 				t.Error("the terminal is in canonical mode")
 			}
@@ -73,11 +73,11 @@ func TestTerminal(t *testing.T) {
 			host.waitFor(t, " 2560")
 			host.resize(t, 120, 30)
 			host.waitFor(t, "USAGE")
-			host.waitFor(t, "memory limit of 2560 reached")
+			host.waitFor(t, "memory limit of 2560 pages hit")
 			tc.end(t, cmd, host)
 			host.waitFor(t, ansi.ResetModeAltScreenSaveCursor)
-			host.waitFor(t, "memory limit of 2560 reached") // the last screen
-			host.waitFor(t, "chargetrace: read ")           // the summary
+			host.waitFor(t, "memory limit of 2560 pages hit") // the last screen
+			host.waitFor(t, "chargetrace: read ")             // the summary
 			if err := cmd.Wait(); err != nil {
 				t.Error(err)
 			}
@@ -96,7 +96,7 @@ func TestColor(t *testing.T) {
 		t.Run("NO_COLOR="+noColor, func(t *testing.T) {
 			t.Parallel()
 			_, host, _, _ := playOnScreen(t, "NO_COLOR="+noColor)
-			if got := color.MatchString(host.waitFor(t, "OOM kill of exe")); got != (noColor == "") {
+			if got := color.MatchString(host.waitFor(t, "OOM in ")); got != (noColor == "") {
 				t.Errorf("colors: %v", got)
 			}
 		})
@@ -106,7 +106,7 @@ func TestColor(t *testing.T) {
 // TestNoUTF8 checks that the screen uses only ASCII in a locale without UTF-8.
 func TestNoUTF8(t *testing.T) {
 	_, host, _, _ := playOnScreen(t, "LC_ALL=C")
-	if shown := host.waitFor(t, "OOM kill of exe"); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
+	if shown := host.waitFor(t, "OOM in "); strings.IndexFunc(shown, func(r rune) bool { return r > 0x7f }) >= 0 {
 		t.Errorf("%q", shown)
 	}
 }

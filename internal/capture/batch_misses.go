@@ -102,7 +102,7 @@ func (b *batchSize) resolveMisses(events []event.Event) (final int) {
 				if e.RequestedPages < failed.RequestedPages {
 					e.Flags |= event.Retry
 				}
-			case event.ReclaimBegin, event.OOMKill:
+			case event.ReclaimBegin, event.OOM, event.OOMKill:
 			default:
 				continue
 			}

@@ -144,6 +144,8 @@ const (
 	bpfEventTypeEVENT_UNCHARGE      bpfEventType = 9
 	bpfEventTypeEVENT_FORCED_CHARGE bpfEventType = 10
 	bpfEventTypeEVENT_STACK         bpfEventType = 12
+	bpfEventTypeEVENT_OOM           bpfEventType = 13
+	bpfEventTypeEVENT_THROTTLE      bpfEventType = 14
 )
 
 type bpfForkEvent struct {
@@ -160,16 +162,51 @@ type bpfLevel struct {
 	Max    uint64
 }
 
+type bpfOom struct {
+	_     structs.HostLayout
+	Key   bpfCgroupKey
+	State struct {
+		_       structs.HostLayout
+		BeginNs uint64
+		Usage   int64
+		Max     uint64
+	}
+	Oc     uint64
+	Flags  uint64
+	Killed uint64
+}
+
+type bpfOomEvent struct {
+	_   structs.HostLayout
+	E   bpfEvent
+	Oom struct {
+		_       structs.HostLayout
+		BeginNs uint64
+		Usage   int64
+		Max     uint64
+	}
+	Result uint32
+	Pad    uint32
+}
+
 type bpfOomKillEvent struct {
-	_          structs.HostLayout
-	E          bpfEvent
-	VictimTgid uint32
-	Pad        uint32
-	VictimComm [16]int8
-	Anon       uint64
-	File       uint64
-	Shmem      uint64
-	Swap       uint64
+	_            structs.HostLayout
+	E            bpfEvent
+	VictimTgid   uint32
+	Pad          uint32
+	VictimComm   [16]int8
+	Anon         uint64
+	File         uint64
+	Shmem        uint64
+	Swap         uint64
+	PageTables   uint64
+	VictimCgroup uint64
+	Oom          struct {
+		_       structs.HostLayout
+		BeginNs uint64
+		Usage   int64
+		Max     uint64
+	}
 }
 
 type bpfReclaim struct {
@@ -206,6 +243,14 @@ const (
 	bpfStackSlotsSENT_STACKS bpfStackSlots = 16384
 )
 
+type bpfThrottleEvent struct {
+	_     structs.HostLayout
+	E     bpfEvent
+	Usage int64
+	High  uint64
+	Ns    uint64
+}
+
 type bpfUnchargeEvent struct {
 	_       structs.HostLayout
 	E       bpfEvent
@@ -218,65 +263,82 @@ type bpfUnchargeEvent struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapCallStacks          = "call_stacks"
-	bpfMapCpuStates           = "cpu_states"
-	bpfMapEvents              = "events"
-	bpfMapFailureCounts       = "failure_counts"
-	bpfMapFailures            = "failures"
-	bpfMapInitialPids         = "initial_pids"
-	bpfMapMigratedCalls       = "migrated_calls"
-	bpfMapOoms                = "ooms"
-	bpfMapReclaims            = "reclaims"
-	bpfMapSentCgroups         = "sent_cgroups"
-	bpfMapSentStacks          = "sent_stacks"
-	bpfMapTargetCgroups       = "target_cgroups"
-	bpfMapTargets             = "targets"
-	bpfProgFentryForcedCharge = "fentry_forced_charge"
-	bpfProgFentryOom          = "fentry_oom"
-	bpfProgFentryOomKill      = "fentry_oom_kill"
-	bpfProgFentryReclaimBegin = "fentry_reclaim_begin"
-	bpfProgFentryUncharge     = "fentry_uncharge"
-	bpfProgFexitTryCharge     = "fexit_try_charge"
-	bpfProgFindProcesses      = "find_processes"
-	bpfProgKprobeForcedCharge = "kprobe_forced_charge"
-	bpfProgKprobeOom          = "kprobe_oom"
-	bpfProgKprobeOomKill      = "kprobe_oom_kill"
-	bpfProgKprobeReclaimBegin = "kprobe_reclaim_begin"
-	bpfProgKprobeTryCharge    = "kprobe_try_charge"
-	bpfProgKprobeUncharge     = "kprobe_uncharge"
-	bpfProgKretprobeTryCharge = "kretprobe_try_charge"
-	bpfProgLearnRoots         = "learn_roots"
-	bpfProgProcessFork        = "process_fork"
-	bpfProgProcessFree        = "process_free"
-	bpfProgReclaimEnd         = "reclaim_end"
-	bpfProgTaskMigrates       = "task_migrates"
-	bpfVarCgroupEventType     = "cgroup_event_type"
-	bpfVarCommAccepts         = "comm_accepts"
-	bpfVarCommEnd             = "comm_end"
-	bpfVarCommLoops           = "comm_loops"
-	bpfVarCommStart           = "comm_start"
-	bpfVarEnumTypes           = "enum_types"
-	bpfVarFilterCgroups       = "filter_cgroups"
-	bpfVarFilterComms         = "filter_comms"
-	bpfVarFilterTargets       = "filter_targets"
-	bpfVarFollow              = "follow"
-	bpfVarForkEventType       = "fork_event_type"
-	bpfVarFound               = "found"
-	bpfVarMinPages            = "min_pages"
-	bpfVarOnlyLimited         = "only_limited"
-	bpfVarOomKillEventType    = "oom_kill_event_type"
-	bpfVarPageSize            = "page_size"
-	bpfVarReaderIdle          = "reader_idle"
-	bpfVarReclaimEventType    = "reclaim_event_type"
-	bpfVarSendForks           = "send_forks"
-	bpfVarTakeKernelStacks    = "take_kernel_stacks"
-	bpfVarTakeUserStacks      = "take_user_stacks"
-	bpfVarTargetKinds         = "target_kinds"
-	bpfVarTargetTgid          = "target_tgid"
-	bpfVarTracerTgid          = "tracer_tgid"
-	bpfVarUnchargeEventType   = "uncharge_event_type"
-	bpfVarUnfollowed          = "unfollowed"
-	bpfVarWakeupEvents        = "wakeup_events"
+	bpfMapCallStacks           = "call_stacks"
+	bpfMapCpuStates            = "cpu_states"
+	bpfMapEvents               = "events"
+	bpfMapFailureCounts        = "failure_counts"
+	bpfMapFailures             = "failures"
+	bpfMapInitialPids          = "initial_pids"
+	bpfMapLimitWriters         = "limit_writers"
+	bpfMapMigratedCalls        = "migrated_calls"
+	bpfMapOoms                 = "ooms"
+	bpfMapReclaims             = "reclaims"
+	bpfMapSentCgroups          = "sent_cgroups"
+	bpfMapSentStacks           = "sent_stacks"
+	bpfMapTargetCgroups        = "target_cgroups"
+	bpfMapTargets              = "targets"
+	bpfMapThrottled            = "throttled"
+	bpfProgFentryForcedCharge  = "fentry_forced_charge"
+	bpfProgFentryLimitWrite    = "fentry_limit_write"
+	bpfProgFentryOom           = "fentry_oom"
+	bpfProgFentryOomKill       = "fentry_oom_kill"
+	bpfProgFentryOomWait       = "fentry_oom_wait"
+	bpfProgFentryOverHigh      = "fentry_over_high"
+	bpfProgFentryReclaimBegin  = "fentry_reclaim_begin"
+	bpfProgFentrySleep         = "fentry_sleep"
+	bpfProgFentryUncharge      = "fentry_uncharge"
+	bpfProgFexitLimitWrite     = "fexit_limit_write"
+	bpfProgFexitOom            = "fexit_oom"
+	bpfProgFexitTryCharge      = "fexit_try_charge"
+	bpfProgFindProcesses       = "find_processes"
+	bpfProgKprobeForcedCharge  = "kprobe_forced_charge"
+	bpfProgKprobeLimitWrite    = "kprobe_limit_write"
+	bpfProgKprobeOom           = "kprobe_oom"
+	bpfProgKprobeOomKill       = "kprobe_oom_kill"
+	bpfProgKprobeOomWait       = "kprobe_oom_wait"
+	bpfProgKprobeOverHigh      = "kprobe_over_high"
+	bpfProgKprobeReclaimBegin  = "kprobe_reclaim_begin"
+	bpfProgKprobeSleep         = "kprobe_sleep"
+	bpfProgKprobeTryCharge     = "kprobe_try_charge"
+	bpfProgKprobeUncharge      = "kprobe_uncharge"
+	bpfProgKretprobeLimitWrite = "kretprobe_limit_write"
+	bpfProgKretprobeOom        = "kretprobe_oom"
+	bpfProgKretprobeTryCharge  = "kretprobe_try_charge"
+	bpfProgLearnRoots          = "learn_roots"
+	bpfProgProcessFork         = "process_fork"
+	bpfProgProcessFree         = "process_free"
+	bpfProgReclaimEnd          = "reclaim_end"
+	bpfProgTaskMigrates        = "task_migrates"
+	bpfVarCgroupEventType      = "cgroup_event_type"
+	bpfVarCommAccepts          = "comm_accepts"
+	bpfVarCommEnd              = "comm_end"
+	bpfVarCommLoops            = "comm_loops"
+	bpfVarCommStart            = "comm_start"
+	bpfVarEnumTypes            = "enum_types"
+	bpfVarFilterCgroups        = "filter_cgroups"
+	bpfVarFilterComms          = "filter_comms"
+	bpfVarFilterTargets        = "filter_targets"
+	bpfVarFollow               = "follow"
+	bpfVarForkEventType        = "fork_event_type"
+	bpfVarFound                = "found"
+	bpfVarJiffyNs              = "jiffy_ns"
+	bpfVarMinPages             = "min_pages"
+	bpfVarOnlyLimited          = "only_limited"
+	bpfVarOomEventType         = "oom_event_type"
+	bpfVarOomKillEventType     = "oom_kill_event_type"
+	bpfVarPageSize             = "page_size"
+	bpfVarReaderIdle           = "reader_idle"
+	bpfVarReclaimEventType     = "reclaim_event_type"
+	bpfVarSendForks            = "send_forks"
+	bpfVarTakeKernelStacks     = "take_kernel_stacks"
+	bpfVarTakeUserStacks       = "take_user_stacks"
+	bpfVarTargetKinds          = "target_kinds"
+	bpfVarTargetTgid           = "target_tgid"
+	bpfVarThrottleEventType    = "throttle_event_type"
+	bpfVarTracerTgid           = "tracer_tgid"
+	bpfVarUnchargeEventType    = "uncharge_event_type"
+	bpfVarUnfollowed           = "unfollowed"
+	bpfVarWakeupEvents         = "wakeup_events"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -321,25 +383,37 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	FentryForcedCharge *ebpf.ProgramSpec `ebpf:"fentry_forced_charge"`
-	FentryOom          *ebpf.ProgramSpec `ebpf:"fentry_oom"`
-	FentryOomKill      *ebpf.ProgramSpec `ebpf:"fentry_oom_kill"`
-	FentryReclaimBegin *ebpf.ProgramSpec `ebpf:"fentry_reclaim_begin"`
-	FentryUncharge     *ebpf.ProgramSpec `ebpf:"fentry_uncharge"`
-	FexitTryCharge     *ebpf.ProgramSpec `ebpf:"fexit_try_charge"`
-	FindProcesses      *ebpf.ProgramSpec `ebpf:"find_processes"`
-	KprobeForcedCharge *ebpf.ProgramSpec `ebpf:"kprobe_forced_charge"`
-	KprobeOom          *ebpf.ProgramSpec `ebpf:"kprobe_oom"`
-	KprobeOomKill      *ebpf.ProgramSpec `ebpf:"kprobe_oom_kill"`
-	KprobeReclaimBegin *ebpf.ProgramSpec `ebpf:"kprobe_reclaim_begin"`
-	KprobeTryCharge    *ebpf.ProgramSpec `ebpf:"kprobe_try_charge"`
-	KprobeUncharge     *ebpf.ProgramSpec `ebpf:"kprobe_uncharge"`
-	KretprobeTryCharge *ebpf.ProgramSpec `ebpf:"kretprobe_try_charge"`
-	LearnRoots         *ebpf.ProgramSpec `ebpf:"learn_roots"`
-	ProcessFork        *ebpf.ProgramSpec `ebpf:"process_fork"`
-	ProcessFree        *ebpf.ProgramSpec `ebpf:"process_free"`
-	ReclaimEnd         *ebpf.ProgramSpec `ebpf:"reclaim_end"`
-	TaskMigrates       *ebpf.ProgramSpec `ebpf:"task_migrates"`
+	FentryForcedCharge  *ebpf.ProgramSpec `ebpf:"fentry_forced_charge"`
+	FentryLimitWrite    *ebpf.ProgramSpec `ebpf:"fentry_limit_write"`
+	FentryOom           *ebpf.ProgramSpec `ebpf:"fentry_oom"`
+	FentryOomKill       *ebpf.ProgramSpec `ebpf:"fentry_oom_kill"`
+	FentryOomWait       *ebpf.ProgramSpec `ebpf:"fentry_oom_wait"`
+	FentryOverHigh      *ebpf.ProgramSpec `ebpf:"fentry_over_high"`
+	FentryReclaimBegin  *ebpf.ProgramSpec `ebpf:"fentry_reclaim_begin"`
+	FentrySleep         *ebpf.ProgramSpec `ebpf:"fentry_sleep"`
+	FentryUncharge      *ebpf.ProgramSpec `ebpf:"fentry_uncharge"`
+	FexitLimitWrite     *ebpf.ProgramSpec `ebpf:"fexit_limit_write"`
+	FexitOom            *ebpf.ProgramSpec `ebpf:"fexit_oom"`
+	FexitTryCharge      *ebpf.ProgramSpec `ebpf:"fexit_try_charge"`
+	FindProcesses       *ebpf.ProgramSpec `ebpf:"find_processes"`
+	KprobeForcedCharge  *ebpf.ProgramSpec `ebpf:"kprobe_forced_charge"`
+	KprobeLimitWrite    *ebpf.ProgramSpec `ebpf:"kprobe_limit_write"`
+	KprobeOom           *ebpf.ProgramSpec `ebpf:"kprobe_oom"`
+	KprobeOomKill       *ebpf.ProgramSpec `ebpf:"kprobe_oom_kill"`
+	KprobeOomWait       *ebpf.ProgramSpec `ebpf:"kprobe_oom_wait"`
+	KprobeOverHigh      *ebpf.ProgramSpec `ebpf:"kprobe_over_high"`
+	KprobeReclaimBegin  *ebpf.ProgramSpec `ebpf:"kprobe_reclaim_begin"`
+	KprobeSleep         *ebpf.ProgramSpec `ebpf:"kprobe_sleep"`
+	KprobeTryCharge     *ebpf.ProgramSpec `ebpf:"kprobe_try_charge"`
+	KprobeUncharge      *ebpf.ProgramSpec `ebpf:"kprobe_uncharge"`
+	KretprobeLimitWrite *ebpf.ProgramSpec `ebpf:"kretprobe_limit_write"`
+	KretprobeOom        *ebpf.ProgramSpec `ebpf:"kretprobe_oom"`
+	KretprobeTryCharge  *ebpf.ProgramSpec `ebpf:"kretprobe_try_charge"`
+	LearnRoots          *ebpf.ProgramSpec `ebpf:"learn_roots"`
+	ProcessFork         *ebpf.ProgramSpec `ebpf:"process_fork"`
+	ProcessFree         *ebpf.ProgramSpec `ebpf:"process_free"`
+	ReclaimEnd          *ebpf.ProgramSpec `ebpf:"reclaim_end"`
+	TaskMigrates        *ebpf.ProgramSpec `ebpf:"task_migrates"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -352,6 +426,7 @@ type bpfMapSpecs struct {
 	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
 	Failures      *ebpf.MapSpec `ebpf:"failures"`
 	InitialPids   *ebpf.MapSpec `ebpf:"initial_pids"`
+	LimitWriters  *ebpf.MapSpec `ebpf:"limit_writers"`
 	MigratedCalls *ebpf.MapSpec `ebpf:"migrated_calls"`
 	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
 	Reclaims      *ebpf.MapSpec `ebpf:"reclaims"`
@@ -359,6 +434,7 @@ type bpfMapSpecs struct {
 	SentStacks    *ebpf.MapSpec `ebpf:"sent_stacks"`
 	TargetCgroups *ebpf.MapSpec `ebpf:"target_cgroups"`
 	Targets       *ebpf.MapSpec `ebpf:"targets"`
+	Throttled     *ebpf.MapSpec `ebpf:"throttled"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -377,8 +453,10 @@ type bpfVariableSpecs struct {
 	Follow            *ebpf.VariableSpec `ebpf:"follow"`
 	ForkEventType     *ebpf.VariableSpec `ebpf:"fork_event_type"`
 	Found             *ebpf.VariableSpec `ebpf:"found"`
+	JiffyNs           *ebpf.VariableSpec `ebpf:"jiffy_ns"`
 	MinPages          *ebpf.VariableSpec `ebpf:"min_pages"`
 	OnlyLimited       *ebpf.VariableSpec `ebpf:"only_limited"`
+	OomEventType      *ebpf.VariableSpec `ebpf:"oom_event_type"`
 	OomKillEventType  *ebpf.VariableSpec `ebpf:"oom_kill_event_type"`
 	PageSize          *ebpf.VariableSpec `ebpf:"page_size"`
 	ReaderIdle        *ebpf.VariableSpec `ebpf:"reader_idle"`
@@ -388,6 +466,7 @@ type bpfVariableSpecs struct {
 	TakeUserStacks    *ebpf.VariableSpec `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.VariableSpec `ebpf:"target_kinds"`
 	TargetTgid        *ebpf.VariableSpec `ebpf:"target_tgid"`
+	ThrottleEventType *ebpf.VariableSpec `ebpf:"throttle_event_type"`
 	TracerTgid        *ebpf.VariableSpec `ebpf:"tracer_tgid"`
 	UnchargeEventType *ebpf.VariableSpec `ebpf:"uncharge_event_type"`
 	Unfollowed        *ebpf.VariableSpec `ebpf:"unfollowed"`
@@ -420,6 +499,7 @@ type bpfMaps struct {
 	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
 	Failures      *ebpf.Map `ebpf:"failures"`
 	InitialPids   *ebpf.Map `ebpf:"initial_pids"`
+	LimitWriters  *ebpf.Map `ebpf:"limit_writers"`
 	MigratedCalls *ebpf.Map `ebpf:"migrated_calls"`
 	Ooms          *ebpf.Map `ebpf:"ooms"`
 	Reclaims      *ebpf.Map `ebpf:"reclaims"`
@@ -427,6 +507,7 @@ type bpfMaps struct {
 	SentStacks    *ebpf.Map `ebpf:"sent_stacks"`
 	TargetCgroups *ebpf.Map `ebpf:"target_cgroups"`
 	Targets       *ebpf.Map `ebpf:"targets"`
+	Throttled     *ebpf.Map `ebpf:"throttled"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -437,6 +518,7 @@ func (m *bpfMaps) Close() error {
 		m.FailureCounts,
 		m.Failures,
 		m.InitialPids,
+		m.LimitWriters,
 		m.MigratedCalls,
 		m.Ooms,
 		m.Reclaims,
@@ -444,6 +526,7 @@ func (m *bpfMaps) Close() error {
 		m.SentStacks,
 		m.TargetCgroups,
 		m.Targets,
+		m.Throttled,
 	)
 }
 
@@ -463,8 +546,10 @@ type bpfVariables struct {
 	Follow            *ebpf.Variable `ebpf:"follow"`
 	ForkEventType     *ebpf.Variable `ebpf:"fork_event_type"`
 	Found             *ebpf.Variable `ebpf:"found"`
+	JiffyNs           *ebpf.Variable `ebpf:"jiffy_ns"`
 	MinPages          *ebpf.Variable `ebpf:"min_pages"`
 	OnlyLimited       *ebpf.Variable `ebpf:"only_limited"`
+	OomEventType      *ebpf.Variable `ebpf:"oom_event_type"`
 	OomKillEventType  *ebpf.Variable `ebpf:"oom_kill_event_type"`
 	PageSize          *ebpf.Variable `ebpf:"page_size"`
 	ReaderIdle        *ebpf.Variable `ebpf:"reader_idle"`
@@ -474,6 +559,7 @@ type bpfVariables struct {
 	TakeUserStacks    *ebpf.Variable `ebpf:"take_user_stacks"`
 	TargetKinds       *ebpf.Variable `ebpf:"target_kinds"`
 	TargetTgid        *ebpf.Variable `ebpf:"target_tgid"`
+	ThrottleEventType *ebpf.Variable `ebpf:"throttle_event_type"`
 	TracerTgid        *ebpf.Variable `ebpf:"tracer_tgid"`
 	UnchargeEventType *ebpf.Variable `ebpf:"uncharge_event_type"`
 	Unfollowed        *ebpf.Variable `ebpf:"unfollowed"`
@@ -484,42 +570,66 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	FentryForcedCharge *ebpf.Program `ebpf:"fentry_forced_charge"`
-	FentryOom          *ebpf.Program `ebpf:"fentry_oom"`
-	FentryOomKill      *ebpf.Program `ebpf:"fentry_oom_kill"`
-	FentryReclaimBegin *ebpf.Program `ebpf:"fentry_reclaim_begin"`
-	FentryUncharge     *ebpf.Program `ebpf:"fentry_uncharge"`
-	FexitTryCharge     *ebpf.Program `ebpf:"fexit_try_charge"`
-	FindProcesses      *ebpf.Program `ebpf:"find_processes"`
-	KprobeForcedCharge *ebpf.Program `ebpf:"kprobe_forced_charge"`
-	KprobeOom          *ebpf.Program `ebpf:"kprobe_oom"`
-	KprobeOomKill      *ebpf.Program `ebpf:"kprobe_oom_kill"`
-	KprobeReclaimBegin *ebpf.Program `ebpf:"kprobe_reclaim_begin"`
-	KprobeTryCharge    *ebpf.Program `ebpf:"kprobe_try_charge"`
-	KprobeUncharge     *ebpf.Program `ebpf:"kprobe_uncharge"`
-	KretprobeTryCharge *ebpf.Program `ebpf:"kretprobe_try_charge"`
-	LearnRoots         *ebpf.Program `ebpf:"learn_roots"`
-	ProcessFork        *ebpf.Program `ebpf:"process_fork"`
-	ProcessFree        *ebpf.Program `ebpf:"process_free"`
-	ReclaimEnd         *ebpf.Program `ebpf:"reclaim_end"`
-	TaskMigrates       *ebpf.Program `ebpf:"task_migrates"`
+	FentryForcedCharge  *ebpf.Program `ebpf:"fentry_forced_charge"`
+	FentryLimitWrite    *ebpf.Program `ebpf:"fentry_limit_write"`
+	FentryOom           *ebpf.Program `ebpf:"fentry_oom"`
+	FentryOomKill       *ebpf.Program `ebpf:"fentry_oom_kill"`
+	FentryOomWait       *ebpf.Program `ebpf:"fentry_oom_wait"`
+	FentryOverHigh      *ebpf.Program `ebpf:"fentry_over_high"`
+	FentryReclaimBegin  *ebpf.Program `ebpf:"fentry_reclaim_begin"`
+	FentrySleep         *ebpf.Program `ebpf:"fentry_sleep"`
+	FentryUncharge      *ebpf.Program `ebpf:"fentry_uncharge"`
+	FexitLimitWrite     *ebpf.Program `ebpf:"fexit_limit_write"`
+	FexitOom            *ebpf.Program `ebpf:"fexit_oom"`
+	FexitTryCharge      *ebpf.Program `ebpf:"fexit_try_charge"`
+	FindProcesses       *ebpf.Program `ebpf:"find_processes"`
+	KprobeForcedCharge  *ebpf.Program `ebpf:"kprobe_forced_charge"`
+	KprobeLimitWrite    *ebpf.Program `ebpf:"kprobe_limit_write"`
+	KprobeOom           *ebpf.Program `ebpf:"kprobe_oom"`
+	KprobeOomKill       *ebpf.Program `ebpf:"kprobe_oom_kill"`
+	KprobeOomWait       *ebpf.Program `ebpf:"kprobe_oom_wait"`
+	KprobeOverHigh      *ebpf.Program `ebpf:"kprobe_over_high"`
+	KprobeReclaimBegin  *ebpf.Program `ebpf:"kprobe_reclaim_begin"`
+	KprobeSleep         *ebpf.Program `ebpf:"kprobe_sleep"`
+	KprobeTryCharge     *ebpf.Program `ebpf:"kprobe_try_charge"`
+	KprobeUncharge      *ebpf.Program `ebpf:"kprobe_uncharge"`
+	KretprobeLimitWrite *ebpf.Program `ebpf:"kretprobe_limit_write"`
+	KretprobeOom        *ebpf.Program `ebpf:"kretprobe_oom"`
+	KretprobeTryCharge  *ebpf.Program `ebpf:"kretprobe_try_charge"`
+	LearnRoots          *ebpf.Program `ebpf:"learn_roots"`
+	ProcessFork         *ebpf.Program `ebpf:"process_fork"`
+	ProcessFree         *ebpf.Program `ebpf:"process_free"`
+	ReclaimEnd          *ebpf.Program `ebpf:"reclaim_end"`
+	TaskMigrates        *ebpf.Program `ebpf:"task_migrates"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.FentryForcedCharge,
+		p.FentryLimitWrite,
 		p.FentryOom,
 		p.FentryOomKill,
+		p.FentryOomWait,
+		p.FentryOverHigh,
 		p.FentryReclaimBegin,
+		p.FentrySleep,
 		p.FentryUncharge,
+		p.FexitLimitWrite,
+		p.FexitOom,
 		p.FexitTryCharge,
 		p.FindProcesses,
 		p.KprobeForcedCharge,
+		p.KprobeLimitWrite,
 		p.KprobeOom,
 		p.KprobeOomKill,
+		p.KprobeOomWait,
+		p.KprobeOverHigh,
 		p.KprobeReclaimBegin,
+		p.KprobeSleep,
 		p.KprobeTryCharge,
 		p.KprobeUncharge,
+		p.KretprobeLimitWrite,
+		p.KretprobeOom,
 		p.KretprobeTryCharge,
 		p.LearnRoots,
 		p.ProcessFork,

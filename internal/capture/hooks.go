@@ -22,14 +22,17 @@ func lacksFentry(err error) bool {
 
 // A hook is an attach point in the kernel.
 type hook struct {
-	// name is the name of a function, a tracepoint or an iterator.
-	name string
+	// name is the name of a function, a tracepoint or an iterator. laterName is that of the
+	// function in later kernels, if it changed.
+	name, laterName string
 	// programs are the names of the programs for each way to attach that needs the hook.
 	programs map[Attach]string
 	attach   func(h hook, a Attach, p *ebpf.Program) (link.Link, error)
 	// without describes what a trace lacks without the hook. If it is empty, the hook is
 	// required.
 	without string
+	// feature is set for a function of an optional feature: a kernel without it lacks nothing.
+	feature bool
 	// needed reports whether options need the hook; nil: always.
 	needed func(o *Options) bool
 	// netOnly is set for a function that only Options.Net needs; see startAny.
@@ -53,10 +56,47 @@ func needsNet(o *Options) bool { return o.Net }
 // whose entry is seen also has its return seen.
 var hooks = []hook{
 	{
-		name:     "oom_kill_process",
+		name:     "out_of_memory",
+		programs: map[Attach]string{Kprobe: bpfProgKretprobeOom, Fentry: bpfProgFexitOom},
+		attach:   attachReturn,
+		without:  "runs of the OOM killer that kill nobody",
+	},
+	{
+		name:     "out_of_memory",
 		programs: map[Attach]string{Kprobe: bpfProgKprobeOom, Fentry: bpfProgFentryOom},
 		attach:   attachFunction,
 		without:  "the cgroup that ran out of memory at an OOM kill",
+	},
+	{
+		name:     "mem_cgroup_oom_synchronize", // of cgroup v1
+		programs: map[Attach]string{Kprobe: bpfProgKprobeOomWait, Fentry: bpfProgFentryOomWait},
+		attach:   attachFunction,
+		without:  "tasks that wait because the OOM killer is disabled",
+		feature:  true,
+	},
+	{
+		name:     "memory_max_write",
+		programs: map[Attach]string{Kprobe: bpfProgKretprobeLimitWrite, Fentry: bpfProgFexitLimitWrite},
+		attach:   attachReturn,
+		without:  "whether a lowered limit set off the OOM killer",
+	},
+	{
+		name:     "memory_max_write",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeLimitWrite, Fentry: bpfProgFentryLimitWrite},
+		attach:   attachFunction,
+		without:  "whether a lowered limit set off the OOM killer",
+	},
+	{
+		name: "mem_cgroup_handle_over_high", laterName: "__mem_cgroup_handle_over_high", // 6.18
+		programs: map[Attach]string{Kprobe: bpfProgKprobeOverHigh, Fentry: bpfProgFentryOverHigh},
+		attach:   attachFunction,
+		without:  "sleeps for memory.high",
+	},
+	{
+		name:     "schedule_timeout_killable",
+		programs: map[Attach]string{Kprobe: bpfProgKprobeSleep, Fentry: bpfProgFentrySleep},
+		attach:   attachFunction,
+		without:  "sleeps for memory.high",
 	},
 	{
 		name:     "__oom_kill_process",
@@ -145,8 +185,11 @@ func attachFunction(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
 	return link.AttachTracing(link.TracingOptions{Program: p})
 }
 
-func attachReturn(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {
-	return link.Kretprobe(h.name, p, nil)
+func attachReturn(h hook, a Attach, p *ebpf.Program) (link.Link, error) {
+	if a == Kprobe {
+		return link.Kretprobe(h.name, p, nil)
+	}
+	return link.AttachTracing(link.TracingOptions{Program: p})
 }
 
 func attachTracepoint(h hook, _ Attach, p *ebpf.Program) (link.Link, error) {

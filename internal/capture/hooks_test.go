@@ -25,7 +25,7 @@ func TestHooks(t *testing.T) {
 	function := func(f any) string { return fmt.Sprint(reflect.ValueOf(f).Pointer()) }
 	prefixes := map[string]map[Attach]string{
 		function(attachFunction):   {Kprobe: "kprobe/", Fentry: "fentry/"},
-		function(attachReturn):     {Kprobe: "kretprobe/"},
+		function(attachReturn):     {Kprobe: "kretprobe/", Fentry: "fexit/"},
 		function(attachTracepoint): {Kprobe: "raw_tp/", Fentry: "raw_tp/"},
 		function(iterate):          {Kprobe: "iter/", Fentry: "iter/"},
 	}
@@ -69,6 +69,8 @@ func TestHookOrder(t *testing.T) {
 		{bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge},
 		{bpfProgTaskMigrates, bpfProgKprobeTryCharge},
 		{bpfProgReclaimEnd, bpfProgKprobeReclaimBegin},
+		{bpfProgKretprobeOom, bpfProgKprobeOom},
+		{bpfProgKretprobeLimitWrite, bpfProgKprobeLimitWrite},
 		{bpfProgKprobeReclaimBegin, bpfProgKprobeTryCharge},
 		{bpfProgKprobeOomKill, bpfProgKprobeTryCharge},
 		{bpfProgProcessFork, bpfProgFindProcesses},
@@ -98,8 +100,8 @@ func TestHookOrder(t *testing.T) {
 // TestSelectPrograms checks which programs are loaded.
 func TestSelectPrograms(t *testing.T) {
 	always := map[Attach][]string{
-		Kprobe: {bpfProgLearnRoots, bpfProgKprobeOom, bpfProgKprobeOomKill, bpfProgReclaimEnd, bpfProgKprobeReclaimBegin, bpfProgTaskMigrates, bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge},
-		Fentry: {bpfProgLearnRoots, bpfProgFentryOom, bpfProgFentryOomKill, bpfProgReclaimEnd, bpfProgFentryReclaimBegin, bpfProgFexitTryCharge},
+		Kprobe: {bpfProgLearnRoots, bpfProgKretprobeOom, bpfProgKprobeOom, bpfProgKprobeOomWait, bpfProgKretprobeLimitWrite, bpfProgKprobeLimitWrite, bpfProgKprobeOverHigh, bpfProgKprobeSleep, bpfProgKprobeOomKill, bpfProgReclaimEnd, bpfProgKprobeReclaimBegin, bpfProgTaskMigrates, bpfProgKretprobeTryCharge, bpfProgKprobeTryCharge},
+		Fentry: {bpfProgLearnRoots, bpfProgFexitOom, bpfProgFentryOom, bpfProgFentryOomWait, bpfProgFexitLimitWrite, bpfProgFentryLimitWrite, bpfProgFentryOverHigh, bpfProgFentrySleep, bpfProgFentryOomKill, bpfProgReclaimEnd, bpfProgFentryReclaimBegin, bpfProgFexitTryCharge},
 	}
 	net := map[Attach][]string{
 		Kprobe: {bpfProgKprobeForcedCharge, bpfProgKprobeUncharge},

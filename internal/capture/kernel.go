@@ -79,6 +79,10 @@ func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet
 		}
 		p.loaded = append(p.loaded, program{prog, h.calls})
 		l, err := h.attach(h, how, prog)
+		if errors.Is(err, os.ErrNotExist) && h.laterName != "" {
+			h.name = h.laterName
+			l, err = h.attach(h, how, prog)
+		}
 		switch {
 		case err == nil && l != nil:
 			p.links = append(p.links, attachment{l, h.calls})
@@ -86,7 +90,7 @@ func (p *programs) attach(coll *ebpf.Collection, hooks []hook, attach, attachNet
 		case h.without == "":
 			return nil, fmt.Errorf("attach a %s to %s: %w", how, h.name, err)
 		case errors.Is(err, os.ErrNotExist): // inlined in this kernel
-			lacking = append(lacking, h.without)
+			lacking = h.addLacking(lacking)
 		default:
 			return nil, fmt.Errorf("attach to %s: %w", h.name, err)
 		}

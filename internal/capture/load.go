@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/tklauser/numcpus"
+	"golang.org/x/sys/unix"
 
 	"chargetrace/internal/event"
 )
@@ -34,11 +37,10 @@ func load(o *Options, attach, attachNet Attach, possibleCPUs int) (coll *ebpf.Co
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the kernel's types: %w", err)
 	}
-	coll, err = ebpf.NewCollectionWithOptions(spec, opts)
-	if errors.Is(err, btf.ErrNotFound) && attach == Fentry {
-		lacking = dropUnknown(spec, opts.Programs.KernelTypes)
-		coll, err = ebpf.NewCollectionWithOptions(spec, opts)
+	if attach == Fentry {
+		lacking = adaptToKernel(spec, opts.Programs.KernelTypes)
 	}
+	coll, err = ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load the BPF programs: %w", err)
 	}
@@ -59,20 +61,35 @@ func selectPrograms(spec *ebpf.CollectionSpec, o *Options, attach, attachNet Att
 	spec.Programs = selected
 }
 
-// dropUnknown removes optional fentry programs whose function is not in the kernel's BTF.
-// It returns what the trace lacks without them.
-func dropUnknown(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string) {
+// adaptToKernel gives fentry programs the name that their function has in the kernel's BTF,
+// and removes optional ones whose function is not there. It returns what the trace lacks
+// without them.
+func adaptToKernel(spec *ebpf.CollectionSpec, kernel *btf.Spec) (lacking []string) {
+	has := func(name string) bool {
+		_, err := kernel.AnyTypesByName(name)
+		return !errors.Is(err, btf.ErrNotFound)
+	}
 	for _, h := range hooks {
 		name := h.programs[Fentry]
-		if p := spec.Programs[name]; p == nil || p.Type != ebpf.Tracing || h.without == "" {
-			continue
-		}
-		if _, err := kernel.AnyTypesByName(h.name); errors.Is(err, btf.ErrNotFound) {
+		p := spec.Programs[name]
+		switch {
+		case p == nil || p.Type != ebpf.Tracing || h.without == "" || has(h.name):
+		case h.laterName != "" && has(h.laterName):
+			p.AttachTo = h.laterName
+		default:
 			delete(spec.Programs, name)
-			lacking = append(lacking, h.without)
+			lacking = h.addLacking(lacking)
 		}
 	}
 	return lacking
+}
+
+// addLacking adds what a trace lacks without the hook, once.
+func (h *hook) addLacking(lacking []string) []string {
+	if h.feature || slices.Contains(lacking, h.without) {
+		return lacking
+	}
+	return append(lacking, h.without)
 }
 
 // configure sets the sizes of the maps and the constants of the programs.
@@ -102,6 +119,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs, onlineCPUs i
 		bpfVarSendForks:        o.Forks,
 		bpfVarTakeKernelStacks: o.KernelStacks,
 		bpfVarTakeUserStacks:   o.UserStacks,
+		bpfVarJiffyNs:          uint64(jiffy()),
 	}
 	if o.Net {
 		// Do not exclude the tracer: interrupts on top of it uncharge for others.
@@ -125,6 +143,16 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs, onlineCPUs i
 		}
 	}
 	return nil
+}
+
+// jiffy returns the kernel's tick, 1/HZ: the resolution of its coarse clocks
+// (kernel/time/posix-timers.c).
+func jiffy() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &t); err != nil {
+		return 4 * time.Millisecond // HZ=250, the most common
+	}
+	return time.Duration(t.Nano())
 }
 
 // maxFollowed is the maximum number of processes followed at a time.

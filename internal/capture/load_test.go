@@ -189,9 +189,8 @@ func TestConfigureOne(t *testing.T) {
 	}
 }
 
-// TestDropUnknown uses a kernel without the functions of OOM kills and reclaim, and one
-// without the traced function.
-func TestDropUnknown(t *testing.T) {
+// TestAdaptToKernel uses kernels that lack functions, with the name that one has since 6.18.
+func TestAdaptToKernel(t *testing.T) {
 	kernel := func(functions ...string) *btf.Spec {
 		b, err := btf.NewBuilder(nil, nil)
 		if err != nil {
@@ -208,24 +207,33 @@ func TestDropUnknown(t *testing.T) {
 		}
 		return spec
 	}
+	optional := []string{"out_of_memory", "memory_max_write", "__mem_cgroup_handle_over_high", "schedule_timeout_killable"}
 	for _, tc := range []struct {
 		functions []string
 		lacking   []string
 		dropped   []string
 	}{
-		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages", TracedFunction}, nil, nil},
+		{append(optional[:len(optional):len(optional)], "__oom_kill_process", "try_to_free_mem_cgroup_pages", "mem_cgroup_oom_synchronize", TracedFunction), nil, nil},
 		{
-			[]string{"oom_kill_process", TracedFunction}, []string{"OOM kills", "reclaim"},
-			[]string{bpfProgFentryOomKill, bpfProgFentryReclaimBegin},
+			append(optional[:len(optional):len(optional)], TracedFunction), []string{"OOM kills", "reclaim"},
+			[]string{bpfProgFentryOomKill, bpfProgFentryReclaimBegin, bpfProgFentryOomWait},
+		},
+		{
+			[]string{"out_of_memory", "__oom_kill_process", "try_to_free_mem_cgroup_pages", TracedFunction},
+			[]string{"whether a lowered limit set off the OOM killer", "sleeps for memory.high"},
+			[]string{bpfProgFexitLimitWrite, bpfProgFentryLimitWrite, bpfProgFentryOverHigh, bpfProgFentrySleep, bpfProgFentryOomWait},
 		},
 		// The traced function is required: loading fails.
-		{[]string{"oom_kill_process", "__oom_kill_process", "try_to_free_mem_cgroup_pages"}, nil, nil},
+		{append(optional[:len(optional):len(optional)], "__oom_kill_process", "try_to_free_mem_cgroup_pages"), nil, []string{bpfProgFentryOomWait}},
 	} {
 		spec := loadSpec(t)
 		selectPrograms(spec, &Options{Net: true}, Fentry, Fentry)
 		before := slices.Sorted(maps.Keys(spec.Programs))
-		if got := dropUnknown(spec, kernel(tc.functions...)); !slices.Equal(got, tc.lacking) {
+		if got := adaptToKernel(spec, kernel(tc.functions...)); !slices.Equal(got, tc.lacking) {
 			t.Errorf("%q: lacks %q, want %q", tc.functions, got, tc.lacking)
+		}
+		if p := spec.Programs[bpfProgFentryOverHigh]; p != nil && p.AttachTo != "__mem_cgroup_handle_over_high" {
+			t.Errorf("%s is attached to %s", p.Name, p.AttachTo)
 		}
 		for _, name := range before {
 			if _, kept := spec.Programs[name]; kept == slices.Contains(tc.dropped, name) {

@@ -62,6 +62,7 @@ func TestEnums(t *testing.T) {
 			"EVENT_OOM_KILL": uint64(event.OOMKill), "EVENT_CGROUP": uint64(event.CgroupName), "EVENT_FORK": uint64(event.Fork),
 			"EVENT_UNCHARGE": uint64(event.Uncharge), "EVENT_FORCED_CHARGE": uint64(event.ForcedCharge),
 			"EVENT_STACK": uint64(bpfEventTypeEVENT_STACK), // decoded to an event.Stack
+			"EVENT_OOM":   uint64(event.OOM), "EVENT_THROTTLE": uint64(event.Throttle),
 		},
 		"kind": {
 			"KIND_UNKNOWN": uint64(event.Unknown), "KIND_MEMORY": uint64(event.Memory), "KIND_MEMSW": uint64(event.Memsw),
@@ -72,6 +73,11 @@ func TestEnums(t *testing.T) {
 		"event_flag": {
 			"FLAG_REMOTE": uint64(event.Remote), "FLAG_KTHREAD": uint64(event.KernelThread),
 			"FLAG_WALK_CUT": uint64(event.WalkCut), "FLAG_RETRY": uint64(event.Retry), "FLAG_EXISTING": uint64(event.Existing),
+			"FLAG_LIMIT_WRITE": uint64(event.LimitWrite), "FLAG_SYSRQ": uint64(event.SysRq),
+		},
+		"oom_result": {
+			"OOM_NO_VICTIM": uint64(event.NoVictim), "OOM_VICTIM_EXITS": uint64(event.VictimExits),
+			"OOM_TASK_EXITS": uint64(event.TaskExits), "OOM_DISABLED": uint64(event.Disabled),
 		},
 	} {
 		var enum *btf.Enum
@@ -90,7 +96,7 @@ func TestEnums(t *testing.T) {
 		}
 	}
 	// These types do not come from the program, which must not use their numbers.
-	for _, typ := range []event.Type{event.Stack, event.Usage} {
+	for _, typ := range []event.Type{event.Stack, event.Usage, event.MemoryStat, event.Held} {
 		if err := new(event.Event).Decode(binary.NativeEndian.AppendUint32(nil, uint32(typ))); err == nil {
 			t.Errorf("type %d was decoded", typ)
 		}
@@ -160,9 +166,19 @@ func TestEventLayout(t *testing.T) {
 	k, want := filled[bpfOomKillEvent](t, event.OOMKill)
 	want.Victim = event.Victim{
 		PID: k.VictimTgid, Comm: event.Comm(name(k.VictimComm[:])),
-		AnonPages: k.Anon, FilePages: k.File, ShmemPages: k.Shmem, SwapPages: k.Swap,
+		AnonPages: k.Anon, FilePages: k.File, ShmemPages: k.Shmem, SwapPages: k.Swap, PageTableBytes: k.PageTables, CgroupID: k.VictimCgroup,
 	}
+	want.OOMNanos, want.UsagePages, want.MaxPages = k.Oom.BeginNs, k.Oom.Usage, k.Oom.Max
 	checkLayout(t, k, want)
+
+	o, want := filled[bpfOomEvent](t, event.OOM)
+	o.Result = uint32(event.Disabled)
+	want.OOMNanos, want.UsagePages, want.MaxPages, want.Result = o.Oom.BeginNs, o.Oom.Usage, o.Oom.Max, event.Disabled
+	checkLayout(t, o, want)
+
+	h, want := filled[bpfThrottleEvent](t, event.Throttle)
+	want.UsagePages, want.MaxPages, want.DurationNanos = h.Usage, h.High, h.Ns
+	checkLayout(t, h, want)
 
 	f, want := filled[bpfForkEvent](t, event.Fork)
 	want.ChildPID = f.ChildTgid

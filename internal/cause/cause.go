@@ -181,19 +181,51 @@ func Of(frames string) Cause {
 		if caller, ok := inlined[f]; ok && i > 0 {
 			return caller.of(names[i-1])
 		}
-		if c, ok := index[f]; ok {
-			return c
+		c, ok := rule(f)
+		if !ok {
+			continue
 		}
-		for _, p := range prefixes {
-			if strings.HasPrefix(f, p.text) {
-				return p.Cause
-			}
+		if c == Slab && isIOUring(slabCaller(names[i:])) {
+			return IOUring
 		}
-		for _, s := range suffixes {
-			if strings.HasSuffix(f, s.text) {
-				return s.Cause
-			}
-		}
+		return c
 	}
 	return Other
+}
+
+// rule returns the cause of a function that has a rule.
+func rule(function string) (c Cause, ok bool) {
+	if c, ok := index[function]; ok {
+		return c, true
+	}
+	for _, p := range prefixes {
+		if strings.HasPrefix(function, p.text) {
+			return p.Cause, true
+		}
+	}
+	for _, s := range suffixes {
+		if strings.HasSuffix(function, s.text) {
+			return s.Cause, true
+		}
+	}
+	return 0, false
+}
+
+// slabCaller returns the function that allocates from a slab, from the functions of a stack
+// whose first one is of the allocator. It says what the memory is for: d_alloc, getname_flags.
+func slabCaller(names []string) string {
+	for _, f := range names {
+		if c, ok := rule(f); !ok || c != Slab {
+			return f
+		}
+	}
+	return ""
+}
+
+// isIOUring reports whether a function is one of io_uring, whose requests are in a slab.
+func isIOUring(function string) bool {
+	if strings.HasPrefix(function, "io_schedule") {
+		return false
+	}
+	return strings.HasPrefix(function, "io_") || strings.HasPrefix(function, "__io_") || strings.Contains(function, "sys_io_uring_")
 }

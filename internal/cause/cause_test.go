@@ -58,11 +58,16 @@ func TestOf(t *testing.T) {
 		"mem_cgroup_charge+0x1;pagecache_get_page+0x1;__getblk_slow+0x1;__getblk_gfp+0x2;ext4_bread [ext4]+0x3":                                         FileRead, // 5.10
 		cache + "alloc_extent_buffer [btrfs]+0x1;read_tree_block [btrfs]+0x3":                                                                           FileRead,
 
-		kernel + "__alloc_pages+0x4;alloc_skb_with_frags+0x1;sock_alloc_send_pskb+0x2;unix_stream_sendmsg+0x3": Socket,
-		kernel + "__alloc_pages+0x4;__kvm_mmu_topup_memory_cache [kvm]+0x1;kvm_tdp_page_fault [kvm]+0x2":       PageTable,
-		kernel + "__alloc_pages_nodemask+0x4;__get_free_pages+0x1;io_uring_setup+0x2":                          IOUring, // 5.10
-		kernel + "__alloc_pages_noprof+0x4;io_pages_map+0x1;io_register_pbuf_ring+0x2":                         IOUring, // 6.12
-		kernel + "alloc_pages_bulk_noprof+0x4;io_create_region+0x2;io_uring_create+0x1":                        IOUring, // 7.2
+		kernel + "__alloc_pages+0x4;alloc_skb_with_frags+0x1;sock_alloc_send_pskb+0x2;unix_stream_sendmsg+0x3":                                               Socket,
+		kernel + "__alloc_pages+0x4;__kvm_mmu_topup_memory_cache [kvm]+0x1;kvm_tdp_page_fault [kvm]+0x2":                                                     PageTable,
+		kernel + "__alloc_pages_nodemask+0x4;__get_free_pages+0x1;io_uring_setup+0x2":                                                                        IOUring, // 5.10
+		kernel + "__alloc_pages_noprof+0x4;io_pages_map+0x1;io_register_pbuf_ring+0x2":                                                                       IOUring, // 6.12
+		kernel + "alloc_pages_bulk_noprof+0x4;io_create_region+0x2;io_uring_create+0x1":                                                                      IOUring, // 7.2
+		"try_charge_memcg+0xc9;obj_cgroup_charge+0xb4;kmem_cache_alloc_bulk+0x1;__io_alloc_req_refill+0x2;io_submit_sqes+0x3":                                IOUring, // 6.1
+		"try_charge_memcg+0xc9;obj_cgroup_charge+0xb4;__kmem_cache_alloc_bulk+0x1;kmem_cache_alloc_bulk_noprof+0x1;__io_alloc_req_refill+0x2;io_submit_sqes": IOUring, // 7.2
+		"try_charge+0xc9;obj_cgroup_charge+0xb4;kmem_cache_alloc+0x1;__do_sys_io_uring_enter+0x2;do_syscall_64":                                              IOUring,
+		"try_charge+0xc9;obj_cgroup_charge+0xb4;kmem_cache_alloc+0x1;io_schedule_prepare+0x2;io_read+0x1":                                                    Slab,
+		cache + "filemap_read+0x2;io_read+0x3;io_issue_sqe+0x4;io_submit_sqes+0x5":                                                                           FileRead,
 		"page_counter_try_charge+0x1;try_charge_memcg+0x2;obj_cgroup_charge+0x1;obj_cgroup_charge_zswap+0x2;zswap_store+0x3;swap_writepage+0x4;shrink_folio_list+0x5;try_to_free_mem_cgroup_pages+0x6;try_charge_memcg+0x2;charge_memcg+0x1;do_anonymous_page+0x2": Zswap,
 		"page_counter_try_charge+0x1;try_charge_memcg+0x2;obj_cgroup_charge+0x1;zswap_frontswap_store+0x2;__frontswap_store+0x3":                                                                                                                                   Zswap, // 6.1
 		"page_counter_try_charge+0x1;__mem_cgroup_try_charge_swap+0x2;folio_alloc_swap+0x3;add_to_swap+0x4;shrink_folio_list+0x5":                                                                                                                                  SwapOut,
@@ -77,6 +82,24 @@ func TestFunctions(t *testing.T) {
 	got := functions("a.constprop.0+0x12;b [ext4]+0x3;0xffffffffc0123456", kernelFunction)
 	if want := []string{"a", "b", "0xffffffffc0123456"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestSlabCaller(t *testing.T) {
+	for frames, want := range map[string]string{
+		"try_charge_memcg+0xc9;obj_cgroup_charge+0xb4;kmem_cache_alloc_lru+0xe8;__d_alloc+0x1;d_alloc+0x2": "__d_alloc",
+		"try_charge_memcg+0xc9;__kmalloc_node+0x1;kvmalloc_node+0x2":                                       "",
+		"try_charge_memcg+0xc9;do_anonymous_page+0x1":                                                      "",
+	} {
+		var s Stacks
+		s.Add(&event.Event{Type: event.Stack, StackNumber: 3, Frames: frames})
+		if got := s.Kernel(&event.Event{KernelStack: 3}).SlabCaller(); got != want {
+			t.Errorf("%s: %q, want %q", frames, got, want)
+		}
+	}
+	var none *Stack
+	if none.SlabCaller() != "" {
+		t.Error("no stack has a caller")
 	}
 }
 

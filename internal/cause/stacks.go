@@ -1,6 +1,7 @@
 package cause
 
 import (
+	"slices"
 	"strings"
 
 	"chargetrace/internal/event"
@@ -10,6 +11,7 @@ import (
 type Stack struct {
 	functions string
 	cause     Cause
+	caller    string
 }
 
 // Functions returns the printable names of the functions, separated by semicolons, the
@@ -27,6 +29,14 @@ func (s *Stack) Cause() Cause {
 		return Unknown
 	}
 	return s.cause
+}
+
+// SlabCaller returns the function that allocates, for the cause [Slab].
+func (s *Stack) SlabCaller() string {
+	if s == nil {
+		return ""
+	}
+	return s.caller
 }
 
 // Stacks are the stacks of a trace. All stacks with the same functions share one
@@ -70,12 +80,21 @@ func (s *Stacks) stack(number uint32, function func(frame string) string) *Stack
 	}
 	text := event.Printable(strings.Join(functions(frames, function), ";"))
 	if stack = s.byFunctions[text]; stack == nil {
-		stack = &Stack{text, Of(text)}
+		stack = &Stack{functions: text, cause: Of(text)}
+		if stack.cause == Slab {
+			names := strings.Split(text, ";")
+			stack.caller = slabCaller(names[slices.IndexFunc(names, isSlab):])
+		}
 		s.byFunctions[text] = stack
 	}
 	s.stacks[number] = stack
 	delete(s.frames, number)
 	return stack
+}
+
+func isSlab(function string) bool {
+	c, ok := rule(function)
+	return ok && c == Slab
 }
 
 // functions applies function to each frame.

@@ -26,7 +26,8 @@ const (
 	ReclaimBegin Type = 3
 	ReclaimEnd   Type = 4
 	// OOMKill is the kill of a process because a cgroup, or the machine, ran out of
-	// memory. The event's task is the one whose charge failed.
+	// memory. The event's task runs the OOM killer: its charge or allocation failed, or see
+	// LimitWrite and SysRq.
 	OOMKill Type = 5
 	// CgroupName is the name of a cgroup. It precedes the first event with the
 	// cgroup's ID.
@@ -47,6 +48,19 @@ const (
 	// cgroup v1 from memory.usage_in_bytes. It is read at the end of the trace, and at
 	// the beginning, flagged [Existing]. It has no task.
 	Usage Type = 11
+	// OOM is a run of the OOM killer that killed nobody; see OOMResult. Older recordings do
+	// not have it.
+	OOM Type = 13
+	// Throttle is the begin of a sleep because a level is above its memory.high
+	// (mem_cgroup_handle_over_high). Older recordings do not have it.
+	Throttle Type = 14
+	// MemoryStat is what a cgroup holds, read after the OOM killer ran there or at the end of
+	// the trace. Of the children of that cgroup, which is their ParentID, it has the usage
+	// alone. It has no task.
+	MemoryStat Type = 15
+	// Held is a process in a cgroup of a MemoryStat, or below it, read at the same time: its
+	// fields are those of the Victim. It has no task.
+	Held Type = 16
 )
 
 // Comm is the name of a thread, NUL-terminated. A process can set it to any bytes:
@@ -115,8 +129,9 @@ type Event struct {
 	// Comm is the name of the thread.
 	Comm Comm
 	// Cgroup is the charged cgroup, for Uncharge the uncharged one, for reclaim the
-	// target, for OOMKill the one that ran out of memory (none: the machine did), for
-	// CgroupName the named one, and for Usage the one read.
+	// target, for OOMKill and OOM the one that ran out of memory (none: the machine did), for
+	// Throttle the level above its memory.high, for CgroupName the named one, for Usage and
+	// MemoryStat the one read, and for Held the one that ran out.
 	Cgroup CgroupID
 
 	// Charge; Kind, Counter, RequestedPages and UsagePages also for Uncharge and
@@ -134,10 +149,13 @@ type Event struct {
 	// RequestedPages is the number of pages to charge or uncharge; bytes for [Dmem],
 	// as in all counts of pages of a Charge.
 	RequestedPages uint64
-	// UsagePages is the usage of the counter before the call; for the type Usage, the
-	// usage read. Concurrent charges can push it above MaxPages for a moment.
+	// UsagePages is the usage of the counter before the call; for the types Usage and
+	// MemoryStat, the usage read; for OOMKill and OOM that of the cgroup's memory when the OOM killer
+	// started, for Throttle that of the level. Concurrent charges can push it above MaxPages
+	// for a moment.
 	UsagePages int64
-	// MaxPages is the counter's limit; see [Event.Limited].
+	// MaxPages is the counter's limit; see [Event.Limited]. For OOMKill and OOM it is that of
+	// the cgroup's memory, for Throttle the level's memory.high.
 	MaxPages uint64
 	// Limiting is the level with the least room, of the counter and its ancestors; the
 	// lowest of equal ones.
@@ -161,12 +179,25 @@ type Event struct {
 
 	// FreedPages is the number of pages reclaimed.
 	FreedPages uint64
-	// DurationNanos is the time since ReclaimBegin.
+	// DurationNanos is the time since ReclaimBegin; for Throttle, how long the task sleeps, at
+	// most: a signal ends it.
 	DurationNanos uint64
 
-	// OOMKill
+	// OOMKill and OOM
 
-	Victim Victim
+	// OOMNanos is the BootNanos at which the OOM killer started; 0 in older recordings, which
+	// also lack UsagePages, MaxPages, and the Victim's PageTableBytes and CgroupID. Kills of
+	// one run have the same, as have MemoryStat and Held after them.
+	OOMNanos uint64
+	Victim   Victim
+	Result   OOMResult
+
+	// MemoryStat
+
+	// Stat is the content of memory.stat: lines of a name and a number, bytes for memory, at
+	// most [MaxStat] bytes. Names that start with a dot are not the kernel's: .no_swap_at is
+	// the ID of the cgroup whose memory.swap.max is 0, on a machine with swap.
+	Stat string
 
 	// Fork
 
@@ -175,7 +206,7 @@ type Event struct {
 
 	// CgroupName
 
-	// ParentID is the ID of the cgroup's parent; 0 for the root.
+	// ParentID is the ID of the cgroup's parent; 0 for the root. See MemoryStat.
 	ParentID uint64
 	// Name is the name of the cgroup's directory; empty for the root. It can contain
 	// any bytes but NUL and '/'.
@@ -224,10 +255,44 @@ type Victim struct {
 	// The resident memory and swap of the process, in pages. Since Linux 6.2 they are
 	// approximate, as in the kernel's log.
 	AnonPages, FilePages, ShmemPages, SwapPages uint64
+	// PageTableBytes is the size of its page tables.
+	PageTableBytes uint64
+	// CgroupID is the ID of its cgroup in the memory controller's hierarchy; 0: unknown.
+	CgroupID uint64
 }
+
+// VictimCgroup returns the cgroup of the victim of an OOMKill.
+func (e *Event) VictimCgroup() CgroupID { return e.InCgroup(e.Victim.CgroupID) }
+
+// OOMResult is how a run of the OOM killer ended that killed nobody.
+type OOMResult uint32
+
+const (
+	// NoVictim means that it found no process that it may kill.
+	NoVictim OOMResult = 1 + iota
+	// VictimExits means that a process that it killed before has not exited yet.
+	VictimExits
+	// TaskExits means that the task itself exits, or that memory became free.
+	TaskExits
+	// Disabled means that it did not run: memory.oom_control of cgroup v1 disables it, and
+	// the task waits for memory.
+	Disabled
+
+	endOOMResults
+)
+
+var oomResultNames = [endOOMResults]string{"", "no_victim", "victim_exits", "task_exits", "disabled"}
+
+func (r OOMResult) String() string { return oomResultNames[r] }
+
+// Valid reports whether r is one of the constants.
+func (r OOMResult) Valid() bool { return r > 0 && r < endOOMResults }
 
 // HeldPages is the resident memory of the process, without swap.
 func (v *Victim) HeldPages() uint64 { return v.AnonPages + v.FilePages + v.ShmemPages }
+
+// MaxStat is the maximum length of [Event.Stat].
+const MaxStat = 4096
 
 // unlimitedPages is a lower bound of the kernel's value for no limit:
 // PAGE_COUNTER_MAX, LONG_MAX / PAGE_SIZE (include/linux/page_counter.h), which
@@ -299,7 +364,10 @@ const (
 	levelSize      = 24
 	ChargeSize     = commonSize + 112
 	reclaimSize    = commonSize + 16
-	oomKillSize    = commonSize + 56
+	oomStateSize   = 24
+	oomKillSize    = commonSize + 72 + oomStateSize
+	oomSize        = commonSize + oomStateSize + 8
+	throttleSize   = commonSize + 24
 	forkSize       = commonSize + 8
 	unchargeSize   = commonSize + 24
 	cgroupNameSize = 24 + nameSize
@@ -311,6 +379,7 @@ var sizes = [...]int{
 	Charge: ChargeSize, Lost: ChargeSize, ReclaimBegin: reclaimSize, ReclaimEnd: reclaimSize,
 	OOMKill: oomKillSize, CgroupName: cgroupNameSize, Fork: forkSize,
 	Uncharge: unchargeSize, ForcedCharge: unchargeSize,
+	OOM: oomSize, Throttle: throttleSize,
 }
 
 var ne = binary.NativeEndian
@@ -338,6 +407,11 @@ func (e *Event) Decode(src []byte) error {
 	if kind >= numKinds || outcome >= numOutcomes {
 		return fmt.Errorf("event with unknown kind %d or outcome %d", kind, outcome)
 	}
+	if typ == OOM {
+		if r := OOMResult(ne.Uint32(rest[oomStateSize:])); !r.Valid() {
+			return fmt.Errorf("event with unknown result %d", r)
+		}
+	}
 
 	e.Type = typ
 	e.CPU = ne.Uint32(common[4:])
@@ -364,7 +438,17 @@ func (e *Event) Decode(src []byte) error {
 		v.FilePages = ne.Uint64(rest[32:])
 		v.ShmemPages = ne.Uint64(rest[40:])
 		v.SwapPages = ne.Uint64(rest[48:])
+		v.PageTableBytes = ne.Uint64(rest[56:])
+		v.CgroupID = ne.Uint64(rest[64:])
 		e.Victim = v
+		e.decodeOOMState(rest[72:])
+	case OOM:
+		e.decodeOOMState(rest)
+		e.Result = OOMResult(ne.Uint32(rest[oomStateSize:]))
+	case Throttle:
+		e.UsagePages = int64(ne.Uint64(rest))
+		e.MaxPages = ne.Uint64(rest[8:])
+		e.DurationNanos = ne.Uint64(rest[16:])
 	case Fork:
 		e.ChildPID = ne.Uint32(rest)
 	case Uncharge, ForcedCharge:
@@ -389,6 +473,18 @@ func (e *Event) decodeCharge(b *[ChargeSize - commonSize]byte) {
 	e.UserStack = ne.Uint32(b[108:])
 }
 
+func (e *Event) decodeOOMState(b []byte) {
+	e.OOMNanos = ne.Uint64(b)
+	e.UsagePages = int64(ne.Uint64(b[8:]))
+	e.MaxPages = ne.Uint64(b[16:])
+}
+
+func (e *Event) appendOOMState(dst []byte) []byte {
+	dst = ne.AppendUint64(dst, e.OOMNanos)
+	dst = ne.AppendUint64(dst, uint64(e.UsagePages))
+	return ne.AppendUint64(dst, e.MaxPages)
+}
+
 func decodeLevel(b *[levelSize]byte) Level {
 	return Level{ne.Uint64(b[0:]), int64(ne.Uint64(b[8:])), ne.Uint64(b[16:])}
 }
@@ -406,7 +502,7 @@ func (e *Event) decodeCgroupName(src []byte) error {
 }
 
 // AppendEncoded appends e to dst in the encoding that [Event.Decode] reads. The types
-// Stack and Usage have no encoding: no BPF program sends them.
+// Stack, Usage, MemoryStat and Held have no encoding: no BPF program sends them.
 func (e *Event) AppendEncoded(dst []byte) []byte {
 	dst = ne.AppendUint32(dst, uint32(e.Type))
 	if e.Type == CgroupName {
@@ -450,6 +546,17 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 		dst = ne.AppendUint64(dst, e.Victim.FilePages)
 		dst = ne.AppendUint64(dst, e.Victim.ShmemPages)
 		dst = ne.AppendUint64(dst, e.Victim.SwapPages)
+		dst = ne.AppendUint64(dst, e.Victim.PageTableBytes)
+		dst = ne.AppendUint64(dst, e.Victim.CgroupID)
+		dst = e.appendOOMState(dst)
+	case OOM:
+		dst = e.appendOOMState(dst)
+		dst = ne.AppendUint32(dst, uint32(e.Result))
+		dst = ne.AppendUint32(dst, 0)
+	case Throttle:
+		dst = ne.AppendUint64(dst, uint64(e.UsagePages))
+		dst = ne.AppendUint64(dst, e.MaxPages)
+		dst = ne.AppendUint64(dst, e.DurationNanos)
 	case Fork:
 		dst = ne.AppendUint32(dst, e.ChildPID)
 		dst = ne.AppendUint32(dst, 0)

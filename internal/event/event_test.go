@@ -32,8 +32,12 @@ func samples() []Event {
 	begin.Type = ReclaimBegin
 	end.Type, end.FreedPages, end.DurationNanos = ReclaimEnd, 12, 3456
 	kill.Type = OOMKill
-	kill.Victim = Victim{PID: 5, AnonPages: 6, FilePages: 7, ShmemPages: 8, SwapPages: 9}
+	kill.Victim = Victim{PID: 5, AnonPages: 6, FilePages: 7, ShmemPages: 8, SwapPages: 9, PageTableBytes: 10, CgroupID: 1 << 40}
 	copy(kill.Victim.Comm[:], "big")
+	kill.OOMNanos, kill.UsagePages, kill.MaxPages = 1e17, -11, 1<<50
+	oom, throttle := kill, common
+	oom.Type, oom.Victim, oom.Result = OOM, Victim{}, Disabled
+	throttle.Type, throttle.UsagePages, throttle.MaxPages, throttle.DurationNanos = Throttle, 12, 13, 14
 	name := Event{Type: CgroupName, Cgroup: CgroupID{99, 4}, ParentID: 98, Name: strings.Repeat("n", 255)}
 	fork := common
 	fork.Type, fork.ChildPID = Fork, 4711
@@ -41,7 +45,7 @@ func samples() []Event {
 	uncharge.Type, uncharge.Counter, uncharge.RequestedPages, uncharge.UsagePages = Uncharge, 1<<63, 63, -2
 	forced := uncharge
 	forced.Type = ForcedCharge
-	return []Event{charge, lost, begin, end, kill, name, fork, uncharge, forced}
+	return []Event{charge, lost, begin, end, kill, name, fork, uncharge, forced, oom, throttle}
 }
 
 func TestEncodeDecode(t *testing.T) {
@@ -66,12 +70,14 @@ func TestDecodeRefuses(t *testing.T) {
 		return raw
 	}
 	name := Event{Type: CgroupName, Name: "a"}
+	oom := Event{Type: OOM, Result: NoVictim}
 	named := name.AppendEncoded(nil)
 	for what, raw := range map[string][]byte{
 		"empty": nil, "short": good[:len(good)-1], "long": append(bytes.Clone(good), 0),
 		"type": changed(good, 0, 0xee), "no type": changed(good, 0, 0), "huge type": changed(good, 3, 0xee),
 		"stack": {byte(Stack), 0, 0, 0}, "usage": {byte(Usage), 0, 0, 0},
 		"length of another type": changed(good, 0, byte(OOMKill)), "kind": changed(good, 52, byte(numKinds)), "outcome": changed(good, 53, byte(numOutcomes)),
+		"result": changed(oom.AppendEncoded(nil), oomSize-8, byte(endOOMResults)), "no result": changed(oom.AppendEncoded(nil), oomSize-8, 0),
 		"name with a slash": changed(named, 24, '/'),
 		"name without end":  append(named[:24:24], bytes.Repeat([]byte("x"), nameSize)...),
 	} {

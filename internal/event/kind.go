@@ -100,7 +100,8 @@ var outcomeNames = [numOutcomes]string{"none", "ok", "failed", "miss"}
 
 func (o Outcome) String() string { return outcomeNames[o] }
 
-// Flags are details of a Charge; Existing is one of a Fork or of Usage.
+// Flags are details of a Charge; Existing is one of a Fork or of Usage, LimitWrite and SysRq of
+// an OOMKill or OOM.
 type Flags uint16
 
 const (
@@ -118,6 +119,10 @@ const (
 	// Existing means that the process is older than the trace, or that the usage was
 	// read when the trace began.
 	Existing
+	// LimitWrite means that the task of an OOMKill or OOM lowers the limit of the cgroup.
+	LimitWrite
+	// SysRq means that a user asked for the OOM killer (SysRq-f).
+	SysRq
 )
 
 // Idle reports whether the current task was the idle task: the charge was made in

@@ -13,7 +13,8 @@ import (
 // the names of the columns. A column is empty if the event has no such value, such as max
 // without a limit. The columns requested, usage, max and room are in the unit of the
 // column unit.
-// For an uncharge or a forced charge, requested is its size. flags contains existing for
+// max is the memory.high of a throttle, and the victim of a held is a process that lives.
+// What memory.stat has is only in a .jsonl. For an uncharge or a forced charge, requested is its size. flags contains existing for
 // a process that is older than the trace, and for a usage read when the trace began.
 // Names are escaped as in the table, and a name that a spreadsheet would evaluate as a
 // formula starts with an apostrophe.
@@ -47,11 +48,15 @@ var columns = []struct {
 	{"container", ofCgroup, func(c *CSV, e *event.Event) { c.string(c.container(e.Cgroup).short) }},
 	{"kind", ofCounter, func(c *CSV, e *event.Event) { c.string(e.Kind.String()) }},
 	{"outcome", charge, func(c *CSV, e *event.Event) { c.string(e.Outcome.String()) }},
-	{"unit", ofCounter | usage, func(c *CSV, e *event.Event) { c.string(unit(e)) }},
+	{"unit", ofCounter | usage | oomKill | oom | throttle | memoryStat, func(c *CSV, e *event.Event) { c.string(unit(e)) }},
 	{"requested", ofCounter, func(c *CSV, e *event.Event) { c.uint(e.RequestedPages) }},
-	{"usage", ofCounter | usage, func(c *CSV, e *event.Event) { c.int(e.UsagePages) }},
-	{"max", charge, func(c *CSV, e *event.Event) {
-		if e.Limited() {
+	{"usage", ofCounter | usage | oomKill | oom | throttle | memoryStat, func(c *CSV, e *event.Event) {
+		if e.Type != event.OOMKill && e.Type != event.OOM || oomKnown(e) {
+			c.int(e.UsagePages)
+		}
+	}},
+	{"max", charge | oomKill | oom | throttle, func(c *CSV, e *event.Event) {
+		if e.Limited() && (e.Type == event.Charge || e.Type == event.Throttle || oomKnown(e)) {
 			c.uint(e.MaxPages)
 		}
 	}},
@@ -67,15 +72,15 @@ var columns = []struct {
 	{"high_usage", charge, func(c *CSV, e *event.Event) { c.levelUsage(&e.High) }},
 	{"high_max", charge, func(c *CSV, e *event.Event) { c.levelMax(&e.High) }},
 	{"failed_at", charge, func(c *CSV, e *event.Event) { c.cgroup(e.InCgroup(e.FailedAt)) }},
-	{"flags", charge | fork | usage, (*CSV).flags},
+	{"flags", charge | fork | usage | oomKill | oom, (*CSV).flags},
 	{"freed_pages", reclaimEnd, func(c *CSV, e *event.Event) { c.uint(e.FreedPages) }},
-	{"duration_ns", reclaimEnd, func(c *CSV, e *event.Event) { c.uint(e.DurationNanos) }},
-	{"victim_pid", oomKill, func(c *CSV, e *event.Event) { c.uint(uint64(e.Victim.PID)) }},
-	{"victim_comm", oomKill, func(c *CSV, e *event.Event) { c.comm(&e.Victim.Comm) }},
-	{"victim_anon_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.AnonPages) }},
-	{"victim_file_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.FilePages) }},
-	{"victim_shmem_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.ShmemPages) }},
-	{"victim_swap_pages", oomKill, func(c *CSV, e *event.Event) { c.uint(e.Victim.SwapPages) }},
+	{"duration_ns", reclaimEnd | throttle, func(c *CSV, e *event.Event) { c.uint(e.DurationNanos) }},
+	{"victim_pid", oomKill | held, func(c *CSV, e *event.Event) { c.uint(uint64(e.Victim.PID)) }},
+	{"victim_comm", oomKill | held, func(c *CSV, e *event.Event) { c.comm(&e.Victim.Comm) }},
+	{"victim_anon_pages", oomKill | held, func(c *CSV, e *event.Event) { c.uint(e.Victim.AnonPages) }},
+	{"victim_file_pages", oomKill | held, func(c *CSV, e *event.Event) { c.uint(e.Victim.FilePages) }},
+	{"victim_shmem_pages", oomKill | held, func(c *CSV, e *event.Event) { c.uint(e.Victim.ShmemPages) }},
+	{"victim_swap_pages", oomKill | held, func(c *CSV, e *event.Event) { c.uint(e.Victim.SwapPages) }},
 	{"lost_events", lost, func(c *CSV, e *event.Event) { c.uint(e.LostCharges) }},
 	{"child_pid", fork, func(c *CSV, e *event.Event) { c.uint(uint64(e.ChildPID)) }},
 	{"cause", charge, func(c *CSV, e *event.Event) {
@@ -83,6 +88,9 @@ var columns = []struct {
 			c.buf = appendField(c.buf, c.world.Stacks.Cause(e).String()) // it can be "-"
 		}
 	}},
+	{"victim_page_table_bytes", oomKill | held, func(c *CSV, e *event.Event) { c.uint(e.Victim.PageTableBytes) }},
+	{"victim_cgroup", oomKill | held, func(c *CSV, e *event.Event) { c.cgroup(e.VictimCgroup()) }},
+	{"result", oom, func(c *CSV, e *event.Event) { c.string(e.Result.String()) }},
 }
 
 // Write writes the lines of a batch.
@@ -145,7 +153,7 @@ func (c *CSV) levelMax(l *event.Level) {
 }
 
 func (c *CSV) flags(e *event.Event) {
-	if e.Type != event.Charge {
+	if e.Type == event.Fork || e.Type == event.Usage {
 		if e.Flags&event.Existing != 0 {
 			c.string("existing")
 		}

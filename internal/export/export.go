@@ -13,7 +13,7 @@ import (
 )
 
 // types is a set of event types, one bit each: 1 << [event.Type].
-type types uint16
+type types uint32
 
 const (
 	charge      types = 1 << event.Charge
@@ -24,12 +24,16 @@ const (
 	stack       types = 1 << event.Stack
 	usageChange types = 1<<event.Uncharge | 1<<event.ForcedCharge
 	usage       types = 1 << event.Usage
+	oom         types = 1 << event.OOM
+	throttle    types = 1 << event.Throttle
+	memoryStat  types = 1 << event.MemoryStat
+	held        types = 1 << event.Held
 
 	// The types of the events that have a time, a CPU, a task, a cgroup, and a counter.
 	timed     = ^stack
-	onCPU     = timed &^ usage
+	onCPU     = timed &^ (usage | memoryStat | held)
 	byTask    = onCPU &^ lost
-	ofCgroup  = byTask&^fork | usage
+	ofCgroup  = byTask&^fork | usage | memoryStat | held
 	ofCounter = charge | usageChange
 )
 
@@ -37,6 +41,7 @@ var typeNames = [...]string{
 	event.Charge: "charge", event.Lost: "lost", event.ReclaimBegin: "reclaim_begin", event.ReclaimEnd: "reclaim_end",
 	event.OOMKill: "oom_kill", event.Fork: "fork", event.Stack: "stack",
 	event.Uncharge: "uncharge", event.ForcedCharge: "forced_charge", event.Usage: "usage",
+	event.OOM: "oom", event.Throttle: "throttle", event.MemoryStat: "memory_stat", event.Held: "held",
 }
 
 // writer is the common part of the sinks. It encodes events one by one, and writes once
@@ -119,6 +124,8 @@ var flags = []struct {
 	{"predicted", func(e *event.Event) bool { return e.Flags&event.Predicted != 0 }},
 	{"walk_cut", func(e *event.Event) bool { return e.Flags&event.WalkCut != 0 }},
 	{"retry", func(e *event.Event) bool { return e.Flags&event.Retry != 0 }},
+	{"limit_write", func(e *event.Event) bool { return e.Flags&event.LimitWrite != 0 }},
+	{"sysrq", func(e *event.Event) bool { return e.Flags&event.SysRq != 0 }},
 }
 
 // victimPages are the amounts of a victim, in output order.
@@ -131,6 +138,10 @@ var victimPages = []struct {
 	{"shmem_pages", func(v *event.Victim) uint64 { return v.ShmemPages }},
 	{"swap_pages", func(v *event.Victim) uint64 { return v.SwapPages }},
 }
+
+// oomKnown reports whether an event of the OOM killer has the usage and the limit of a
+// cgroup.
+func oomKnown(e *event.Event) bool { return e.OOMNanos != 0 && e.Cgroup.ID != 0 }
 
 // printableComm is the length of the longest printable [event.Comm]: each byte as \xNN.
 const printableComm = 4 * len(event.Comm{})

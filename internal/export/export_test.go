@@ -46,12 +46,21 @@ func sampleEvents() []event.Event {
 	end.Type, end.FreedPages, end.DurationNanos = event.ReclaimEnd, 5, 6
 	kill := begin
 	kill.Type, kill.Cgroup.ID = event.OOMKill, 0
-	kill.Victim = event.Victim{PID: 9, Comm: comm("+big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: 4}
+	kill.Victim = event.Victim{PID: 9, Comm: comm("+big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: 4, PageTableBytes: 4096, CgroupID: 2}
+	lowered := kill
+	lowered.Cgroup.ID, lowered.OOMNanos, lowered.UsagePages, lowered.MaxPages, lowered.Flags = 2, info.StartBootNanos, 90, 64, event.LimitWrite
+	waits := lowered
+	waits.Type, waits.Result, waits.MaxPages, waits.Flags = event.OOM, event.Disabled, unlimited, 0
+	sleep := begin
+	sleep.Type, sleep.UsagePages, sleep.MaxPages, sleep.DurationNanos = event.Throttle, 80, 70, 2e9
+	stat := event.Event{Type: event.MemoryStat, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Stat: "anon 4096\n\"\x1b 5\nx\n"}
+	process := stat
+	process.Type, process.Stat, process.Victim = event.Held, "", kill.Victim
 	return []event.Event{
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "docker-" + id + ".scope"},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "a,\"\n"},
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
-		charge, dmem, begin, end, kill,
+		charge, dmem, begin, end, kill, lowered, waits, sleep, stat, process,
 		{Type: event.Fork, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("sh"), ChildPID: 10, Flags: event.Existing},
 		{Type: event.Lost, CPU: 2, BootNanos: info.StartBootNanos - 1, LostCharges: 12},
 		{Type: event.Usage, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Flags: event.Existing},
@@ -84,6 +93,8 @@ func TestJSONL(t *testing.T) {
 	const when = `"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null`
 	const container = `"container":{"runtime":"docker","id":"` + id + `","pod":""}`
 	const path = `"cgroup":"/a,\"\\n/docker-` + id + `.scope"`
+	const read = `"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null`
+	const victim = `{"pid":9,"comm":"+big","anon_pages":1,"file_pages":2,"shmem_pages":3,"swap_pages":4,"page_table_bytes":4096,"cgroup":"/a,\"\\n"}`
 	want := strings.Join([]string{
 		`{"type":"charge","time_ns":1500,"wall_time":"2026-01-02T03:04:06.000001500Z","cpu":1,"pid":7,"tid":8,"comm":"=1\\x1b\",x",` + path + `,"cgroup_id":3,"hierarchy":0,` + container +
 			`,"kind":"memory","outcome":"failed","requested_pages":64,"usage_pages":-3,"max_pages":null,"limiting":{"cgroup":"/a,\"\\n","usage_pages":101,"max_pages":100,"room_pages":-1},"high":null,"failed_at":"/a,\"\\n","cause":null,"kernel_stack":null,"user_stack":null,"flags":["remote","predicted"]}`,
@@ -91,7 +102,12 @@ func TestJSONL(t *testing.T) {
 			`,"kind":"dmem","outcome":"ok","requested_bytes":64,"usage_bytes":-3,"max_bytes":8192,"limiting":{` + path + `,"usage_bytes":-3,"max_bytes":8192,"room_bytes":8195},"high":{"cgroup":"/a,\"\\n","usage_bytes":1,"max_bytes":2,"room_bytes":1},"failed_at":null,"cause":null,"kernel_stack":null,"user_stack":null,"flags":[]}`,
 		`{"type":"reclaim_begin","time_ns":0,` + when + `}`,
 		`{"type":"reclaim_end","time_ns":0,` + when + `,"freed_pages":5,"duration_ns":6}`,
-		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"victim":{"pid":9,"comm":"+big","anon_pages":1,"file_pages":2,"shmem_pages":3,"swap_pages":4}}`,
+		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"usage_pages":null,"max_pages":null,"flags":[],"victim":` + victim + `}`,
+		`{"type":"oom_kill","time_ns":0,` + when + `,"usage_pages":90,"max_pages":64,"flags":["limit_write"],"victim":` + victim + `}`,
+		`{"type":"oom","time_ns":0,` + when + `,"usage_pages":90,"max_pages":null,"flags":[],"result":"disabled"}`,
+		`{"type":"throttle","time_ns":0,` + when + `,"usage_pages":80,"high_pages":70,"duration_ns":2000000000}`,
+		`{"type":"memory_stat","time_ns":0,` + read + `,"usage_pages":70,"stat":{"anon":4096,"\"\\x1b":5}}`,
+		`{"type":"held","time_ns":0,` + read + `,"process":` + victim + `}`,
 		`{"type":"fork","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"sh","child_pid":10,"existing":true}`,
 		`{"type":"lost","time_ns":-1,"wall_time":"2026-01-02T03:04:05.999999999Z","cpu":2,"events":12}`,
 		`{"type":"usage","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null,"usage_pages":70,"existing":true}`,
@@ -134,8 +150,13 @@ func TestCSV(t *testing.T) {
 		{"type": "reclaim_begin"},
 		{"type": "reclaim_end", "freed_pages": "5", "duration_ns": "6"},
 		{"type": "oom_kill", "victim_pid": "9", "victim_comm": "'+big", "victim_anon_pages": "1", "victim_file_pages": "2",
-			"victim_shmem_pages": "3", "victim_swap_pages": "4", "cgroup": "", "cgroup_id": "0", "hierarchy": "0",
+			"victim_shmem_pages": "3", "victim_swap_pages": "4", "victim_page_table_bytes": "4096", "victim_cgroup": `/a,"\n`, "unit": "pages", "usage": "", "max": "", "cgroup": "", "cgroup_id": "0", "hierarchy": "0",
 			"time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cpu": "0", "pid": "7", "tid": "8", "comm": `a\xff`},
+		{"type": "oom_kill", "usage": "90", "max": "64", "flags": "limit_write", "cgroup": `/a,"\n`},
+		{"type": "oom", "usage": "90", "max": "", "flags": "", "result": "disabled"},
+		{"type": "throttle", "usage": "80", "max": "70", "duration_ns": "2000000000"},
+		{"type": "memory_stat", "usage": "70", "cgroup": `/a,"\n`, "pid": ""},
+		{"type": "held", "victim_pid": "9", "victim_comm": "'+big", "cgroup": `/a,"\n`, "pid": ""},
 		{"type": "fork", "time_ns": "0", "pid": "7", "tid": "8", "comm": "sh", "flags": "existing", "child_pid": "10"},
 		{"type": "lost", "time_ns": "-1", "wall_time": "2026-01-02T03:04:05.999999999Z", "cpu": "2", "lost_events": "12"},
 		{"type": "usage", "time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0",
@@ -165,7 +186,7 @@ func TestCSV(t *testing.T) {
 const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hierarchy,container,kind,outcome,unit," +
 	"requested,usage,max,limiting_cgroup,limiting_usage,limiting_max,limiting_room,high_cgroup,high_usage,high_max," +
 	"failed_at,flags,freed_pages,duration_ns,victim_pid,victim_comm,victim_anon_pages,victim_file_pages," +
-	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause\r\n"
+	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause,victim_page_table_bytes,victim_cgroup,result\r\n"
 
 func TestCSVAllocations(t *testing.T) {
 	c := fed(NewCSV, io.Discard, info)
@@ -189,7 +210,7 @@ func TestCSVUnknownCause(t *testing.T) {
 	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasSuffix(b.String(), ",'-\r\n") {
+	if !strings.HasSuffix(b.String(), ",'-,,,\r\n") {
 		t.Errorf("%q", b.String())
 	}
 }

@@ -23,9 +23,21 @@ import (
 //	               user_stack, and frames, an array of functions, innermost first
 //	reclaim_begin  cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, container
 //	reclaim_end    the same, and freed_pages, duration_ns
-//	oom_kill       the same, and victim: pid, comm, anon_pages, file_pages,
-//	               shmem_pages, swap_pages
-//	uncharge       the same, and kind, pages, usage_pages: a call of
+//	oom_kill       cpu to container, usage_pages and max_pages of the cgroup when the OOM
+//	               killer started, flags, and victim: pid, comm, anon_pages,
+//	               file_pages, shmem_pages, swap_pages, page_table_bytes, cgroup
+//	oom            the same, but for the victim, and result: no_victim; victim_exits, an
+//	               earlier one; task_exits, or memory became free; disabled, the
+//	               task waits
+//	throttle       cpu to container, and usage_pages, high_pages, duration_ns: the task
+//	               sleeps so long, since the cgroup is above its memory.high
+//	memory_stat    cgroup, cgroup_id, hierarchy, container, usage_pages, and stat: what
+//	               memory.stat has but zeros, read after an oom_kill or an oom in that
+//	               cgroup, and at the end if charges failed there. The same without stat
+//	               for its children
+//	held           cgroup, cgroup_id, hierarchy, container, and process: like victim, of a
+//	               process in the cgroup at that time
+//	uncharge       cpu to container, and kind, pages, usage_pages: a call of
 //	               page_counter_uncharge, with the usage before it
 //	forced_charge  the same, for page_counter_charge, which ignores the limit
 //	usage          cgroup, cgroup_id, hierarchy, container, usage_pages, existing:
@@ -38,9 +50,11 @@ import (
 //
 // limiting and high are levels: cgroup, usage_pages, max_pages, room_pages. null stands
 // for a missing value: max_pages without a limit, a level if none has a limit,
-// container, failed_at, and the cgroup of an oom_kill if the machine ran out. Amounts of
+// container, failed_at, and the cgroup of an oom_kill if the machine ran out; older
+// recordings lack the usage and limit of an oom_kill. Amounts of
 // device memory are in bytes, and their names end in _bytes. flags is an array of remote,
-// kernel_thread, idle, predicted, walk_cut and retry. Names are escaped as in the table,
+// kernel_thread, idle, predicted, walk_cut and retry, for an oom_kill and an oom of
+// limit_write (the task lowers the limit) and sysrq. Names are escaped as in the table,
 // so each line is valid JSON.
 type JSONL struct {
 	writer
@@ -89,8 +103,17 @@ var members = []struct {
 	{charge, func(j *JSONL, e *event.Event) { j.string("outcome", e.Outcome.String()) }},
 	{charge, func(j *JSONL, e *event.Event) { j.uint(amounts(e).requested, e.RequestedPages) }},
 	{usageChange, func(j *JSONL, e *event.Event) { j.uint(unit(e), e.RequestedPages) }},
-	{ofCounter | usage, func(j *JSONL, e *event.Event) { j.int(amounts(e).usage, e.UsagePages) }},
+	{ofCounter | usage | throttle | memoryStat, func(j *JSONL, e *event.Event) { j.int(amounts(e).usage, e.UsagePages) }},
 	{charge, func(j *JSONL, e *event.Event) { j.uintOrNull(amounts(e).max, e.MaxPages, e.Limited()) }},
+	{oomKill | oom, func(j *JSONL, e *event.Event) {
+		if oomKnown(e) {
+			j.int("usage_pages", e.UsagePages)
+		} else {
+			j.null("usage_pages")
+		}
+		j.uintOrNull("max_pages", e.MaxPages, oomKnown(e) && e.Limited())
+	}},
+	{throttle, func(j *JSONL, e *event.Event) { j.uint("high_pages", e.MaxPages) }},
 	{charge, func(j *JSONL, e *event.Event) { j.level("limiting", e, &e.Limiting) }},
 	{charge, func(j *JSONL, e *event.Event) { j.level("high", e, &e.High) }},
 	{charge, func(j *JSONL, e *event.Event) { j.cgroup("failed_at", e.InCgroup(e.FailedAt)) }},
@@ -99,10 +122,13 @@ var members = []struct {
 		j.uintOrNull("kernel_stack", uint64(e.KernelStack), e.KernelStack != 0)
 	}},
 	{charge, func(j *JSONL, e *event.Event) { j.uintOrNull("user_stack", uint64(e.UserStack), e.UserStack != 0) }},
-	{charge, (*JSONL).flags},
+	{charge | oomKill | oom, (*JSONL).flags},
 	{reclaimEnd, func(j *JSONL, e *event.Event) { j.uint("freed_pages", e.FreedPages) }},
-	{reclaimEnd, func(j *JSONL, e *event.Event) { j.uint("duration_ns", e.DurationNanos) }},
-	{oomKill, (*JSONL).victim},
+	{reclaimEnd | throttle, func(j *JSONL, e *event.Event) { j.uint("duration_ns", e.DurationNanos) }},
+	{oom, func(j *JSONL, e *event.Event) { j.string("result", e.Result.String()) }},
+	{oomKill, func(j *JSONL, e *event.Event) { j.process("victim", e) }},
+	{held, func(j *JSONL, e *event.Event) { j.process("process", e) }},
+	{memoryStat, (*JSONL).stat},
 	{fork | usage, func(j *JSONL, e *event.Event) {
 		j.key("existing")
 		j.buf = strconv.AppendBool(j.buf, e.Flags&event.Existing != 0)
@@ -169,15 +195,38 @@ func (j *JSONL) flags(e *event.Event) {
 	j.buf = append(bytes.TrimSuffix(j.buf, []byte{','}), ']')
 }
 
-func (j *JSONL) victim(e *event.Event) {
+// stat appends the lines of memory.stat.
+func (j *JSONL) stat(e *event.Event) {
+	j.key("stat")
+	separator := byte('{')
+	for line := range strings.Lines(e.Stat) {
+		name, number, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err != nil {
+			continue
+		}
+		j.buf = append(j.buf, separator)
+		j.buf = appendQuoted(j.buf, event.AppendPrintable(nil, []byte(name)))
+		j.buf = appendUint(append(j.buf, ':'), n)
+		separator = ','
+	}
+	if separator == '{' {
+		j.buf = append(j.buf, '{')
+	}
+	j.buf = append(j.buf, '}')
+}
+
+func (j *JSONL) process(name string, e *event.Event) {
 	v := &e.Victim
-	j.key("victim")
+	j.key(name)
 	j.buf = append(j.buf, `{"pid":`...)
 	j.buf = appendUint(j.buf, uint64(v.PID))
 	j.comm("comm", &v.Comm)
 	for _, p := range victimPages {
 		j.uint(p.name, p.of(v))
 	}
+	j.uint("page_table_bytes", v.PageTableBytes)
+	j.cgroup("cgroup", e.VictimCgroup())
 	j.buf = append(j.buf, '}')
 }
 

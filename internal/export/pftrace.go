@@ -137,6 +137,19 @@ func (p *Perfetto) encode(e *event.Event) {
 			}
 			p.end(e)
 		}
+	case event.OOM:
+		p.begin(typeInstant, p.thread(e), "OOM without a kill")
+		p.annotate("cgroup", p.world.Names.Printable(e.Cgroup))
+		p.annotate("result", e.Result.String())
+		p.end(e)
+	case event.Throttle:
+		p.begin(typeSliceBegin, p.thread(e), "sleep for memory.high")
+		p.annotate("cgroup", p.world.Names.Printable(e.Cgroup))
+		p.end(e)
+		woken := *e
+		woken.BootNanos += e.DurationNanos
+		p.begin(typeSliceEnd, p.thread(e), "")
+		p.end(&woken)
 	case event.Lost:
 		p.begin(typeInstant, 0, "events lost")
 		p.annotateUint("events", e.LostCharges)

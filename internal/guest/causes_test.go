@@ -57,7 +57,7 @@ func TestCauses(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(string(release), "5.10.") { // the memory of BPF maps is not charged to cgroups
-		works = append(works, causeWork{work: "bpfmap 24", causes: []string{"bpf map"}})
+		works = append(works, causeWork{work: "bpfmap 24", causes: []string{"bpf map"}}, causeWork{work: "uring 3000", causes: []string{"io_uring"}})
 	}
 	checkCauses(t, top, works)
 }

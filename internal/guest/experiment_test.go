@@ -38,6 +38,8 @@ func TestAllocationToOOM(t *testing.T) {
 		t.Errorf("oom_kill is %d", n)
 	}
 
+	all.checkVerdict(t, g, g, "memory", 10<<20)
+
 	var failed int64
 	charges := all.charges(t)
 	for i, e := range charges {

@@ -28,6 +28,7 @@ func TestSwap(t *testing.T) {
 	swap.stop(t)
 
 	charges := ofKind(all.charges(t), "swap")
+	all.checkVerdict(t, g, g, "memory", 6<<20)
 	for _, e := range charges {
 		if e.Cgroup != g.path() || e.Limiting == nil || e.Limiting.Cgroup != g.path() || e.Limiting.MaxPages != 512 || e.Outcome == "miss" {
 			t.Errorf("charge %+v", e)

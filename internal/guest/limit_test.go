@@ -35,6 +35,9 @@ func ancestorsLimit(t *testing.T, attach string) {
 	p.waitKilled(t)
 
 	charges := tr.charges(t)
+	if attach == "kprobe" { // the first in the kernel's log
+		tr.checkVerdict(t, a, b, "memory", 10<<20)
+	}
 	checkMarks(t, plain, charges, a)
 	checkLimit(t, charges, a, b, own)
 	failed := withOutcome(charges, "failed")
@@ -160,6 +163,7 @@ func TestVictim(t *testing.T) {
 		t.Errorf("%v: %+v", kill, kill.Victim)
 	}
 	checkVictim(t, kill.Victim, logged[0])
+	tr.checkVerdict(t, g, g, "memory", g.number(t, "memory.max", ""))
 	if logged[0].AnonPages > anon {
 		t.Errorf("the kernel's log has %+v, but the process had %d anonymous pages", logged[0], anon)
 	}

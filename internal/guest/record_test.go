@@ -41,6 +41,7 @@ func TestRecording(t *testing.T) {
 	if c.shown == 0 || c.lost != 0 || c.missed != 0 {
 		t.Errorf("%+v: %s", c, tr.stderr)
 	}
+	tr.checkVerdict(t, g, g, "memory", 10<<20)
 	played, stderr := chargetraceOutput(t, "-r", file)
 	if live := tr.output(t); played != live {
 		t.Errorf("live\n%s\nplayed\n%s", live, played)

@@ -254,8 +254,11 @@ type event struct {
 	Pages         int64 // uncharge, forced_charge
 	FreedPages    int64 `json:"freed_pages"`
 	DurationNanos int64 `json:"duration_ns"`
+	HighPages     int64 `json:"high_pages"`
 	Victim        victim
-	ChildPID      int `json:"child_pid"`
+	Result        string           // oom
+	Stat          map[string]int64 // memory_stat
+	ChildPID      int              `json:"child_pid"`
 	Existing      bool
 	Events        uint64 // lost
 	Charges       uint64 // end
@@ -277,6 +280,9 @@ type victim struct {
 	FilePages  int64 `json:"file_pages"`
 	ShmemPages int64 `json:"shmem_pages"`
 	SwapPages  int64 `json:"swap_pages"`
+
+	PageTableBytes int64 `json:"page_table_bytes"`
+	Cgroup         string
 }
 
 func (e *event) has(flag string) bool { return slices.Contains(e.Flags, flag) }

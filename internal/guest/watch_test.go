@@ -38,7 +38,7 @@ func TestWatch(t *testing.T) {
 			// Begin right after a tick, so that no batch is charged at one.
 			x.until(t, `^chargetrace  1\.\d+ s .*\n\n  nothing is charged yet`)
 			p.begin(t)
-			seen, screen := watchUntil(t, x, "OOM kill of workload")
+			seen, screen := watchUntil(t, x, "OOM in ")
 			p.waitKilled(t)
 
 			x.press(t, "?")
@@ -75,7 +75,7 @@ func checkWatchLog(t testing.TB, g cgroup, p *process, screen string, events []e
 	v := kills[0].Victim
 	for _, want := range []string{
 		fmt.Sprintf("%s  %s: memory limit of %d pages hit ", text.Duration(events[i].TimeNanos), g.path(), watchLimit),
-		fmt.Sprintf("%s  OOM in %s: workload (%s) allocating; killed workload (%[3]s), rss %[4]d pages", text.Duration(kills[0].TimeNanos), g.path(), p.pid(), v.AnonPages+v.FilePages+v.ShmemPages),
+		fmt.Sprintf("%s  OOM in %s: workload (%s) allocating; killed workload (%[3]s), rss %[4]d", text.Duration(kills[0].TimeNanos), g.path(), p.pid(), v.AnonPages+v.FilePages+v.ShmemPages),
 	} {
 		if !strings.Contains(screen, want) {
 			t.Errorf("no %q on the screen\n%s", want, screen)

@@ -265,7 +265,7 @@ func TestStory(t *testing.T) {
 		{"kill", append(names, charge(1, 7, 64, 0, event.OK), charge(2, 8, 64, 2560, event.Failed), reclaim, kill), []string{
 			"<h1>/small ran out of memory</h1>",
 			"<p>At 9.0 ms (22:13:21.009 UTC) /small ran out of memory at its memory limit of 2560 pages (10.0 MiB): asks (8) was allocating; big (8) was killed, rss 7.8 MiB (anon 7.8, file 0.0, shmem 0.0), swap 20 KiB. " +
-				"Up to then, reclaim there ran once for 1.5 ms and freed 16 KiB. Charged to it in this trace: p (7) 256 KiB.</p>",
+				"Up to then, reclaim for it ran once for 1.5 ms and freed 16 KiB. Charged to it in this trace: p (7) 256 KiB.</p>",
 			"<p>/small: memory limit of 2560 pages (10.0 MiB) hit once, 1 charge failed; first at 2.0 ms by p (8).</p>\n</div>",
 			"OOM kill</text>", `<td class="n" data-sort="9000000" title="2023-11-14 22:13:21.009000 UTC">9.0 ms</td><td>/small</td>`,
 			"1 event lost: the ring buffer was full.",
@@ -273,7 +273,7 @@ func TestStory(t *testing.T) {
 		{"room", append(names, charge(1, 7, 64, 1216, event.OK)), []string{"<h1>No limit was hit</h1>", "The nearest to its limit was /small (memory): 5.0 MiB of 10.0 MiB, 50 %."}},
 		{"limit", append(names, charge(1, 7, 1, 2560, event.OK)), []string{"<h1>/small reached its memory limit</h1>", "hit once, 0 charges failed;"}},
 		{"memory.high", append(names, high(3072-64), high(3072-63), high(3700)), []string{"<h1>/small is above its memory.high: charges were throttled</h1>",
-			"/small: memory.high of 3072 pages (12.0 MiB) exceeded, 2 charges throttled; first at 10.0 ms by p (7). Above it a task must reclaim or sleep before it returns to user space.",
+			"/small: memory.high of 3072 pages (12.0 MiB) exceeded, 2 charges throttled; first at 10.0 ms by p (7). Above it a task must reclaim, and sleep.",
 			"<td>memory.high</td>"}},
 		{"limit of 0", append(names, zero), []string{"<h1>/small is at its hugetlb limit: charges failed</h1>", "/small: hugetlb limit of 0 pages (0 B) hit once", "<td>hugetlb</td><td class=\"n\" data-sort=\"0\" title=\"0 pages\">0 B</td>"}},
 		{"huge page", append(names, reserved, touched), []string{"p (7) made all charges: 2.0 MiB in 2 charges."}},

@@ -20,12 +20,11 @@ func (c *collector) headline() string {
 // story has a paragraph each on the OOMs, the limit, and the processes that charged.
 func (c *collector) story() (paragraphs []string) {
 	ooms := c.sum.OOMs
-	if len(ooms) > 0 {
-		s := strings.Join(c.sum.Story(ooms[0]), " ")
-		if n := uint64(len(ooms) - 1); n > 0 {
-			s += fmt.Sprintf(" It happened %s, last at %s.", times(n)+" more", c.sum.Format.Moment(ooms[n].BootNanos))
-		}
-		paragraphs = append(paragraphs, s)
+	for _, o := range ooms[:min(len(ooms), maxStories)] {
+		paragraphs = append(paragraphs, strings.Join(c.sum.Story(o), " "))
+	}
+	if n := len(ooms) - maxStories; n > 0 {
+		paragraphs = append(paragraphs, fmt.Sprintf("The OOM killer ran %s more, last at %s.", times(uint64(n)), c.sum.Format.Moment(ooms[len(ooms)-1].BootNanos)))
 	}
 	if c.sum.Total.Charges == 0 {
 		return append(paragraphs, c.noCharges())
@@ -35,17 +34,20 @@ func (c *collector) story() (paragraphs []string) {
 	} else if len(paragraphs) == 0 {
 		paragraphs = append(paragraphs, c.tellRoom())
 	}
-	if len(ooms) > 0 && len(ooms[0].Chargers) > 0 {
+	if len(ooms) > 0 && len(c.sum.First().Chargers) > 0 {
 		return paragraphs
 	}
 	return append(paragraphs, c.tellCharged())
 }
 
+// maxStories is the number of runs of the OOM killer with a paragraph.
+const maxStories = 5
+
 // decisive returns the limit of the first OOM, else the one with the most failures; nil: no
 // limit was hit.
 func (c *collector) decisive() *verdict.Limit {
 	if len(c.sum.OOMs) > 0 {
-		if l := c.sum.LimitOf(c.sum.OOMs[0]); l != nil {
+		if l := c.sum.LimitOf(c.sum.First()); l != nil {
 			return l
 		}
 	}
@@ -56,11 +58,11 @@ func (c *collector) decisive() *verdict.Limit {
 }
 
 func (c *collector) tellLimit(l *verdict.Limit) string {
-	s := c.sum.TellLimit(l) + "."
+	s := strings.Join(c.sum.LimitStory(l), " ")
 	if l.High {
-		s += " Above it a task must reclaim or sleep before it returns to user space."
+		s += " Above it a task must reclaim, and sleep."
 	}
-	toldWithOOM := len(c.sum.OOMs) > 0 && c.sum.OOMs[0].Cgroup == l.Cgroup
+	toldWithOOM := len(c.sum.OOMs) > 0 && c.sum.First().Cgroup == l.Cgroup
 	if r := c.sum.Reclaim(l.Cgroup); r.Runs > 0 && l.Kind == event.Memory && !toldWithOOM {
 		s += " Reclaim there ran " + c.sum.TellReclaim(r) + "."
 	}
@@ -83,6 +85,9 @@ func (c *collector) otherLimits(l *verdict.Limit) (n uint64) {
 // tellRoom names the counter that came nearest to its limit, if none was hit.
 func (c *collector) tellRoom() string {
 	s := "No limit was hit, and no charge failed."
+	if c.sum.Lost || c.sum.Counts.Lost > 0 {
+		s = "No limit was hit, and no charge failed, in what was not lost."
+	}
 	if c.sum.Total.BatchMisses > 0 {
 		s += fmt.Sprintf(" %s did not fit; the kernel retried them smaller.", counted(c.sum.Total.BatchMisses, "batch charge"))
 	}

@@ -98,7 +98,7 @@ func (r *Report) killTable() table {
 
 func (r *Report) limitTable() table {
 	t := table{ID: "limits", Title: "Limits that were hit", Columns: []column{
-		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"First", true}, {"By", false},
+		{"Cgroup", false}, {"Kind", false}, {"Limit", true}, {"Hits", true}, {"Failed charges", true}, {"Slept", true}, {"First", true}, {"By", false},
 	}}
 	for _, l := range r.sum.SortedLimits() {
 		kind := l.Kind.String()
@@ -111,7 +111,7 @@ func (r *Report) limitTable() table {
 		}
 		t.Rows = append(t.Rows, []cell{
 			textCell(r.path(l.Cgroup)), textCell(kind), limit,
-			countCell(l.Hits), countCell(l.Failures), r.timeCell(l.FirstNanos), textCell(l.ByComm.Of(l.ByPID)),
+			countCell(l.Hits), countCell(l.Failures), durationCell(l.SleepNanos), r.timeCell(l.FirstNanos), textCell(l.ByComm.Of(l.ByPID)),
 		})
 	}
 	return t

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 
-	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/text"
 )
@@ -43,8 +42,6 @@ func shown(name string) string { return shorten(event.Printable(name)) }
 
 // shorten cuts a name in the middle if it is long.
 func shorten(name string) string { return text.Shorten(name, text.MaxName) }
-
-func within(path, ancestor string) bool { return cgroup.IsWithin(path, ancestor) }
 
 // list joins words: a, b and c.
 func list(words []string) string {

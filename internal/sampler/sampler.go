@@ -150,7 +150,8 @@ func (s *Sampler) merge(batch []event.Event) {
 		if e.Type == event.CgroupName {
 			s.names.Add(e)
 			s.named = append(s.named, e.Cgroup)
-		} else if !e.Type.IsName() {
+		} else if !e.Type.IsName() && e.Type != event.MemoryStat && e.Type != event.Held {
+			// The excluded types are later than the events after them.
 			s.queueSamples(e.BootNanos)
 		}
 		s.queue = append(s.queue, *e)

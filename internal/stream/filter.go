@@ -84,6 +84,10 @@ type matcher struct {
 	targets  map[uint32]bool
 	children map[uint32][]uint32
 
+	// shownOOM is the OOMNanos of the last event of the OOM killer that was shown: what was
+	// read after it is shown too.
+	shownOOM uint64
+
 	names  cgroup.Names
 	places map[event.CgroupID]place
 	// found maps each prefix in Filter.Containers to the full id; containers are their
@@ -127,9 +131,23 @@ func (m *matcher) matches(e *event.Event) bool {
 		return true
 	case event.Fork:
 		return m.fork(e)
+	case event.MemoryStat, event.Held:
+		if e.OOMNanos != 0 {
+			return e.OOMNanos == m.shownOOM
+		}
+		return len(m.PIDs) == 0 && m.Comms == nil && (!m.FiltersCgroups() || m.placeOf(e.Cgroup) != unrelated)
 	case event.Usage:
 		return m.BalancesMemory() && (!m.FiltersCgroups() || m.placeOf(e.Cgroup) == within)
 	}
+	shown := m.matchesEvent(e)
+	if shown && (e.Type == event.OOMKill || e.Type == event.OOM) {
+		m.shownOOM = e.OOMNanos
+	}
+	return shown
+}
+
+// matchesEvent reports whether an event with a task passes the filter.
+func (m *matcher) matchesEvent(e *event.Event) bool {
 	if !m.matchesTask(e.PID, &e.Comm) &&
 		(e.Type != event.OOMKill || !m.matchesTask(e.Victim.PID, &e.Victim.Comm)) {
 		return false

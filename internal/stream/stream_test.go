@@ -116,7 +116,18 @@ func victim(pid uint32, e event.Event) event.Event {
 	return e
 }
 
+// run sets the start of a run of the OOM killer.
+func run(oomNanos uint64, e event.Event) event.Event {
+	e.OOMNanos = oomNanos
+	return e
+}
+
 var (
+	oom   = event.Event{Type: event.OOM, Result: event.NoVictim}
+	stat  = event.Event{Type: event.MemoryStat}
+	held  = event.Event{Type: event.Held}
+	sleep = event.Event{Type: event.Throttle}
+
 	reclaim  = event.Event{Type: event.ReclaimBegin}
 	lost     = event.Event{Type: event.Lost, LostCharges: 9}
 	kill     = event.Event{Type: event.OOMKill}
@@ -205,6 +216,24 @@ func TestCopy(t *testing.T) {
 			filter: Filter{MaxCharges: 2},
 			want:   []event.Event{a, b},
 			counts: Counts{Read: 2, Shown: 2},
+		},
+		{
+			name: "what is read after an OOM",
+			src: fakeSource{batches: [][]event.Event{
+				{run(10, victim(7, kill)), run(10, stat), run(10, held), run(20, victim(8, kill)), run(20, stat), run(20, held)},
+				{run(30, of(7, oom)), run(30, stat), run(40, of(8, oom)), run(40, held), stat, of(7, sleep), of(8, sleep)},
+			}},
+			filter: Filter{PIDs: []uint32{7}},
+			want:   []event.Event{run(10, victim(7, kill)), run(10, stat), run(10, held), run(30, of(7, oom)), run(30, stat), of(7, sleep)},
+		},
+		{
+			name: "what is read after an OOM in a cgroup",
+			src: fakeSource{batches: [][]event.Event{tree, {
+				run(10, in(2, kill)), run(10, in(2, stat)), run(10, in(5, stat)), run(20, in(5, kill)), run(20, in(5, stat)),
+				in(4, stat), in(5, stat), in(3, sleep), in(5, sleep),
+			}}},
+			filter: Filter{Cgroups: []cgroup.Path{cgroup.ParsePath("/a/b")}},
+			want:   append(tree[:len(tree):len(tree)], run(10, in(2, kill)), run(10, in(2, stat)), run(10, in(5, stat)), in(4, stat), in(3, sleep)),
 		},
 		{
 			name:   "kinds and limited charges",

@@ -35,14 +35,25 @@ const jsonVersion = 1
 //	text         what ran out and which limits were hit, in sentences
 //	ooms         runs of the OOM killer: time_ns, wall_time, cgroup (null: the machine),
 //	             cgroup_id, hierarchy, container, pid, tid, comm of its task, trigger
-//	             (failed_charge, failed_allocation or no_charge), kind, max_pages of the limit,
-//	             reclaim and chargers up to then, kills, victims
+//	             (failed_charge, failed_allocation, limit_lowered, requested, or unknown if
+//	             an older recording does not have it), kind, max_pages of the limit,
+//	             usage_pages, reclaim and chargers up to then, kills, victims, result and
+//	             runs: how often it ran and killed nobody (no_victim, victim_exits,
+//	             task_exits, disabled), null if it killed; again is how often it ran in vain
+//	             until the victims had exited
 //	  reclaim    runs, duration_ns, freed_pages
 //	  chargers   pid, comm, pages, cache_pages: who charged most to the cgroup
 //	  kills      how often it killed: the kernel can kill a process of a group twice
-//	  victims    pid, comm, rss_pages, anon_pages, file_pages, shmem_pages, swap_pages
+//	  held       what the cgroup held afterwards, null if unknown: time_ns, usage_pages, bytes
+//	             (those that are not 0 of anon, page_cache, shmem, slab, kernel_stack,
+//	             page_tables, sock, percpu, vmalloc, zswap), children (cgroup, usage_pages), processes (like victims),
+//	             no_swap_at: the cgroup whose memory.swap.max is 0, on a machine with swap
+//	  victims    pid, comm, rss_pages, anon_pages, file_pages, shmem_pages, swap_pages,
+//	             page_table_bytes
 //	limits       those that were hit: cgroup, cgroup_id, hierarchy, container, kind, high
-//	             (whether it is memory.high), max_pages, hits, failures, first_ns, pid, comm
+//	             (whether it is memory.high), max_pages, hits, failures, first_ns, pid, comm,
+//	             held at the end of the trace, and for memory.high sleeps and sleep_ns, how
+//	             often and how long tasks slept
 //	total, kinds, cgroups, processes, causes
 //	             charges, charged_pages, failures, batch_misses, first_hit_ns, reclaims,
 //	             reclaim_ns, freed_pages; in all, by kind, by cgroup, by pid and comm, by cause.
@@ -122,10 +133,29 @@ type jsonOOM struct {
 	Trigger  verdict.Trigger `json:"trigger"`
 	Kind     *string         `json:"kind"`
 	MaxPages *uint64         `json:"max_pages"`
+	Usage    *int64          `json:"usage_pages"`
 	Reclaim  jsonReclaim     `json:"reclaim"`
 	Chargers []jsonCharger   `json:"chargers"`
 	Kills    int             `json:"kills"`
+	Result   *string         `json:"result"`
+	Runs     uint64          `json:"runs"`
+	Again    uint64          `json:"again"`
 	Victims  []jsonVictim    `json:"victims"`
+	Held     *jsonHeld       `json:"held"`
+}
+
+type jsonHeld struct {
+	TimeNanos int64             `json:"time_ns"`
+	Usage     *int64            `json:"usage_pages"`
+	Parts     map[string]uint64 `json:"bytes"`
+	Children  []jsonChild       `json:"children"`
+	Processes []jsonVictim      `json:"processes"`
+	NoSwapAt  *string           `json:"no_swap_at"`
+}
+
+type jsonChild struct {
+	Cgroup     string `json:"cgroup"`
+	UsagePages int64  `json:"usage_pages"`
 }
 
 type jsonReclaim struct {
@@ -149,6 +179,7 @@ type jsonVictim struct {
 	FilePages  uint64 `json:"file_pages"`
 	ShmemPages uint64 `json:"shmem_pages"`
 	SwapPages  uint64 `json:"swap_pages"`
+	PageTables uint64 `json:"page_table_bytes"`
 }
 
 type jsonLimit struct {
@@ -161,6 +192,10 @@ type jsonLimit struct {
 	FirstNanos int64   `json:"first_ns"`
 	PID        uint32  `json:"pid"`
 	Comm       string  `json:"comm"`
+	Sleeps     uint64  `json:"sleeps"`
+	SleepNanos uint64  `json:"sleep_ns"`
+
+	Held *jsonHeld `json:"held"`
 }
 
 type jsonTotals struct {
@@ -223,9 +258,9 @@ func (s *Summary) document(c stream.Counts) *document {
 		d.OOMs = append(d.OOMs, s.oom(o))
 	}
 	for _, l := range s.SortedLimits() {
-		d.Text = append(d.Text, s.TellLimit(l)+".")
+		d.Text = append(d.Text, s.LimitStory(l)...)
 		d.Limits = append(d.Limits, jsonLimit{s.cgroupOf(l.Cgroup), l.Kind.String(), l.High, known(l.MaxPages), l.Hits, l.Failures,
-			s.sinceStart(l.FirstNanos), l.ByPID, l.ByComm.String()})
+			s.sinceStart(l.FirstNanos), l.ByPID, l.ByComm.String(), l.Sleeps, l.SleepNanos, s.held(s.AtEnd[l.Cgroup])})
 	}
 	for k := range s.Kinds {
 		if t := &s.Kinds[k]; t.Charges > 0 || t.Reclaims > 0 {
@@ -262,11 +297,18 @@ func (s *Summary) oom(o *verdict.OOM) jsonOOM {
 		TimeNanos: s.sinceStart(o.BootNanos), WallTime: s.wallTime(o.BootNanos), jsonCgroup: s.cgroupOf(o.Cgroup),
 		PID: o.PID, TID: o.TID, Comm: o.Comm.String(), Trigger: o.Trigger, MaxPages: known(o.MaxPages),
 		Reclaim:  jsonReclaim{o.Reclaim.Runs, o.Reclaim.Nanos, o.Reclaim.FreedPages},
-		Chargers: []jsonCharger{}, Kills: o.Kills, Victims: []jsonVictim{},
+		Chargers: []jsonCharger{}, Kills: o.Kills, Runs: max(1, o.Runs), Again: o.Again, Victims: processes(o.Victims), Held: s.held(o.Held),
 	}
-	if o.Trigger == verdict.FailedCharge {
+	if o.Trigger == verdict.FailedCharge || o.Trigger == verdict.LimitLowered {
 		kind := o.Kind.String()
 		j.Kind = &kind
+	}
+	if o.UsagePages >= 0 {
+		j.Usage = &o.UsagePages
+	}
+	if o.Result != 0 {
+		result := o.Result.String()
+		j.Result = &result
 	}
 	for i := range o.Chargers {
 		c := &o.Chargers[i]
@@ -276,9 +318,35 @@ func (s *Summary) oom(o *verdict.OOM) jsonOOM {
 		}
 		j.Chargers = append(j.Chargers, charger)
 	}
-	for i := range o.Victims {
-		v := &o.Victims[i]
-		j.Victims = append(j.Victims, jsonVictim{v.PID, v.Comm.String(), v.HeldPages(), v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages})
+	return j
+}
+
+func processes(all []event.Victim) []jsonVictim {
+	list := []jsonVictim{}
+	for i := range all {
+		v := &all[i]
+		list = append(list, jsonVictim{v.PID, v.Comm.String(), v.HeldPages(), v.AnonPages, v.FilePages, v.ShmemPages, v.SwapPages, v.PageTableBytes})
+	}
+	return list
+}
+
+func (s *Summary) held(h *verdict.Held) *jsonHeld {
+	if h == nil {
+		return nil
+	}
+	j := &jsonHeld{TimeNanos: s.sinceStart(h.BootNanos), Parts: make(map[string]uint64), Children: []jsonChild{}, Processes: processes(h.Processes)}
+	if h.UsagePages >= 0 {
+		j.Usage = &h.UsagePages
+	}
+	for _, p := range h.Parts {
+		j.Parts[p.Key] = p.Bytes
+	}
+	for _, c := range h.Children {
+		j.Children = append(j.Children, jsonChild{s.Names.Printable(c.Cgroup), c.UsagePages})
+	}
+	if h.NoSwapAt.ID != 0 {
+		path := s.Names.Printable(h.NoSwapAt)
+		j.NoSwapAt = &path
 	}
 	return j
 }

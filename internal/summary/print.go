@@ -101,10 +101,16 @@ func (p *printer) processes() {
 	})
 }
 
-// causes prints the charges by cause, and the most frequent stacks of [cause.Other],
-// which show where the rules have gaps.
+// causes prints the charges by cause, the largest callers of slabs, and the most frequent
+// stacks of [cause.Other], which show where the rules have gaps.
 func (p *printer) causes() {
 	totals(p, "CAUSE", p.s.sortedCauses(), func(c cause.Cause) (string, *Totals) { return c.String(), p.s.Causes[c] })
+	callers := slices.SortedFunc(maps.Keys(p.s.SlabCallers), func(a, b string) int {
+		return cmp.Or(cmp.Compare(p.s.SlabCallers[b], p.s.SlabCallers[a]), cmp.Compare(a, b))
+	})
+	for _, caller := range callers[:min(len(callers), 3)] {
+		fmt.Fprintf(&p.b, "  slab, %s: %s\n", p.s.Format.Size(int64(p.s.SlabCallers[caller])), cmp.Or(caller, "unknown caller"))
+	}
 	stacks := slices.SortedFunc(maps.Keys(p.s.OtherStacks), func(a, b *cause.Stack) int {
 		return cmp.Or(cmp.Compare(p.s.OtherStacks[b], p.s.OtherStacks[a]), cmp.Compare(a.Functions(), b.Functions()))
 	})
@@ -141,7 +147,7 @@ func (p *printer) limits() {
 		fmt.Fprintf(&p.b, "\nlimits hit:\n")
 	}
 	for _, l := range limits[:min(len(limits), maxLines)] {
-		fmt.Fprintf(&p.b, "  %s\n", p.s.TellLimit(l))
+		fmt.Fprintf(&p.b, "  %s\n", strings.Join(p.s.LimitStory(l), "\n    "))
 	}
 	if n := len(limits) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  and %d more\n", n)
@@ -150,8 +156,11 @@ func (p *printer) limits() {
 
 func (p *printer) ooms() {
 	ooms := p.s.OOMs
-	if len(ooms) > 0 {
+	switch {
+	case len(ooms) > 0:
 		fmt.Fprintf(&p.b, "\nout of memory%s:\n", p.s.AtLeast())
+	case p.s.Lost:
+		p.b.WriteString("\nout of memory: perhaps, events were lost\n")
 	}
 	if n := len(ooms) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "  %d before these\n", n)

@@ -85,6 +85,8 @@ type Summary struct {
 	// charged with stacks of [cause.Other].
 	Causes      map[cause.Cause]*Totals
 	OtherStacks map[*cause.Stack]uint64
+	// SlabCallers are the pages charged for slabs by the function that allocates.
+	SlabCallers map[string]uint64
 	// Kinds are the charges by [event.Kind]. Reclaim counts as memory's.
 	Kinds []Totals
 	// Cgroups are the charged cgroups, and those with reclaim.
@@ -128,6 +130,7 @@ func New(v *verdict.Verdict) *Summary {
 
 		Causes:      make(map[cause.Cause]*Totals),
 		OtherStacks: make(map[*cause.Stack]uint64),
+		SlabCallers: make(map[string]uint64),
 		Cgroups:     make(map[event.CgroupID]*Totals),
 		Processes:   make(map[uint32]*Process),
 	}
@@ -187,7 +190,7 @@ func (s *Summary) addCharge(e *event.Event) {
 	}
 }
 
-// maxOtherStacks limits the number of OtherStacks.
+// maxOtherStacks limits the numbers of OtherStacks and of SlabCallers.
 const maxOtherStacks = 1 << 10
 
 func (s *Summary) addCause(e *event.Event) {
@@ -198,12 +201,20 @@ func (s *Summary) addCause(e *event.Event) {
 		s.Causes[c] = t
 	}
 	t.AddCharge(e, e.Kind.AddsUp(s.Info.Kinds))
-	if c != cause.Other {
-		return
+	switch stack := s.Stacks.Kernel(e); c {
+	case cause.Other:
+		addBounded(s.OtherStacks, stack, e.RequestedPages)
+	case cause.Slab:
+		if e.Outcome == event.OK {
+			addBounded(s.SlabCallers, stack.SlabCaller(), e.RequestedPages)
+		}
 	}
-	stack := s.Stacks.Kernel(e)
-	if _, ok := s.OtherStacks[stack]; ok || len(s.OtherStacks) < maxOtherStacks {
-		s.OtherStacks[stack] += e.RequestedPages
+}
+
+// addBounded adds to the sum of a key, unless it is new and there are maxOtherStacks.
+func addBounded[K comparable](sums map[K]uint64, key K, pages uint64) {
+	if _, ok := sums[key]; ok || len(sums) < maxOtherStacks {
+		sums[key] += pages
 	}
 }
 

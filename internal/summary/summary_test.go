@@ -112,12 +112,12 @@ PID  COMM  CHARGES  PAGES  FAILED  MISSES  FIRST HIT  RECLAIM  FREED
 8    p     6        22     2       0       5.0 ms     0        0
 
 limits hit:
-  /a: memory limit of 100 pages (400 KiB) hit 2 times, 2 charges failed; first at 4.0 ms by p (7)
-  /a/docker-ID.scope: memory limit of 200 pages (800 KiB) hit once, 1 charge failed; first at 7.0 ms by p (8)
+  /a: memory limit of 100 pages (400 KiB) hit 2 times, 2 charges failed; first at 4.0 ms by p (7).
+  /a/docker-ID.scope: memory limit of 200 pages (800 KiB) hit once, 1 charge failed; first at 7.0 ms by p (8).
 
 out of memory:
   At 9.0 ms /a ran out of memory at its memory limit of 100 pages (400 KiB): small\x1b (7) was allocating; big (8) was killed, rss 332 KiB (anon 320, file 8, shmem 4), swap 20 KiB.
-    Up to then, reclaim there ran once for 1.5 ms and freed 16 KiB.
+    Up to then, reclaim for it ran once for 1.5 ms and freed 16 KiB.
     Charged to it in this trace: p (7) 256 KiB, p (8) 80 KiB.
 
 coverage:
@@ -254,11 +254,11 @@ func TestJSON(t *testing.T) {
 	if want := (map[string]any{"pid": 7., "comm": "p", "pages": 64., "cache_pages": nil}); !maps.Equal(o.Chargers[0], want) {
 		t.Errorf("charger %v, want %v", o.Chargers[0], want)
 	}
-	if want := (map[string]any{"pid": 8., "comm": "big", "rss_pages": 83., "anon_pages": 80., "file_pages": 2., "shmem_pages": 1., "swap_pages": 5.}); !maps.Equal(o.Victims[0], want) {
+	if want := (map[string]any{"pid": 8., "comm": "big", "rss_pages": 83., "anon_pages": 80., "file_pages": 2., "shmem_pages": 1., "swap_pages": 5., "page_table_bytes": 0.}); !maps.Equal(o.Victims[0], want) {
 		t.Errorf("victim %v, want %v", o.Victims[0], want)
 	}
 	if want := (map[string]any{"cgroup": "/a", "cgroup_id": 2., "hierarchy": 0., "container": nil, "kind": "memory", "high": false, "max_pages": 100.,
-		"hits": 1., "failures": 1., "first_ns": 4. * ms, "pid": 7., "comm": "p"}); !maps.Equal(got.Limits[0], want) {
+		"hits": 1., "failures": 1., "first_ns": 4. * ms, "pid": 7., "comm": "p", "sleeps": 0., "sleep_ns": 0., "held": nil}); !maps.Equal(got.Limits[0], want) {
 		t.Errorf("limit %v, want %v", got.Limits[0], want)
 	}
 	container, _ := got.Cgroups[0]["container"].(map[string]any)

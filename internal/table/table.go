@@ -27,7 +27,8 @@ type Options struct {
 type Table struct {
 	w         io.Writer
 	verdict   *verdict.Verdict
-	kills     int // the number of OOM kills so far
+	kills     int                   // the number of OOM kills so far
+	idle      map[*verdict.OOM]bool // those with a line; the wide table has one for each run
 	format    text.Format
 	timeWidth int
 
@@ -118,6 +119,7 @@ func New(w io.Writer, v *verdict.Verdict, o Options) *Table {
 		timeWidth: 8,
 		wide:      o.Wide,
 		seen:      make(map[level]*seenLevel),
+		idle:      make(map[*verdict.OOM]bool),
 		buf:       make([]byte, 0, 32<<10),
 	}
 	if t.wide {
@@ -159,6 +161,12 @@ func (t *Table) Write(batch []event.Event) error {
 			}
 		case event.OOMKill:
 			t.appendOOMKill(e)
+		case event.OOM:
+			t.appendIdle(e)
+		case event.Throttle:
+			if t.wide {
+				t.appendThrottle(e)
+			}
 		case event.CgroupName:
 			t.charged.column, t.limiting.column = nil, nil
 		case event.Lost:
@@ -374,6 +382,21 @@ func (t *Table) appendOOMKill(e *event.Event) {
 	}
 	b := append(append(t.buf, "--- "...), t.verdict.TellKill(t.nextKill())...)
 	t.buf = append(b, " ---\n"...)
+}
+
+// appendIdle appends a run of the OOM killer that killed nobody.
+func (t *Table) appendIdle(e *event.Event) {
+	o := t.verdict.Idle(e)
+	switch {
+	case t.wide:
+		b := t.appendEvent(e, "oom")
+		b = appendColumn(b, "none", outcomeWidth)
+		b = t.appendCgroup(b, e.Cgroup)
+		t.buf = append(append(b, verdict.TellResult(e.Result)...), '\n')
+	case o != nil && !t.idle[o]:
+		t.idle[o] = true
+		t.buf = append(append(append(t.buf, "--- "...), t.verdict.TellIdle(o)...), " ---\n"...)
+	}
 }
 
 // nextKill returns the OOM kill of the next event of that type.

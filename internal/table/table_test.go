@@ -62,6 +62,14 @@ var kill = with(charge(1500, "small", 2, 0, 0, 0), func(e *event.Event) {
 	e.Victim = event.Victim{PID: 7, Comm: [16]byte{'b', 'i', 'g'}, AnonPages: 2500, FilePages: 10, ShmemPages: 1, SwapPages: 2}
 })
 
+// idle is a run of the OOM killer in /a that kills nobody, and sleep a sleep for its
+// memory.high.
+var idle = with(charge(1500, "small", 2, 0, 90, 90), func(e *event.Event) {
+	e.Type, e.OOMNanos, e.Result = event.OOM, e.BootNanos, event.NoVictim
+})
+
+var sleep = with(charge(1500, "small", 2, 0, 90, 60), func(e *event.Event) { e.Type, e.DurationNanos = event.Throttle, 1_500_000_000 })
+
 // fed returns a Table behind its Verdict.
 func fed(w io.Writer, info stream.Info, l look) stream.Sink {
 	v := verdict.New(world.New(info), l.Format)
@@ -146,8 +154,8 @@ func TestRows(t *testing.T) {
 			"0        25980  a                1          2501       max        * LIMIT REACHED /a",
 			"0        25980  a                1          2501       3000       * /a",
 			"0        25980  a                1          5          max        * (cgroup 8)",
-			"--- OOM in /a: small (25980) without a failed charge; killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB ---",
-			"--- OOM of the machine: small (25980) allocating; killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB ---",
+			"--- OOM in /a: the OOM killer ran in small (25980); killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB ---",
+			"--- OOM of the machine: the OOM killer ran in small (25980); killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB ---",
 		)},
 		{"kinds", look{}, []event.Event{
 			with(charge(0, "a", 2, 1, 9, 10), func(e *event.Event) { e.Kind = event.Swap }),
@@ -186,6 +194,15 @@ func TestRows(t *testing.T) {
 			"0       25980   25981   a               -    -       -       reclaim begin   /a",
 			"2       25980   25981   a               -    -       -       reclaim end     /a             freed 32 in 2.000 ms",
 			"1       25980   25981   small           -    -       -       oom     kill    /a             killed big (7), rss 9.8 MiB (anon 9.7, file 0.0, shmem 0.0), swap 8 KiB",
+		)},
+		{"OOM killer without a kill", look{}, append(tree[:3:3], idle, idle, sleep), lines(titles,
+			"--- OOM in /a: small (25980) allocating; no process that it may kill ---",
+		)},
+		{"OOM killer without a kill, wide", wide, append(tree[:3:3], idle, idle, sleep), lines(
+			"TIME    PID     TID     COMM            REQ  CURRENT LIMIT   KIND    OUTCOME CGROUP         LIMITED BY          ROOM   FLAGS",
+			"1       25980   25981   small           -    -       -       oom     none    /a             no process that it may kill",
+			"1       25980   25981   small           -    -       -       oom     none    /a             no process that it may kill",
+			"1       25980   25981   small           -    -       -       high    sleep   /a             1.50 s, usage 90 above memory.high 60",
 		)},
 		{"wide, long paths", look{Options: Options{Wide: true, Columns: 130}}, []event.Event{
 			{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},

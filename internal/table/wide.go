@@ -184,6 +184,17 @@ func (t *Table) appendReclaim(e *event.Event) {
 	t.buf = endLine(b)
 }
 
+func (t *Table) appendThrottle(e *event.Event) {
+	b := t.appendEvent(e, "high")
+	b = appendColumn(b, "sleep", outcomeWidth)
+	b = t.appendCgroup(b, e.Cgroup)
+	b = append(append(b, text.Duration(int64(e.DurationNanos))...), ", usage "...)
+	b = t.appendCount(b, event.Memory, e.UsagePages)
+	b = append(b, " above memory.high "...)
+	b = t.appendCount(b, event.Memory, int64(e.MaxPages))
+	t.buf = append(b, '\n')
+}
+
 func (t *Table) appendWideOOMKill(e *event.Event) {
 	b := t.appendEvent(e, "oom")
 	b = appendColumn(b, "kill", outcomeWidth)

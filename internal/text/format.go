@@ -2,6 +2,7 @@ package text
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -191,7 +192,7 @@ func (f *Format) Wall(bootNanos uint64) time.Time {
 // "3h05m", "2d 3h".
 func Duration(nanos int64) string {
 	if nanos < 0 {
-		return "-" + Duration(-nanos)
+		return "-" + Duration(-max(nanos, -math.MaxInt64))
 	}
 	d := time.Duration(nanos)
 	switch {

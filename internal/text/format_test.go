@@ -23,7 +23,7 @@ func TestFormat(t *testing.T) {
 		{pages.Parts(parts, []int64{2502, 0, 627}), "3129 pages (anon 2502, file 0, shmem 627)"},
 		{bytes.Parts(parts, []int64{1, 0, 1}), "8192 bytes (anon 4096, file 0, shmem 4096)"},
 		{Duration(0), "0"}, {Duration(999), "0 µs"}, {Duration(12_345), "12 µs"}, {Duration(746_999_999), "746.9 ms"},
-		{Duration(1e9), "1.00 s"}, {Duration(31_049_999_999), "31.04 s"}, {Duration(312e9), "5m12s"}, {Duration(-1e9), "-1.00 s"},
+		{Duration(1e9), "1.00 s"}, {Duration(31_049_999_999), "31.04 s"}, {Duration(312e9), "5m12s"}, {Duration(-1e9), "-1.00 s"}, {Duration(math.MinInt64), "-106751d 23h"},
 		{Duration(int64(3*time.Hour + 5*time.Minute)), "3h05m"}, {Duration(int64(51 * time.Hour)), "2d 3h"},
 	} {
 		if tc.got != tc.want {

@@ -143,6 +143,7 @@ func (b *blockWriter) addContext(begin int) {
 	b.mentionStack(c.UserStack)
 	// The other levels are ancestors of this cgroup.
 	b.mentionCgroup(c.Cgroup)
+	b.mentionCgroup(c.VictimCgroup())
 }
 
 // mentionCgroup adds the names of a cgroup and its ancestors, as far as they are known.

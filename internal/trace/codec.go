@@ -14,11 +14,15 @@ var codecs = [...]codec{
 	event.Lost:         {1, taskContext, both(lost)},
 	event.ReclaimBegin: {1, cgroupContext, both(nothing)},
 	event.ReclaimEnd:   {1, cgroupContext, both(reclaimEnd)},
-	event.OOMKill:      {1, cgroupContext, both(oomKill)},
+	event.OOMKill:      {1, killContext, both(oomKill)},
 	event.Fork:         {1, taskContext, both(fork)},
 	event.Uncharge:     {3, counterContext, columns{encodeUncharge, decodeUncharge}},
 	event.ForcedCharge: {3, counterContext, columns{encodeUncharge, decodeUncharge}},
 	event.Usage:        {3, cgroupContext, both(usageReading)},
+	event.OOM:          {4, cgroupContext, both(oom)},
+	event.Throttle:     {4, cgroupContext, both(throttle)},
+	event.MemoryStat:   {4, cgroupContext, both(memoryStat)},
+	event.Held:         {4, killContext, both(held)},
 }
 
 // A codec says how events of a type are recorded.
@@ -77,6 +81,16 @@ var cgroupContext = contextFields{
 	same: func(a, b *event.Event) bool { return a.Cgroup == b.Cgroup },
 }
 
+var killContext = contextFields{
+	code: func(x *coder, e *event.Event) {
+		codeCgroup(x, e)
+		if x.version >= 4 {
+			x.uint64(&x.contexts, &e.Victim.CgroupID)
+		}
+	},
+	same: func(a, b *event.Event) bool { return a.Cgroup == b.Cgroup && a.Victim.CgroupID == b.Victim.CgroupID },
+}
+
 func codeCgroup(x *coder, e *event.Event) {
 	x.uint32(&x.contexts, &e.Cgroup.Hierarchy)
 	x.uint64(&x.contexts, &e.Cgroup.ID)
@@ -94,13 +108,64 @@ func reclaimEnd(x *coder, _ *levels, e *event.Event) {
 }
 
 func oomKill(x *coder, _ *levels, e *event.Event) {
-	v := &e.Victim
+	process(x, &e.Victim)
+	if x.version >= 4 {
+		oomState(x, e)
+	}
+}
+
+// process is a process and its resident memory.
+func process(x *coder, v *event.Victim) {
 	x.uint32(&x.other, &v.PID)
 	x.comm(&x.other, &v.Comm)
 	x.uint64(&x.other, &v.AnonPages)
 	x.uint64(&x.other, &v.FilePages)
 	x.uint64(&x.other, &v.ShmemPages)
 	x.uint64(&x.other, &v.SwapPages)
+	if x.version >= 4 {
+		x.uint64(&x.other, &v.PageTableBytes)
+	}
+}
+
+func memoryStat(x *coder, _ *levels, e *event.Event) {
+	x.uint64(&x.other, &e.OOMNanos)
+	x.uint64(&x.other, &e.ParentID)
+	x.int64(&x.other, &e.UsagePages)
+	x.text(&x.other, &e.Stat)
+	x.bad = x.bad || len(e.Stat) > event.MaxStat
+}
+
+func held(x *coder, _ *levels, e *event.Event) {
+	x.uint64(&x.other, &e.OOMNanos)
+	process(x, &e.Victim)
+}
+
+// oomState is what OOM kills and runs that killed nobody share.
+func oomState(x *coder, e *event.Event) {
+	x.uint64(&x.other, &e.OOMNanos)
+	x.int64(&x.other, &e.UsagePages)
+	x.uint64(&x.other, &e.MaxPages)
+	flags := uint32(e.Flags)
+	x.uint32(&x.other, &flags)
+	if !x.encoding {
+		e.Flags = event.Flags(flags)
+	}
+}
+
+func oom(x *coder, _ *levels, e *event.Event) {
+	oomState(x, e)
+	result := uint32(e.Result)
+	x.uint32(&x.other, &result)
+	if !x.encoding {
+		e.Result = event.OOMResult(result)
+	}
+	x.bad = x.bad || !e.Result.Valid()
+}
+
+func throttle(x *coder, _ *levels, e *event.Event) {
+	x.int64(&x.other, &e.UsagePages)
+	x.uint64(&x.other, &e.MaxPages)
+	x.uint64(&x.other, &e.DurationNanos)
 }
 
 func fork(x *coder, _ *levels, e *event.Event) {

@@ -45,13 +45,16 @@
 //
 // A context is a byte for the type ([event.Type]), uvarint cpu, pid, tid, a byte for the
 // length of the comm, and the comm without its trailing NULs. All types but Lost and Fork
-// add uvarint hierarchy and cgroup. A charge adds a byte for the kind, uvarint flags
-// (without Retry and Predicted), counter, stack pointer, max, limiting cgroup, limiting
-// max, high cgroup, high max, and the numbers of the kernel stack and the user stack (0:
-// none). An uncharge or a forced charge adds a byte for the kind and uvarint counter.
+// add uvarint hierarchy and cgroup, an OOM kill and another process its own cgroup as well. A charge
+// adds a byte for the kind, uvarint flags (without Retry and Predicted), counter, stack
+// pointer, max, limiting cgroup, limiting max, high cgroup, high max, and the numbers of the
+// kernel stack and the user stack (0: none). An uncharge or a forced charge adds a byte for
+// the kind and uvarint counter.
 //
-// Version 2 has no user stacks, uncharges, forced charges or readings of usage. Version 1
-// has no kernel stacks either, nor the section stacks.
+// Version 3 has no runs of the OOM killer that killed nobody, sleeps for memory.high,
+// memory.stat, nor other processes; its OOM kills lack the victim's cgroup and what follows the victim's swap. Version 2 has no
+// user stacks, uncharges, forced charges or readings of usage either. Version 1 has no kernel
+// stacks, nor the section stacks.
 //
 // A column has the values of the events in order. It has nothing for an event without
 // such a value.
@@ -72,7 +75,14 @@
 //	other      lost: uvarint number of events. end of reclaim: uvarint pages
 //	           freed, uvarint nanoseconds. OOM kills: uvarint pid of the victim,
 //	           a byte for the length of its comm, the comm, uvarint anonymous,
-//	           file, shared and swap pages. forks: uvarint pid of the child
+//	           file, shared and swap pages, bytes of page tables, and the fields
+//	           of OOM. OOM: uvarint BootNanos when it started, varint usage,
+//	           uvarint limit, uvarint flags, and for a run that killed nobody
+//	           uvarint result ([event.OOMResult]). sleeps for memory.high:
+//	           varint usage, uvarint memory.high, uvarint nanoseconds. memory.stat:
+//	           uvarint BootNanos of the OOM, uvarint parent, varint usage, uvarint
+//	           length, the text. other processes: uvarint BootNanos of the OOM, and like the
+//	           victim of an OOM kill up to the page tables. forks: uvarint pid of the child
 //	           times 2, plus 1 if the process is older than the trace. readings
 //	           of usage: uvarint pages times 2, plus 1 for one at the beginning
 //
@@ -93,7 +103,7 @@ import (
 const (
 	signature = "CTRACE\r\n"
 	// Version is the version of the format.
-	Version = 3
+	Version = 4
 
 	blockMagic  = "CTB1"
 	headerBytes = 48

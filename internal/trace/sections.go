@@ -61,7 +61,7 @@ func (c *column) flush() {
 }
 
 // A coder encodes events into the sections of a block, or decodes them. The functions
-// uint64, uint32, byte, text, comm and flagged do both, as in the XDR library (xdr(3)), so
+// uint64, int64, uint32, byte, text, comm and flagged do both, as in the XDR library (xdr(3)), so
 // that the writer and the reader share one list of fields.
 type coder struct {
 	encoding bool
@@ -164,6 +164,14 @@ func (x *coder) uint64(s *section, v *uint64) {
 		s.appendUvarint(*v)
 	} else {
 		*v = x.readUvarint(s)
+	}
+}
+
+func (x *coder) int64(s *section, v *int64) {
+	if x.encoding {
+		s.appendUvarint(zigzag(*v))
+	} else {
+		*v = x.readVarint(s)
 	}
 }
 

@@ -64,6 +64,9 @@ func (s *Sequence) Read(batch []event.Event) (int, error) {
 		if shift := r.info.BootWallNanos - s.info.BootWallNanos; shift != 0 && r.info.StartBootNanos != s.info.StartBootNanos {
 			for i := range batch[:n] {
 				batch[i].BootNanos += uint64(shift)
+				if batch[i].OOMNanos != 0 {
+					batch[i].OOMNanos += uint64(shift)
+				}
 			}
 		}
 		return n, nil

@@ -48,7 +48,10 @@ func newWriter(t testing.TB, out io.Writer, info stream.Info) *Writer {
 const storyNames = 6
 
 // story returns the names of some cgroups and some stacks, and n events of all types.
-func story(n int) []event.Event {
+func story(n int) []event.Event { return storyOf(Version, n) }
+
+// storyOf returns the events of the test of a version of the format.
+func storyOf(version uint32, n int) []event.Event {
 	r := rand.New(rand.NewPCG(1, 2))
 	events := []event.Event{
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3}, ParentID: 2, Name: "b\xff"},
@@ -90,7 +93,8 @@ func story(n int) []event.Event {
 			}
 		case 14:
 			e = event.Event{Type: event.OOMKill, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), Cgroup: event.CgroupID{ID: 2}}
-			e.Victim = event.Victim{PID: 9, Comm: comm("big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: math.MaxUint64}
+			e.Victim = event.Victim{PID: 9, Comm: comm("big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: math.MaxUint64, PageTableBytes: 1 << 40, CgroupID: 3}
+			e.OOMNanos, e.UsagePages, e.MaxPages, e.Flags = e.BootNanos-1, -7, 1<<50, event.LimitWrite
 		case 15, 16:
 			e = event.Event{Type: event.Fork, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), ChildPID: math.MaxUint32 - uint32(i)}
 			if i%50 == 16 {
@@ -105,6 +109,22 @@ func story(n int) []event.Event {
 			e = event.Event{Type: event.Usage, BootNanos: info.StartBootNanos, Cgroup: e.Cgroup, UsagePages: math.MaxInt64}
 			if i%50 == 20 {
 				e.UsagePages, e.Flags = 0, event.Existing
+			}
+		case 21, 22:
+			if version < 4 {
+				break
+			}
+			e = event.Event{Type: event.OOM, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), Cgroup: e.Cgroup, OOMNanos: 1 << 60, UsagePages: -7, MaxPages: 9, Result: event.Disabled, Flags: event.SysRq}
+			if i%50 == 22 {
+				e.Type, e.OOMNanos, e.Result, e.Flags, e.DurationNanos = event.Throttle, 0, 0, 0, 1<<40
+			}
+		case 23:
+			if version >= 4 {
+				e = event.Event{Type: event.MemoryStat, BootNanos: e.BootNanos, Cgroup: e.Cgroup, OOMNanos: 1 << 60, ParentID: 2, UsagePages: -7, Stat: "anon 4096\n"}
+			}
+		case 24:
+			if version >= 4 {
+				e = event.Event{Type: event.Held, BootNanos: e.BootNanos, Cgroup: e.Cgroup, OOMNanos: 1 << 60, Victim: event.Victim{PID: 9, Comm: comm("big"), AnonPages: 1, CgroupID: 3}}
 			}
 		}
 		events = append(events, e)
@@ -575,7 +595,7 @@ func TestRefuses(t *testing.T) {
 	}{
 		"empty":     {nil, "x: not a recording of chargetrace: EOF"},
 		"text":      {[]byte("TIME     PID    COMM"), "x: not a recording of chargetrace"},
-		"newer":     {newer, "x: format version 4 is not supported: this program reads versions 1 to 3"},
+		"newer":     {newer, "x: format version 5 is not supported: this program reads versions 1 to 4"},
 		"cut":       {file[:40], "x: first block: unexpected EOF"},
 		"huge":      {huge, "x: first block: damaged block: its length of 1073741824 bytes exceeds 16777216"},
 		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "x: not a recording of chargetrace"},

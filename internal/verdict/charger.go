@@ -27,8 +27,8 @@ type Charger struct {
 // have some.
 const maxChargers, maxWithChargers = 5, 1000
 
-// chargers are the sums of a process in a cgroup. Their number is bounded: of those beyond,
-// nothing is known.
+// chargers are the sums of a process in a cgroup. Their number is bounded: the smallest are
+// forgotten.
 type chargers struct {
 	byID map[chargerID]*charger
 	// recent caches byID, indexed by the PID plus the cgroup's ID modulo the length: most
@@ -56,7 +56,7 @@ func (cs *chargers) add(e *event.Event, isCache bool) {
 	if c == nil || c.chargerID != id {
 		if c = cs.byID[id]; c == nil {
 			if len(cs.byID) >= maxChargerIDs {
-				return
+				cs.forget()
 			}
 			c = &charger{id, Charger{PID: e.PID}}
 			cs.byID[id] = c
@@ -71,6 +71,15 @@ func (cs *chargers) add(e *event.Event, isCache bool) {
 	if isCache {
 		c.CachePages += pages
 	}
+}
+
+// forget drops the smaller half.
+func (cs *chargers) forget() {
+	all := slices.SortedFunc(maps.Values(cs.byID), func(a, b *charger) int { return cmp.Compare(a.Pages, b.Pages) })
+	for _, c := range all[:len(all)/2] {
+		delete(cs.byID, c.chargerID)
+	}
+	clear(cs.recent[:])
 }
 
 // most returns the processes that charged most to a cgroup and to those below it; to all for

@@ -109,19 +109,19 @@ func TestOOMs(t *testing.T) {
 			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating" + killed},
 			[]string{"OOM in /a: p (7) allocating; killed victim (8), " + small}},
 		{"a lower limit", []event.Event{charge(1, 8, 64, 20, event.OK), kill(2, 7, 2, 8)},
-			[]string{"/a ran out of memory: the OOM killer ran in p (7), which has no failed charge there in this trace, as when a limit is lowered" + killed},
-			[]string{"OOM in /a: p (7) without a failed charge; killed victim (8), " + small}},
+			[]string{"/a ran out of memory: the OOM killer ran in p (7), which has no failed charge in this trace: the limit may have been lowered" + killed},
+			[]string{"OOM in /a: the OOM killer ran in p (7); killed victim (8), " + small}},
 		{"a failed charge elsewhere", []event.Event{failed, kill(2, 7, 3, 8)},
-			[]string{"/a/b ran out of memory: the OOM killer ran in p (7), which has no failed charge there in this trace, as when a limit is lowered" + killed},
-			[]string{"OOM in /a/b: p (7) without a failed charge; killed victim (8), " + small}},
+			[]string{"/a/b ran out of memory: the OOM killer ran in p (7), which has no failed charge in this trace: the limit may have been lowered" + killed},
+			[]string{"OOM in /a/b: the OOM killer ran in p (7); killed victim (8), " + small}},
 		{"the machine", []event.Event{kill(2, 7, 0, 8)},
-			[]string{"the machine ran out of memory: p (7) was allocating" + killed},
-			[]string{"OOM of the machine: p (7) allocating; killed victim (8), " + small}},
+			[]string{"the machine ran out of memory: the OOM killer ran in p (7)" + killed},
+			[]string{"OOM of the machine: the OOM killer ran in p (7); killed victim (8), " + small}},
 		{"a group, one killed twice", []event.Event{failed, kill(2, 7, 2, 8), kill(2, 7, 2, 9), with(charge(2, 7, 1, 0, event.OK), func(e *event.Event) { e.Flags = event.Remote }), kill(2, 7, 2, 8)},
-			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating; 2 processes were killed as a group (memory.oom.group)" + killed + strings.Replace(killed, "8)", "9)", 1)},
+			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating; 2 processes were killed" + killed + strings.Replace(killed, "8)", "9)", 1)},
 			[]string{"OOM in /a: p (7) allocating; killed victim (8), " + small, "OOM in /a: p (7) allocating; killed victim (9), " + small, "OOM in /a: p (7) allocating; killed victim (8), " + small}},
-		{"rss above the limit", []event.Event{with(failed, func(e *event.Event) { e.Limiting.MaxPages = 72 }), kill(2, 7, 2, 8)},
-			[]string{"/a ran out of memory at its memory limit of 72 pages (288 KiB): p (7) was allocating" + killed + " (more than the limit: pages charged elsewhere are in its rss too)"},
+		{"rss above the limit", []event.Event{with(failed, func(e *event.Event) { e.Limiting.MaxPages = 64 }), kill(2, 7, 2, 8)},
+			[]string{"/a ran out of memory at its memory limit of 64 pages (256 KiB): p (7) was allocating" + killed + " (more than the limit: pages that are charged elsewhere can be in it)"},
 			[]string{"OOM in /a: p (7) allocating; killed victim (8), " + small}},
 		{"twice", []event.Event{failed, kill(2, 7, 2, 8), failed, kill(3, 7, 2, 8)},
 			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating" + killed, "/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating" + killed},
@@ -130,8 +130,8 @@ func TestOOMs(t *testing.T) {
 			[]string{"/a ran out of memory at its memsw limit of 100 pages (400 KiB): p (7) was allocating" + killed},
 			[]string{"OOM in /a: p (7) allocating; killed victim (8), " + small}},
 		{"swap does not kill", []event.Event{with(failed, func(e *event.Event) { e.Kind = event.Swap }), kill(2, 7, 2, 8)},
-			[]string{"/a ran out of memory: the OOM killer ran in p (7), which has no failed charge there in this trace, as when a limit is lowered" + killed},
-			[]string{"OOM in /a: p (7) without a failed charge; killed victim (8), " + small}},
+			[]string{"/a ran out of memory: the OOM killer ran in p (7), which has no failed charge in this trace: the limit may have been lowered" + killed},
+			[]string{"OOM in /a: the OOM killer ran in p (7); killed victim (8), " + small}},
 	} {
 		v := newVerdict(t, text.Format{}, tc.events...)
 		var ooms, kills []string
@@ -146,6 +146,159 @@ func TestOOMs(t *testing.T) {
 		}
 		if got, want := strings.Join(kills, "\n"), strings.Join(tc.kills, "\n"); got != want {
 			t.Errorf("%s:\n%s\nwant\n%s", tc.name, got, want)
+		}
+	}
+}
+
+// started completes an event of the OOM killer as since version 4 of recordings.
+func started(e event.Event, usage int64, max uint64, flags event.Flags) event.Event {
+	e.OOMNanos, e.UsagePages, e.MaxPages, e.Flags = e.BootNanos-ms/2, usage, max, flags
+	return e
+}
+
+// idle returns a run of the OOM killer in /a that killed nobody.
+func idle(at uint64, tid uint32, r event.OOMResult) event.Event {
+	e := started(kill(at, tid, 2, 0), 100, 100, 0)
+	e.Type, e.Victim, e.Result = event.OOM, event.Victim{}, r
+	return e
+}
+
+// TestRuns checks what events with the state of the OOM killer say.
+func TestRuns(t *testing.T) {
+	failed := charge(1, 7, 1, 100, event.Failed)
+	killed := func(e event.Event) event.Event {
+		e.Victim.PageTableBytes, e.Victim.CgroupID = 8192, 3
+		return e
+	}
+	const victim = "victim (8) was killed, rss 328 KiB (anon 320, file 8, shmem 0), page tables 8 KiB"
+	v1 := func(e event.Event) event.Event {
+		e.Cgroup.Hierarchy = 4
+		return e
+	}
+	second := started(kill(3, 7, 2, 9), 90, 90, 0)
+	second.OOMNanos++
+	for _, tc := range []struct {
+		name   string
+		events []event.Event
+		want   []string // Tell of each
+		line   string   // TellKill or TellIdle of the first
+	}{
+		{"a lower limit", []event.Event{killed(started(kill(2, 7, 2, 8), 300, 100, event.LimitWrite))},
+			[]string{"/a ran out of memory: its memory limit was set to 100 pages (400 KiB), below the 300 pages (1.1 MiB) that it held, by p (7); " + victim},
+			"OOM in /a: limit set to 400 KiB by p (7); killed victim (8), rss 328 KiB (anon 320, file 8, shmem 0), page tables 8 KiB"},
+		{"a lower limit after a failure", []event.Event{failed, killed(started(kill(2, 7, 2, 8), 300, 100, event.LimitWrite))},
+			[]string{"/a ran out of memory: its memory limit was set to 100 pages (400 KiB), below the 300 pages (1.1 MiB) that it held, by p (7); " + victim}, ""},
+		{"its limit changed since", []event.Event{failed, killed(started(kill(2, 7, 2, 8), 90, 90, 0))},
+			[]string{"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; " + victim},
+			"OOM in /a: p (7) allocating; killed victim (8), rss 328 KiB (anon 320, file 8, shmem 0), page tables 8 KiB"},
+		{"the charge is filtered", []event.Event{killed(started(kill(2, 7, 2, 8), 90, 90, 0))},
+			[]string{"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; " + victim}, ""},
+		{"the charge to memory and swap is filtered", []event.Event{v1(killed(started(kill(2, 7, 2, 8), 90, 1<<50, 0)))},
+			[]string{"(cgroup 2) ran out of memory at its memsw limit: p (7) was allocating; " + victim}, ""},
+		{"SysRq-f", []event.Event{killed(started(kill(2, 7, 0, 8), 0, 0, event.SysRq))},
+			[]string{"the OOM killer ran for the machine: a user asked for it (SysRq-f); " + victim},
+			"OOM of the machine: a user asked for it (SysRq-f); killed victim (8), rss 328 KiB (anon 320, file 8, shmem 0), page tables 8 KiB"},
+		{"two runs of one thread", []event.Event{killed(started(kill(2, 7, 2, 8), 90, 90, 0)), second},
+			[]string{"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; " + victim,
+				"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; victim (9) was killed, rss 328 KiB (anon 320, file 8, shmem 0)"}, ""},
+		{"no victim", []event.Event{failed, idle(2, 7, event.NoVictim), failed, idle(3, 7, event.NoVictim)},
+			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating; the OOM killer ran 2 times and found no process that it may kill"},
+			"OOM in /a: p (7) allocating; no process that it may kill"},
+		{"a victim that exits", []event.Event{killed(started(kill(2, 7, 2, 8), 90, 90, 0)), idle(3, 7, event.VictimExits), idle(4, 9, event.TaskExits)},
+			[]string{"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; " + victim + "; the OOM killer ran 2 times more before that had exited"}, ""},
+		{"a group of this version", []event.Event{killed(started(kill(2, 7, 2, 8), 90, 90, 0)), with(charge(2, 7, 1, 0, event.OK), func(*event.Event) {}), started(kill(2, 7, 2, 9), 90, 90, 0)},
+			[]string{"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; 2 processes were killed as a group (memory.oom.group); " + victim +
+				"; victim (9) was killed, rss 328 KiB (anon 320, file 8, shmem 0)"}, ""},
+		{"an rss that is unknown", []event.Event{with(started(kill(2, 7, 2, 8), 90, 90, 0), func(e *event.Event) { e.Victim.AnonPages, e.Victim.FilePages = 0, 0 })},
+			[]string{"/a ran out of memory at its memory limit of 90 pages (360 KiB): p (7) was allocating; victim (8) was killed, rss unknown"}, ""},
+		{"runs with two triggers", []event.Event{idle(2, 7, event.NoVictim), with(idle(3, 9, event.NoVictim), func(e *event.Event) { e.Flags, e.UsagePages = event.LimitWrite, 150 })},
+			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating; the OOM killer ran once and found no process that it may kill",
+				"/a ran out of memory: its memory limit was set to 100 pages (400 KiB), below the 150 pages (600 KiB) that it held, by p (9); the OOM killer ran once and found no process that it may kill"}, ""},
+		{"an earlier victim that exits", []event.Event{idle(3, 7, event.VictimExits)},
+			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating; the OOM killer ran once while a process that it had killed before was exiting"},
+			"OOM in /a: p (7) allocating; a process that it killed before is exiting"},
+		{"the task exits", []event.Event{idle(3, 7, event.TaskExits)},
+			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating; the OOM killer ran once and killed nobody: the task was exiting, or memory became free"},
+			"OOM in /a: p (7) allocating; no kill: the task is exiting, or memory became free"},
+		{"disabled", []event.Event{idle(3, 7, event.Disabled), idle(4, 7, event.Disabled)},
+			[]string{"/a ran out of memory at its memory limit of 100 pages (400 KiB): p (7) was allocating, and waits for memory: the OOM killer is disabled there (memory.oom_control); tasks waited 2 times"},
+			"OOM in /a: p (7) allocating; it waits: the OOM killer is disabled there (memory.oom_control)"},
+	} {
+		v := newVerdict(t, text.Format{}, tc.events...)
+		var ooms []string
+		for _, o := range v.OOMs {
+			ooms = append(ooms, v.Tell(o))
+		}
+		if got, want := strings.Join(ooms, "\n"), strings.Join(tc.want, "\n"); got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", tc.name, got, want)
+		}
+		line := v.TellIdle(v.OOMs[0])
+		if len(v.Kills) > 0 {
+			line = v.TellKill(v.Kills[0])
+		}
+		if tc.line != "" && line != tc.line {
+			t.Errorf("%s:\n%s\nwant\n%s", tc.name, line, tc.line)
+		}
+	}
+	v := newVerdict(t, text.Format{}, killed(started(kill(2, 7, 2, 8), 90, 90, 0)), idle(3, 7, event.VictimExits))
+	if v.OOMs[0].Again != 1 || v.Kills[0].VictimCgroup != (event.CgroupID{ID: 3}) || v.OOMs[0].BootNanos != info.StartBootNanos+3*ms/2 {
+		t.Errorf("%+v", v.OOMs[0])
+	}
+}
+
+func TestSleeps(t *testing.T) {
+	sleep := func(at uint64, pid uint32, nanos uint64) event.Event {
+		return event.Event{Type: event.Throttle, BootNanos: info.StartBootNanos + at*ms, PID: pid, TID: pid, Comm: comm("p"), Cgroup: event.CgroupID{ID: 2},
+			UsagePages: 90, MaxPages: 60, DurationNanos: nanos}
+	}
+	var many []event.Event
+	for pid := range uint32(2 * maxSleepers) {
+		many = append(many, sleep(1, 10+pid, ms))
+	}
+	high := with(charge(1, 7, 64, 10, event.OK), func(e *event.Event) { e.High = event.Level{CgroupID: 2, UsagePages: 10, MaxPages: 60} })
+	for _, tc := range []struct {
+		events []event.Event
+		want   string
+	}{
+		{[]event.Event{high, sleep(2, 7, 2e9), sleep(3, 8, 3e9), sleep(4, 7, 2e9)},
+			"/a: memory.high of 60 pages (240 KiB) exceeded, 1 charge throttled, tasks slept 3 times, up to 7.00 s in all: p (7) 4.00 s, p (8) 3.00 s; first at 1.0 ms by p (7)"},
+		{[]event.Event{sleep(2, 7, ms)}, "/a: memory.high of 60 pages (240 KiB) exceeded, tasks slept once, up to 1.0 ms in all: p (7) 1.0 ms; first at 2.0 ms by p (7)"},
+		{many, "/a: memory.high of 60 pages (240 KiB) exceeded, tasks slept 128 times, up to 128.0 ms in all: p (10) 1.0 ms, p (11) 1.0 ms, p (12) 1.0 ms, 61 more; first at 1.0 ms by p (10)"},
+	} {
+		v := newVerdict(t, text.Format{}, tc.events...)
+		if got := v.TellLimit(v.SortedLimits()[0]); got != tc.want {
+			t.Errorf("%s\nwant %s", got, tc.want)
+		}
+	}
+}
+
+// TestChargers checks who charged most to a cgroup that runs out of memory: not a process
+// that charges another one more, nor one that has given back what it charged.
+func TestChargers(t *testing.T) {
+	other := with(charge(1, 20, 5000, 0, event.OK), func(e *event.Event) { e.Cgroup.ID = 9 })
+	back := with(charge(1, 21, 60, 0, event.OK), func(e *event.Event) { e.Type = event.Uncharge })
+	failed := charge(1, 7, 1, 100, event.Failed)
+	net := info
+	net.Net = true
+	for _, tc := range []struct {
+		info   stream.Info
+		events []event.Event
+		want   string
+	}{
+		{info, []event.Event{other, charge(1, 7, 10, 0, event.OK), charge(1, 8, 30, 0, event.OK), failed, kill(2, 7, 2, 8)},
+			"Charged to it in this trace: p (8) 120 KiB, p (7) 40 KiB."},
+		{net, []event.Event{charge(1, 21, 64, 0, event.OK), charge(1, 8, 30, 0, event.OK), back, failed, kill(2, 7, 2, 8)},
+			"Charged to it in this trace, less what the same process gave back: p (8) 120 KiB, p (21) 16 KiB."},
+		{info, []event.Event{other, charge(1, 7, 10, 0, event.OK), kill(2, 7, 0, 8)},
+			"Charged to cgroups in this trace: p (20) 19.5 MiB, p (7) 40 KiB."},
+	} {
+		v := New(world.New(tc.info), text.Format{})
+		if err := v.Feed(stream.Tee()).Write(append(tree[:3:3], tc.events...)); err != nil {
+			t.Fatal(err)
+		}
+		story := v.Story(v.OOMs[0])
+		if got := story[len(story)-1]; got != tc.want {
+			t.Errorf("%s\nwant %s", got, tc.want)
 		}
 	}
 }
@@ -184,6 +337,7 @@ func TestHeadline(t *testing.T) {
 		"/a reached its memory limit":                         {charge(1, 7, 0, 100, event.OK)},
 		"/a is above its memory.high: charges were throttled": {high},
 		"/a ran out of memory":                                {charge(1, 7, 1, 100, event.Failed), kill(2, 7, 2, 8)},
+		"The OOM killer ran for the machine":                  {started(kill(2, 7, 0, 8), 0, 0, event.SysRq)},
 		"The machine ran out of memory":                       {kill(2, 7, 0, 8)},
 	} {
 		if got := newVerdict(t, text.Format{}, events...).Headline(); got != want {

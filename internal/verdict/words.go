@@ -1,7 +1,9 @@
 package verdict
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"chargetrace/internal/event"
@@ -43,19 +45,50 @@ func (v *Verdict) TellLimit(l *Limit) string {
 	return fmt.Sprintf("%s; first%s at %s by %s", v.TellHits(l), v.sinceKill(l), v.Format.Moment(l.FirstNanos), l.ByComm.Of(l.ByPID))
 }
 
+// LimitStory writes how often a limit was hit, and what its cgroup holds at the end, in
+// sentences.
+func (v *Verdict) LimitStory(l *Limit) []string {
+	sentences := []string{v.TellLimit(l) + "."}
+	if held := v.AtEnd[l.Cgroup]; held != nil && l.Kind == event.Memory && !l.High {
+		sentences = append(sentences, v.TellHeld(held, "At the end it holds")...)
+	}
+	return sentences
+}
+
 // TellHits is the part of TellLimit before the first hit.
 func (v *Verdict) TellHits(l *Limit) string {
 	what := fmt.Sprintf("hit %s, %s failed", times(l.Hits), counted(l.Failures, "charge"))
 	if l.High {
-		what = fmt.Sprintf("exceeded, %s throttled", counted(l.Hits, "charge"))
+		what = "exceeded"
+		if l.Hits > 0 {
+			what += fmt.Sprintf(", %s throttled", counted(l.Hits, "charge"))
+		}
+		if l.Sleeps > 0 {
+			what += fmt.Sprintf(", tasks slept %s, up to %s in all: %s", times(l.Sleeps), text.Duration(int64(l.SleepNanos)), v.sleepers(l))
+		}
 	}
 	return fmt.Sprintf("%s: %v%s %s", v.Name(l.Cgroup), l.LimitID, v.limitSize(l.Kind, l.MaxPages), what)
+}
+
+// sleepers lists who slept longest for memory.high.
+func (v *Verdict) sleepers(l *Limit) string {
+	sorted := slices.SortedFunc(slices.Values(l.Sleepers), func(a, b Sleeper) int {
+		return cmp.Or(cmp.Compare(b.Nanos, a.Nanos), cmp.Compare(a.PID, b.PID))
+	})
+	var list []string
+	for _, s := range sorted[:min(len(sorted), 3)] {
+		list = append(list, s.Comm.Of(s.PID)+" "+text.Duration(int64(s.Nanos)))
+	}
+	if n := len(sorted) - len(list); n > 0 {
+		list = append(list, fmt.Sprintf("%d more", n))
+	}
+	return strings.Join(list, ", ")
 }
 
 // sinceKill notes that the first hit is not the one that an earlier OOM kill came from.
 func (v *Verdict) sinceKill(l *Limit) string {
 	for _, o := range v.OOMs {
-		if o.Cgroup == l.Cgroup && o.BootNanos < l.FirstNanos {
+		if o.Result == 0 && o.Cgroup == l.Cgroup && o.BootNanos < l.FirstNanos {
 			return " in this trace, after an OOM kill,"
 		}
 	}
@@ -66,13 +99,19 @@ func (v *Verdict) sinceKill(l *Limit) string {
 // limit of 2048 pages (8.0 MiB): alloc (141) was allocating; alloc (141) was killed, rss 12.2 MiB
 // (anon 9.8, file 0, shmem 2.4)".
 func (v *Verdict) Tell(o *OOM) string {
-	s := v.Name(o.Cgroup) + " ran out of memory"
+	s := v.RanOut(o)
 	if o.Trigger == FailedCharge {
 		s += fmt.Sprintf(" at its %v limit%s", o.Kind, v.limitSize(o.Kind, o.MaxPages))
 	}
 	s += ": " + v.trigger(o)
+	if o.Result != 0 {
+		return s + v.result(o)
+	}
 	if len(o.Victims) > 1 {
-		s += fmt.Sprintf("; %d processes were killed as a group (memory.oom.group)", len(o.Victims))
+		s += fmt.Sprintf("; %d processes were killed", len(o.Victims))
+		if o.last != 0 {
+			s += " as a group (memory.oom.group)"
+		}
 	}
 	for i := range o.Victims {
 		if i == maxVictims {
@@ -80,10 +119,12 @@ func (v *Verdict) Tell(o *OOM) string {
 		}
 		x := &o.Victims[i]
 		s += fmt.Sprintf("; %s was killed, %s", x.Comm.Of(x.PID), v.rss(x))
-		// The rss is approximate from Linux 6.2 on.
-		if o.MaxPages+o.MaxPages/8 < x.HeldPages() && o.MaxPages != UnknownLimit {
-			s += " (more than the limit: pages charged elsewhere are in its rss too)"
+		if v.exceeds(o, x) {
+			s += " (more than the limit: pages that are charged elsewhere can be in it)"
 		}
+	}
+	if o.Again > 0 {
+		s += fmt.Sprintf("; the OOM killer ran %s more before that had exited", times(o.Again))
 	}
 	return s
 }
@@ -96,10 +137,13 @@ func (v *Verdict) Story(o *OOM) []string {
 	}
 	sentences := []string{"At " + at + " " + v.Tell(o) + "."}
 	if o.Reclaim.Runs > 0 {
-		sentences = append(sentences, "Up to then, reclaim there ran "+v.TellReclaim(&o.Reclaim)+".")
+		sentences = append(sentences, "Up to then, reclaim for it ran "+v.TellReclaim(&o.Reclaim)+".")
 	}
 	if len(o.Chargers) > 0 {
 		sentences = append(sentences, v.chargersOf(o))
+	}
+	if o.Held != nil {
+		sentences = append(sentences, v.TellHeld(o.Held, later(o.BootNanos, o.Held.BootNanos)+" later it held")...)
 	}
 	return sentences
 }
@@ -133,14 +177,50 @@ func (v *Verdict) chargersOf(o *OOM) string {
 	return what + ": " + strings.Join(list, ", ") + "."
 }
 
+// RanOut writes which cgroup ran out of memory, or the machine.
+func (v *Verdict) RanOut(o *OOM) string {
+	if o.Trigger == Requested {
+		return "the OOM killer ran for " + v.Name(o.Cgroup)
+	}
+	return v.Name(o.Cgroup) + " ran out of memory"
+}
+
+// exceeds reports whether the rss of a victim is clearly more than what its cgroup may hold. It
+// is approximate from Linux 6.2 on.
+func (v *Verdict) exceeds(o *OOM, x *event.Victim) bool {
+	most := max(o.MaxPages, uint64(max(o.UsagePages, 0)))
+	return o.Trigger == FailedCharge && o.MaxPages != UnknownLimit && x.HeldPages() > most && x.HeldPages()-most > most/4
+}
+
 // maxVictims is the number of victims that a sentence names.
 const maxVictims = 20
+
+// result says how runs of the OOM killer ended that killed nobody.
+func (v *Verdict) result(o *OOM) string {
+	switch o.Result {
+	case event.NoVictim:
+		return fmt.Sprintf("; the OOM killer ran %s and found no process that it may kill", times(o.Runs))
+	case event.VictimExits:
+		return fmt.Sprintf("; the OOM killer ran %s while a process that it had killed before was exiting", times(o.Runs))
+	case event.Disabled:
+		return fmt.Sprintf(", and waits for memory: the OOM killer is disabled there (memory.oom_control); tasks waited %s", times(o.Runs))
+	}
+	return fmt.Sprintf("; the OOM killer ran %s and killed nobody: the task was exiting, or memory became free", times(o.Runs))
+}
 
 // trigger says what set off the OOM killer.
 func (v *Verdict) trigger(o *OOM) string {
 	task := o.Comm.Of(o.PID)
-	if o.Trigger == NoCharge {
-		return fmt.Sprintf("the OOM killer ran in %s, which has no failed charge there in this trace, as when a limit is lowered", task)
+	switch o.Trigger {
+	case LimitLowered:
+		return fmt.Sprintf("its memory limit was set to %s, below the %s that it held, by %s", v.Format.Limit(int64(o.MaxPages)), v.Format.Limit(o.UsagePages), task)
+	case Requested:
+		return "a user asked for it (SysRq-f)"
+	case Unknown:
+		if o.Cgroup.ID == 0 {
+			return "the OOM killer ran in " + task
+		}
+		return fmt.Sprintf("the OOM killer ran in %s, which has no failed charge in this trace: the limit may have been lowered", task)
 	}
 	return task + " was allocating"
 }
@@ -148,14 +228,41 @@ func (v *Verdict) trigger(o *OOM) string {
 // TellKill writes a kill in a line: "OOM in /a: alloc (141) allocating; killed alloc (141), rss
 // 12.2 MiB (anon 9.8, file 0, shmem 2.4)".
 func (v *Verdict) TellKill(k *Kill) string {
-	in, what := " in ", " allocating"
-	if k.Cgroup.ID == 0 {
+	return v.oomOf(k.OOM) + "; killed " + v.TellVictim(&k.Victim)
+}
+
+// TellIdle writes a run of the OOM killer that killed nobody, in a line.
+func (v *Verdict) TellIdle(o *OOM) string { return v.oomOf(o) + "; " + TellResult(o.Result) }
+
+// TellResult says how a run of the OOM killer ended that killed nobody.
+func TellResult(r event.OOMResult) string {
+	switch r {
+	case event.NoVictim:
+		return "no process that it may kill"
+	case event.VictimExits:
+		return "a process that it killed before is exiting"
+	case event.Disabled:
+		return "it waits: the OOM killer is disabled there (memory.oom_control)"
+	}
+	return "no kill: the task is exiting, or memory became free"
+}
+
+// oomOf writes where the OOM killer ran and what set it off.
+func (v *Verdict) oomOf(o *OOM) string {
+	in, task := " in ", o.Comm.Of(o.PID)
+	if o.Cgroup.ID == 0 {
 		in = " of "
 	}
-	if k.Trigger == NoCharge {
-		what = " without a failed charge"
+	what := task + " allocating"
+	switch o.Trigger {
+	case LimitLowered:
+		what = "limit set to " + v.Format.Size(int64(o.MaxPages)) + " by " + task
+	case Requested:
+		what = "a user asked for it (SysRq-f)"
+	case Unknown:
+		what = "the OOM killer ran in " + task
 	}
-	return "OOM" + in + v.Name(k.Cgroup) + ": " + k.Comm.Of(k.PID) + what + "; killed " + v.TellVictim(&k.Victim)
+	return "OOM" + in + v.Name(o.Cgroup) + ": " + what
 }
 
 // TellVictim writes a killed process and its resident memory.
@@ -164,9 +271,15 @@ func (v *Verdict) TellVictim(x *event.Victim) string { return x.Comm.Of(x.PID) +
 var rssParts = []string{"anon", "file", "shmem"}
 
 func (v *Verdict) rss(x *event.Victim) string {
+	if x.HeldPages() == 0 && x.PageTableBytes == 0 {
+		return "rss unknown"
+	}
 	s := "rss " + v.Format.Parts(rssParts, []int64{int64(x.AnonPages), int64(x.FilePages), int64(x.ShmemPages)})
 	if x.SwapPages > 0 {
 		s += ", swap " + v.Format.Size(int64(x.SwapPages))
+	}
+	if x.PageTableBytes > 0 {
+		s += ", page tables " + v.Format.Bytes(int64(x.PageTableBytes))
 	}
 	return s
 }
@@ -182,12 +295,19 @@ func (v *Verdict) AtLeast() string {
 // capital makes the first letter a capital.
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
+// First returns the first OOM that killed a process, else the first one.
+func (v *Verdict) First() *OOM {
+	return v.OOMs[max(0, slices.IndexFunc(v.OOMs, func(o *OOM) bool { return o.Result == 0 }))]
+}
+
 // Headline sums up the trace in a line.
 func (v *Verdict) Headline() string {
 	limits := v.SortedLimits()
 	switch {
 	case len(v.OOMs) > 0:
-		return capital(v.Name(v.OOMs[0].Cgroup)) + " ran out of memory"
+		return capital(v.RanOut(v.First()))
+	case len(limits) == 0 && v.Lost:
+		return "No limit was hit in what was not lost"
 	case len(limits) == 0:
 		return "No limit was hit"
 	case limits[0].Failures > 0:

@@ -9,7 +9,6 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"chargetrace/internal/event"
 	"chargetrace/internal/text"
 )
 
@@ -33,14 +32,6 @@ func fitRight(s string, width int) string {
 // amount writes a number of pages.
 func (p *painter) amount(pages int64) string {
 	return string(p.units.AppendPages(nil, pages, p.Info.PageSize))
-}
-
-// kindAmount writes a number of the units of a kind: pages, or bytes for Dmem.
-func (p *painter) kindAmount(kind event.Kind, n uint64) string {
-	if kind == event.Dmem {
-		return string(text.AppendHuman(nil, int64(n)))
-	}
-	return p.amount(int64(n))
 }
 
 // rate writes a signed number of pages a second; NaN is unknown.

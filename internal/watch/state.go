@@ -45,6 +45,7 @@ type state struct {
 	log      []*entry
 	logged   int                     // the number of all entries, dropped ones too
 	hits     map[verdict.LimitID]hit // the limits that were hit
+	idle     map[*verdict.OOM]bool   // those in the log
 	lastTick uint64                  // BootNanos
 	times    []uint64                // of the last historyTicks ticks
 	ticked   bool
@@ -114,7 +115,8 @@ type entry struct {
 	bootNanos uint64
 	limit     *verdict.Limit // the hits of the series
 	kill      *verdict.Kill
-	note      string // a message of [Watch.LogWriter]
+	idle      *verdict.OOM // the first of several
+	note      string       // a message of [Watch.LogWriter]
 }
 
 // hit is the latest series of hits of a limit.
@@ -132,6 +134,7 @@ func newState(v *verdict.Verdict) *state {
 		forgetAt: maxGroups,
 		levels:   make(map[event.CgroupID]*level),
 		hits:     make(map[verdict.LimitID]hit),
+		idle:     make(map[*verdict.OOM]bool),
 		lastTick: min(v.Info.StartBootNanos, maxBootNanos),
 	}
 	return s
@@ -161,7 +164,7 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 			}
 		}
 		for id, maxPages := range verdict.HitsOf(e) {
-			s.addHit(e, id, maxPages)
+			s.series(e, id).Add(e, maxPages)
 		}
 	case event.ReclaimEnd:
 		s.group(e.Cgroup).totals.AddReclaim(e)
@@ -172,6 +175,13 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 			s.group(e.Cgroup).kills++
 		}
 		s.append(&entry{bootNanos: e.BootNanos, kill: k})
+	case event.OOM:
+		if o := s.Idle(e); o != nil && !s.idle[o] {
+			s.idle[o] = true
+			s.append(&entry{bootNanos: e.BootNanos, idle: o})
+		}
+	case event.Throttle:
+		s.series(e, verdict.HighOf(e)).AddSleep(e)
 	}
 }
 
@@ -231,16 +241,17 @@ func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
 	l.usagePages, l.maxPages = usagePages, maxPages
 }
 
-// addHit logs a limit hit, or counts it in the limit's latest entry if that is recent.
-func (s *state) addHit(e *event.Event, id verdict.LimitID, maxPages uint64) {
+// series returns the current series of hits of a limit. It logs a new one if the last hit is
+// not recent.
+func (s *state) series(e *event.Event, id verdict.LimitID) *verdict.Limit {
 	h := s.hits[id]
 	if h.limit == nil || e.BootNanos > h.lastNanos+uint64(interval) {
 		h.limit = verdict.NewLimit(id, e)
 		s.append(&entry{bootNanos: e.BootNanos, limit: h.limit})
 	}
 	h.lastNanos = e.BootNanos
-	h.limit.Add(e, maxPages)
 	s.hits[id] = h
+	return h.limit
 }
 
 func (s *state) append(x *entry) {

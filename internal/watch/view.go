@@ -174,6 +174,8 @@ func (p *painter) entry(x *entry) string {
 	switch {
 	case x.kill != nil:
 		return b + full.Styled(v.TellKill(x.kill))
+	case x.idle != nil:
+		return b + full.Styled(v.TellIdle(x.idle))
 	case x.limit != nil:
 		return b + v.TellHits(x.limit) + ", first by " + x.limit.ByComm.Of(x.limit.ByPID)
 	}

@@ -16,6 +16,7 @@ enum { MADV_DONTNEED = 4, MADV_HUGEPAGE = 14, POSIX_FADV_RANDOM = 1 };
 enum { CLOCK_MONOTONIC = 1, CLOCK_PROCESS_CPUTIME_ID = 2, TIMER_ABSTIME = 1 };
 enum { PR_SET_NAME = 15, PR_SET_THP_DISABLE = 41, AF_INET = 2, SOCK_DGRAM = 2 };
 enum { BPF_MAP_CREATE = 0, BPF_MAP_TYPE_ARRAY = 2 };
+enum { IORING_OP_READ = 22, IORING_OFF_SQES = 0x10000000, MAP_SHARED = 1 };
 
 struct program_header {
 	unsigned int type, flags;
@@ -27,6 +28,23 @@ struct program_header {
 struct sockaddr_in {
 	unsigned short family, port;
 	unsigned char address[4], zero[8];
+};
+
+struct io_uring_params {
+	unsigned int sq_entries, cq_entries, flags, others[7];
+	struct {
+		unsigned int head, tail, ring_mask, ring_entries, flags, dropped, array, resv1;
+		long user_addr;
+	} sq_off;
+	long cq_off[5];
+};
+
+struct io_uring_sqe {
+	unsigned char opcode, flags;
+	unsigned short ioprio;
+	int fd;
+	long off, addr;
+	unsigned int len, others[9];
 };
 
 struct clone_args {
@@ -42,8 +60,8 @@ enum {
 	SYS_read = 0, SYS_write = 1, SYS_close = 3, SYS_mmap = 9, SYS_munmap = 11, SYS_writev = 20, SYS_madvise = 28,
 	SYS_getpid = 39, SYS_socket = 41, SYS_connect = 42, SYS_bind = 49, SYS_execve = 59, SYS_wait4 = 61,
 	SYS_prctl = 157, SYS_fadvise64 = 221, SYS_clock_gettime = 228, SYS_clock_nanosleep = 230, SYS_exit_group = 231,
-	SYS_openat = 257, SYS_mkdirat = 258, SYS_unlinkat = 263, SYS_ppoll = 271, SYS_bpf = 321,
-	SYS_clone3 = 435,
+	SYS_openat = 257, SYS_mkdirat = 258, SYS_unlinkat = 263, SYS_ppoll = 271, SYS_eventfd2 = 290, SYS_bpf = 321,
+	SYS_io_uring_setup = 425, SYS_io_uring_enter = 426, SYS_clone3 = 435,
 };
 
 static inline long raw_syscall(long number, const long a[6])
@@ -63,11 +81,11 @@ __attribute__((naked, noreturn)) void _start(void)
 }
 #elif defined(__aarch64__)
 enum {
-	SYS_mkdirat = 34, SYS_unlinkat = 35, SYS_openat = 56, SYS_close = 57, SYS_read = 63, SYS_write = 64, SYS_writev = 66,
+	SYS_eventfd2 = 19, SYS_mkdirat = 34, SYS_unlinkat = 35, SYS_openat = 56, SYS_close = 57, SYS_read = 63, SYS_write = 64, SYS_writev = 66,
 	SYS_ppoll = 73, SYS_exit_group = 94, SYS_clock_gettime = 113, SYS_clock_nanosleep = 115, SYS_prctl = 167,
 	SYS_getpid = 172, SYS_socket = 198, SYS_bind = 200, SYS_connect = 203, SYS_munmap = 215, SYS_execve = 221,
 	SYS_mmap = 222, SYS_fadvise64 = 223, SYS_madvise = 233, SYS_wait4 = 260, SYS_bpf = 280,
-	SYS_clone3 = 435,
+	SYS_io_uring_setup = 425, SYS_io_uring_enter = 426, SYS_clone3 = 435,
 };
 
 static inline long raw_syscall(long number, const long a[6])

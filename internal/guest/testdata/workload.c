@@ -307,6 +307,35 @@ FRAME static void bpfmap(long i)
 	sys(bpf, BPF_MAP_CREATE, (long)attr, sizeof(attr));
 }
 
+static struct {
+	struct io_uring_params params;
+	char *ring;
+	struct io_uring_sqe *requests;
+	long fd, event;
+} uring;
+
+static void prepare_uring(void)
+{
+	struct io_uring_params *p = &uring.params;
+
+	uring.fd = sys(io_uring_setup, 16, (long)p);
+	uring.event = sys(eventfd2, 0, 0);
+	uring.ring = (char *)sys(mmap, 0, p->sq_off.array + p->sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, uring.fd, 0);
+	uring.requests = (void *)sys(mmap, 0, p->sq_entries * sizeof(*uring.requests), PROT_READ | PROT_WRITE, MAP_SHARED, uring.fd, IORING_OFF_SQES);
+}
+
+/* request_read requests a read that never completes. */
+FRAME static void request_read(long i)
+{
+	static long value;
+	unsigned int *tail = (void *)(uring.ring + uring.params.sq_off.tail), slot = *tail % uring.params.sq_entries;
+
+	uring.requests[slot] = (struct io_uring_sqe){ .opcode = IORING_OP_READ, .fd = uring.event, .addr = (long)&value, .len = sizeof(value) };
+	((unsigned int *)(uring.ring + uring.params.sq_off.array))[slot] = slot;
+	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
+	sys(io_uring_enter, uring.fd, 1, 0, 0, 0, 0);
+}
+
 static void execute(void)
 {
 	sys(execve, (long)args[0], (long)args, (long)environment);
@@ -410,6 +439,7 @@ static const struct work {
 	{ "cow", 2, 2, prepare_cow, touch_old, " FILE SIZE: write to each page of a private mapping that it has read" },
 	{ "swapin", 1, 1, prepare_swapin, touch_old, " SIZE: touch SIZE MiB before ready, and again" },
 	{ "bpfmap", 1, 0, 0, bpfmap, " SIZE: create a BPF array of SIZE MiB" },
+	{ "uring", 1, 1, prepare_uring, request_read, " N: request N reads that never complete through io_uring" },
 	{ "run", 2, 2, 0, run, " FILE N [ARG ...]: run a program N times, one after the other" },
 	{ "fork", 1, 1, 0, fork_touch, " N: fork N children that touch 256 pages each, one after the other" },
 	{ "fork_as", 1, 0, 0, fork_as, " PID: fork a child of this number, which is free, that touches 256 pages" },

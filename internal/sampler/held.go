@@ -1,0 +1,99 @@
+//go:build linux
+
+package sampler
+
+import (
+	"io"
+	"slices"
+
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/event"
+	"chargetrace/internal/stream"
+)
+
+// HeldSampler is a source that also delivers what a cgroup holds after the OOM killer ran in
+// it, and at the end what those hold in which charges failed; see [cgroup.Held].
+type HeldSampler struct {
+	stream.Source
+	trees []cgroup.Tree
+	now   func() uint64
+
+	batch [256]event.Event
+	queue []event.Event // to deliver from next on
+	next  int
+	err   error // of the source, returned after queue
+	names cgroup.Names
+	known map[event.CgroupID]bool   // that have a name
+	read  map[event.CgroupID]uint64 // when a cgroup was read last
+	// full are the cgroups in which charges failed.
+	full []event.CgroupID
+}
+
+// NewHeld returns a source that reads the cgroups of these trees. now is the clock of
+// [event.Event.BootNanos].
+func NewHeld(src stream.Source, trees []cgroup.Tree, now func() uint64) *HeldSampler {
+	return &HeldSampler{Source: src, trees: trees, now: now, known: make(map[event.CgroupID]bool), read: make(map[event.CgroupID]uint64)}
+}
+
+// minInterval is the least time in nanoseconds between two readings of a cgroup, and maxFull
+// the number of cgroups that are read at the end.
+const minInterval, maxFull = 1e9, 16
+
+// Read implements [stream.Source].
+func (s *HeldSampler) Read(batch []event.Event) (int, error) {
+	for s.next == len(s.queue) {
+		if s.err != nil {
+			return 0, s.err
+		}
+		var n int
+		n, s.err = s.Source.Read(s.batch[:])
+		s.add(s.batch[:n])
+	}
+	n := copy(batch, s.queue[s.next:])
+	s.next += n
+	return n, nil
+}
+
+// add queues a batch, and after each event of the OOM killer what the cgroup holds now.
+func (s *HeldSampler) add(batch []event.Event) {
+	s.queue, s.next = s.queue[:0], 0
+	for i := range batch {
+		s.queue = append(s.queue, batch[i])
+		switch e := &batch[i]; e.Type {
+		case event.CgroupName:
+			s.names.Add(e)
+			s.known[e.Cgroup] = true
+		case event.Charge:
+			if e.Outcome == event.Failed && e.Kind == event.Memory && len(s.full) < maxFull {
+				if id := e.InCgroup(e.FailedAt); !slices.Contains(s.full, id) {
+					s.full = append(s.full, id)
+				}
+			}
+		case event.OOM, event.OOMKill:
+			s.sample(e.Cgroup, e.OOMNanos)
+		}
+	}
+	if s.err == io.EOF {
+		for _, id := range s.full {
+			s.sample(id, 0)
+		}
+	}
+}
+
+// sample queues what a cgroup holds. oomNanos is that of the run of the OOM killer; 0: none.
+func (s *HeldSampler) sample(id event.CgroupID, oomNanos uint64) {
+	if id.ID == 0 || oomNanos != 0 && s.read[id] != 0 && s.now() < s.read[id]+minInterval {
+		return
+	}
+	for e := range cgroup.Held(s.trees, id, s.names.Path(id), oomNanos, s.now) {
+		s.read[id] = e.BootNanos
+		if e.Type == event.CgroupName {
+			if s.known[e.Cgroup] {
+				continue
+			}
+			s.names.Add(&e)
+			s.known[e.Cgroup] = true
+		}
+		s.queue = append(s.queue, e)
+	}
+}
