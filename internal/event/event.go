@@ -228,72 +228,6 @@ type Event struct {
 // CounterID identifies the counter of a Charge, an Uncharge or a ForcedCharge.
 func (e *Event) CounterID() CounterID { return CounterID{e.Cgroup, e.Kind} }
 
-// Level is a level of the tree of page counters.
-type Level struct {
-	// CgroupID is the ID of its cgroup, in the hierarchy of the event's.
-	CgroupID uint64
-	// UsagePages is its usage before the charge.
-	UsagePages int64
-	// MaxPages is its limit.
-	MaxPages uint64
-}
-
-// Limited reports whether the level has a limit.
-func (l *Level) Limited() bool { return l.MaxPages < unlimitedPages }
-
-// RoomPages is how many pages fit under the limit. It is negative if concurrent or
-// forced charges exceeded the limit.
-func (l *Level) RoomPages() int64 { return int64(l.MaxPages) - l.UsagePages }
-
-// AtLimit reports whether the level has a limit and no room left.
-func (l *Level) AtLimit() bool { return l.Limited() && l.RoomPages() <= 0 }
-
-// Victim is a process that the OOM killer chose.
-type Victim struct {
-	PID  uint32
-	Comm Comm
-	// The resident memory and swap of the process, in pages. Since Linux 6.2 they are
-	// approximate, as in the kernel's log.
-	AnonPages, FilePages, ShmemPages, SwapPages uint64
-	// PageTableBytes is the size of its page tables.
-	PageTableBytes uint64
-	// CgroupID is the ID of its cgroup in the memory controller's hierarchy; 0: unknown.
-	CgroupID uint64
-}
-
-// VictimCgroup returns the cgroup of the victim of an OOMKill.
-func (e *Event) VictimCgroup() CgroupID { return e.InCgroup(e.Victim.CgroupID) }
-
-// OOMResult is how a run of the OOM killer ended that killed nobody.
-type OOMResult uint32
-
-const (
-	// NoVictim means that it found no process that it may kill.
-	NoVictim OOMResult = 1 + iota
-	// VictimExits means that a process that it killed before has not exited yet.
-	VictimExits
-	// TaskExits means that the task itself exits, or that memory became free.
-	TaskExits
-	// Disabled means that it did not run: memory.oom_control of cgroup v1 disables it, and
-	// the task waits for memory.
-	Disabled
-
-	endOOMResults
-)
-
-var oomResultNames = [endOOMResults]string{"", "no_victim", "victim_exits", "task_exits", "disabled"}
-
-func (r OOMResult) String() string { return oomResultNames[r] }
-
-// Valid reports whether r is one of the constants.
-func (r OOMResult) Valid() bool { return r > 0 && r < endOOMResults }
-
-// HeldPages is the resident memory of the process, without swap.
-func (v *Victim) HeldPages() uint64 { return v.AnonPages + v.FilePages + v.ShmemPages }
-
-// MaxStat is the maximum length of [Event.Stat].
-const MaxStat = 4096
-
 // unlimitedPages is a lower bound of the kernel's value for no limit:
 // PAGE_COUNTER_MAX, LONG_MAX / PAGE_SIZE (include/linux/page_counter.h), which
 // hugetlb rounds down to its page size. Even with 64 KiB pages that is above 1<<46,
@@ -473,22 +407,6 @@ func (e *Event) decodeCharge(b *[ChargeSize - commonSize]byte) {
 	e.UserStack = ne.Uint32(b[108:])
 }
 
-func (e *Event) decodeOOMState(b []byte) {
-	e.OOMNanos = ne.Uint64(b)
-	e.UsagePages = int64(ne.Uint64(b[8:]))
-	e.MaxPages = ne.Uint64(b[16:])
-}
-
-func (e *Event) appendOOMState(dst []byte) []byte {
-	dst = ne.AppendUint64(dst, e.OOMNanos)
-	dst = ne.AppendUint64(dst, uint64(e.UsagePages))
-	return ne.AppendUint64(dst, e.MaxPages)
-}
-
-func decodeLevel(b *[levelSize]byte) Level {
-	return Level{ne.Uint64(b[0:]), int64(ne.Uint64(b[8:])), ne.Uint64(b[16:])}
-}
-
 func (e *Event) decodeCgroupName(src []byte) error {
 	name := upToNUL(src[24:])
 	if len(name) == nameSize || bytes.IndexByte(name, '/') >= 0 {
@@ -566,10 +484,4 @@ func (e *Event) AppendEncoded(dst []byte) []byte {
 		dst = ne.AppendUint64(dst, uint64(e.UsagePages))
 	}
 	return dst
-}
-
-func appendLevel(dst []byte, l Level) []byte {
-	dst = ne.AppendUint64(dst, l.CgroupID)
-	dst = ne.AppendUint64(dst, uint64(l.UsagePages))
-	return ne.AppendUint64(dst, l.MaxPages)
 }

@@ -194,12 +194,12 @@ func (v *Verdict) addHit(e *event.Event, id LimitID, maxPages uint64) {
 	}
 }
 
-// NewLimit returns a limit without hits, of which e will be the first.
+// NewLimit returns a limit without hits. e will be the first.
 func NewLimit(id LimitID, e *event.Event) *Limit {
 	return &Limit{LimitID: id, MaxPages: UnknownLimit, FirstNanos: e.BootNanos, ByPID: e.PID, ByComm: e.Comm}
 }
 
-// Add counts a hit, of which maxPages is the size.
+// Add counts a hit of the limit, whose size is maxPages.
 func (l *Limit) Add(e *event.Event, maxPages uint64) {
 	l.Hits++
 	if e.Outcome == event.Failed {

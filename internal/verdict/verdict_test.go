@@ -26,7 +26,7 @@ var tree = []event.Event{
 	{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 1}},
 }
 
-// charge returns a charge of thread tid to /a/b, of which /a has the least room.
+// charge returns a charge of thread tid to /a/b. Its parent /a has the least room.
 func charge(at uint64, tid uint32, requested uint64, usage int64, o event.Outcome) event.Event {
 	e := event.Event{
 		Type: event.Charge, BootNanos: info.StartBootNanos + at*ms, PID: tid, TID: tid, Comm: comm("p"),

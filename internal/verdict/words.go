@@ -318,7 +318,7 @@ func (v *Verdict) Headline() string {
 	return fmt.Sprintf("%s reached its %v", v.Name(limits[0].Cgroup), limits[0].LimitID)
 }
 
-// Uncertain counts the charges of which not all is known.
+// Uncertain counts the charges whose outcome, level or kind is uncertain.
 func Uncertain(c *stream.Counts) (notes []string) {
 	for _, l := range []struct {
 		n    uint64
