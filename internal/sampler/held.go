@@ -18,7 +18,6 @@ type HeldSampler struct {
 	trees []cgroup.Tree
 	now   func() uint64
 
-	batch [256]event.Event
 	queue []event.Event // to deliver from next on
 	next  int
 	err   error // of the source, returned after queue
@@ -39,27 +38,42 @@ func NewHeld(src stream.Source, trees []cgroup.Tree, now func() uint64) *HeldSam
 // the number of cgroups that are read at the end.
 const minInterval, maxFull = 1e9, 16
 
-// Read implements [stream.Source].
+// Read implements [stream.Source]. It copies events only after one of the OOM killer.
 func (s *HeldSampler) Read(batch []event.Event) (int, error) {
-	for s.next == len(s.queue) {
+	for {
+		if s.next < len(s.queue) {
+			n := copy(batch, s.queue[s.next:])
+			s.next += n
+			return n, nil
+		}
 		if s.err != nil {
 			return 0, s.err
 		}
+		s.queue, s.next = s.queue[:0], 0
 		var n int
-		n, s.err = s.Source.Read(s.batch[:])
-		s.add(s.batch[:n])
+		n, s.err = s.Source.Read(batch)
+		n = s.add(batch[:n])
+		if s.err == io.EOF {
+			for _, id := range s.full {
+				s.sample(id, 0)
+			}
+		}
+		if n > 0 {
+			return n, nil
+		}
 	}
-	n := copy(batch, s.queue[s.next:])
-	s.next += n
-	return n, nil
 }
 
-// add queues a batch, and after each event of the OOM killer what the cgroup holds now.
-func (s *HeldSampler) add(batch []event.Event) {
-	s.queue, s.next = s.queue[:0], 0
+// add looks at a batch. After an event of the OOM killer it queues what the cgroup holds now,
+// and the rest of the batch. It returns the number of events before those.
+func (s *HeldSampler) add(batch []event.Event) (before int) {
+	before = len(batch)
 	for i := range batch {
-		s.queue = append(s.queue, batch[i])
-		switch e := &batch[i]; e.Type {
+		e := &batch[i]
+		if i >= before {
+			s.queue = append(s.queue, *e)
+		}
+		switch e.Type {
 		case event.CgroupName:
 			s.names.Add(e)
 			s.known[e.Cgroup] = true
@@ -70,14 +84,11 @@ func (s *HeldSampler) add(batch []event.Event) {
 				}
 			}
 		case event.OOM, event.OOMKill:
+			before = min(before, i+1)
 			s.sample(e.Cgroup, e.OOMNanos)
 		}
 	}
-	if s.err == io.EOF {
-		for _, id := range s.full {
-			s.sample(id, 0)
-		}
-	}
+	return before
 }
 
 // sample queues what a cgroup holds. oomNanos is that of the run of the OOM killer; 0: none.

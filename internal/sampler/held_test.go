@@ -39,7 +39,7 @@ func TestHeldSampler(t *testing.T) {
 	root2 := event.Event{Type: event.CgroupName, Cgroup: rootID}
 	src.batches <- []event.Event{root2, name(a, "a"), name(gone, "gone"), name(full, "full"), kill(a, 10), kill(a, 20), kill(gone, 30), kill(event.CgroupID{}, 40), failed}
 	var got []string
-	batch := make([]event.Event, 4)
+	batch := make([]event.Event, 16)
 	read := func() bool {
 		n, err := s.Read(batch)
 		for _, e := range batch[:n] {
