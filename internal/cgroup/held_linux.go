@@ -30,15 +30,16 @@ const (
 // Held reads what a cgroup of one of these trees holds. It yields an event of type
 // [event.MemoryStat] for it, and for each of the largest of its children their name and
 // another one, and an event of type [event.Held] for each of the largest processes in it and
-// below it. All have oomNanos and the time that now returns after the reading. There are none
+// below it, except victim: a process that exits must not free its memory late because it is
+// looked at. All have oomNanos and the time that now returns after the reading. There are none
 // for a root, or if the cgroup does not exist any more.
-func Held(trees []Tree, id event.CgroupID, cgroupPath string, oomNanos uint64, now func() uint64) iter.Seq[event.Event] {
+func Held(trees []Tree, id event.CgroupID, cgroupPath string, oomNanos uint64, victim uint32, now func() uint64) iter.Seq[event.Event] {
 	return func(yield func(event.Event) bool) {
 		i := slices.IndexFunc(trees, func(t Tree) bool { return t.Hierarchy == id.Hierarchy })
 		if i < 0 || cgroupPath == "/" {
 			return
 		}
-		h := heldReader{tree: trees[i], dir: filepath.Join(trees[i].Dir, cgroupPath), now: now, event: event.Event{Cgroup: id, OOMNanos: oomNanos}}
+		h := heldReader{tree: trees[i], dir: filepath.Join(trees[i].Dir, cgroupPath), victim: victim, now: now, event: event.Event{Cgroup: id, OOMNanos: oomNanos}}
 		if number, err := inodeOf(h.dir); err != nil || number != id.ID {
 			return // gone, or a new cgroup with the same path
 		}
@@ -51,10 +52,11 @@ func Held(trees []Tree, id event.CgroupID, cgroupPath string, oomNanos uint64, n
 }
 
 type heldReader struct {
-	tree  Tree
-	dir   string
-	now   func() uint64
-	event event.Event // the common fields
+	tree   Tree
+	dir    string
+	victim uint32
+	now    func() uint64
+	event  event.Event // the common fields
 }
 
 func (h *heldReader) read(cgroupPath string) []event.Event {
@@ -177,7 +179,7 @@ func (h *heldReader) processes() (events []event.Event) {
 		}
 		for line := range strings.FieldsSeq(string(content)) {
 			pid, err := strconv.ParseUint(line, 10, 32)
-			if err != nil {
+			if err != nil || uint32(pid) == h.victim {
 				continue
 			}
 			if pids++; pids > maxPIDs {

@@ -48,7 +48,7 @@ func TestHeld(t *testing.T) {
 	id := event.CgroupID{ID: pod}
 	trees := []Tree{{Hierarchy: 5, Dir: "/nowhere"}, {Dir: root}}
 
-	got := slices.Collect(Held(trees, id, "/pod", 77, now))
+	got := slices.Collect(Held(trees, id, "/pod", 77, 1, now))
 	var tell []string
 	for _, e := range got {
 		if e.Type != event.CgroupName && (e.OOMNanos != 77 || e.BootNanos <= 100) {
@@ -75,10 +75,10 @@ func TestHeld(t *testing.T) {
 	}
 
 	for what, events := range map[string][]event.Event{
-		"a root":            slices.Collect(Held(trees, id, "/", 77, now)),
-		"gone":              slices.Collect(Held(trees, id, "/other", 77, now)),
-		"another":           slices.Collect(Held(trees, event.CgroupID{ID: pod + 1}, "/pod", 77, now)),
-		"another hierarchy": slices.Collect(Held(trees, event.CgroupID{ID: pod, Hierarchy: 4}, "/pod", 77, now)),
+		"a root":            slices.Collect(Held(trees, id, "/", 77, 0, now)),
+		"gone":              slices.Collect(Held(trees, id, "/other", 77, 0, now)),
+		"another":           slices.Collect(Held(trees, event.CgroupID{ID: pod + 1}, "/pod", 77, 1, now)),
+		"another hierarchy": slices.Collect(Held(trees, event.CgroupID{ID: pod, Hierarchy: 4}, "/pod", 77, 1, now)),
 	} {
 		if len(events) != 0 {
 			t.Errorf("%s: %+v", what, events)
@@ -94,7 +94,7 @@ func TestHeldLong(t *testing.T) {
 		fmt.Fprintf(&long, "line_%d 123456789\n", i)
 	}
 	id := writeFiles(t, filepath.Join(root, "a"), map[string]string{"memory.current": "0\n", "memory.stat": long.String()})
-	got := slices.Collect(Held([]Tree{{Dir: root}}, event.CgroupID{ID: id}, "/a", 0, func() uint64 { return 1 }))
+	got := slices.Collect(Held([]Tree{{Dir: root}}, event.CgroupID{ID: id}, "/a", 0, 0, func() uint64 { return 1 }))
 	if len(got) != 1 || len(got[0].Stat) > event.MaxStat || len(got[0].Stat) < event.MaxStat-128 || !strings.HasSuffix(got[0].Stat, "\n") {
 		t.Errorf("%d events, %d bytes", len(got), len(got[0].Stat))
 	}

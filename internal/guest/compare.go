@@ -5,6 +5,7 @@ package guest
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 )
@@ -20,6 +21,9 @@ func play(t testing.TB, file string, args ...string) []event {
 // between tracers.
 func sameEvents(t testing.TB, got, want []event) {
 	t.Helper()
+	// Each tracer reads what cgroups hold at a time of its own.
+	isReading := func(e event) bool { return e.Type == "memory_stat" || e.Type == "held" }
+	got, want = slices.DeleteFunc(slices.Clone(got), isReading), slices.DeleteFunc(slices.Clone(want), isReading)
 	for i := range min(len(got), len(want)) {
 		if g, w := withoutTimes(got[i]), withoutTimes(want[i]); !reflect.DeepEqual(g, w) {
 			gotJSON, _ := json.Marshal(g)

@@ -52,7 +52,13 @@ func (tr *tracer) checkVerdict(t testing.TB, g, victims cgroup, kind string, lim
 	}
 	f := text.Format{PageSize: int(pageSize)}
 	want := fmt.Sprintf(" %s ran out of memory at its %s limit of %s: ", g.path(), kind, f.Limit(limitBytes/pageSize))
-	if n := strings.Count(tr.stderr.String(), want); n != len(told) {
+	n := 0
+	for line := range strings.Lines(tr.stderr.String()) {
+		if strings.Contains(line, want) && killedSentence.MatchString(line) {
+			n++
+		}
+	}
+	if n != len(told) {
 		t.Errorf("%d times %q, want %d: %s", n, want, len(told), tr.stderr)
 	}
 }

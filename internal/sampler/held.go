@@ -4,6 +4,7 @@ package sampler
 
 import (
 	"io"
+	"math"
 	"slices"
 
 	"chargetrace/internal/cgroup"
@@ -12,7 +13,8 @@ import (
 )
 
 // HeldSampler is a source that also delivers what a cgroup holds after the OOM killer ran in
-// it, and at the end what those hold in which charges failed; see [cgroup.Held].
+// it, and at the end what those hold in which charges failed, if they are still at their
+// limit; see [cgroup.Held].
 type HeldSampler struct {
 	stream.Source
 	trees []cgroup.Tree
@@ -55,7 +57,9 @@ func (s *HeldSampler) Read(batch []event.Event) (int, error) {
 		n = s.add(batch[:n])
 		if s.err == io.EOF {
 			for _, id := range s.full {
-				s.sample(id, 0)
+				if s.atLimit(id) {
+					s.sample(id, &event.Event{})
+				}
 			}
 		}
 		if n > 0 {
@@ -85,18 +89,26 @@ func (s *HeldSampler) add(batch []event.Event) (before int) {
 			}
 		case event.OOM, event.OOMKill:
 			before = min(before, i+1)
-			s.sample(e.Cgroup, e.OOMNanos)
+			s.sample(e.Cgroup, e)
 		}
 	}
 	return before
 }
 
-// sample queues what a cgroup holds. oomNanos is that of the run of the OOM killer; 0: none.
-func (s *HeldSampler) sample(id event.CgroupID, oomNanos uint64) {
-	if id.ID == 0 || oomNanos != 0 && s.read[id] != 0 && s.now() < s.read[id]+minInterval {
+// atLimit reports whether a cgroup has no room for a batch of charges.
+func (s *HeldSampler) atLimit(id event.CgroupID) bool {
+	const batchPages = 64 // MEMCG_CHARGE_BATCH
+	usage, maxPages, ok := cgroup.Usage(s.trees, id, s.names.Path(id))
+	return ok && usage+batchPages > int64(min(maxPages, math.MaxInt64))
+}
+
+// sample queues what a cgroup holds after an event of the OOM killer; the zero Event: at the
+// end.
+func (s *HeldSampler) sample(id event.CgroupID, after *event.Event) {
+	if id.ID == 0 || after.OOMNanos != 0 && s.read[id] != 0 && s.now() < s.read[id]+minInterval {
 		return
 	}
-	for e := range cgroup.Held(s.trees, id, s.names.Path(id), oomNanos, s.now) {
+	for e := range cgroup.Held(s.trees, id, s.names.Path(id), after.OOMNanos, after.Victim.PID, s.now) {
 		s.read[id] = e.BootNanos
 		if e.Type == event.CgroupName {
 			if s.known[e.Cgroup] {

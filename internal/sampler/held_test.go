@@ -14,7 +14,7 @@ import (
 )
 
 // TestHeldSampler lets the OOM killer run twice in a moment in one cgroup, later again, and in
-// another that is gone. A charge fails in a third.
+// another that is gone. Charges fail in two others, of which one is full at the end.
 func TestHeldSampler(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
@@ -24,6 +24,12 @@ func TestHeldSampler(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "a", "memory.stat"), []byte("anon 8192\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	free := makeCgroup(t, filepath.Join(root, "free"), "12288\n")
+	for name, limit := range map[string]string{"full": "16384\n", "free": "1048576\n"} {
+		if err := os.WriteFile(filepath.Join(root, name, "memory.max"), []byte(limit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	name := func(id event.CgroupID, name string) event.Event {
 		return event.Event{Type: event.CgroupName, Cgroup: id, ParentID: rootID.ID, Name: name}
 	}
@@ -32,12 +38,14 @@ func TestHeldSampler(t *testing.T) {
 		return event.Event{Type: event.OOMKill, Cgroup: id, BootNanos: oomNanos + 1, OOMNanos: oomNanos}
 	}
 	failed := event.Event{Type: event.Charge, Kind: event.Memory, Outcome: event.Failed, Cgroup: a, FailedAt: full.ID}
+	failedToo := failed
+	failedToo.FailedAt = free.ID
 	clock := uint64(1000)
 	now := func() uint64 { clock++; return clock }
 	src := &eventSource{batches: make(chan []event.Event, 3)}
 	s := NewHeld(src, []cgroup.Tree{{Dir: root}}, now)
 	root2 := event.Event{Type: event.CgroupName, Cgroup: rootID}
-	src.batches <- []event.Event{root2, name(a, "a"), name(gone, "gone"), name(full, "full"), kill(a, 10), kill(a, 20), kill(gone, 30), kill(event.CgroupID{}, 40), failed}
+	src.batches <- []event.Event{root2, name(a, "a"), name(gone, "gone"), name(full, "full"), name(free, "free"), kill(a, 10), kill(a, 20), kill(gone, 30), kill(event.CgroupID{}, 40), failed, failedToo}
 	var got []string
 	batch := make([]event.Event, 16)
 	read := func() bool {
@@ -54,7 +62,7 @@ func TestHeldSampler(t *testing.T) {
 		}
 		return err == nil
 	}
-	for len(got) < 12 && read() {
+	for len(got) < 14 && read() {
 	}
 	clock += 2 * minInterval
 	src.batches <- []event.Event{kill(a, 50)}
@@ -62,9 +70,9 @@ func TestHeldSampler(t *testing.T) {
 	for read() {
 	}
 	want := []string{
-		"name ", "name a", "name gone", "name full", "event of 10",
+		"name ", "name a", "name gone", "name full", "name free", "event of 10",
 		fmt.Sprintf(`%d: 2 pages "anon 8192\n" of 10`, a.ID), "name child", fmt.Sprintf(`%d: 1 pages "" of 10`, child.ID),
-		"event of 20", "event of 30", "event of 40", "event of 0",
+		"event of 20", "event of 30", "event of 40", "event of 0", "event of 0",
 		"event of 50", fmt.Sprintf(`%d: 2 pages "anon 8192\n" of 50`, a.ID), fmt.Sprintf(`%d: 1 pages "" of 50`, child.ID),
 		fmt.Sprintf(`%d: 3 pages "" of 0`, full.ID),
 	}
