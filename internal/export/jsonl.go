@@ -33,7 +33,7 @@ import (
 //	               sleeps so long, since the cgroup is above its memory.high
 //	memory_stat    cgroup, cgroup_id, hierarchy, container, usage_pages, and stat: what
 //	               memory.stat has but zeros, read after an oom_kill or an oom in that
-//	               cgroup, and at the end if charges failed there. The same without stat
+//	               cgroup, and at the end if charges failed there and it is full. The same without stat
 //	               for its children
 //	held           cgroup, cgroup_id, hierarchy, container, and process: like victim, of a
 //	               process in the cgroup at that time
