@@ -14,7 +14,7 @@ import (
 )
 
 // TestHeldSampler lets the OOM killer run twice in a moment in one cgroup, later again, and in
-// another that is gone. Charges fail in two others, of which one is full at the end.
+// another that is gone. Charges fail in two others; one is full at the end.
 func TestHeldSampler(t *testing.T) {
 	root := t.TempDir()
 	rootID := makeCgroup(t, root, "")
