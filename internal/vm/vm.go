@@ -18,8 +18,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // Machine is a virtual machine and its files.
@@ -36,6 +34,9 @@ type Machine struct {
 	CPUs int
 	// MemoryMiB defaults to 1024.
 	MemoryMiB int
+	// Nodes is the number of memory nodes (NUMA), each with the same part of the memory; 0 is
+	// one node. A machine with Nodes has no [Snapshot].
+	Nodes int
 	// DiskMiB is the size of an empty disk, /dev/nvme0n1; 0 is none. A machine
 	// with a disk has no [Snapshot]: QEMU cannot save the state of its NVMe device.
 	DiskMiB int
@@ -96,6 +97,11 @@ func (m *Machine) bootArgs(ctx context.Context, dir string) ([]string, error) {
 		return nil, err
 	}
 	args = append(args, "-kernel", m.Kernel, "-initrd", initramfs, "-append", m.commandLine())
+	for i := range m.Nodes {
+		args = append(args,
+			"-object", fmt.Sprintf("memory-backend-ram,id=node%d,size=%dM", i, m.memoryMiB()/m.Nodes),
+			"-numa", fmt.Sprintf("node,nodeid=%d,memdev=node%[1]d", i))
+	}
 	if m.DiskMiB > 0 {
 		disk := filepath.Join(dir, "disk")
 		if err := createDisk(disk, int64(m.DiskMiB)<<20); err != nil {
@@ -120,31 +126,36 @@ func createDisk(path string, size int64) error {
 // continues from there in a separate machine, so that commands do not affect each other.
 type Snapshot struct {
 	machine Machine
-	ram     *os.File // in memory: the contents after boot
+	ram     *os.File // the contents after boot
 	state   string   // the file with the state of the devices
 }
 
-// Snapshot boots the machine and saves it: the RAM in memory, the state of the devices in
-// dir. The machine must count instructions.
+// Snapshot boots the machine and saves it in dir: the RAM and the state of the devices. The
+// machine must count instructions.
 func (m *Machine) Snapshot(ctx context.Context, dir string) (_ *Snapshot, err error) {
-	if m.DiskMiB > 0 || !m.CountInstructions {
-		return nil, errors.New("only a machine that counts instructions and has no disk has a snapshot")
+	if m.DiskMiB > 0 || m.Nodes > 0 || !m.CountInstructions {
+		return nil, errors.New("only a machine that counts instructions, and has no disk and no nodes, has a snapshot")
 	}
 	args, err := m.bootArgs(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 	defer os.Remove(filepath.Join(dir, "initramfs"))
-	fd, err := unix.MemfdCreate("ram", unix.MFD_CLOEXEC)
+	// A file, since the host can evict it from memory: each snapshot has about 1 GiB.
+	name := filepath.Join(dir, "ram")
+	ram, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("create the machine's RAM: %w", err)
+		return nil, err
 	}
-	s := &Snapshot{machine: *m, ram: os.NewFile(uintptr(fd), "ram"), state: filepath.Join(dir, "state")}
+	s := &Snapshot{machine: *m, ram: ram, state: filepath.Join(dir, "state")}
 	defer func() {
 		if err != nil {
 			s.Close()
 		}
 	}()
+	if err := os.Remove(name); err != nil { // it is gone when the last machine ends
+		return nil, err
+	}
 	mailbox, err := newMailbox()
 	if err != nil {
 		return nil, err
