@@ -65,9 +65,9 @@ bench: tools-bpf
 	go test -run '^$$' -bench . ./cmd/chargetrace ./internal/event ./internal/export ./internal/symbol ./internal/table ./internal/summary ./internal/trace ./internal/watch
 
 # The recordings that the tests of the host play, which are committed: one of each
-# kernel, and one with the raw samples of the ring buffer.
+# kernel, one of each way to run out, and one with the raw samples of the ring buffer.
 recordings: tools-bpf
-	UPDATE_RECORDINGS=1 go test -count=1 -timeout 40m -run '^TestRecording$$' ./internal/guest
+	UPDATE_RECORDINGS=1 go test -count=1 -timeout 40m -run '^Test(Recording$$|Verdict)' ./internal/guest
 	UPDATE_RECORDINGS=1 go test -count=1 -timeout 40m -run '^TestRecord$$' ./internal/capture
 
 # The picture of a report in the README.

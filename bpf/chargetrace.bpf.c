@@ -188,15 +188,15 @@ int fentry_sleep(__u64 *ctx)
 }
 
 SEC("kprobe/__oom_kill_process")
-int BPF_KPROBE(kprobe_oom_kill, struct task_struct *victim)
+int BPF_KPROBE(kprobe_oom_kill, struct task_struct *victim, const void *message)
 {
-	return on_oom_kill(victim);
+	return on_oom_kill(victim, message);
 }
 
 SEC("fentry/__oom_kill_process")
-int BPF_PROG(fentry_oom_kill, struct task_struct *victim)
+int BPF_PROG(fentry_oom_kill, struct task_struct *victim, const void *message)
 {
-	return on_oom_kill(victim);
+	return on_oom_kill(victim, message);
 }
 
 /* Runs before the child. */

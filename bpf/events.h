@@ -60,14 +60,22 @@ enum event_flag {
 	FLAG_LIMIT_WRITE = 1 << 6,
 	/* The OOM killer runs because a user asked for it (SysRq-f). */
 	FLAG_SYSRQ = 1 << 7,
+	/* A cgroup ran out, but which is not known: the OOM killer started before the trace. */
+	FLAG_UNKNOWN_CGROUP = 1 << 8,
+	/* The allocation may only use some memory nodes: by cpuset, or by memory policy. */
+	FLAG_CPUSET = 1 << 9,
+	FLAG_MEMPOLICY = 1 << 10,
+	/* The victim was killed with its group (memory.oom.group), after another of the same run. */
+	FLAG_GROUP = 1 << 11,
 };
 
 /* How a run of the OOM killer ended that killed nobody. */
 enum oom_result {
 	OOM_NO_VICTIM = 1, /* it found no process that it may kill */
-	OOM_VICTIM_EXITS = 2, /* a process that it killed before has not exited yet */
+	OOM_VICTIM_EXITS = 2, /* a process exits already */
 	OOM_TASK_EXITS = 3, /* the task itself exits, or memory became free */
 	OOM_DISABLED = 4, /* it did not run: v1's memory.oom_control disables it, and the task waits */
+	OOM_NOFS = 5, /* the machine ran out in an allocation with GFP_NOFS: it must not kill */
 };
 
 /* The values of target_cgroups. */
@@ -134,7 +142,7 @@ struct oom_state {
 struct oom_kill_event {
 	struct event e; /* the task that runs the OOM killer; cgroup 0 is the machine */
 	__u32 victim_tgid;
-	__u32 pad;
+	__s32 order; /* as in struct oom_event */
 	char victim_comm[16];
 	__u64 anon, file, shmem, swap; /* pages of the victim */
 	__u64 page_tables; /* bytes of the victim */
@@ -147,14 +155,14 @@ struct oom_event {
 	struct event e; /* as in struct oom_kill_event */
 	struct oom_state oom;
 	__u32 result; /* enum oom_result */
-	__u32 pad;
+	__s32 order; /* the allocation that failed is of 1 << order pages; -1: SysRq-f, or unknown */
 };
 
 /* A task sleeps because a level is above its memory.high. */
 struct throttle_event {
-	struct event e; /* the cgroup is that of the level */
+	struct event e; /* the cgroup is that of the level, the kind that of its counter */
 	__s64 usage;	/* pages, of the level */
-	__u64 high;	/* pages */
+	__u64 high;	/* pages; memory.high or memory.swap.high */
 	__u64 ns;	/* how long at most: a signal ends it */
 };
 

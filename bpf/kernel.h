@@ -287,11 +287,22 @@ struct bpf_iter__task {
 	struct task_struct *task; /* NULL after the last */
 };
 
+/* include/linux/gfp_types.h; the same from 5.8 to 7.3 */
+#define ___GFP_FS 0x80
+
 /* include/linux/oom.h */
+enum oom_constraint {
+	CONSTRAINT_NONE,
+	CONSTRAINT_CPUSET,
+	CONSTRAINT_MEMORY_POLICY,
+};
+
 struct oom_control {
 	struct mem_cgroup *memcg; /* NULL if the machine ran out */
+	unsigned int gfp_mask;
 	int order; /* -1 for SysRq-f */
 	struct task_struct *chosen; /* -1 if an earlier victim has not exited yet */
+	enum oom_constraint constraint; /* set after the entry of out_of_memory */
 };
 
 #pragma clang attribute pop

@@ -70,7 +70,8 @@ static __always_inline int on_oom(struct oom_control *oc, __u64 address)
 	written = bpf_map_lookup_elem(&limit_writers, &pid_tgid);
 	if (written && *written == oom.key.cgroup)
 		oom.flags = FLAG_LIMIT_WRITE;
-	if (BPF_CORE_READ(oc, order) == -1)
+	oom.order = BPF_CORE_READ(oc, order);
+	if (oom.order == -1)
 		oom.flags = FLAG_SYSRQ;
 	bpf_map_update_elem(&ooms, &pid_tgid, &oom, BPF_ANY);
 	return 0;
@@ -78,13 +79,26 @@ static __always_inline int on_oom(struct oom_control *oc, __u64 address)
 
 static __always_inline void send_oom(struct oom *oom, __u64 pid_tgid, enum oom_result result)
 {
-	struct oom_event e = {.oom = oom->state, .result = result};
+	struct oom_event e = {.oom = oom->state, .result = result, .order = oom->order};
 
 	fill(&e.e, EVENT_OOM, pid_tgid);
 	e.e.cgroup = oom->key.cgroup;
 	e.e.hierarchy = memory_hierarchy;
 	e.e.flags = oom->flags;
-	send(&e, sizeof(e));
+	/* As for a kill. The other results can come by the thousands while a victim exits. */
+	if (result == OOM_NO_VICTIM || result == OOM_DISABLED)
+		send_at_once(&e, sizeof(e));
+	else
+		send(&e, sizeof(e));
+}
+
+/* constraint_flags returns which memory nodes the allocation may use. */
+static __always_inline __u64 constraint_flags(struct oom *oom)
+{
+	struct oom_control *oc = (void *)oom->oc;
+	enum oom_constraint constraint = BPF_CORE_READ(oc, constraint);
+
+	return constraint == CONSTRAINT_CPUSET ? FLAG_CPUSET : constraint == CONSTRAINT_MEMORY_POLICY ? FLAG_MEMPOLICY : 0;
 }
 
 /* on_oom_end sends an event of a run that killed nobody. */
@@ -92,16 +106,22 @@ static __always_inline int on_oom_end(bool ok)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct oom *oom = bpf_map_lookup_elem(&ooms, &pid_tgid);
+	enum oom_result result = ok ? OOM_TASK_EXITS : OOM_NO_VICTIM;
 	struct oom_control *oc;
-	__s64 chosen;
+	unsigned int gfp_mask;
 
 	if (!oom)
 		return 0;
 	oc = (void *)oom->oc;
-	/* Chosen but not killed: it exits already (oom_kill_process). */
-	chosen = (__s64)BPF_CORE_READ(oc, chosen);
+	/* pagefault_out_of_memory, until 5.15, has no gfp_mask. */
+	gfp_mask = BPF_CORE_READ(oc, gfp_mask);
+	if (BPF_CORE_READ(oc, chosen)) /* and not killed: it exits already (oom_kill_process) */
+		result = OOM_VICTIM_EXITS;
+	else if (!oom->key.cgroup && ok && gfp_mask && !(gfp_mask & ___GFP_FS))
+		result = OOM_NOFS;
+	oom->flags |= constraint_flags(oom);
 	if (!oom->killed && matches_current(pid_tgid >> 32))
-		send_oom(oom, pid_tgid, chosen ? OOM_VICTIM_EXITS : ok ? OOM_TASK_EXITS : OOM_NO_VICTIM);
+		send_oom(oom, pid_tgid, result);
 	bpf_map_delete_elem(&ooms, &pid_tgid);
 	return 0;
 }
@@ -112,7 +132,7 @@ static __always_inline int on_oom_wait(bool handle)
 	struct task_struct *task = (void *)bpf_get_current_task();
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct mem_cgroup *memcg;
-	struct oom oom = {};
+	struct oom oom = {.order = -1};
 
 	/* Without handle it only forgets an OOM of a fault that succeeded. */
 	if (!handle || !bpf_core_field_exists(task->memcg_in_oom))
@@ -156,34 +176,44 @@ static __always_inline int on_limit_written(void)
 	__n < 0 ? 0 : __n; /* pending updates of CPUs are missing */		\
 })
 
-static __always_inline int on_oom_kill(struct task_struct *victim)
+/* on_oom_kill sends a kill. message is the beginning of the line in the kernel's log. */
+static __always_inline int on_oom_kill(struct task_struct *victim, const void *message)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct cgroup_subsys_state *css;
 	struct oom_kill_event e = {};
 	struct mm_struct *mm;
+	char initial = 0;
 	struct oom *oom;
 
 	mm = BPF_CORE_READ(victim, mm);
 	if (!mm && !BPF_CORE_READ(victim, signal, live.counter))
 		return 0; /* it exits already, and the kernel skips it */
+	oom = bpf_map_lookup_elem(&ooms, &pid_tgid);
+	if (oom)
+		oom->killed++;
 	e.victim_tgid = BPF_CORE_READ(victim, tgid);
 	BPF_CORE_READ_STR_INTO(&e.victim_comm, victim, comm);
 	if (!matches_current(pid_tgid >> 32) && !matches(e.victim_tgid, e.victim_comm))
 		return 0;
-	oom = bpf_map_lookup_elem(&ooms, &pid_tgid);
-	if (filter_cgroups && !oom)
-		return 0;
 	css = css_of_task(victim, bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
+	if (filter_cgroups && !oom && !target_of(css, memory_hierarchy))
+		return 0;
 	e.victim_cgroup = cgroup_id(css);
 	ensure_emitted(css, e.victim_cgroup, memory_hierarchy);
 	fill(&e.e, EVENT_OOM_KILL, pid_tgid);
 	e.e.hierarchy = memory_hierarchy;
 	if (oom) {
 		e.e.cgroup = oom->key.cgroup;
-		e.e.flags = oom->flags;
+		e.e.flags = oom->flags | constraint_flags(oom);
+		if (oom->killed > 1)
+			e.e.flags |= FLAG_GROUP;
 		e.oom = oom->state;
-		oom->killed++;
+		e.order = oom->order;
+	} else {
+		e.order = -1;
+		if (!bpf_probe_read_kernel(&initial, 1, message) && initial == 'M')
+			e.e.flags = FLAG_UNKNOWN_CGROUP; /* "Memory cgroup out of memory" */
 	}
 	if (mm) {
 		e.anon = mm_rss(mm, MM_ANONPAGES);

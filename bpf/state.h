@@ -246,8 +246,9 @@ struct oom {
 	struct cgroup_key key; /* the cgroup that ran out, or none */
 	struct oom_state state;
 	__u64 oc; /* struct oom_control */
-	__u64 flags;
-	__u64 killed; /* the number of processes */
+	__u32 flags;
+	__s32 order;
+	__u64 killed; /* the number of processes, those that filters drop too */
 };
 
 /* By thread: its reclaim in progress, and its run of the OOM killer. */

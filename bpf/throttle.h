@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * Sleeps for memory.high: a task that leaves a level above its memory.high reclaims, and then
- * sleeps, before it returns to user space (mem_cgroup_handle_over_high).
+ * Sleeps for memory.high and memory.swap.high: a task that leaves a level above them reclaims,
+ * and then sleeps, before it returns to user space or in the charge
+ * (mem_cgroup_handle_over_high).
  */
 #ifndef CHARGETRACE_THROTTLE_H
 #define CHARGETRACE_THROTTLE_H
@@ -26,12 +27,17 @@ static __always_inline int on_over_high(__u64 sp)
 	return 0;
 }
 
-/* above_high returns the level that most exceeds its memory.high, as calculate_overage does. */
-static __always_inline struct mem_cgroup *above_high(struct mem_cgroup *memcg, __s64 *usage, __u64 *high)
-{
-	struct page_counter *counter = (void *)memcg + bpf_core_field_offset(struct mem_cgroup, memory);
-	__u64 found = 0, most = 0;
+/* A level that exceeds its memory.high or memory.swap.high. */
+struct overage {
+	__u64 counter; /* 0: none */
+	__s64 usage;
+	__u64 high;
+	__u64 most; /* as calculate_overage in mm/memcontrol.c computes it */
+};
 
+/* find_overage finds the level that exceeds its high most, from a counter upwards. */
+static __always_inline void find_overage(struct page_counter *counter, struct overage *o)
+{
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < MAX_LEVELS && counter; i++) {
 		__u64 limit = BPF_CORE_READ(counter, high), overage;
@@ -39,16 +45,15 @@ static __always_inline struct mem_cgroup *above_high(struct mem_cgroup *memcg, _
 
 		if (pages > (__s64)limit) {
 			overage = (((__u64)pages - limit) << 20) / (limit ?: 1);
-			if (!found || overage > most) {
-				found = (__u64)counter;
-				most = overage;
-				*usage = pages;
-				*high = limit;
+			if (!o->counter || overage > o->most) {
+				o->counter = (__u64)counter;
+				o->usage = pages;
+				o->high = limit;
+				o->most = overage;
 			}
 		}
 		counter = BPF_CORE_READ(counter, parent);
 	}
-	return found ? (void *)(found - bpf_core_field_offset(struct mem_cgroup, memory)) : NULL;
 }
 
 /*
@@ -61,6 +66,10 @@ static __always_inline int on_sleep(__s64 jiffies, __u64 sp)
 	__u64 *caller = bpf_map_lookup_elem(&throttled, &pid_tgid);
 	struct throttle_event e = {};
 	struct cgroup_key key = {};
+	__u64 offset = bpf_core_field_offset(struct mem_cgroup, memory);
+	__u64 swap = bpf_core_field_offset(struct mem_cgroup, swap);
+	struct overage o = {}, of_swap = {};
+	enum kind kind = KIND_MEMORY;
 	struct mem_cgroup *memcg;
 
 	if (!caller)
@@ -72,10 +81,22 @@ static __always_inline int on_sleep(__s64 jiffies, __u64 sp)
 	if (!matches_current(pid_tgid >> 32))
 		return 0;
 	memcg = (void *)current_css(bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id)) - bpf_core_field_offset(struct mem_cgroup, css);
-	memcg = above_high(memcg, &e.usage, &e.high);
-	if (!memcg || !resolve_memcg(&key, memcg))
+	find_overage((void *)memcg + offset, &o);
+	if (memory_hierarchy == 0)
+		find_overage((void *)memcg + swap, &of_swap);
+	/* The kernel adds up the delays for both: the event is for the larger. */
+	if (of_swap.counter && (!o.counter || of_swap.most > o.most)) {
+		o = of_swap;
+		kind = KIND_SWAP;
+		offset = swap;
+	}
+	memcg = (void *)(o.counter - offset);
+	if (!o.counter || !resolve_memcg(&key, memcg))
 		return 0;
+	e.usage = o.usage;
+	e.high = o.high;
 	fill(&e.e, EVENT_THROTTLE, pid_tgid);
+	e.e.kind = kind;
 	e.e.cgroup = key.cgroup;
 	e.e.hierarchy = key.hierarchy;
 	e.ns = jiffies * jiffy_ns;

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -20,11 +21,7 @@ type figures struct {
 // TestSameFigures plays recordings to all outputs at once. Each must have the same sums, and
 // the same sentences on limits and OOM kills.
 func TestSameFigures(t *testing.T) {
-	recordings, err := filepath.Glob("testdata/*.ctrace")
-	if err != nil || len(recordings) == 0 {
-		t.Fatal(recordings, err)
-	}
-	for _, recording := range recordings {
+	for _, recording := range append(recordingsIn(t, "testdata"), recordingsIn(t, "testdata/verdicts")...) {
 		dir := t.TempDir()
 		path := func(ext string) string { return filepath.Join(dir, "x."+ext) }
 		table, closing := runOK(t, "-r", recording, "-o", path("html"), "-o", path("json"), "-o", path("jsonl"), "-o", path("csv"), "-o", "-")
@@ -43,6 +40,14 @@ func TestSameFigures(t *testing.T) {
 			Text  []string
 			OOMs  []struct{ Kills int64 }
 			Total map[string]int64
+
+			Cgroups []struct {
+				Cgroup            string
+				Charges, Failures int64
+				Pages             int64 `json:"charged_pages"`
+				Misses            int64 `json:"batch_misses"`
+				Freed             int64 `json:"freed_pages"`
+			}
 		}{}
 		if err := json.Unmarshal([]byte(read("json")), &doc); err != nil {
 			t.Fatal(err)
@@ -60,15 +65,16 @@ func TestSameFigures(t *testing.T) {
 			t.Errorf("%s: .csv has %d charges, .jsonl %d", recording, got, want.charges)
 		}
 
-		// One process charges to one cgroup.
-		row := regexp.MustCompile(fmt.Sprintf(`(?m)^/\S+ +- +%d +%d +%d +%d +\S+ \S+ +\S+ \S+ +%d$`, want.charges, want.chargedPages, want.failures, want.misses, want.freedPages))
-		if !row.MatchString(closing) {
-			t.Errorf("%s: no %s in the summary\n%s", recording, row, closing)
+		for _, c := range doc.Cgroups {
+			row := regexp.MustCompile(fmt.Sprintf(`(?m)^%s +- +%d +%d +%d +%d +\S.* +%d$`, regexp.QuoteMeta(c.Cgroup), c.Charges, c.Pages, c.Failures, c.Misses, c.Freed))
+			if !row.MatchString(closing) {
+				t.Errorf("%s: no %s in the summary\n%s", recording, row, closing)
+			}
 		}
 		for _, figure := range []string{
-			fmt.Sprintf("<dt>charges</dt><dd>%d</dd>", want.charges), fmt.Sprintf(`title="%s pages"`, grouped(want.chargedPages)),
+			fmt.Sprintf("<dt>charges</dt><dd>%s</dd>", grouped(want.charges)), fmt.Sprintf(`title="%s pages"`, grouped(want.chargedPages)),
 			fmt.Sprintf("<dt>failed</dt><dd>%d</dd>", want.failures), fmt.Sprintf(`<dt>in reclaim</dt><dd title="%d runs">`, want.reclaims),
-			fmt.Sprintf("<dt>OOM kill</dt><dd>%d</dd>", want.kills),
+			fmt.Sprintf("<dt>OOM %s</dt><dd>%d</dd>", map[bool]string{true: "kill", false: "kills"}[want.kills == 1], want.kills),
 		} {
 			if !strings.Contains(page, figure) {
 				t.Errorf("%s: no %s in the report", recording, figure)
@@ -85,10 +91,55 @@ func TestSameFigures(t *testing.T) {
 				t.Errorf("%s: %q is in .json, but not in the report or the summary", recording, sentence)
 			}
 		}
-		killed := regexp.MustCompile(`OOM in /.*\)`)
-		if inTable, onScreen := killed.FindString(table), killed.FindString(screen); inTable == "" || inTable != onScreen {
-			t.Errorf("%s: the table has %q, the screen %q", recording, inTable, onScreen)
+		// OOMs and limits in the order of the events.
+		oom := regexp.MustCompile(`OOM (?:in|of|on) .*`)
+		inTable, onScreen := oom.FindAllString(strings.ReplaceAll(table, " ---\n", "\n"), -1), oom.FindAllString(screen, -1)
+		if !slices.Equal(inTable, onScreen) || len(inTable) < len(doc.OOMs) {
+			t.Errorf("%s: the table has %q, the screen %q, .json %d OOMs", recording, inTable, onScreen, len(doc.OOMs))
 		}
+	}
+}
+
+// recordingsIn returns the recordings in a directory.
+func recordingsIn(t *testing.T, dir string) []string {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(dir, "*.ctrace"))
+	if err != nil || len(list) == 0 {
+		t.Fatal(list, err)
+	}
+	return list
+}
+
+// TestVerdictTexts compares what the closing text says of each way to run out of memory with
+// testdata/verdicts/texts, so that all are read together. UPDATE_SCRIPTS in the environment
+// rewrites it.
+func TestVerdictTexts(t *testing.T) {
+	const file = "testdata/verdicts/texts"
+	var got strings.Builder
+	for _, recording := range append(recordingsIn(t, "testdata/verdicts"), recordingsIn(t, "testdata")...) {
+		_, closing := runOK(t, "-r", recording, "-o", "/dev/null", "-format", "csv")
+		// A filter that all pass changes nothing.
+		_, filtered := runOK(t, "-r", recording, "-o", "/dev/null", "-format", "csv", "-cgroup", "/")
+		i := regexp.MustCompile(`(?m)^(limits hit|out of memory)`).FindStringIndex(closing)
+		if i != nil && !strings.HasSuffix(filtered, closing[i[0]:]) {
+			t.Errorf("%s: with -cgroup /\n%s\nwithout\n%s", recording, filtered, closing)
+		}
+		if i == nil {
+			t.Fatalf("%s: %s", recording, closing)
+		}
+		fmt.Fprintf(&got, "-- %s --\n%s\n", filepath.Base(recording), closing[i[0]:])
+	}
+	if os.Getenv("UPDATE_SCRIPTS") != "" {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.String() != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", &got, want)
 	}
 }
 
@@ -97,10 +148,10 @@ func sumsOfEvents(t *testing.T, jsonl string) (f figures) {
 	t.Helper()
 	for line := range strings.Lines(jsonl) {
 		var e struct {
-			Type, Outcome string
-			Requested     int64 `json:"requested_pages"`
-			Freed         int64 `json:"freed_pages"`
-			Nanos         int64 `json:"duration_ns"`
+			Type, Outcome, Kind string
+			Requested           int64 `json:"requested_pages"`
+			Freed               int64 `json:"freed_pages"`
+			Nanos               int64 `json:"duration_ns"`
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil {
 			t.Fatal(err)
@@ -110,7 +161,9 @@ func sumsOfEvents(t *testing.T, jsonl string) (f figures) {
 			f.charges++
 			switch e.Outcome {
 			case "ok":
-				f.chargedPages += e.Requested
+				if e.Kind != "memsw" { // it counts the same pages as memory
+					f.chargedPages += e.Requested
+				}
 			case "failed":
 				f.failures++
 			case "miss":

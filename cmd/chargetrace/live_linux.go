@@ -114,7 +114,12 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 	if err != nil {
 		trees = nil // without the file system, what cgroups hold is unknown
 	}
-	s.Source, s.info = sampler.NewHeld(s.tracer, trees, capture.BootNanos), s.tracer.Info()
+	clock := sampler.NewClock(s.tracer, capture.BootNanos, time.Now)
+	if watch, err := clock.Watch(); err == nil { // otherwise steps are dated less exactly
+		s.closers = append(s.closers, func() { watch.Close() })
+	}
+	s.Source = clock
+	s.Source, s.info = sampler.NewHeld(s.Source, trees, capture.BootNanos), s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
 	if s.info.Net && filter.BalancesMemory() {
 		r, err := sampler.New(s.Source, s.cgroups.targets, capture.BootNanos)
@@ -149,7 +154,7 @@ func (s *kernelSource) completeScreen(o *watch.Options) error {
 		return err
 	}
 	o.Now = capture.BootNanos
-	o.Usage = func(id event.CgroupID, path string) (int64, uint64, bool) { return cgroup.Usage(trees, id, path) }
+	o.Memory = func(id event.CgroupID, path string) (cgroup.Memory, bool) { return cgroup.ReadMemory(trees, id, path) }
 	return nil
 }
 

@@ -172,7 +172,8 @@ type bpfOom struct {
 		Max     uint64
 	}
 	Oc     uint64
-	Flags  uint64
+	Flags  uint32
+	Order  int32
 	Killed uint64
 }
 
@@ -186,14 +187,14 @@ type bpfOomEvent struct {
 		Max     uint64
 	}
 	Result uint32
-	Pad    uint32
+	Order  int32
 }
 
 type bpfOomKillEvent struct {
 	_            structs.HostLayout
 	E            bpfEvent
 	VictimTgid   uint32
-	Pad          uint32
+	Order        int32
 	VictimComm   [16]int8
 	Anon         uint64
 	File         uint64

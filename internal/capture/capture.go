@@ -162,13 +162,20 @@ func start(o Options, attach, attachNet Attach) (_ *Tracer, err error) {
 	return t, nil
 }
 
+// maxReading is the longest time in nanoseconds for reading two clocks: a longer one means an
+// interruption.
+const maxReading = 1e6
+
 // newInfo returns the Info of a trace that starts now.
 func newInfo(o *Options, attach, attachNet Attach) stream.Info {
-	boot := BootNanos()
+	boot, wall := BootNanos(), time.Now()
+	for BootNanos()-boot > maxReading {
+		boot, wall = BootNanos(), time.Now()
+	}
 	info := stream.Info{
 		PageSize:       os.Getpagesize(),
 		StartBootNanos: boot,
-		BootWallNanos:  time.Now().UnixNano() - int64(boot),
+		BootWallNanos:  wall.UnixNano() - int64(boot),
 		KernelStacks:   o.KernelStacks,
 		UserStacks:     o.UserStacks,
 		Net:            o.Net,

@@ -73,11 +73,12 @@ func TestEnums(t *testing.T) {
 		"event_flag": {
 			"FLAG_REMOTE": uint64(event.Remote), "FLAG_KTHREAD": uint64(event.KernelThread),
 			"FLAG_WALK_CUT": uint64(event.WalkCut), "FLAG_RETRY": uint64(event.Retry), "FLAG_EXISTING": uint64(event.Existing),
-			"FLAG_LIMIT_WRITE": uint64(event.LimitWrite), "FLAG_SYSRQ": uint64(event.SysRq),
+			"FLAG_LIMIT_WRITE": uint64(event.LimitWrite), "FLAG_SYSRQ": uint64(event.SysRq), "FLAG_UNKNOWN_CGROUP": uint64(event.UnknownCgroup),
+			"FLAG_CPUSET": uint64(event.Cpuset), "FLAG_MEMPOLICY": uint64(event.Mempolicy), "FLAG_GROUP": uint64(event.Group),
 		},
 		"oom_result": {
 			"OOM_NO_VICTIM": uint64(event.NoVictim), "OOM_VICTIM_EXITS": uint64(event.VictimExits),
-			"OOM_TASK_EXITS": uint64(event.TaskExits), "OOM_DISABLED": uint64(event.Disabled),
+			"OOM_TASK_EXITS": uint64(event.TaskExits), "OOM_DISABLED": uint64(event.Disabled), "OOM_NOFS": uint64(event.NoFS),
 		},
 	} {
 		var enum *btf.Enum
@@ -96,7 +97,7 @@ func TestEnums(t *testing.T) {
 		}
 	}
 	// These types do not come from the program, which must not use their numbers.
-	for _, typ := range []event.Type{event.Stack, event.Usage, event.MemoryStat, event.Held} {
+	for _, typ := range []event.Type{event.Stack, event.Usage, event.MemoryStat, event.Held, event.ClockStep} {
 		if err := new(event.Event).Decode(binary.NativeEndian.AppendUint32(nil, uint32(typ))); err == nil {
 			t.Errorf("type %d was decoded", typ)
 		}
@@ -118,9 +119,9 @@ func fill(v reflect.Value, n *byte) {
 		for i := range 3 {
 			v.Index(i).SetInt(int64(*n))
 		}
-	case reflect.Int64: // the usage in pages, which can be negative
+	case reflect.Int64, reflect.Int32: // the usage in pages and an order can be negative
 		*n++
-		v.SetInt(-int64(*n) * 0x0101_0101_0101_0101)
+		v.SetInt(-int64(*n) * 0x0101_0101_0101_0101 >> (64 - v.Type().Bits()))
 	default:
 		*n++
 		v.SetUint(0x0101_0101_0101_0101 * uint64(*n) & (1<<v.Type().Bits() - 1))
@@ -169,11 +170,13 @@ func TestEventLayout(t *testing.T) {
 		AnonPages: k.Anon, FilePages: k.File, ShmemPages: k.Shmem, SwapPages: k.Swap, PageTableBytes: k.PageTables, CgroupID: k.VictimCgroup,
 	}
 	want.OOMNanos, want.UsagePages, want.MaxPages = k.Oom.BeginNs, k.Oom.Usage, k.Oom.Max
+	want.Order = k.Order
 	checkLayout(t, k, want)
 
 	o, want := filled[bpfOomEvent](t, event.OOM)
 	o.Result = uint32(event.Disabled)
 	want.OOMNanos, want.UsagePages, want.MaxPages, want.Result = o.Oom.BeginNs, o.Oom.Usage, o.Oom.Max, event.Disabled
+	want.Order = o.Order
 	checkLayout(t, o, want)
 
 	h, want := filled[bpfThrottleEvent](t, event.Throttle)

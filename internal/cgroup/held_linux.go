@@ -21,10 +21,12 @@ import (
 )
 
 // The most children and processes of a cgroup that Held yields, and the most cgroups and
-// processes that it looks at.
+// processes that it looks at. It looks at no more of either after budget nanoseconds: the
+// events wait in the ring buffer meanwhile.
 const (
 	maxChildren, maxProcesses = 16, 16
-	maxDirs, maxPIDs          = 128, 512
+	maxDirs, maxPIDs          = 1024, 1024
+	budget                    = 20e6
 )
 
 // Held reads what a cgroup of one of these trees holds. It yields an event of type
@@ -60,6 +62,7 @@ type heldReader struct {
 }
 
 func (h *heldReader) read(cgroupPath string) []event.Event {
+	began := h.now()
 	own := h.event
 	own.Type = event.MemoryStat
 	own.UsagePages, own.BootNanos = h.usage(h.dir)
@@ -67,9 +70,9 @@ func (h *heldReader) read(cgroupPath string) []event.Event {
 	if at, ok := h.noSwapAt(cgroupPath); ok {
 		own.Stat += fmt.Sprintf(".no_swap_at %d\n", at)
 	}
-	events := append([]event.Event{own}, h.children()...)
+	events := append([]event.Event{own}, h.children(began+budget)...)
 	if inInitialPIDNamespace() { // the other events have PIDs of that one
-		events = append(events, h.processes()...)
+		events = append(events, h.processes(h.now()+budget)...)
 	}
 	return events
 }
@@ -127,17 +130,21 @@ func machineHasSwap() bool {
 	return err == nil && statusBytes(meminfo, "SwapTotal") > 0
 }
 
-// children returns the names and usages of the largest children.
-func (h *heldReader) children() (events []event.Event) {
+// children returns the names and usages of the largest children. It looks at no more after until.
+func (h *heldReader) children(until uint64) (events []event.Event) {
 	entries, err := os.ReadDir(h.dir)
 	if err != nil {
 		return nil
 	}
 	var children []event.Event
+	dirs := 0
 	for _, entry := range entries {
 		dir := filepath.Join(h.dir, entry.Name())
-		if !entry.IsDir() || len(children) == maxDirs {
+		if !entry.IsDir() {
 			continue
+		}
+		if dirs++; dirs > maxDirs || h.now() > until {
+			break
 		}
 		number, err := inodeOf(dir)
 		if err != nil {
@@ -158,15 +165,15 @@ func (h *heldReader) children() (events []event.Event) {
 	return events
 }
 
-// processes returns the largest processes.
-func (h *heldReader) processes() (events []event.Event) {
+// processes returns the largest processes. It looks at no more after until.
+func (h *heldReader) processes(until uint64) (events []event.Event) {
 	dirs, pids := 0, 0
 	// WalkDir fails only for cgroups removed by now.
 	filepath.WalkDir(h.dir, func(dir string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.IsDir() {
 			return nil
 		}
-		if dirs++; dirs > maxDirs {
+		if dirs++; dirs > maxDirs || h.now() > until {
 			return fs.SkipAll
 		}
 		number, err := inodeOf(dir)
@@ -182,7 +189,7 @@ func (h *heldReader) processes() (events []event.Event) {
 			if err != nil || uint32(pid) == h.victim {
 				continue
 			}
-			if pids++; pids > maxPIDs {
+			if pids++; pids > maxPIDs || h.now() > until {
 				return fs.SkipAll
 			}
 			e := h.event

@@ -13,36 +13,39 @@ import (
 	"chargetrace/internal/event"
 )
 
-// Usage returns the usage and the limit of a cgroup of one of these trees, in pages, from
-// memory.current and memory.max, or in v1 memory.usage_in_bytes and memory.limit_in_bytes. ok is
-// false if there is no such cgroup, and for a root, which has no limit.
-func Usage(trees []Tree, id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
+// ReadMemory reads the Memory of a cgroup of one of these trees. ok is false if there is no such
+// cgroup, and for a root, which has no limit.
+func ReadMemory(trees []Tree, id event.CgroupID, path string) (m Memory, ok bool) {
 	for _, t := range trees {
 		if t.Hierarchy == id.Hierarchy && path != "/" {
-			return t.usage(id, path)
+			return t.memory(id, path)
 		}
 	}
-	return 0, 0, false
+	return Memory{}, false
 }
 
-// usage runs for each cgroup on a screen each second. It avoids package os, which adds each file
+// memory runs for each cgroup on a screen each second. It avoids package os, which adds each file
 // that supports poll(2), as these do, to an epoll instance.
-func (t Tree) usage(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool) {
+func (t Tree) memory(id event.CgroupID, path string) (m Memory, ok bool) {
 	dir, number, err := openDir(filepath.Join(t.Dir, path))
 	if err != nil {
-		return 0, 0, false
+		return Memory{}, false
 	}
 	defer unix.Close(dir)
 	if number != id.ID {
-		return 0, 0, false // a new cgroup with the same path
+		return Memory{}, false // a new cgroup with the same path
 	}
 	limit := "memory.max"
+	m.HighPages = math.MaxUint64
 	if t.Hierarchy != 0 {
 		limit = "memory.limit_in_bytes"
+	} else if highBytes, ok := readBytes(dir, "memory.high"); ok {
+		m.HighPages = highBytes / uint64(unix.Getpagesize())
 	}
 	usageBytes, usageOK := readBytes(dir, usageFile(t.Hierarchy))
 	maxBytes, maxOK := readBytes(dir, limit)
-	return pagesOf(usageBytes), maxBytes / uint64(unix.Getpagesize()), usageOK && maxOK
+	m.UsagePages, m.MaxPages = pagesOf(usageBytes), maxBytes/uint64(unix.Getpagesize())
+	return m, usageOK && maxOK
 }
 
 // Samples reads the usage of the cgroup and of each below it. It yields events of type

@@ -36,7 +36,7 @@ func samples() []Event {
 	copy(kill.Victim.Comm[:], "big")
 	kill.OOMNanos, kill.UsagePages, kill.MaxPages = 1e17, -11, 1<<50
 	oom, throttle := kill, common
-	oom.Type, oom.Victim, oom.Result = OOM, Victim{}, Disabled
+	oom.Type, oom.Victim, oom.Result, oom.Order = OOM, Victim{}, Disabled, -1
 	throttle.Type, throttle.UsagePages, throttle.MaxPages, throttle.DurationNanos = Throttle, 12, 13, 14
 	name := Event{Type: CgroupName, Cgroup: CgroupID{99, 4}, ParentID: 98, Name: strings.Repeat("n", 255)}
 	fork := common

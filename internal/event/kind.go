@@ -100,8 +100,8 @@ var outcomeNames = [numOutcomes]string{"none", "ok", "failed", "miss"}
 
 func (o Outcome) String() string { return outcomeNames[o] }
 
-// Flags are details of a Charge; Existing is one of a Fork or of Usage, LimitWrite and SysRq of
-// an OOMKill or OOM.
+// Flags are details of a Charge; Existing is one of a Fork or of Usage, those from LimitWrite
+// on are of an OOMKill or OOM.
 type Flags uint16
 
 const (
@@ -119,10 +119,20 @@ const (
 	// Existing means that the process is older than the trace, or that the usage was
 	// read when the trace began.
 	Existing
-	// LimitWrite means that the task of an OOMKill or OOM lowers the limit of the cgroup.
+	// LimitWrite means that the task lowers the limit of the cgroup.
 	LimitWrite
 	// SysRq means that a user asked for the OOM killer (SysRq-f).
 	SysRq
+	// UnknownCgroup means that a cgroup ran out, and not the machine: the OOM killer started
+	// before the trace did.
+	UnknownCgroup
+	// Cpuset and Mempolicy mean that the memory nodes of the task's cpuset or memory policy
+	// ran out, and not the whole machine.
+	Cpuset
+	Mempolicy
+	// Group means that the victim of an OOMKill was killed with its group (memory.oom.group),
+	// after another victim of the same run.
+	Group
 )
 
 // Idle reports whether the current task was the idle task: the charge was made in

@@ -22,18 +22,22 @@ type OOMResult uint32
 const (
 	// NoVictim means that it found no process that it may kill.
 	NoVictim OOMResult = 1 + iota
-	// VictimExits means that a process that it killed before has not exited yet.
+	// VictimExits means that it waits for a process that exits already, such as an earlier
+	// victim.
 	VictimExits
 	// TaskExits means that the task itself exits, or that memory became free.
 	TaskExits
 	// Disabled means that it did not run: memory.oom_control of cgroup v1 disables it, and
 	// the task waits for memory.
 	Disabled
+	// NoFS means that the machine ran out in an allocation that must not enter file systems
+	// (GFP_NOFS), for which the kernel kills nobody.
+	NoFS
 
 	endOOMResults
 )
 
-var oomResultNames = [endOOMResults]string{"", "no_victim", "victim_exits", "task_exits", "disabled"}
+var oomResultNames = [endOOMResults]string{"", "no_victim", "victim_exits", "task_exits", "disabled", "nofs"}
 
 func (r OOMResult) String() string { return oomResultNames[r] }
 

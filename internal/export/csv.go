@@ -13,8 +13,9 @@ import (
 // the names of the columns. A column is empty if the event has no such value, such as max
 // without a limit. The columns requested, usage, max and room are in the unit of the
 // column unit.
-// max is the memory.high of a throttle, and the victim of a held is a process that lives.
-// What memory.stat has is only in a .jsonl. For an uncharge or a forced charge, requested is its size. flags contains existing for
+// max is the memory.high or memory.swap.high of a throttle, and the victim of a held is a process that lives.
+// A clock_step, after which wall_time follows another clock, has its time alone. What memory.stat
+// has is only in a .jsonl. For an uncharge or a forced charge, requested is its size. flags contains existing for
 // a process that is older than the trace, and for a usage read when the trace began.
 // Names are escaped as in the table, and a name that a spreadsheet would evaluate as a
 // formula starts with an apostrophe.
@@ -46,7 +47,7 @@ var columns = []struct {
 	{"cgroup_id", ofCgroup, func(c *CSV, e *event.Event) { c.uint(e.Cgroup.ID) }},
 	{"hierarchy", ofCgroup, func(c *CSV, e *event.Event) { c.uint(uint64(e.Cgroup.Hierarchy)) }},
 	{"container", ofCgroup, func(c *CSV, e *event.Event) { c.string(c.container(e.Cgroup).short) }},
-	{"kind", ofCounter, func(c *CSV, e *event.Event) { c.string(e.Kind.String()) }},
+	{"kind", ofCounter | throttle, func(c *CSV, e *event.Event) { c.string(e.Kind.String()) }},
 	{"outcome", charge, func(c *CSV, e *event.Event) { c.string(e.Outcome.String()) }},
 	{"unit", ofCounter | usage | oomKill | oom | throttle | memoryStat, func(c *CSV, e *event.Event) { c.string(unit(e)) }},
 	{"requested", ofCounter, func(c *CSV, e *event.Event) { c.uint(e.RequestedPages) }},
@@ -91,6 +92,11 @@ var columns = []struct {
 	{"victim_page_table_bytes", oomKill | held, func(c *CSV, e *event.Event) { c.uint(e.Victim.PageTableBytes) }},
 	{"victim_cgroup", oomKill | held, func(c *CSV, e *event.Event) { c.cgroup(e.VictimCgroup()) }},
 	{"result", oom, func(c *CSV, e *event.Event) { c.string(e.Result.String()) }},
+	{"order", oomKill | oom, func(c *CSV, e *event.Event) {
+		if e.Order >= 0 {
+			c.int(int64(e.Order))
+		}
+	}},
 }
 
 // Write writes the lines of a batch.

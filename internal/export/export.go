@@ -5,7 +5,6 @@ package export
 import (
 	"io"
 	"strconv"
-	"time"
 
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
@@ -28,10 +27,11 @@ const (
 	throttle    types = 1 << event.Throttle
 	memoryStat  types = 1 << event.MemoryStat
 	held        types = 1 << event.Held
+	clockStep   types = 1 << event.ClockStep
 
 	// The types of the events that have a time, a CPU, a task, a cgroup, and a counter.
 	timed     = ^stack
-	onCPU     = timed &^ (usage | memoryStat | held)
+	onCPU     = timed &^ (usage | memoryStat | held | clockStep)
 	byTask    = onCPU &^ lost
 	ofCgroup  = byTask&^fork | usage | memoryStat | held
 	ofCounter = charge | usageChange
@@ -42,6 +42,7 @@ var typeNames = [...]string{
 	event.OOMKill: "oom_kill", event.Fork: "fork", event.Stack: "stack",
 	event.Uncharge: "uncharge", event.ForcedCharge: "forced_charge", event.Usage: "usage",
 	event.OOM: "oom", event.Throttle: "throttle", event.MemoryStat: "memory_stat", event.Held: "held",
+	event.ClockStep: "clock_step",
 }
 
 // writer is the common part of the sinks. It encodes events one by one, and writes once
@@ -102,7 +103,7 @@ func (w *writer) sinceStart(e *event.Event) int64 {
 // appendWallTime appends the time of day of an event, in UTC and RFC 3339.
 func (w *writer) appendWallTime(b []byte, e *event.Event) []byte {
 	const layout = "2006-01-02T15:04:05.000000000Z07:00"
-	return time.Unix(0, w.world.Info.BootWallNanos+int64(e.BootNanos)).UTC().AppendFormat(b, layout)
+	return w.world.Clock.Wall(e.BootNanos).AppendFormat(b, layout)
 }
 
 // unit returns the unit of the amounts of an event.
@@ -126,6 +127,10 @@ var flags = []struct {
 	{"retry", func(e *event.Event) bool { return e.Flags&event.Retry != 0 }},
 	{"limit_write", func(e *event.Event) bool { return e.Flags&event.LimitWrite != 0 }},
 	{"sysrq", func(e *event.Event) bool { return e.Flags&event.SysRq != 0 }},
+	{"unknown_cgroup", func(e *event.Event) bool { return e.Flags&event.UnknownCgroup != 0 }},
+	{"cpuset", func(e *event.Event) bool { return e.Flags&event.Cpuset != 0 }},
+	{"mempolicy", func(e *event.Event) bool { return e.Flags&event.Mempolicy != 0 }},
+	{"group", func(e *event.Event) bool { return e.Flags&event.Group != 0 }},
 }
 
 // victimPages are the amounts of a victim, in output order.

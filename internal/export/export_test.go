@@ -50,9 +50,10 @@ func sampleEvents() []event.Event {
 	lowered := kill
 	lowered.Cgroup.ID, lowered.OOMNanos, lowered.UsagePages, lowered.MaxPages, lowered.Flags = 2, info.StartBootNanos, 90, 64, event.LimitWrite
 	waits := lowered
-	waits.Type, waits.Result, waits.MaxPages, waits.Flags = event.OOM, event.Disabled, unlimited, 0
+	waits.Type, waits.Result, waits.MaxPages, waits.Flags = event.OOM, event.Disabled, unlimited, event.UnknownCgroup|event.Cpuset|event.Mempolicy
+	waits.Order = -1
 	sleep := begin
-	sleep.Type, sleep.UsagePages, sleep.MaxPages, sleep.DurationNanos = event.Throttle, 80, 70, 2e9
+	sleep.Type, sleep.Kind, sleep.UsagePages, sleep.MaxPages, sleep.DurationNanos = event.Throttle, event.Swap, 80, 70, 2e9
 	stat := event.Event{Type: event.MemoryStat, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Stat: "anon 4096\n\"\x1b 5\nx\n"}
 	process := stat
 	process.Type, process.Stat, process.Victim = event.Held, "", kill.Victim
@@ -63,6 +64,7 @@ func sampleEvents() []event.Event {
 		charge, dmem, begin, end, kill, lowered, waits, sleep, stat, process,
 		{Type: event.Fork, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("sh"), ChildPID: 10, Flags: event.Existing},
 		{Type: event.Lost, CPU: 2, BootNanos: info.StartBootNanos - 1, LostCharges: 12},
+		{Type: event.ClockStep, BootNanos: info.StartBootNanos + 5000, BootWallNanos: info.BootWallNanos - 1e9},
 		{Type: event.Usage, BootNanos: info.StartBootNanos, Cgroup: event.CgroupID{ID: 2}, UsagePages: 70, Flags: event.Existing},
 		{Type: event.Uncharge, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Memory, RequestedPages: 63, UsagePages: 90},
 		{Type: event.ForcedCharge, BootNanos: info.StartBootNanos, PID: 7, TID: 8, Comm: comm("a\xff"), Cgroup: event.CgroupID{ID: 2}, Kind: event.Dmem, RequestedPages: 4, UsagePages: -5},
@@ -102,14 +104,15 @@ func TestJSONL(t *testing.T) {
 			`,"kind":"dmem","outcome":"ok","requested_bytes":64,"usage_bytes":-3,"max_bytes":8192,"limiting":{` + path + `,"usage_bytes":-3,"max_bytes":8192,"room_bytes":8195},"high":{"cgroup":"/a,\"\\n","usage_bytes":1,"max_bytes":2,"room_bytes":1},"failed_at":null,"cause":null,"kernel_stack":null,"user_stack":null,"flags":[]}`,
 		`{"type":"reclaim_begin","time_ns":0,` + when + `}`,
 		`{"type":"reclaim_end","time_ns":0,` + when + `,"freed_pages":5,"duration_ns":6}`,
-		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"usage_pages":null,"max_pages":null,"flags":[],"victim":` + victim + `}`,
-		`{"type":"oom_kill","time_ns":0,` + when + `,"usage_pages":90,"max_pages":64,"flags":["limit_write"],"victim":` + victim + `}`,
-		`{"type":"oom","time_ns":0,` + when + `,"usage_pages":90,"max_pages":null,"flags":[],"result":"disabled"}`,
-		`{"type":"throttle","time_ns":0,` + when + `,"usage_pages":80,"high_pages":70,"duration_ns":2000000000}`,
+		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"usage_pages":null,"max_pages":null,"flags":[],"order":0,"victim":` + victim + `}`,
+		`{"type":"oom_kill","time_ns":0,` + when + `,"usage_pages":90,"max_pages":64,"flags":["limit_write"],"order":0,"victim":` + victim + `}`,
+		`{"type":"oom","time_ns":0,` + when + `,"usage_pages":90,"max_pages":null,"flags":["unknown_cgroup","cpuset","mempolicy"],"order":null,"result":"disabled"}`,
+		`{"type":"throttle","time_ns":0,` + when + `,"kind":"swap","usage_pages":80,"high_pages":70,"duration_ns":2000000000}`,
 		`{"type":"memory_stat","time_ns":0,` + read + `,"usage_pages":70,"stat":{"anon":4096,"\"\\x1b":5}}`,
 		`{"type":"held","time_ns":0,` + read + `,"process":` + victim + `}`,
 		`{"type":"fork","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"sh","child_pid":10,"existing":true}`,
 		`{"type":"lost","time_ns":-1,"wall_time":"2026-01-02T03:04:05.999999999Z","cpu":2,"events":12}`,
+		`{"type":"clock_step","time_ns":5000,"wall_time":"2026-01-02T03:04:05.000005000Z"}`,
 		`{"type":"usage","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null,"usage_pages":70,"existing":true}`,
 		`{"type":"uncharge","time_ns":0,` + when + `,"kind":"memory","pages":63,"usage_pages":90}`,
 		`{"type":"forced_charge","time_ns":0,` + when + `,"kind":"dmem","bytes":4,"usage_bytes":-5}`,
@@ -150,15 +153,16 @@ func TestCSV(t *testing.T) {
 		{"type": "reclaim_begin"},
 		{"type": "reclaim_end", "freed_pages": "5", "duration_ns": "6"},
 		{"type": "oom_kill", "victim_pid": "9", "victim_comm": "'+big", "victim_anon_pages": "1", "victim_file_pages": "2",
-			"victim_shmem_pages": "3", "victim_swap_pages": "4", "victim_page_table_bytes": "4096", "victim_cgroup": `/a,"\n`, "unit": "pages", "usage": "", "max": "", "cgroup": "", "cgroup_id": "0", "hierarchy": "0",
+			"victim_shmem_pages": "3", "victim_swap_pages": "4", "victim_page_table_bytes": "4096", "victim_cgroup": `/a,"\n`, "order": "0", "unit": "pages", "usage": "", "max": "", "cgroup": "", "cgroup_id": "0", "hierarchy": "0",
 			"time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cpu": "0", "pid": "7", "tid": "8", "comm": `a\xff`},
 		{"type": "oom_kill", "usage": "90", "max": "64", "flags": "limit_write", "cgroup": `/a,"\n`},
-		{"type": "oom", "usage": "90", "max": "", "flags": "", "result": "disabled"},
+		{"type": "oom", "usage": "90", "max": "", "flags": "unknown_cgroup cpuset mempolicy", "result": "disabled", "order": ""},
 		{"type": "throttle", "usage": "80", "max": "70", "duration_ns": "2000000000"},
 		{"type": "memory_stat", "usage": "70", "cgroup": `/a,"\n`, "pid": ""},
 		{"type": "held", "victim_pid": "9", "victim_comm": "'+big", "cgroup": `/a,"\n`, "pid": ""},
 		{"type": "fork", "time_ns": "0", "pid": "7", "tid": "8", "comm": "sh", "flags": "existing", "child_pid": "10"},
 		{"type": "lost", "time_ns": "-1", "wall_time": "2026-01-02T03:04:05.999999999Z", "cpu": "2", "lost_events": "12"},
+		{"type": "clock_step", "time_ns": "5000", "wall_time": "2026-01-02T03:04:05.000005000Z"},
 		{"type": "usage", "time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0",
 			"unit": "pages", "usage": "70", "flags": "existing"},
 		{"type": "uncharge", "time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cpu": "0", "pid": "7", "tid": "8", "comm": `a\xff`,
@@ -172,7 +176,7 @@ func TestCSV(t *testing.T) {
 				t.Errorf("line %d, %s: %q, want %q", i+1, name, record[column[name]], value)
 			}
 		}
-		if len(want) < 8 && want["type"] != "lost" { // only some columns are listed
+		if len(want) < 8 && want["type"] != "lost" && want["type"] != "clock_step" { // only some columns are listed
 			continue
 		}
 		for name, at := range column {
@@ -186,7 +190,7 @@ func TestCSV(t *testing.T) {
 const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hierarchy,container,kind,outcome,unit," +
 	"requested,usage,max,limiting_cgroup,limiting_usage,limiting_max,limiting_room,high_cgroup,high_usage,high_max," +
 	"failed_at,flags,freed_pages,duration_ns,victim_pid,victim_comm,victim_anon_pages,victim_file_pages," +
-	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause,victim_page_table_bytes,victim_cgroup,result\r\n"
+	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause,victim_page_table_bytes,victim_cgroup,result,order\r\n"
 
 func TestCSVAllocations(t *testing.T) {
 	c := fed(NewCSV, io.Discard, info)
@@ -210,7 +214,7 @@ func TestCSVUnknownCause(t *testing.T) {
 	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasSuffix(b.String(), ",'-,,,\r\n") {
+	if !strings.HasSuffix(b.String(), ",'-,,,,\r\n") {
 		t.Errorf("%q", b.String())
 	}
 }

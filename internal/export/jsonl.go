@@ -24,13 +24,15 @@ import (
 //	reclaim_begin  cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, container
 //	reclaim_end    the same, and freed_pages, duration_ns
 //	oom_kill       cpu to container, usage_pages and max_pages of the cgroup when the OOM
-//	               killer started, flags, and victim: pid, comm, anon_pages,
+//	               killer started, flags, order (of the allocation, of 1 << order
+//	               pages; a charge's means nothing), and victim: pid, comm, anon_pages,
 //	               file_pages, shmem_pages, swap_pages, page_table_bytes, cgroup
-//	oom            the same, but for the victim, and result: no_victim; victim_exits, an
-//	               earlier one; task_exits, or memory became free; disabled, the
-//	               task waits
-//	throttle       cpu to container, and usage_pages, high_pages, duration_ns: the task
-//	               sleeps so long, since the cgroup is above its memory.high
+//	oom            the same, but for the victim, and result: no_victim; victim_exits, a
+//	               process exits already; task_exits, or memory became free; disabled,
+//	               the task waits; nofs, the allocation must not kill
+//	throttle       cpu to container, and kind, usage_pages, high_pages, duration_ns: the
+//	               task sleeps about so long, since the cgroup is above its memory.high, or
+//	               for the kind swap its memory.swap.high
 //	memory_stat    cgroup, cgroup_id, hierarchy, container, usage_pages, and stat: what
 //	               memory.stat has but zeros, read after an oom_kill or an oom in that
 //	               cgroup, and at the end if charges failed there and it is full. The same without stat
@@ -45,16 +47,20 @@ import (
 //	               the trace began, false for the one when it ended
 //	fork           cpu, pid, tid, comm of the parent, child_pid, existing: whether
 //	               the process is older than the trace
+//	clock_step     the wall clock was set; wall_time is the new time
 //	lost           cpu, events
 //	end            charges
 //
 // limiting and high are levels: cgroup, usage_pages, max_pages, room_pages. null stands
 // for a missing value: max_pages without a limit, a level if none has a limit,
-// container, failed_at, and the cgroup of an oom_kill if the machine ran out; older
+// container, failed_at, the order for SysRq-f, and the cgroup of an oom_kill or an oom if no
+// cgroup ran out or it is unknown; older
 // recordings lack the usage and limit of an oom_kill. Amounts of
 // device memory are in bytes, and their names end in _bytes. flags is an array of remote,
 // kernel_thread, idle, predicted, walk_cut and retry, for an oom_kill and an oom of
-// limit_write (the task lowers the limit) and sysrq. Names are escaped as in the table,
+// limit_write (the task lowers the limit), sysrq, unknown_cgroup (of the trace, which began
+// later than the OOM killer), cpuset and mempolicy (whose memory nodes ran out), group (killed
+// with another victim, memory.oom.group). Names are escaped as in the table,
 // so each line is valid JSON.
 type JSONL struct {
 	writer
@@ -99,7 +105,7 @@ var members = []struct {
 	{ofCgroup, func(j *JSONL, e *event.Event) { j.uint("cgroup_id", e.Cgroup.ID) }},
 	{ofCgroup, func(j *JSONL, e *event.Event) { j.uint("hierarchy", uint64(e.Cgroup.Hierarchy)) }},
 	{ofCgroup, (*JSONL).container},
-	{ofCounter, func(j *JSONL, e *event.Event) { j.string("kind", e.Kind.String()) }},
+	{ofCounter | throttle, func(j *JSONL, e *event.Event) { j.string("kind", e.Kind.String()) }},
 	{charge, func(j *JSONL, e *event.Event) { j.string("outcome", e.Outcome.String()) }},
 	{charge, func(j *JSONL, e *event.Event) { j.uint(amounts(e).requested, e.RequestedPages) }},
 	{usageChange, func(j *JSONL, e *event.Event) { j.uint(unit(e), e.RequestedPages) }},
@@ -125,6 +131,7 @@ var members = []struct {
 	{charge | oomKill | oom, (*JSONL).flags},
 	{reclaimEnd, func(j *JSONL, e *event.Event) { j.uint("freed_pages", e.FreedPages) }},
 	{reclaimEnd | throttle, func(j *JSONL, e *event.Event) { j.uint("duration_ns", e.DurationNanos) }},
+	{oomKill | oom, func(j *JSONL, e *event.Event) { j.uintOrNull("order", uint64(e.Order), e.Order >= 0) }},
 	{oom, func(j *JSONL, e *event.Event) { j.string("result", e.Result.String()) }},
 	{oomKill, func(j *JSONL, e *event.Event) { j.process("victim", e) }},
 	{held, func(j *JSONL, e *event.Event) { j.process("process", e) }},

@@ -143,7 +143,11 @@ func (p *Perfetto) encode(e *event.Event) {
 		p.annotate("result", e.Result.String())
 		p.end(e)
 	case event.Throttle:
-		p.begin(typeSliceBegin, p.thread(e), "sleep for memory.high")
+		high := "memory.high"
+		if e.Kind == event.Swap {
+			high = "memory.swap.high"
+		}
+		p.begin(typeSliceBegin, p.thread(e), "sleep for "+high)
 		p.annotate("cgroup", p.world.Names.Printable(e.Cgroup))
 		p.end(e)
 		woken := *e

@@ -128,7 +128,7 @@ func TestPerfetto(t *testing.T) {
 		`0 thread 7/8 a\xff: instant OOM kill victim_pid=9 victim=+big anon_pages=1 file_pages=2 shmem_pages=3 swap_pages=4`,
 		`0 /a,"\n: instant OOM kill victim_pid=9 victim=+big anon_pages=1 file_pages=2 shmem_pages=3 swap_pages=4`,
 		`0 thread 7/8 a\xff: instant OOM without a kill cgroup=/a,"\n result=disabled`,
-		`0 thread 7/8 a\xff: begin sleep for memory.high cgroup=/a,"\n`,
+		`0 thread 7/8 a\xff: begin sleep for memory.swap.high cgroup=/a,"\n`,
 		`2000000000 thread 7/8 a\xff: end`,
 		`18446744073709551615 : instant events lost events=12`,
 		`0 /a,"\n: usage: 286720`,

@@ -110,7 +110,8 @@ func TestContainer(t *testing.T) {
 	if kills := ofType(tr.events(t), "oom_kill"); len(kills) != 1 || kills[0].Container.ID != id || kills[0].Victim.Comm != "busybox" {
 		t.Errorf("kills %v", kills)
 	}
-	for _, want := range []string{"/" + id + " was removed\n", "container:" + id[:12], " ran out of memory"} {
+	checkVerdict(t, tr.stderr.String(), "/"+id, "", "memory", maxPages*pageSize)
+	for _, want := range []string{"/" + id + " was removed\n", "container:" + id[:12]} {
 		if !strings.Contains(tr.stderr.String(), want) {
 			t.Errorf("no %q in %s", want, tr.stderr)
 		}

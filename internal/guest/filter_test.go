@@ -56,6 +56,7 @@ func TestFilters(t *testing.T) {
 	}
 	all.stop(t)
 	all.checkComplete(t)
+	all.checkVerdict(t, a, a, "memory", 10<<20)
 	for _, live := range traces {
 		t.Run(strings.Join(live.args, " "), func(t *testing.T) {
 			live.stop(t)
@@ -72,6 +73,9 @@ func TestFilters(t *testing.T) {
 				played = slices.DeleteFunc(played, func(e event) bool { return e.Type == "fork" })
 			}
 			sameEvents(t, live.events(t), played)
+			if len(ofType(played, "oom_kill")) > 0 {
+				live.checkVerdict(t, a, a, "memory", 10<<20)
+			}
 			t.Logf("%d charges", len(charges))
 		})
 	}

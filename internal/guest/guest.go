@@ -76,6 +76,8 @@ type Machine struct {
 	// process. Such a machine boots for each test, and has no bpftrace. The times of a
 	// disk's interrupts depend on the host, and differ between runs.
 	Disk, Systemd bool
+	// Nodes is the number of memory nodes, if not one. Such a machine boots for each test too.
+	Nodes int
 	// Kept gets the files that the test passes to [Keep], unless it is nil.
 	Kept Kept
 }
@@ -97,6 +99,18 @@ func (m Machine) On(kernels ...vm.Kernel) Machine {
 // WithDisk returns the machine with a disk.
 func (m Machine) WithDisk() Machine {
 	m.Disk = true
+	return m
+}
+
+// WithNodes returns the machine with n memory nodes.
+func (m Machine) WithNodes(n int) Machine {
+	m.Nodes = n
+	return m
+}
+
+// Keeping returns the machine with a function for kept files.
+func (m Machine) Keeping(f Kept) Machine {
+	m.Kept = f
 	return m
 }
 
@@ -158,7 +172,7 @@ func (m Machine) run(t *testing.T, k vm.Kernel, test string) {
 		return
 	}
 	t.Log(output)
-	if m.CPUs == 1 && !m.Disk && *rowsDir != "" {
+	if m.CPUs == 1 && !m.Disk && m.Nodes == 0 && *rowsDir != "" {
 		file := filepath.Join(*rowsDir, strings.ReplaceAll(t.Name(), "/", "-"))
 		if err := os.WriteFile(file, []byte(rowsOf(output)), 0o644); err != nil {
 			t.Error(err)

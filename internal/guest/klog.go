@@ -12,6 +12,14 @@ import (
 // killedLine matches the line of __oom_kill_process in the kernel's log.
 var killedLine = regexp.MustCompile(`Killed process (\d+) \((.*)\) total-vm:\d+kB, anon-rss:(\d+)kB, file-rss:(\d+)kB, shmem-rss:(\d+)kB`)
 
+// clearLog clears the kernel's log.
+func clearLog(t testing.TB) {
+	t.Helper()
+	if err := exec.Command(busybox, "dmesg", "-c").Run(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // oomKills returns the victims of the OOM killer in the kernel's log. It does not contain
 // their swap.
 func oomKills(t testing.TB) (victims []victim) {

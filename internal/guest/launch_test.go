@@ -119,7 +119,7 @@ func TestLaunchOOM(t *testing.T) {
 		return
 	}
 	parent := newTop(t)
-	failures := launchOOM(t, parent)
+	failures := launchOOM(t, parent, parent)
 	if got := parent.number(t, "memory.events", "max"); got != failures {
 		t.Errorf("%d charges failed, the kernel counts %d", failures, got)
 	}
@@ -133,12 +133,12 @@ func TestLaunchOOMV1(t *testing.T) {
 		return
 	}
 	mountV1(t)
-	launchOOM(t, newCgroupV1(t))
+	launchOOM(t, newCgroupV1(t), "")
 }
 
-// launchOOM is the article's experiment in one command. It returns the number of failed
-// charges of memory.
-func launchOOM(t *testing.T, parent cgroup) (failures int64) {
+// launchOOM is the article's experiment in one command. counts is the cgroup that counts the
+// kill, if any. It returns the number of failed charges of memory.
+func launchOOM(t *testing.T, parent, counts cgroup) (failures int64) {
 	tr, events := launchBelow(t, parent, 128+int(unix.SIGKILL), "-memory 10M", workloadPath, "-now", "touch", "20")
 	limit := (10 << 20) / pageSize
 	charges := ofType(events, "charge")
@@ -161,6 +161,7 @@ func launchOOM(t *testing.T, parent cgroup) (failures int64) {
 			}
 		}
 	}
+	checkVerdict(t, tr.stderr.String(), first.Cgroup, counts, "memory", 10<<20)
 	kills := ofType(events, "oom_kill")
 	if len(kills) != 1 || kills[0].PID != first.PID || kills[0].Victim.PID != first.PID || kills[0].Cgroup != first.Cgroup {
 		t.Errorf("OOM kills: %+v", kills)

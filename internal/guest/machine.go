@@ -24,7 +24,7 @@ const (
 // start runs the tests of this package that args select in a machine.
 func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...string) (int, error) {
 	argv := append([]string{"/init"}, args...)
-	if m.Disk || m.Systemd { // no snapshot
+	if m.Disk || m.Systemd || m.Nodes > 0 { // no snapshot
 		machine, err := m.machine(ctx, k)
 		if err != nil {
 			return 0, err
@@ -84,6 +84,7 @@ func (m Machine) machine(ctx context.Context, k vm.Kernel) (*vm.Machine, error) 
 			"/try-charge-counter.bt": filepath.Join(root, "internal/guest/testdata/try-charge-counter.bt"),
 		},
 		CPUs:              m.CPUs,
+		Nodes:             m.Nodes,
 		MemoryMiB:         2048,
 		CountInstructions: true,
 		KernelArgs: []string{

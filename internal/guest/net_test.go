@@ -84,6 +84,7 @@ func (tr *netTracer) duringTrace(other []event) (during []event) {
 // different calls: in an interrupt on top of a tracer's program, the kernel skips that
 // program, but not the other tracer's.
 func fillAndFree(t *testing.T, h hierarchy, attach string) {
+	clearLog(t)
 	top := h.newTop(t)
 	kept := top.child(t, "kept")
 	p := h.start(t, kept, "release 8")
@@ -105,7 +106,9 @@ func fillAndFree(t *testing.T, h hierarchy, attach string) {
 		tr.counted, tr.all = tr.tracer.counted(t), tr.events(t)
 		tr.after = h.usages(t, groups...)
 	}
+	killed := groups[2]
 	for i, tr := range tracers {
+		tr.checkVerdict(t, killed, killed, "memory", 4<<20)
 		missing := missingEvents(netEvents(tr.all, top), netEvents(tr.duringTrace(tracers[1-i].all), top))
 		checkMissing(t, tr, missing)
 		for i, g := range groups {

@@ -22,9 +22,7 @@ import (
 // live trace. With UPDATE_RECORDINGS in the environment, the host keeps the recordings of
 // all kernels for its own tests.
 func TestRecording(t *testing.T) {
-	m := Exact
-	m.Kept = updateRecording
-	if !Enter(t, m) {
+	if !Enter(t, Exact.Keeping(updateRecording)) {
 		return
 	}
 	dir := t.TempDir()
@@ -73,6 +71,16 @@ func TestRecording(t *testing.T) {
 
 // updateRecording stores a recording for the tests of the command on the host.
 func updateRecording(t *testing.T, k vm.Kernel, _ string, content []byte) {
+	updateTestdata(t, k.String()+".ctrace", content)
+}
+
+// updateVerdict stores a recording of [traceKept].
+func updateVerdict(t *testing.T, _ vm.Kernel, name string, content []byte) {
+	updateTestdata(t, filepath.Join("verdicts", name), content)
+}
+
+func updateTestdata(t *testing.T, name string, content []byte) {
+	t.Helper()
 	if os.Getenv("UPDATE_RECORDINGS") == "" {
 		return
 	}
@@ -80,7 +88,7 @@ func updateRecording(t *testing.T, k vm.Kernel, _ string, content []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(root, "cmd/chargetrace/testdata", k.String()+".ctrace"), content, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(root, "cmd/chargetrace/testdata", name), content, 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

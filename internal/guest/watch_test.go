@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -33,8 +34,9 @@ func TestWatch(t *testing.T) {
 			g := newCgroup(t)
 			g.write(t, "memory.max", "20M")
 			p := startWorkload(t, g, "steady 25 100")
-			file := filepath.Join(t.TempDir(), "x.jsonl")
-			x := startTmux(t, size[0], size[1], command, "-watch", "-units", "pages", "-cgroup", g.path(), "-o", file)
+			clearLog(t)
+			file, verdict := filepath.Join(t.TempDir(), "x.jsonl"), filepath.Join(t.TempDir(), "x.json")
+			x := startTmux(t, size[0], size[1], command, "-watch", "-units", "pages", "-cgroup", g.path(), "-o", file, "-o", verdict)
 			// Begin right after a tick, so that no batch is charged at one.
 			x.until(t, `^chargetrace  1\.\d+ s .*\n\n  nothing is charged yet`)
 			p.begin(t)
@@ -52,6 +54,11 @@ func TestWatch(t *testing.T) {
 					t.Errorf("no %q after the end:\n%s", want, after)
 				}
 			}
+			var closing struct{ Text []string }
+			if err := json.Unmarshal([]byte(readFile(t, verdict)), &closing); err != nil {
+				t.Fatal(err)
+			}
+			checkVerdict(t, strings.Join(closing.Text, "\n"), g.path(), g, "memory", 20<<20)
 			content, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)

@@ -47,7 +47,7 @@ func newCollector(sum *summary.Summary) collector {
 func (c *collector) Write(batch []event.Event) error {
 	for i := range batch {
 		e := &batch[i]
-		if e.Type.IsName() || e.Type == event.Fork || e.Type == event.Usage || e.Type == event.MemoryStat || e.Type == event.Held {
+		if e.Type.IsName() || e.Type == event.Fork || e.Type == event.Usage || e.Type == event.MemoryStat || e.Type == event.Held || e.Type == event.ClockStep {
 			continue
 		}
 		at := e.BootNanos

@@ -178,6 +178,9 @@ const maxLines = 10
 func (c *Comparison) Text(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "before: %s\nafter:  %s\n", shown(c.before.Name), shown(c.after.Name))
+	for _, warning := range c.warnings() {
+		fmt.Fprintf(&b, "incomplete: %s\n", warning)
+	}
 	for _, s := range append([]section{{column: "IN ALL", changes: []change{c.total}}}, c.sections...) {
 		if len(s.changes) == 0 {
 			continue
@@ -200,20 +203,42 @@ func (c *Comparison) Text(w io.Writer) error {
 			fmt.Fprintf(&b, "and %d more\n", n)
 		}
 	}
-	fmt.Fprintf(&b, "\nOOM kills: %s\n", tellChange(uint64(len(c.before.Summary.Kills)), uint64(len(c.after.Summary.Kills)), count))
+	fmt.Fprintf(&b, "\nOOM kills: %s\n", c.kills())
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// kills writes the numbers of OOM kills, at least those if events were lost.
+func (c *Comparison) kills() string {
+	number := func(s *Side) string {
+		n := count(uint64(len(s.Summary.Kills)))
+		if s.Summary.Lost {
+			return "at least " + n
+		}
+		return n
+	}
+	return tellChange(number(&c.before), number(&c.after))
+}
+
+// warnings say what is missing in which of the traces.
+func (c *Comparison) warnings() (all []string) {
+	for _, s := range []*Side{&c.before, &c.after} {
+		for _, warning := range warnings(s.Summary) {
+			all = append(all, shown(s.Name)+": "+warning)
+		}
+	}
+	return all
 }
 
 // HTML writes the comparison as a page.
 func (c *Comparison) HTML(w io.Writer) error {
 	before, after := shown(c.before.Name), shown(c.after.Name)
-	failures := tellChange(c.total.before.failures, c.total.after.failures, count)
+	failures := tellChange(count(c.total.before.failures), count(c.total.after.failures))
 	p := page{
 		Title: before + " and " + after + " – chargetrace", Headline: "Failed charges: " + failures, Dateline: "before: " + before + " · after: " + after,
 		Story: []string{fmt.Sprintf("Failed charges: %s. OOM kills: %s. Memory charged: %s.", failures,
-			tellChange(uint64(len(c.before.Summary.Kills)), uint64(len(c.after.Summary.Kills)), count),
-			tellChange(c.total.before.chargedBytes, c.total.after.chargedBytes, func(n uint64) string { return size(float64(n)) }))},
+			c.kills(),
+			tellChange(size(float64(c.total.before.chargedBytes)), size(float64(c.total.after.chargedBytes))))},
 	}
 	for _, m := range measures[:len(measures)-1] {
 		p.Figures = append(p.Figures, figure{c.total.text(m.text, "–", " → "), strings.ToLower(m.name), ""})
@@ -221,11 +246,9 @@ func (c *Comparison) HTML(w io.Writer) error {
 	for i := range c.sections {
 		p.addTables(c.sections[i].table())
 	}
+	p.Warnings = c.warnings()
 	for _, s := range []*Side{&c.before, &c.after} {
 		r := Report{collector: collector{sum: s.Summary}}
-		for _, warning := range r.warnings() {
-			p.Warnings = append(p.Warnings, shown(s.Name)+": "+warning)
-		}
 		p.Facts = append(p.Facts, fact{"Recording", shown(s.Name)})
 		p.Facts = append(p.Facts, r.facts()...)
 	}
@@ -256,9 +279,9 @@ func (s *section) table() table {
 }
 
 // tellChange writes a number and, if it changed, the one before.
-func tellChange(before, after uint64, text func(uint64) string) string {
+func tellChange(before, after string) string {
 	if before == after {
-		return text(after) + ", as before"
+		return after + ", as before"
 	}
-	return fmt.Sprintf("%s, before %s", text(after), text(before))
+	return after + ", before " + before
 }

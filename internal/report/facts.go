@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"chargetrace/internal/event"
+	"chargetrace/internal/summary"
 	"chargetrace/internal/text"
 	"chargetrace/internal/verdict"
 )
@@ -19,12 +20,16 @@ func (r *Report) figures() []figure {
 	t := &r.sum.Total
 	charged := r.sizeCell(int64(t.ChargedPages), event.Memory)
 	kills := uint64(len(r.sum.Kills))
+	killed := plural(kills, "OOM kill")
+	if r.sum.Lost {
+		killed += ", at least"
+	}
 	return []figure{
 		{count(t.Charges), plural(t.Charges, "charge"), ""},
 		{charged.Text, "charged", charged.Exact},
 		{count(t.Failures), "failed", ""},
 		{duration(t.ReclaimNanos), "in reclaim", counted(t.Reclaims, "run")},
-		{count(kills), plural(kills, "OOM kill"), ""},
+		{count(kills), killed, ""},
 	}
 }
 
@@ -75,8 +80,9 @@ func (r *Report) facts() []fact {
 	return facts
 }
 
-func (r *Report) warnings() (warnings []string) {
-	n := &r.sum.Counts
+// warnings say what is missing in a trace.
+func warnings(sum *summary.Summary) (warnings []string) {
+	n := &sum.Counts
 	warn := func(n uint64, what, text string) {
 		if n > 0 {
 			warnings = append(warnings, counted(n, what)+" "+text)

@@ -80,7 +80,7 @@ func hash(text string) string {
 
 func (r *Report) writeHTML() error {
 	p := page{
-		Headline: r.headline(), Dateline: r.dateline(), Story: r.story(), Warnings: r.warnings(),
+		Headline: r.headline(), Dateline: r.dateline(), Story: r.story(), Warnings: warnings(r.sum),
 		Figures: r.figures(), Facts: r.facts(),
 	}
 	p.Title = p.Headline + " – chargetrace"

@@ -153,5 +153,5 @@ func (c *collector) since(nanos uint64) string { return c.sum.Format.Moment(nano
 
 // clock converts a time to the wall clock's.
 func (c *collector) clock(nanos uint64) time.Time {
-	return time.Unix(0, c.sum.Info.BootWallNanos+int64(nanos)).UTC()
+	return c.sum.Clock.Wall(nanos)
 }

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"chargetrace/internal/event"
@@ -29,9 +30,14 @@ func (c *collector) story() (paragraphs []string) {
 	if c.sum.Total.Charges == 0 {
 		return append(paragraphs, c.noCharges())
 	}
-	if l := c.decisive(); l != nil {
+	limits := c.sum.SortedLimits()
+	for _, l := range limits[:min(len(limits), maxStories)] {
 		paragraphs = append(paragraphs, c.tellLimit(l))
-	} else if len(paragraphs) == 0 {
+	}
+	if n := len(limits) - maxStories; n > 0 {
+		paragraphs = append(paragraphs, fmt.Sprintf("Other limits hit: %s.", count(uint64(n))))
+	}
+	if len(paragraphs) == 0 {
 		paragraphs = append(paragraphs, c.tellRoom())
 	}
 	if len(ooms) > 0 && len(c.sum.First().Chargers) > 0 {
@@ -40,46 +46,18 @@ func (c *collector) story() (paragraphs []string) {
 	return append(paragraphs, c.tellCharged())
 }
 
-// maxStories is the number of runs of the OOM killer with a paragraph.
+// maxStories is the number of runs of the OOM killer with a paragraph, and of limits.
 const maxStories = 5
 
-// decisive returns the limit of the first OOM, else the one with the most failures; nil: no
-// limit was hit.
-func (c *collector) decisive() *verdict.Limit {
-	if len(c.sum.OOMs) > 0 {
-		if l := c.sum.LimitOf(c.sum.First()); l != nil {
-			return l
-		}
-	}
-	if limits := c.sum.SortedLimits(); len(limits) > 0 {
-		return limits[0]
-	}
-	return nil
-}
-
+// tellLimit says how often a limit was hit, and what was reclaimed for it, unless the paragraph
+// on an OOM of its cgroup does.
 func (c *collector) tellLimit(l *verdict.Limit) string {
 	s := strings.Join(c.sum.LimitStory(l), " ")
-	if l.High {
-		s += " Above it a task must reclaim, and sleep."
-	}
-	toldWithOOM := len(c.sum.OOMs) > 0 && c.sum.First().Cgroup == l.Cgroup
-	if r := c.sum.Reclaim(l.Cgroup); r.Runs > 0 && l.Kind == event.Memory && !toldWithOOM {
+	withOOM := slices.ContainsFunc(c.sum.OOMs, func(o *verdict.OOM) bool { return o.Cgroup == l.Cgroup })
+	if r := c.sum.Reclaim(l.Cgroup); r.Runs > 0 && l.Kind == event.Memory && !l.High && !withOOM {
 		s += " Reclaim there ran " + c.sum.TellReclaim(r) + "."
 	}
-	if n := c.otherLimits(l); n > 0 {
-		s += fmt.Sprintf(" Other limits hit: %s.", count(n))
-	}
 	return s
-}
-
-// otherLimits is the number of limits that were hit, except for those of one counter.
-func (c *collector) otherLimits(l *verdict.Limit) (n uint64) {
-	for id := range c.sum.Limits {
-		if id.CounterID != l.CounterID {
-			n++
-		}
-	}
-	return n
 }
 
 // tellRoom names the counter that came nearest to its limit, if none was hit.

@@ -98,8 +98,8 @@ func (s *HeldSampler) add(batch []event.Event) (before int) {
 // atLimit reports whether a cgroup has no room for a batch of charges.
 func (s *HeldSampler) atLimit(id event.CgroupID) bool {
 	const batchPages = 64 // MEMCG_CHARGE_BATCH
-	usage, maxPages, ok := cgroup.Usage(s.trees, id, s.names.Path(id))
-	return ok && usage+batchPages > int64(min(maxPages, math.MaxInt64))
+	m, ok := cgroup.ReadMemory(s.trees, id, s.names.Path(id))
+	return ok && m.UsagePages+batchPages > int64(min(m.MaxPages, math.MaxInt64))
 }
 
 // sample queues what a cgroup holds after an event of the OOM killer; the zero Event: at the

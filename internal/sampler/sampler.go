@@ -1,9 +1,10 @@
 //go:build linux
 
-// Package sampler adds the usage of cgroups at the start and at the end to a live trace: a balance
-// of charges and uncharges needs both.
+// Package sampler adds to a live trace what is read elsewhere: the usage of cgroups at the start
+// and at the end, which a balance of charges and uncharges needs ([Sampler]), what a cgroup holds
+// after the OOM killer ran ([HeldSampler]), and steps of the wall clock ([ClockSampler]).
 //
-// A [Sampler] is a [stream.Source] that wraps another one. It must not depend on a tracer: its
+// A Sampler is a [stream.Source] that wraps another one. It must not depend on a tracer: its
 // creator passes the trace's clock. It reads memory.current, or memory.usage_in_bytes of cgroup
 // v1, while the source traces, and puts each sample into the stream by its time.
 package sampler

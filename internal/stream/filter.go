@@ -121,7 +121,7 @@ func newMatcher(filter Filter, pageSize int) *matcher {
 
 func (m *matcher) matches(e *event.Event) bool {
 	switch e.Type {
-	case event.Lost, event.Stack:
+	case event.Lost, event.Stack, event.ClockStep:
 		return true
 	case event.CgroupName:
 		if m.FiltersCgroups() {
@@ -153,7 +153,11 @@ func (m *matcher) matchesEvent(e *event.Event) bool {
 		return false
 	}
 	if m.FiltersCgroups() {
-		if p := m.placeOf(e.Cgroup); p != within && (p != above || e.Type == event.Charge || e.Type.IsNet()) {
+		paying := e.Cgroup
+		if e.Type == event.OOMKill && e.Flags&event.UnknownCgroup != 0 {
+			paying = e.VictimCgroup()
+		}
+		if p := m.placeOf(paying); p != within && (p != above || e.Type == event.Charge || e.Type.IsNet()) {
 			return false
 		}
 	}

@@ -10,8 +10,8 @@ type Info struct {
 	// StartBootNanos is the start of the trace, on the clock of
 	// [event.Event.BootNanos].
 	StartBootNanos uint64 `json:"start_boot_ns"`
-	// BootWallNanos is the wall-clock time of boot, in nanoseconds since 1970. Added to
-	// BootNanos it gives the time of day.
+	// BootWallNanos is the wall-clock time of boot when the trace began, in nanoseconds since
+	// 1970. Added to BootNanos it gives the time of day, up to the first [event.ClockStep].
 	BootWallNanos int64 `json:"boot_wall_ns"`
 
 	// Program is the version of chargetrace, and CommandLine its command line.

@@ -33,27 +33,37 @@ const jsonVersion = 1
 //	             are calls that no program saw, whole is false if these are unknown
 //	headline     the trace in a line
 //	text         what ran out and which limits were hit, in sentences
-//	ooms         runs of the OOM killer: time_ns, wall_time, cgroup (null: the machine),
-//	             cgroup_id, hierarchy, container, pid, tid, comm of its task, trigger
-//	             (failed_charge, failed_allocation, limit_lowered, requested, or unknown if
-//	             an older recording does not have it), kind, max_pages of the limit,
-//	             usage_pages, reclaim and chargers up to then, kills, victims, result and
-//	             runs: how often it ran and killed nobody (no_victim, victim_exits,
-//	             task_exits, disabled), null if it killed; again is how often it ran in vain
-//	             until the victims had exited
+//	ooms         runs of the OOM killer: time_ns, wall_time, scope (whose memory ran out:
+//	             cgroup; machine, or for the results task_exits and nofs perhaps some of its
+//	             memory nodes; cpuset and mempolicy, its memory nodes; unknown_cgroup, the
+//	             victim's or one above it, since the start was not seen), cgroup (null for
+//	             another scope), cgroup_id, hierarchy, container, pid, tid, comm of its task,
+//	             trigger (failed_charge, failed_allocation, limit_lowered, requested, or
+//	             unknown: an older recording, or the start was not seen), kind, max_pages of the
+//	             limit, usage_pages, full_since_ns (charges hit the limit from then on),
+//	             order (of a failed allocation, of 1 << order pages), remote (the task was
+//	             charging another cgroup than its own), reclaim up to then, since the OOM before, chargers up to
+//	             then, recent_chargers in the last recent_ns, kills, victims, group (whether
+//	             by memory.oom.group), result and runs: how often it ran and killed nobody
+//	             (no_victim, victim_exits, task_exits, disabled, nofs), null if it killed;
+//	             again, how often it ran right after that without a kill; last_ns, the time of
+//	             the last kill or run
 //	  reclaim    runs, duration_ns, freed_pages
-//	  chargers   pid, comm, pages, cache_pages: who charged most to the cgroup
+//	  chargers   pid, comm, pages, cache_pages: who charged most to the cgroup;
+//	             recent_chargers, without cache_pages, are empty if the trace is shorter than
+//	             about a minute
 //	  kills      how often it killed: the kernel can kill a process of a group twice
 //	  held       what the cgroup held afterwards, null if unknown: time_ns, usage_pages, bytes
 //	             (those that are not 0 of anon, page_cache, shmem, slab, kernel_stack,
-//	             page_tables, sock, percpu, vmalloc, zswap), children (cgroup, usage_pages), processes (like victims),
-//	             no_swap_at: the cgroup whose memory.swap.max is 0, on a machine with swap
+//	             page_tables, sec_page_tables, sock, percpu, vmalloc, zswap, hugetlb), children
+//	             (cgroup, usage_pages), processes (like victims), no_swap_at: the cgroup whose
+//	             memory.swap.max is 0, on a machine with swap
 //	  victims    pid, comm, rss_pages, anon_pages, file_pages, shmem_pages, swap_pages,
 //	             page_table_bytes
 //	limits       those that were hit: cgroup, cgroup_id, hierarchy, container, kind, high
-//	             (whether it is memory.high), max_pages, hits, failures, first_ns, pid, comm,
-//	             held at the end of the trace, and for memory.high sleeps and sleep_ns, how
-//	             often and how long tasks slept
+//	             (whether it is memory.high or memory.swap.high), max_pages, hits, failures,
+//	             first_ns, pid, comm, held at the end of the trace, and for memory.high sleeps
+//	             and sleep_ns, how often and about how long tasks slept
 //	total, kinds, cgroups, processes, causes
 //	             charges, charged_pages, failures, batch_misses, first_hit_ns, reclaims,
 //	             reclaim_ns, freed_pages; in all, by kind, by cgroup, by pid and comm, by cause.
@@ -124,24 +134,32 @@ type jsonContainer struct {
 }
 
 type jsonOOM struct {
-	TimeNanos int64  `json:"time_ns"`
-	WallTime  string `json:"wall_time"`
+	TimeNanos int64         `json:"time_ns"`
+	WallTime  string        `json:"wall_time"`
+	Scope     verdict.Scope `json:"scope"`
 	jsonCgroup
-	PID      uint32          `json:"pid"`
-	TID      uint32          `json:"tid"`
-	Comm     string          `json:"comm"`
-	Trigger  verdict.Trigger `json:"trigger"`
-	Kind     *string         `json:"kind"`
-	MaxPages *uint64         `json:"max_pages"`
-	Usage    *int64          `json:"usage_pages"`
-	Reclaim  jsonReclaim     `json:"reclaim"`
-	Chargers []jsonCharger   `json:"chargers"`
-	Kills    int             `json:"kills"`
-	Result   *string         `json:"result"`
-	Runs     uint64          `json:"runs"`
-	Again    uint64          `json:"again"`
-	Victims  []jsonVictim    `json:"victims"`
-	Held     *jsonHeld       `json:"held"`
+	PID         uint32          `json:"pid"`
+	TID         uint32          `json:"tid"`
+	Comm        string          `json:"comm"`
+	Trigger     verdict.Trigger `json:"trigger"`
+	Kind        *string         `json:"kind"`
+	MaxPages    *uint64         `json:"max_pages"`
+	Usage       *int64          `json:"usage_pages"`
+	FullSince   *int64          `json:"full_since_ns"`
+	Order       *int32          `json:"order"`
+	Remote      bool            `json:"remote"`
+	Reclaim     jsonReclaim     `json:"reclaim"`
+	Chargers    []jsonCharger   `json:"chargers"`
+	Recent      []jsonCharger   `json:"recent_chargers"`
+	RecentNanos uint64          `json:"recent_ns"`
+	Kills       int             `json:"kills"`
+	Result      *string         `json:"result"`
+	Runs        uint64          `json:"runs"`
+	Again       uint64          `json:"again"`
+	Group       bool            `json:"group"`
+	LastNanos   int64           `json:"last_ns"`
+	Victims     []jsonVictim    `json:"victims"`
+	Held        *jsonHeld       `json:"held"`
 }
 
 type jsonHeld struct {
@@ -294,10 +312,11 @@ func (s *Summary) document(c stream.Counts) *document {
 
 func (s *Summary) oom(o *verdict.OOM) jsonOOM {
 	j := jsonOOM{
-		TimeNanos: s.sinceStart(o.BootNanos), WallTime: s.wallTime(o.BootNanos), jsonCgroup: s.cgroupOf(o.Cgroup),
+		TimeNanos: s.sinceStart(o.BootNanos), WallTime: s.wallTime(o.BootNanos), Scope: o.Scope, jsonCgroup: s.cgroupOf(o.Cgroup),
 		PID: o.PID, TID: o.TID, Comm: o.Comm.String(), Trigger: o.Trigger, MaxPages: known(o.MaxPages),
 		Reclaim:  jsonReclaim{o.Reclaim.Runs, o.Reclaim.Nanos, o.Reclaim.FreedPages},
-		Chargers: []jsonCharger{}, Kills: o.Kills, Runs: max(1, o.Runs), Again: o.Again, Victims: processes(o.Victims), Held: s.held(o.Held),
+		Chargers: s.chargers(o.Chargers, s.Info.KernelStacks), Recent: s.chargers(o.Recent, false), RecentNanos: o.RecentNanos,
+		Kills: o.Kills, Runs: max(1, o.Runs), Again: o.Again, Victims: processes(o.Victims), Held: s.held(o.Held),
 	}
 	if o.Trigger == verdict.FailedCharge || o.Trigger == verdict.LimitLowered {
 		kind := o.Kind.String()
@@ -310,15 +329,28 @@ func (s *Summary) oom(o *verdict.OOM) jsonOOM {
 		result := o.Result.String()
 		j.Result = &result
 	}
-	for i := range o.Chargers {
-		c := &o.Chargers[i]
-		charger := jsonCharger{PID: c.PID, Comm: c.Comm.String(), Pages: c.Pages}
-		if s.Info.KernelStacks {
-			charger.CachePages = &c.CachePages
-		}
-		j.Chargers = append(j.Chargers, charger)
+	j.Remote, j.Group, j.LastNanos = o.Remote, o.Group, s.sinceStart(o.LastNanos)
+	if o.Trigger == verdict.FailedAllocation && o.Order >= 0 {
+		j.Order = &o.Order
+	}
+	if o.FullSinceNanos != 0 {
+		since := s.sinceStart(o.FullSinceNanos)
+		j.FullSince = &since
 	}
 	return j
+}
+
+func (s *Summary) chargers(all []verdict.Charger, withCache bool) []jsonCharger {
+	list := []jsonCharger{}
+	for i := range all {
+		c := &all[i]
+		charger := jsonCharger{PID: c.PID, Comm: c.Comm.String(), Pages: c.Pages}
+		if withCache {
+			charger.CachePages = &c.CachePages
+		}
+		list = append(list, charger)
+	}
+	return list
 }
 
 func processes(all []event.Victim) []jsonVictim {

@@ -112,13 +112,14 @@ PID  COMM  CHARGES  PAGES  FAILED  MISSES  FIRST HIT  RECLAIM  FREED
 8    p     6        22     2       0       5.0 ms     0        0
 
 limits hit:
-  /a: memory limit of 100 pages (400 KiB) hit 2 times, 2 charges failed; first at 4.0 ms by p (7).
+  /a: memory limit of 100 pages (400 KiB) hit twice, 2 charges failed; first at 4.0 ms by p (7).
   /a/docker-ID.scope: memory limit of 200 pages (800 KiB) hit once, 1 charge failed; first at 7.0 ms by p (8).
 
 out of memory:
   At 9.0 ms /a ran out of memory at its memory limit of 100 pages (400 KiB): small\x1b (7) was allocating; big (8) was killed, rss 332 KiB (anon 320, file 8, shmem 4), swap 20 KiB.
-    Up to then, reclaim for it ran once for 1.5 ms and freed 16 KiB.
-    Charged to it in this trace: p (7) 256 KiB, p (8) 80 KiB.
+    Until then, reclaim for it ran once for 1.5 ms and freed 16 KiB.
+    Charges had been hitting this limit for 5.0 ms, from 4.0 ms on.
+    Charged to it in this trace, frees not deducted: p (7) 256 KiB, p (8) 80 KiB.
 
 coverage:
   1 charge: return not seen, outcome predicted at entry
@@ -233,11 +234,12 @@ func TestJSON(t *testing.T) {
 		Counts map[string]any
 		Text   []string
 		OOMs   []struct {
-			Cgroup, Comm, Trigger, Kind string
-			Time                        int64  `json:"time_ns"`
-			Wall                        string `json:"wall_time"`
-			Max                         uint64 `json:"max_pages"`
-			Chargers, Victims           []map[string]any
+			Cgroup, Comm, Trigger, Kind, Scope string
+			Since                              int64  `json:"full_since_ns"`
+			Time                               int64  `json:"time_ns"`
+			Wall                               string `json:"wall_time"`
+			Max                                uint64 `json:"max_pages"`
+			Chargers, Victims                  []map[string]any
 		}
 		Limits, Cgroups []map[string]any
 	}
@@ -248,7 +250,7 @@ func TestJSON(t *testing.T) {
 		t.Errorf("counts %v, want %v", got.Counts, want)
 	}
 	o := got.OOMs[0]
-	if o.Cgroup != "/a" || o.Comm != `<\x1b>` || o.Trigger != "failed_charge" || o.Kind != "memory" || o.Time != 9*ms || o.Wall != "1970-01-01T00:00:01.009Z" || o.Max != 100 {
+	if o.Cgroup != "/a" || o.Comm != `<\x1b>` || o.Trigger != "failed_charge" || o.Kind != "memory" || o.Time != 9*ms || o.Wall != "1970-01-01T00:00:01.009Z" || o.Max != 100 || o.Scope != "cgroup" || o.Since != 4*ms {
 		t.Errorf("OOM %+v", o)
 	}
 	if want := (map[string]any{"pid": 7., "comm": "p", "pages": 64., "cache_pages": nil}); !maps.Equal(o.Chargers[0], want) {
@@ -265,7 +267,7 @@ func TestJSON(t *testing.T) {
 	if got.Cgroups[0]["charged_pages"] != 64. || container["runtime"] != "docker" {
 		t.Errorf("cgroup %v", got.Cgroups[0])
 	}
-	if want := s.TellLimit(s.SortedLimits()[0]) + "."; got.Text[len(got.Text)-1] != want || len(got.Text) != 3 {
+	if want := s.TellLimit(s.SortedLimits()[0]) + "."; got.Text[len(got.Text)-1] != want || len(got.Text) != 4 {
 		t.Errorf("text %q", got.Text)
 	}
 }

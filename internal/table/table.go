@@ -31,6 +31,8 @@ type Table struct {
 	idle      map[*verdict.OOM]bool // those with a line; the wide table has one for each run
 	format    text.Format
 	timeWidth int
+	// bootWallNanos is that of the last event; see [event.ClockStep].
+	bootWallNanos int64
 
 	wide bool
 	// Widths of the wide table's columns for paths.
@@ -113,14 +115,15 @@ type seenLevel struct {
 // New returns a Table that prints the events of a trace to w, in the Format of its Verdict.
 func New(w io.Writer, v *verdict.Verdict, o Options) *Table {
 	t := &Table{
-		w:         w,
-		verdict:   v,
-		format:    v.Format,
-		timeWidth: 8,
-		wide:      o.Wide,
-		seen:      make(map[level]*seenLevel),
-		idle:      make(map[*verdict.OOM]bool),
-		buf:       make([]byte, 0, 32<<10),
+		w:             w,
+		verdict:       v,
+		format:        v.Format,
+		timeWidth:     8,
+		wide:          o.Wide,
+		seen:          make(map[level]*seenLevel),
+		bootWallNanos: v.Info.BootWallNanos,
+		idle:          make(map[*verdict.OOM]bool),
+		buf:           make([]byte, 0, 32<<10),
 	}
 	if t.wide {
 		t.timeWidth = 7
@@ -169,6 +172,11 @@ func (t *Table) Write(batch []event.Event) error {
 			}
 		case event.CgroupName:
 			t.charged.column, t.limiting.column = nil, nil
+		case event.ClockStep:
+			if !t.relative() {
+				t.buf = append(append(append(t.buf, "--- "...), verdict.TellClock(e.BootWallNanos-t.bootWallNanos)...), " ---\n"...)
+			}
+			t.bootWallNanos = e.BootWallNanos
 		case event.Lost:
 			t.buf = append(t.buf, "--- "...)
 			t.buf = strconv.AppendUint(t.buf, e.LostCharges, 10)

@@ -68,6 +68,11 @@ var idle = with(charge(1500, "small", 2, 0, 90, 90), func(e *event.Event) {
 	e.Type, e.OOMNanos, e.Result = event.OOM, e.BootNanos, event.NoVictim
 })
 
+// step is a step of the wall clock to boot time plus by.
+func step(at uint64, by int64) event.Event {
+	return event.Event{Type: event.ClockStep, BootNanos: info.StartBootNanos + at*1000, BootWallNanos: info.BootWallNanos + by}
+}
+
 var sleep = with(charge(1500, "small", 2, 0, 90, 60), func(e *event.Event) { e.Type, e.DurationNanos = event.Throttle, 1_500_000_000 })
 
 // fed returns a Table behind its Verdict.
@@ -243,9 +248,17 @@ func TestRows(t *testing.T) {
 			"0        25980  a                4K         9.9M       10.0M     ",
 			"0        25980  a                256K       4.0T       8.0T      ",
 		)},
-		{"clock", look{Format: text.Format{Time: text.Clock, Location: time.UTC}}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
+		{"clock", look{Format: text.Format{Time: text.Clock, Location: time.UTC}}, []event.Event{charge(5, "a", 1, 1, 1, 2), step(9, 3600e9), charge(9, "a", 1, 1, 1, 2), step(10, -500e6), charge(10, "a", 1, 1, 1, 2)}, lines(
 			"TIME            PID    COMM             REQUESTED  CURRENT    LIMIT     ",
 			"03:04:06.000005 25980  a                1          1          2         ",
+			"--- the wall clock was set forward by 1h00m ---",
+			"04:04:06.000009 25980  a                1          1          2         ",
+			"--- the wall clock was set back by 1h00m ---",
+			"03:04:05.500010 25980  a                1          1          2         ",
+		)},
+		{"clock set in a relative table", look{}, []event.Event{step(9, 3600e9), charge(9, "a", 1, 1, 1, 2)}, lines(
+			"TIME     PID    COMM             REQUESTED  CURRENT    LIMIT     ",
+			"0        25980  a                1          1          2         ",
 		)},
 		{"date", look{Format: text.Format{Time: text.Date, Location: time.FixedZone("", 3600)}}, []event.Event{charge(5, "a", 1, 1, 1, 2)}, lines(
 			"TIME                             PID    COMM             REQUESTED  CURRENT    LIMIT     ",

@@ -7,6 +7,7 @@ import (
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/text"
+	"chargetrace/internal/verdict"
 )
 
 // The widths of the columns of the wide table. The columns for paths also take what
@@ -190,7 +191,7 @@ func (t *Table) appendThrottle(e *event.Event) {
 	b = t.appendCgroup(b, e.Cgroup)
 	b = append(append(b, text.Duration(int64(e.DurationNanos))...), ", usage "...)
 	b = t.appendCount(b, event.Memory, e.UsagePages)
-	b = append(b, " above memory.high "...)
+	b = append(append(append(b, " above "...), verdict.HighOf(e).String()...), ' ')
 	b = t.appendCount(b, event.Memory, int64(e.MaxPages))
 	t.buf = append(b, '\n')
 }

@@ -46,10 +46,11 @@ type Format struct {
 	// Location is the time zone of Clock and Date; nil is the local time zone.
 	Location *time.Location
 
-	// PageSize, StartBootNanos and BootWallNanos are those of the trace.
+	// PageSize and StartBootNanos are those of the trace. WallClock converts a time since
+	// boot to the wall clock's, for Clock and Date.
 	PageSize       int
 	StartBootNanos uint64
-	BootWallNanos  int64
+	WallClock      func(bootNanos uint64) time.Time
 }
 
 // Size writes a number of pages in a sentence: "13.8 MiB", "3532 pages" or "14467072 bytes".
@@ -185,7 +186,7 @@ func (f *Format) Wall(bootNanos uint64) time.Time {
 	if location == nil {
 		location = time.Local
 	}
-	return time.Unix(0, f.BootWallNanos+int64(bootNanos)).In(location)
+	return f.WallClock(bootNanos).In(location)
 }
 
 // Duration writes nanoseconds, rounded down: "12 µs", "746.9 ms", "31.04 s", "5m12s",

@@ -33,7 +33,8 @@ func TestFormat(t *testing.T) {
 }
 
 func TestMoment(t *testing.T) {
-	f := Format{StartBootNanos: 5e9, BootWallNanos: 1_700_000_000_000_000_000, Location: time.FixedZone("", 3600)}
+	wall := func(bootNanos uint64) time.Time { return time.Unix(1_700_000_000, int64(bootNanos)) }
+	f := Format{StartBootNanos: 5e9, WallClock: wall, Location: time.FixedZone("", 3600)}
 	for format, want := range map[TimeFormat]string{
 		"": "746.9 ms", Relative: "746.9 ms", Clock: "23:13:25.746999", Date: "2023-11-14T23:13:25.746999+01:00",
 	} {

@@ -20,7 +20,7 @@ var codecs = [...]codec{
 	event.ForcedCharge: {3, counterContext, columns{encodeUncharge, decodeUncharge}},
 	event.Usage:        {3, cgroupContext, both(usageReading)},
 	event.OOM:          {4, cgroupContext, both(oom)},
-	event.Throttle:     {4, cgroupContext, both(throttle)},
+	event.Throttle:     {4, throttleContext, both(throttle)},
 	event.MemoryStat:   {4, cgroupContext, both(memoryStat)},
 	event.Held:         {4, killContext, both(held)},
 }
@@ -91,6 +91,18 @@ var killContext = contextFields{
 	same: func(a, b *event.Event) bool { return a.Cgroup == b.Cgroup && a.Victim.CgroupID == b.Victim.CgroupID },
 }
 
+var throttleContext = contextFields{
+	code: func(x *coder, e *event.Event) {
+		codeCgroup(x, e)
+		if x.version >= 5 {
+			codeKind(x, e)
+		} else if !x.encoding {
+			e.Kind = event.Memory
+		}
+	},
+	same: func(a, b *event.Event) bool { return a.Cgroup == b.Cgroup && a.Kind == b.Kind },
+}
+
 func codeCgroup(x *coder, e *event.Event) {
 	x.uint32(&x.contexts, &e.Cgroup.Hierarchy)
 	x.uint64(&x.contexts, &e.Cgroup.ID)
@@ -111,6 +123,8 @@ func oomKill(x *coder, _ *levels, e *event.Event) {
 	process(x, &e.Victim)
 	if x.version >= 4 {
 		oomState(x, e)
+	} else if !x.encoding {
+		e.Order = -1
 	}
 }
 
@@ -147,10 +161,20 @@ func oomState(x *coder, e *event.Event) {
 	x.uint64(&x.other, &e.MaxPages)
 	flags := uint32(e.Flags)
 	x.uint32(&x.other, &flags)
+	order := int64(e.Order)
+	if x.version >= 5 {
+		x.int64(&x.other, &order)
+	} else {
+		order = -1
+	}
+	x.bad = x.bad || order < -1 || order > maxOrder
 	if !x.encoding {
-		e.Flags = event.Flags(flags)
+		e.Flags, e.Order = event.Flags(flags), int32(order)
 	}
 }
+
+// maxOrder is more than the kernel's orders of allocations (MAX_PAGE_ORDER).
+const maxOrder = 30
 
 func oom(x *coder, _ *levels, e *event.Event) {
 	oomState(x, e)

@@ -21,7 +21,8 @@
 //	20     4    number of events, at most 65536
 //	24     8    least BootNanos of an event
 //	32     8    greatest
-//	40     8    0
+//	40     8    wall-clock time of boot at the time of the events, in nanoseconds
+//	            since 1970 ([event.Event.BootWallNanos]); 0 in other blocks
 //
 // The payload is compressed with Zstandard. The first block has the kind meta and a JSON
 // object ([stream.Info]), the last block of a complete recording the kind end and another JSON
@@ -49,8 +50,10 @@
 // adds a byte for the kind, uvarint flags (without Retry and Predicted), counter, stack
 // pointer, max, limiting cgroup, limiting max, high cgroup, high max, and the numbers of the
 // kernel stack and the user stack (0: none). An uncharge or a forced charge adds a byte for
-// the kind and uvarint counter.
+// the kind and uvarint counter, and a sleep for memory.high a byte for the kind.
 //
+// Version 4 has no kind of sleeps, which are all for memory.high, no order in OOM, and no
+// wall-clock time in the headers.
 // Version 3 has no runs of the OOM killer that killed nobody, sleeps for memory.high,
 // memory.stat, nor other processes; its OOM kills lack the victim's cgroup and what follows the victim's swap. Version 2 has no
 // user stacks, uncharges, forced charges or readings of usage either. Version 1 has no kernel
@@ -77,9 +80,9 @@
 //	           a byte for the length of its comm, the comm, uvarint anonymous,
 //	           file, shared and swap pages, bytes of page tables, and the fields
 //	           of OOM. OOM: uvarint BootNanos when it started, varint usage,
-//	           uvarint limit, uvarint flags, and for a run that killed nobody
+//	           uvarint limit, uvarint flags, varint order, and for a run that killed nobody
 //	           uvarint result ([event.OOMResult]). sleeps for memory.high:
-//	           varint usage, uvarint memory.high, uvarint nanoseconds. memory.stat:
+//	           varint usage, uvarint high, uvarint nanoseconds. memory.stat:
 //	           uvarint BootNanos of the OOM, uvarint parent, varint usage, uvarint
 //	           length, the text. other processes: uvarint BootNanos of the OOM, and like the
 //	           victim of an OOM kill up to the page tables. forks: uvarint pid of the child
@@ -103,7 +106,7 @@ import (
 const (
 	signature = "CTRACE\r\n"
 	// Version is the version of the format.
-	Version = 4
+	Version = 5
 
 	blockMagic  = "CTB1"
 	headerBytes = 48
@@ -126,6 +129,7 @@ type blockHeader struct {
 	stored, size    uint32
 	events          uint32
 	least, greatest uint64
+	bootWallNanos   int64
 }
 
 func (h *blockHeader) append(dst []byte) []byte {
@@ -138,7 +142,7 @@ func (h *blockHeader) append(dst []byte) []byte {
 	dst = le.AppendUint32(dst, h.events)
 	dst = le.AppendUint64(dst, h.least)
 	dst = le.AppendUint64(dst, h.greatest)
-	return le.AppendUint64(dst, 0)
+	return le.AppendUint64(dst, uint64(h.bootWallNanos))
 }
 
 var errDamaged = errors.New("damaged block")
@@ -150,7 +154,7 @@ func (h *blockHeader) parse(src []byte) error {
 	}
 	*h = blockHeader{
 		le.Uint32(src[4:]), le.Uint32(src[8:]), le.Uint32(src[12:]), le.Uint32(src[16:]), le.Uint32(src[20:]),
-		le.Uint64(src[24:]), le.Uint64(src[32:]),
+		le.Uint64(src[24:]), le.Uint64(src[32:]), int64(le.Uint64(src[40:])),
 	}
 	if h.stored > maxPayload || h.size > maxPayload {
 		return fmt.Errorf("%w: its length of %d bytes exceeds %d", errDamaged, max(h.stored, h.size), maxPayload)

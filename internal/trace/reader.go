@@ -29,6 +29,10 @@ type Reader struct {
 	// cgroups and stacks are the names that Read returned last.
 	cgroups map[event.CgroupID]cgroup
 	stacks  map[uint32]string
+	// bootWallNanos is that of the last event, and step one that Read has not returned.
+	bootWallNanos int64
+	step          *event.Event
+	greatest      uint64 // time of a block so far
 
 	totals  *stream.Counts // nil: the end was not read
 	events  uint64
@@ -79,6 +83,7 @@ func (r *Reader) readMeta() error {
 	if n := r.info.PageSize; n < 1<<12 || n > 1<<20 || n&(n-1) != 0 {
 		return fmt.Errorf("invalid page size %d", n)
 	}
+	r.bootWallNanos = r.info.BootWallNanos
 	return nil
 }
 
@@ -117,6 +122,10 @@ func (r *Reader) Read(batch []event.Event) (n int, err error) {
 		if r.block.done() {
 			r.err = r.nextBlock()
 			continue
+		}
+		if r.step != nil {
+			batch[0], r.step = *r.step, nil
+			return 1, nil
 		}
 		n, err = r.block.read(batch)
 		if err != nil {
@@ -185,6 +194,20 @@ func (r *Reader) filter(batch []event.Event) int {
 	return kept
 }
 
+// setClock queues an event if the clock was set before a block.
+func (r *Reader) setClock(h *blockHeader) {
+	wall := h.bootWallNanos
+	if r.block.version < 5 {
+		wall = r.info.BootWallNanos
+	}
+	if wall != r.bootWallNanos {
+		r.bootWallNanos = wall
+		// Some events of the block can be earlier than the step, such as a late reading.
+		r.step = &event.Event{Type: event.ClockStep, BootNanos: max(h.least, r.from, r.greatest), BootWallNanos: wall}
+	}
+	r.greatest = max(r.greatest, h.greatest)
+}
+
 // nextBlock starts the next block of events within the limits of time. At the end it
 // returns io.EOF or the error of an incomplete recording.
 func (r *Reader) nextBlock() error {
@@ -207,6 +230,7 @@ func (r *Reader) nextBlock() error {
 		case err != nil:
 		case h.kind == kindEvents:
 			if err = r.block.start(h, payload); err == nil {
+				r.setClock(&h)
 				return nil
 			}
 		case h.kind == kindEnd:

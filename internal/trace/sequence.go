@@ -15,6 +15,7 @@ type Sequence struct {
 	info    stream.Info
 	readers []*Reader
 	current int
+	shift   int64 // to add to the BootNanos of the current one
 	err     error // of the readers so far
 }
 
@@ -50,7 +51,7 @@ func (s *Sequence) Stop() {
 // Read implements [stream.Source]. If a recording ends with an error, Read continues with
 // the next one, and returns the errors at the end.
 func (s *Sequence) Read(batch []event.Event) (int, error) {
-	for ; s.current < len(s.readers); s.current++ {
+	for ; s.current < len(s.readers); s.next() {
 		r := s.readers[s.current]
 		n, err := r.Read(batch)
 		if err == io.EOF {
@@ -60,18 +61,32 @@ func (s *Sequence) Read(batch []event.Event) (int, error) {
 			s.err = errors.Join(s.err, err)
 			continue
 		}
-		// BootNanos restarts at each boot.
-		if shift := r.info.BootWallNanos - s.info.BootWallNanos; shift != 0 && r.info.StartBootNanos != s.info.StartBootNanos {
-			for i := range batch[:n] {
-				batch[i].BootNanos += uint64(shift)
-				if batch[i].OOMNanos != 0 {
-					batch[i].OOMNanos += uint64(shift)
-				}
+		shift := s.shift
+		for i := range batch[:n] {
+			batch[i].BootNanos += uint64(shift)
+			batch[i].BootWallNanos -= shift
+			if batch[i].OOMNanos != 0 {
+				batch[i].OOMNanos += uint64(shift)
 			}
 		}
 		return n, nil
 	}
 	return 0, cmp.Or(s.err, io.EOF)
+}
+
+// next continues with the next recording. A later part of the same trace has its clock. The times
+// of another trace follow on the clock of this one at its end: BootNanos restarts at each boot.
+func (s *Sequence) next() {
+	before := s.readers[s.current]
+	if s.current++; s.current == len(s.readers) {
+		return
+	}
+	r := s.readers[s.current]
+	if r.info.StartBootNanos == before.info.StartBootNanos {
+		r.bootWallNanos = before.bootWallNanos
+		return
+	}
+	s.shift += r.info.BootWallNanos - before.bootWallNanos
 }
 
 // Counts implements [stream.Source]: it adds up the counts of the recordings. They are

@@ -95,6 +95,9 @@ func storyOf(version uint32, n int) []event.Event {
 			e = event.Event{Type: event.OOMKill, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), Cgroup: event.CgroupID{ID: 2}}
 			e.Victim = event.Victim{PID: 9, Comm: comm("big"), AnonPages: 1, FilePages: 2, ShmemPages: 3, SwapPages: math.MaxUint64, PageTableBytes: 1 << 40, CgroupID: 3}
 			e.OOMNanos, e.UsagePages, e.MaxPages, e.Flags = e.BootNanos-1, -7, 1<<50, event.LimitWrite
+			if version >= 5 {
+				e.Order = 3
+			}
 		case 15, 16:
 			e = event.Event{Type: event.Fork, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), ChildPID: math.MaxUint32 - uint32(i)}
 			if i%50 == 16 {
@@ -116,7 +119,10 @@ func storyOf(version uint32, n int) []event.Event {
 			}
 			e = event.Event{Type: event.OOM, BootNanos: e.BootNanos, PID: 7, TID: 8, Comm: comm("x"), Cgroup: e.Cgroup, OOMNanos: 1 << 60, UsagePages: -7, MaxPages: 9, Result: event.Disabled, Flags: event.SysRq}
 			if i%50 == 22 {
-				e.Type, e.OOMNanos, e.Result, e.Flags, e.DurationNanos = event.Throttle, 0, 0, 0, 1<<40
+				e.Type, e.Kind, e.OOMNanos, e.Result, e.Flags, e.DurationNanos = event.Throttle, event.Swap, 0, 0, 0, 1<<40
+				if version < 5 {
+					e.Kind = event.Memory
+				}
 			}
 		case 23:
 			if version >= 4 {
@@ -459,7 +465,7 @@ func TestDamagedInside(t *testing.T) {
 				b.add(e)
 			}
 		}
-		h := blockHeader{kind: kindEvents, events: uint32(b.events), least: b.least, greatest: b.greatest}
+		h := blockHeader{kind: kindEvents, events: uint32(b.events), least: b.least, greatest: b.greatest, bootWallNanos: info.BootWallNanos}
 		payload := b.payload()
 		spoil(&h, payload)
 		var file bytes.Buffer
@@ -500,7 +506,7 @@ func TestTooManyContexts(t *testing.T) {
 
 // TestVersions expects that a type newer than the version of a recording is damage.
 func TestVersions(t *testing.T) {
-	for typ, since := range map[event.Type]uint32{event.Fork: 1, event.Uncharge: 3, event.ForcedCharge: 3, event.Usage: 3} {
+	for typ, since := range map[event.Type]uint32{event.Fork: 1, event.Uncharge: 3, event.ForcedCharge: 3, event.Usage: 3, event.Held: 4} {
 		w := newBlockWriter()
 		w.add(&event.Event{Type: typ, Kind: event.Memory})
 		payload := w.payload()
@@ -595,7 +601,7 @@ func TestRefuses(t *testing.T) {
 	}{
 		"empty":     {nil, "x: not a recording of chargetrace: EOF"},
 		"text":      {[]byte("TIME     PID    COMM"), "x: not a recording of chargetrace"},
-		"newer":     {newer, "x: format version 5 is not supported: this program reads versions 1 to 4"},
+		"newer":     {newer, "x: format version 6 is not supported: this program reads versions 1 to 5"},
 		"cut":       {file[:40], "x: first block: unexpected EOF"},
 		"huge":      {huge, "x: first block: damaged block: its length of 1073741824 bytes exceeds 16777216"},
 		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "x: not a recording of chargetrace"},

@@ -29,6 +29,7 @@ type Writer struct {
 	delay           time.Duration // maxDelay, but for tests that need the same blocks each time
 	err             error         // of the timer's goroutine
 	block           blockWriter
+	bootWallNanos   int64  // of the events of the block
 	events, charges uint64 // written so far
 	bytes           int64
 }
@@ -39,7 +40,7 @@ func NewWriter(w io.Writer, info stream.Info) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	wr := &Writer{w: w, info: info, zstd: enc, delay: maxDelay, block: newBlockWriter()}
+	wr := &Writer{w: w, info: info, zstd: enc, delay: maxDelay, block: newBlockWriter(), bootWallNanos: info.BootWallNanos}
 	wr.timer = time.AfterFunc(time.Hour, wr.tick)
 	wr.timer.Stop()
 	head := binary.LittleEndian.AppendUint32([]byte(signature), Version)
@@ -75,6 +76,13 @@ func (w *Writer) Write(batch []event.Event) error {
 				}
 			}
 			w.block.define(e)
+			continue
+		}
+		if e.Type == event.ClockStep {
+			if err := w.flush(); err != nil {
+				return err
+			}
+			w.bootWallNanos = e.BootWallNanos
 			continue
 		}
 		if w.block.events == 0 {
@@ -124,7 +132,7 @@ func (w *Writer) flush() error {
 	if w.block.events == 0 {
 		return nil
 	}
-	h := blockHeader{kind: kindEvents, events: uint32(w.block.events), least: w.block.least, greatest: w.block.greatest}
+	h := blockHeader{kind: kindEvents, events: uint32(w.block.events), least: w.block.least, greatest: w.block.greatest, bootWallNanos: w.bootWallNanos}
 	payload := w.block.payload()
 	w.block.reset()
 	return w.writeBlock(h, payload)
@@ -147,7 +155,7 @@ func (w *Writer) writeBlock(h blockHeader, payload []byte) error {
 }
 
 // Next closes the recording and returns a Writer that continues it in another file, with
-// the same Info, names and stacks.
+// the same Info, names, stacks and clock.
 func (w *Writer) Next(out io.Writer) (*Writer, error) {
 	// The last part has the counts.
 	if err := w.Close(stream.Counts{}); err != nil {
@@ -157,6 +165,6 @@ func (w *Writer) Next(out io.Writer) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	next.block.cgroups, next.block.frames = w.block.cgroups, w.block.frames
+	next.block.cgroups, next.block.frames, next.bootWallNanos = w.block.cgroups, w.block.frames, w.bootWallNanos
 	return next, nil
 }

@@ -23,8 +23,8 @@ type Charger struct {
 	CachePages int64
 }
 
-// maxChargers is the number of Chargers of an OOM, and maxWithChargers the number of OOMs that
-// have some.
+// maxChargers is the number of Chargers and of Recent ones of an OOM, and maxWithChargers the
+// number of OOMs that have some.
 const maxChargers, maxWithChargers = 5, 1000
 
 // chargers are the sums of a process in a cgroup. Their number is bounded: the smallest are
@@ -44,6 +44,40 @@ type chargerID struct {
 type charger struct {
 	chargerID
 	Charger
+	// recent has the Pages of the latest slots of time up to slot, each at its number modulo
+	// the length.
+	recent [slots]int32
+	slot   uint64
+	// lastNanos is the time of the last charge, which has the Comm.
+	lastNanos uint64
+}
+
+// A slot of time is BootNanos >> slotBits, 8.6 s. All but the current one are at least a
+// minute.
+const slotBits, slots = 33, 8
+
+// addRecent adds pages at a time.
+func (c *charger) addRecent(bootNanos uint64, pages int64) {
+	slot := bootNanos >> slotBits
+	if slot > c.slot {
+		for i := range min(slot-c.slot, slots) {
+			c.recent[(slot-i)%slots] = 0
+		}
+		c.slot = slot
+	}
+	if c.slot-slot < slots { // events of different CPUs can be slightly out of order
+		c.recent[slot%slots] += int32(pages)
+	}
+}
+
+// recentPages returns the pages of a slot and of those before it.
+func (c *charger) recentPages(slot uint64) (sum int64) {
+	for i := range uint64(slots) {
+		if s := c.slot - i; s <= c.slot && s <= slot && slot-s < slots {
+			sum += int64(c.recent[s%slots])
+		}
+	}
+	return sum
 }
 
 const maxChargerIDs = 1 << 16
@@ -58,15 +92,16 @@ func (cs *chargers) add(e *event.Event, isCache bool) {
 			if len(cs.byID) >= maxChargerIDs {
 				cs.forget()
 			}
-			c = &charger{id, Charger{PID: e.PID}}
+			c = &charger{chargerID: id, Charger: Charger{PID: e.PID}}
 			cs.byID[id] = c
 		}
 		*recent = c
 	}
 	pages := e.UsageAfterPages() - e.UsagePages
 	c.Pages += pages
+	c.addRecent(e.BootNanos, pages)
 	if e.Type != event.Uncharge {
-		c.Comm = e.Comm
+		c.Comm, c.lastNanos = e.Comm, e.BootNanos
 	}
 	if isCache {
 		c.CachePages += pages
@@ -82,10 +117,27 @@ func (cs *chargers) forget() {
 	clear(cs.recent[:])
 }
 
-// most returns the processes that charged most to a cgroup and to those below it; to all for
-// the machine.
-func (cs *chargers) most(id event.CgroupID, names *cgroup.Names) []Charger {
-	sums := make(map[uint32]*Charger)
+// addChargers sets who charged most to the cgroup of an OOM.
+func (v *Verdict) addChargers(o *OOM) {
+	if len(v.OOMs) >= maxWithChargers || o.Scope == OfSomeCgroup {
+		return
+	}
+	o.Chargers = v.chargers.most(o.Cgroup, &v.Names, func(c *charger) Charger { return c.Charger })
+	slot := o.BootNanos >> slotBits
+	from := (slot - min(slot, slots-1)) << slotBits
+	if from <= max(v.Info.StartBootNanos, v.firstNanos) {
+		return
+	}
+	o.RecentNanos = o.BootNanos - from
+	o.Recent = v.chargers.most(o.Cgroup, &v.Names, func(c *charger) Charger {
+		return Charger{PID: c.PID, Comm: c.Comm, Pages: c.recentPages(slot)}
+	})
+}
+
+// most returns the processes with the largest sums of what part returns of the chargers of a
+// cgroup and of those below it; of all for the machine.
+func (cs *chargers) most(id event.CgroupID, names *cgroup.Names, part func(*charger) Charger) []Charger {
+	sums := make(map[uint32]*charger)
 	inside := make(map[event.CgroupID]bool)
 	for cid, c := range cs.byID {
 		in, known := inside[cid.cgroup]
@@ -98,18 +150,22 @@ func (cs *chargers) most(id event.CgroupID, names *cgroup.Names) []Charger {
 		}
 		sum := sums[cid.pid]
 		if sum == nil {
-			sum = &Charger{PID: cid.pid, Comm: c.Comm}
+			sum = &charger{Charger: Charger{PID: cid.pid}}
 			sums[cid.pid] = sum
 		}
-		sum.Pages += c.Pages
-		sum.CachePages += c.CachePages
+		if c.lastNanos >= sum.lastNanos {
+			sum.Comm, sum.lastNanos = c.Comm, c.lastNanos
+		}
+		p := part(c)
+		sum.Pages += p.Pages
+		sum.CachePages += p.CachePages
 	}
 	var all []Charger
-	for _, c := range slices.SortedFunc(maps.Values(sums), func(a, b *Charger) int {
+	for _, c := range slices.SortedFunc(maps.Values(sums), func(a, b *charger) int {
 		return cmp.Or(cmp.Compare(b.Pages, a.Pages), cmp.Compare(a.PID, b.PID))
 	}) {
 		if c.Pages > 0 && len(all) < maxChargers {
-			all = append(all, *c)
+			all = append(all, c.Charger)
 		}
 	}
 	return all

@@ -52,6 +52,8 @@ var statParts = []struct{ name, key, v2, v1 string }{
 	{"percpu", "percpu", "percpu", ""},
 	{"vmalloc", "vmalloc", "vmalloc", ""},
 	{"zswap", "zswap", "zswap", ""},
+	{"hugetlb", "hugetlb", "hugetlb", ""},
+	{"page tables of guests", "sec_page_tables", "sec_pagetables", ""},
 }
 
 const cachePart, shmemPart = 1, 2
@@ -72,7 +74,7 @@ func (v *Verdict) addStat(e *event.Event) {
 		v.AtEnd[e.Cgroup] = h
 		return
 	}
-	if r.oom = v.byStart[e.OOMNanos]; r.oom != nil && r.oom.Cgroup == e.Cgroup {
+	if r.oom = v.byStart[e.OOMNanos]; r.oom != nil && r.oom.Cgroup == e.Cgroup && r.oom.Held == nil {
 		r.oom.Held = h
 	}
 }
@@ -125,20 +127,33 @@ func (h *Held) addStat(e *event.Event) {
 }
 
 // TellHeld writes what a cgroup held, in sentences: "2.1 ms later it held 28.3 MiB: shmem (tmpfs,
-// shared memory) 28.0 MiB, anon 120 KiB". when is how they begin.
-func (v *Verdict) TellHeld(h *Held, when string) (sentences []string) {
+// shared memory) 28.0 MiB, anon 120 KiB". when is how they begin. victims reports whether
+// others were killed there.
+func (v *Verdict) TellHeld(h *Held, when string, victims bool) (sentences []string) {
 	s := when + " "
 	if h.UsagePages >= 0 {
 		s += v.Format.Size(h.UsagePages)
 	} else {
 		s += "this"
 	}
-	sentences = append(sentences, s+list(h.Parts, func(p *Part) string { return p.Name + " " + v.Format.Bytes(int64(p.Bytes)) })+".")
+	parts := h.Parts
+	rest := h.UsagePages * int64(v.Format.PageSize)
+	for _, p := range parts {
+		rest -= int64(p.Bytes)
+	}
+	if len(parts) > 0 && rest > h.UsagePages*int64(v.Format.PageSize)/20 {
+		parts = append(slices.Clip(parts), Part{Name: "other", Bytes: uint64(rest)})
+	}
+	sentences = append(sentences, s+list(parts, func(p *Part) string { return p.Name + " " + v.Format.Bytes(int64(p.Bytes)) })+".")
 	if len(h.Children) > 0 {
 		sentences = append(sentences, "Largest children then"+list(h.Children, func(c *Child) string { return v.Name(c.Cgroup) + " " + v.Format.Size(c.UsagePages) })+".")
 	}
 	if len(h.Processes) > 0 {
-		sentences = append(sentences, "Largest other processes then, by rss"+list(h.Processes, func(p *event.Victim) string { return p.Comm.Of(p.PID) + " " + v.Format.Size(int64(p.HeldPages())) })+".")
+		processes := "Largest processes then, by rss"
+		if victims {
+			processes = "Largest other processes then, by rss"
+		}
+		sentences = append(sentences, processes+list(h.Processes, func(p *event.Victim) string { return p.Comm.Of(p.PID) + " " + v.Format.Size(int64(p.HeldPages())) })+".")
 	}
 	if h.NoSwapAt.ID != 0 {
 		sentences = append(sentences, "It could not swap: memory.swap.max of "+v.Name(h.NoSwapAt)+" is 0.")

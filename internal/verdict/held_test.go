@@ -42,7 +42,7 @@ func TestHeld(t *testing.T) {
 		}},
 		{"only the usage", []event.Event{k, stat(12, at, 2, 25, "")}, []string{"2.5 ms later it held 100 KiB."}},
 		{"no usage", []event.Event{k, stat(12, at, 2, -1, "anon 4096\n")}, []string{"2.5 ms later it held this: anon 4 KiB."}},
-		{"after a run without a kill", []event.Event{again, stat(13, again.OOMNanos, 2, 25, "anon 4096\n")}, []string{"1.5 ms later it held 100 KiB: anon 4 KiB."}},
+		{"after a run without a kill", []event.Event{again, stat(13, again.OOMNanos, 2, 25, "anon 4096\n")}, []string{"1.5 ms later it held 100 KiB: anon 4 KiB, other 96 KiB."}},
 		{"of another run", []event.Event{k, stat(12, at+1, 2, 25, ""), held(at+1, 2, 20, 1)}, nil},
 		{"of another cgroup", []event.Event{k, stat(12, at, 9, 25, ""), child(stat(12, at, 3, 25, "")), held(at, 2, 20, 1)}, nil},
 	} {
@@ -75,8 +75,8 @@ func TestHeldNested(t *testing.T) {
 		got = append(got, v.LimitStory(l)[1:]...)
 	}
 	want := []string{
-		"At the end it holds 100 KiB: anon 4 KiB.", "Largest children then: /a/b 20 KiB.", "Largest other processes then, by rss: q (20) 4 KiB.",
-		"At the end it holds 24 KiB: anon 8 KiB.", "Largest other processes then, by rss: q (21) 4 KiB.",
+		"At the end it holds 100 KiB: anon 4 KiB, other 96 KiB.", "Largest children then: /a/b 20 KiB.", "Largest processes then, by rss: q (20) 4 KiB.",
+		"At the end it holds 24 KiB: anon 8 KiB, other 16 KiB.", "Largest processes then, by rss: q (21) 4 KiB.",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
@@ -87,7 +87,7 @@ func TestHeldAtEnd(t *testing.T) {
 	v := newVerdict(t, text.Format{}, charge(1, 7, 1, 100, event.Failed), stat(12, 0, 2, 25, "anon 4096\n"), child(stat(12, 0, 3, 5, "")))
 	want := []string{
 		"/a: memory limit of 100 pages (400 KiB) hit once, 1 charge failed; first at 1.0 ms by p (7).",
-		"At the end it holds 100 KiB: anon 4 KiB.", "Largest children then: /a/b 20 KiB.",
+		"At the end it holds 100 KiB: anon 4 KiB, other 96 KiB.", "Largest children then: /a/b 20 KiB.",
 	}
 	if got := v.LimitStory(v.SortedLimits()[0]); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)

@@ -24,10 +24,14 @@ func (p *painter) detail(r *row) {
 		if r.toLimit > 0 {
 			b.WriteString(", full in " + r.timeToLimit())
 		}
+		limit := "limit"
+		if r.high {
+			limit = "memory.high"
+		}
 		if r.ownLimit {
-			b.WriteString("; its own limit")
+			b.WriteString("; its own " + limit)
 		} else {
-			b.WriteString("; limit of ")
+			b.WriteString("; " + limit + " of ")
 			b.Write(text.AppendShort(nil, r.limitedBy, max(10, p.width-b.Len())))
 		}
 	}

@@ -34,8 +34,9 @@ const helpText = `
   q, Ctrl-C       stop the trace; interrupt the command, if there is one
 
   LIMIT    the limit with the least room: the cgroup's own or, with a ^, that of
-           an ancestor. The bar is full at the limit: the cgroup's usage, then in
-           grey the usage of others below the same limit
+           an ancestor, or with a ~, memory.high, above which tasks sleep. The bar
+           is full at the limit: the cgroup's usage, then in grey the usage of
+           others below the same limit
   FILL/S   growth of that usage, over five seconds
   TO LIM   time until the limit is reached at that rate
   FAIL     failed charges a second

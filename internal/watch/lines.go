@@ -39,7 +39,12 @@ func (w *Watch) printLine() {
 	limit := []any{"-", "max", "-"}
 	if r.limitedBy != "" {
 		limit = []any{p.amount(r.limitingPages), p.amount(int64(r.maxPages)), p.amount(r.roomPages())}
-		if !r.ownLimit {
+		switch {
+		case r.high && r.ownLimit:
+			cgroup += ", limited by its memory.high"
+		case r.high:
+			cgroup += ", limited by memory.high of " + r.limitedBy
+		case !r.ownLimit:
 			cgroup += ", limited by " + r.limitedBy
 		}
 	}

@@ -26,16 +26,21 @@ var usageColumn = column{"USAGE", 7, func(p *painter, r *row) string {
 }}
 
 var columns = []column{
-	{"LIMIT", 7, func(p *painter, r *row) string {
+	{"LIMIT", 8, func(p *painter, r *row) string {
 		switch {
 		case r.limitedBy == "" && !r.known:
 			return "-"
 		case r.limitedBy == "":
 			return "max"
-		case !r.ownLimit:
-			return "^" + p.amount(int64(r.maxPages))
 		}
-		return p.amount(int64(r.maxPages))
+		mark := ""
+		if r.high {
+			mark = "~"
+		}
+		if !r.ownLimit {
+			mark = "^" + mark
+		}
+		return mark + p.amount(int64(r.maxPages))
 	}},
 	{"ROOM", 7, func(p *painter, r *row) string {
 		if r.limitedBy == "" {
@@ -102,8 +107,8 @@ func (p *painter) table(rows []*row, selected, height int) {
 
 // amountWidth returns the width of a column. Amounts in bytes need more than others.
 func (p *painter) amountWidth(width int) int {
-	if width == 7 && p.units == text.Bytes {
-		return 13
+	if (width == 7 || width == 8) && p.units == text.Bytes {
+		return width + 6
 	}
 	return width
 }

@@ -32,7 +32,7 @@ type row struct {
 }
 
 // roomPages returns the pages that fit under the limit.
-func (r *row) roomPages() int64 { return int64(r.maxPages) - r.limitingPages }
+func (x *sample) roomPages() int64 { return int64(x.maxPages) - x.limitingPages }
 
 // fullness returns the used part of the limit. It may exceed 1.
 func (r *row) fullness() float64 {
@@ -58,8 +58,9 @@ func (s *state) row(id event.CgroupID) row {
 		r.setRates(g)
 	} else if filling != nil && len(filling.history) > 0 {
 		r.usagePages = filling.history[len(filling.history)-1].usagePages
-		if l := (event.Level{MaxPages: filling.maxPages}); l.Limited() {
-			r.limitingPages, r.maxPages, r.limitedBy, r.ownLimit = r.usagePages, filling.maxPages, r.path, true
+		if l := (event.Level{MaxPages: min(filling.maxPages, filling.highPages)}); l.Limited() {
+			r.limitingPages, r.maxPages, r.limitedBy, r.ownLimit = r.usagePages, l.MaxPages, r.path, true
+			r.high = filling.highPages < filling.maxPages
 		}
 	}
 	if filling != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chargetrace/internal/cause"
+	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
 	"chargetrace/internal/verdict"
@@ -55,6 +56,7 @@ type state struct {
 type group struct {
 	totals   summary.Totals
 	limiting event.CgroupID // the level with the least room; zero: no limit
+	high     event.CgroupID // the same for memory.high
 	kills    uint64
 	// last and before are the samples of the last two ticks. The graph ends with the last;
 	// it has up to historyTicks.
@@ -79,6 +81,7 @@ type byCause [cause.NumCauses]uint64
 type level struct {
 	usagePages int64
 	maxPages   uint64
+	highPages  uint64  // its memory.high
 	history    []point // of the last fillWindow+1 ticks
 }
 
@@ -100,10 +103,12 @@ type bar struct {
 type sample struct {
 	bootNanos  uint64
 	usagePages int64
-	// limiting is the level with the least room: limitingPages of maxPages are used.
+	// limiting is the level with the least room: limitingPages of maxPages are used. high
+	// means that maxPages is its memory.high.
 	limiting      event.CgroupID
 	limitingPages int64
 	maxPages      uint64
+	high          bool
 	// chargedPages and unchargedPages are the totals of the cgroup and its descendants.
 	chargedPages, unchargedPages uint64
 	totals                       summary.Totals
@@ -161,6 +166,11 @@ func (s *state) add(e *event.Event, usages []world.Usage) {
 			g.limiting = event.CgroupID{}
 			if e.Limiting.Limited() {
 				g.limiting = e.InCgroup(e.Limiting.CgroupID)
+			}
+			g.high = event.CgroupID{}
+			if e.High.Limited() {
+				g.high = e.InCgroup(e.High.CgroupID)
+				s.level(g.high).highPages = e.High.MaxPages
 			}
 		}
 		for id, maxPages := range verdict.HitsOf(e) {
@@ -226,19 +236,31 @@ func (s *state) forget() {
 // addUsages sets the usage of memory counters after an event.
 func (s *state) addUsages(usages []world.Usage) {
 	for _, u := range usages {
-		if u.Counter.Kind == event.Memory && (!u.Computed || s.levels[u.Counter.Cgroup] != nil) {
-			s.setLevel(u.Counter.Cgroup, u.AfterPages, u.MaxPages)
+		if l := s.levels[u.Counter.Cgroup]; u.Counter.Kind == event.Memory && (!u.Computed || l != nil) {
+			maxPages := u.MaxPages
+			if l != nil && maxPages == noLimit { // the event has no limit of this level
+				maxPages = l.maxPages
+			}
+			s.setLevel(u.Counter.Cgroup, u.AfterPages, maxPages)
 		}
 	}
 }
 
 func (s *state) setLevel(id event.CgroupID, usagePages int64, maxPages uint64) {
+	l := s.level(id)
+	l.usagePages, l.maxPages = usagePages, maxPages
+}
+
+// noLimit stands for a limit that is not known.
+const noLimit = ^uint64(0)
+
+func (s *state) level(id event.CgroupID) *level {
 	l := s.levels[id]
 	if l == nil {
-		l = new(level)
+		l = &level{maxPages: noLimit, highPages: noLimit}
 		s.levels[id] = l
 	}
-	l.usagePages, l.maxPages = usagePages, maxPages
+	return l
 }
 
 // series returns the current series of hits of a limit. It logs a new one if the last hit is
@@ -262,12 +284,6 @@ func (s *state) append(x *entry) {
 	s.logged++
 }
 
-// reading is the content of a cgroup's files.
-type reading struct {
-	usagePages int64
-	maxPages   uint64
-}
-
 // toRead returns the paths of the cgroups to read: all that exist, and their ancestors.
 func (s *state) toRead() map[event.CgroupID]string {
 	paths := make(map[event.CgroupID]string)
@@ -287,10 +303,11 @@ func (s *state) toRead() map[event.CgroupID]string {
 
 // read adds the readings of toRead's cgroups. One that was readable once and is missing
 // has been removed.
-func (s *state) read(readings map[event.CgroupID]reading) {
+func (s *state) read(readings map[event.CgroupID]cgroup.Memory) {
 	for id, r := range readings {
-		s.setLevel(id, r.usagePages, r.maxPages)
-		s.SetUsage(event.CounterID{Cgroup: id, Kind: event.Memory}, r.usagePages, r.maxPages)
+		s.setLevel(id, r.UsagePages, r.MaxPages)
+		s.levels[id].highPages = r.HighPages
+		s.SetUsage(event.CounterID{Cgroup: id, Kind: event.Memory}, r.UsagePages, r.MaxPages)
 	}
 	for id, g := range s.groups {
 		_, ok := readings[id]
@@ -299,13 +316,18 @@ func (s *state) read(readings map[event.CgroupID]reading) {
 		if !ok {
 			continue
 		}
-		g.limiting = event.CgroupID{}
-		room := int64(math.MaxInt64)
+		g.limiting, g.high = event.CgroupID{}, event.CgroupID{}
+		room, below := int64(math.MaxInt64), int64(math.MaxInt64)
 		for id := range s.Names.Lineage(id) {
 			r, known := readings[id]
-			l := event.Level{UsagePages: r.usagePages, MaxPages: r.maxPages}
-			if known && l.Limited() && l.RoomPages() < room {
+			if !known {
+				continue
+			}
+			if l := (event.Level{UsagePages: r.UsagePages, MaxPages: r.MaxPages}); l.Limited() && l.RoomPages() < room {
 				g.limiting, room = id, l.RoomPages()
+			}
+			if l := (event.Level{UsagePages: r.UsagePages, MaxPages: r.HighPages}); l.Limited() && l.RoomPages() < below {
+				g.high, below = id, l.RoomPages()
 			}
 		}
 	}
@@ -337,6 +359,12 @@ func (s *state) tick(bootNanos uint64) {
 		}
 		if l := s.levels[limiting]; l != nil {
 			x.limiting, x.limitingPages, x.maxPages = limiting, l.usagePages, l.maxPages
+		}
+		if l := s.levels[g.high]; l != nil {
+			below := sample{limiting: g.high, limitingPages: l.usagePages, maxPages: l.highPages, high: true}
+			if x.limiting == (event.CgroupID{}) || below.roomPages() < x.roomPages() {
+				x.limiting, x.limitingPages, x.maxPages, x.high = below.limiting, below.limitingPages, below.maxPages, true
+			}
 		}
 		g.addSample(x, bars, amend)
 		if c := g.causes; c != nil {

@@ -1,7 +1,7 @@
 // Package watch shows a running trace: on a terminal a screen of the cgroups, how far
 // each is from its nearest limit and when it will reach it; elsewhere a line each
 // second. It is a Sink and knows neither the source of the events nor the files of
-// cgroups: [Options.Usage] reads these.
+// cgroups: [Options.Memory] reads these.
 //
 // The screen is a function of the events, the ticks of a clock and the keys only.
 // Package bubbletea draws it.
@@ -18,6 +18,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/x/ansi"
 
+	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
@@ -35,9 +36,9 @@ type Options struct {
 	// Now reads the clock of [event.Event.BootNanos]. nil plays a recording: on a
 	// screen in real time, without long pauses.
 	Now func() uint64
-	// Usage reads the usage and the limit of a cgroup, in pages. ok is false if the
-	// cgroup does not exist or cannot have a limit. nil: a recording.
-	Usage func(id event.CgroupID, path string) (usagePages int64, maxPages uint64, ok bool)
+	// Memory reads the usage and the limits of a cgroup. ok is false if the cgroup does not
+	// exist or cannot have a limit. nil: a recording.
+	Memory func(id event.CgroupID, path string) (m cgroup.Memory, ok bool)
 	// Interrupt is called when a key ends the trace, Stop when the screen fails or
 	// the lines have no reader.
 	Interrupt, Stop func()
@@ -116,15 +117,15 @@ func (w *Watch) tickLive() {
 }
 
 func (w *Watch) readUsage() {
-	if w.o.Usage == nil {
+	if w.o.Memory == nil {
 		return
 	}
 	var paths map[event.CgroupID]string
 	w.locked(func() { paths = w.state.toRead() })
-	readings := make(map[event.CgroupID]reading)
+	readings := make(map[event.CgroupID]cgroup.Memory)
 	for id, path := range paths {
-		if usage, limit, ok := w.o.Usage(id, path); ok {
-			readings[id] = reading{usage, limit}
+		if m, ok := w.o.Memory(id, path); ok {
+			readings[id] = m
 		}
 	}
 	w.locked(func() { w.state.read(readings) })

@@ -15,6 +15,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
@@ -115,8 +116,8 @@ func TestScreen(t *testing.T) {
 	s.tick(info.StartBootNanos + 8*second)
 	want := `chargetrace  8.000 s  3 cgroups  29 charges  0 failed  0 OOM kills
   CGROUP                         LIMIT    ROOM  FILL/S TO LIM FAIL MISS RECL OOM
-> /pod/db           ███▒▒▒▒░░░   ^2560     768    +204   3.8s    0    0   0%   0
-  /pod/web          ███▒▒▒▒░░░   ^2560     768    +204   3.8s    0    0  25%   0
+> /pod/db          ███▒▒▒▒░░░    ^2560     768    +204   3.8s    0    0   0%   0
+  /pod/web         ███▒▒▒▒░░░    ^2560     768    +204   3.8s    0    0  25%   0
   /free                            max       -       -      -    0    0   0%   0
 ── /pod/db ─────────────────────────────────────────────────────────────────────
 1792 of 2560 in use, room for 768, full in 3.8s; limit of /pod
@@ -172,24 +173,31 @@ func TestTimeToLimit(t *testing.T) {
 	}
 }
 
+func memory(usagePages int64, maxPages, highPages uint64) cgroup.Memory {
+	return cgroup.Memory{UsagePages: usagePages, MaxPages: maxPages, HighPages: highPages}
+}
+
 // TestReadings has readings without charges.
 func TestReadings(t *testing.T) {
 	s := newState(newVerdict(info))
 	fill(s, 5)
-	read := func(webUsage, podUsage int64, webMax uint64) row {
-		s.read(map[event.CgroupID]reading{
-			{ID: web}: {webUsage, webMax}, {ID: pod}: {podUsage, 2560}, {ID: db}: {640, unlimited},
+	read := func(webUsage, podUsage int64, webMax, podHigh uint64) row {
+		s.read(map[event.CgroupID]cgroup.Memory{
+			{ID: web}: memory(webUsage, webMax, unlimited), {ID: pod}: memory(podUsage, 2560, podHigh), {ID: db}: memory(640, unlimited, unlimited),
 		})
 		s.tick(s.lastTick + second)
 		return s.row(event.CgroupID{ID: web})
 	}
-	if r := read(100, 200, unlimited); r.usagePages != 100 || r.limitedBy != "/pod" || r.roomPages() != 2360 || r.fillRate >= 0 || r.toLimit >= 0 {
+	if r := read(100, 200, unlimited, unlimited); r.usagePages != 100 || r.limitedBy != "/pod" || r.roomPages() != 2360 || r.fillRate >= 0 || r.toLimit >= 0 {
 		t.Errorf("it gave back memory: %+v", r)
 	}
-	if r := read(100, 740, 128); r.limitedBy != "/pod/web" || !r.ownLimit || r.roomPages() != 28 {
+	if r := read(100, 740, unlimited, 750); r.limitedBy != "/pod" || r.ownLimit || !r.high || r.roomPages() != 10 {
+		t.Errorf("there is a memory.high: %+v", r)
+	}
+	if r := read(100, 740, 128, unlimited); r.high || r.limitedBy != "/pod/web" || !r.ownLimit || r.roomPages() != 28 {
 		t.Errorf("it has a limit of its own: %+v", r)
 	}
-	s.read(map[event.CgroupID]reading{{ID: pod}: {640, 2560}, {ID: db}: {640, unlimited}})
+	s.read(map[event.CgroupID]cgroup.Memory{{ID: pod}: memory(640, 2560, unlimited), {ID: db}: memory(640, unlimited, unlimited)})
 	s.tick(s.lastTick + second)
 	rows := s.rows(&keys{})
 	if len(rows) != 2 || rows[0].path != "/pod/db" || rows[1].path != "/pod/web" || !rows[1].gone {
@@ -229,7 +237,7 @@ func TestNetGrowth(t *testing.T) {
 		t.Errorf("above it %d pages are held", l.usagePages)
 	}
 	// What is read from the files counts as its usage from then on.
-	s.read(map[event.CgroupID]reading{{ID: pod}: {100, 2560}})
+	s.read(map[event.CgroupID]cgroup.Memory{{ID: pod}: memory(100, 2560, unlimited)})
 	feed(s, []event.Event{uncharge})
 	if l := s.levels[event.CgroupID{ID: pod}]; l.usagePages != 68 {
 		t.Errorf("after a reading of 100 pages and an uncharge of 32, %d are held", l.usagePages)
@@ -486,6 +494,45 @@ func TestLines(t *testing.T) {
 	}
 }
 
+// TestHigh shows a memory.high where it leaves the least room: an own one, an ancestor's, and
+// one above the room that a limit leaves.
+func TestHigh(t *testing.T) {
+	high := func(cgroup, at uint64, usage int64, maxPages uint64) event.Event {
+		e := charge(second/2, cgroup, 10, 1000, 1500)
+		e.High = event.Level{CgroupID: at, UsagePages: usage, MaxPages: maxPages}
+		return e
+	}
+	for _, tc := range []struct {
+		charge               event.Event
+		column, detail, line string
+	}{
+		{high(web, web, 1000, 1100), "~1100      36", "1064 of 1100 in use, room for 36; its own memory.high", "/pod/web, limited by its memory.high"},
+		{high(web, pod, 1500, 1500), "^~1500     -64", "1564 of 1500 in use, room for -64; memory.high of /pod", "/pod/web, limited by memory.high of /pod"},
+		{high(web, web, 1000, 2500), "^2560     996", "1564 of 2560 in use, room for 996; limit of /pod", "/pod/web, limited by /pod"},
+		{with(high(web, web, 1000, 2500), func(e *event.Event) { e.Limiting = event.Level{MaxPages: unlimited} }),
+			"~2500    1436", "1064 of 2500 in use, room for 1436; its own memory.high", "/pod/web, limited by its memory.high"},
+	} {
+		s := newState(newVerdict(info))
+		feed(s, append(names[:5:5], tc.charge))
+		s.tick(info.StartBootNanos + second)
+		if got := plain(s, &keys{}); !strings.Contains(got, tc.column) || !strings.Contains(got, "\n"+tc.detail+"\n") {
+			t.Errorf("no %q and %q in\n%s", tc.column, tc.detail, got)
+		}
+		var out bytes.Buffer
+		if err := play(New(&out, newVerdict(info), Options{}), append(names[:5:5], tc.charge)...); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(out.String(), "  "+tc.line+"\n") {
+			t.Errorf("no %q in\n%s", tc.line, &out)
+		}
+	}
+}
+
+func with(e event.Event, f func(*event.Event)) event.Event {
+	f(&e)
+	return e
+}
+
 func TestLinesWithCauses(t *testing.T) {
 	var out bytes.Buffer
 	w := New(&out, newVerdict(stackedInfo), Options{Units: text.Human})
@@ -567,7 +614,7 @@ func TestManyProcesses(t *testing.T) {
 		e := charge(s.lastTick-info.StartBootNanos, group, 1, 1, 2560)
 		e.Limiting.CgroupID, e.FailedAt = pod, pod
 		feed(s, []event.Event{named(pod, root, "p"), named(group, pod, "c"), e})
-		s.read(map[event.CgroupID]reading{{ID: group}: {1, 2}})
+		s.read(map[event.CgroupID]cgroup.Memory{{ID: group}: memory(1, 2, unlimited)})
 		s.tick(s.lastTick + 2*second)
 	}
 	if len(s.groups) > maxGroups || len(s.levels) > 2*maxGroups+10 || len(s.hits) > maxGroups {

@@ -1,5 +1,5 @@
-// Package world keeps what a trace has told about the machine so far: the names of cgroups,
-// the stacks of charges, the usage of levels, and the balance of each counter. It is built
+// Package world keeps what a trace has told about the machine so far: its clock, the names of
+// cgroups, the stacks of charges, the usage of levels, and the balance of each counter. It is built
 // once, from the events that pass the filter, for all sinks that need it. It must not know a
 // sink.
 package world
@@ -19,6 +19,7 @@ import (
 // during Write; other goroutines must lock it.
 type World struct {
 	Info   stream.Info
+	Clock  *event.Clock
 	Names  cgroup.Names
 	Stacks cause.Stacks
 	// Balances is nil for a trace without [stream.Info.Net].
@@ -31,7 +32,7 @@ type World struct {
 
 // New returns the World of a trace before its first event.
 func New(info stream.Info) *World {
-	w := &World{Info: info}
+	w := &World{Info: info, Clock: event.NewClock(info.BootWallNanos)}
 	if info.Net {
 		w.Balances = newBalances()
 	}
@@ -69,6 +70,9 @@ func (w *World) add(batch []event.Event) int {
 	for i := range batch {
 		e := &batch[i]
 		if onlyNames && !e.Type.IsName() {
+			if e.Type == event.ClockStep {
+				w.Clock.Add(e)
+			}
 			continue
 		}
 		if i > 0 && (e.Type == event.CgroupName && w.Names.Replaces(e) || e.Type == event.Stack && w.Stacks.Replaces(e)) {
@@ -85,6 +89,8 @@ func (w *World) add(batch []event.Event) int {
 			w.Names.Add(e)
 		case event.Stack:
 			w.Stacks.Add(e)
+		case event.ClockStep:
+			w.Clock.Add(e)
 		}
 	}
 	return len(batch)
