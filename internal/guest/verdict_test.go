@@ -19,15 +19,31 @@ import (
 	"chargetrace/internal/text"
 )
 
-// The closing text must agree with the kernel's log and with memory.events.
-
-// want checks that the closing text of a tracer that has ended has a text.
-func (tr *tracer) want(t testing.TB, text string) {
+// want checks that the closing text of a tracer contains words.
+func (tr *tracer) want(t testing.TB, words string) {
 	t.Helper()
 	tr.end(t)
-	if !strings.Contains(tr.stderr.String(), text) {
-		t.Errorf("no %q in %s", text, tr.stderr)
+	if !strings.Contains(tr.stderr.String(), words) {
+		t.Errorf("no %q in %s", words, tr.stderr)
 	}
+}
+
+// checkSleeps checks the sleeps of a process because a cgroup is above a limit of a kind, and
+// returns how many there are and how long they last.
+func (tr *tracer) checkSleeps(t testing.TB, g cgroup, p *process, kind string, highPages int64) (n, nanos int64) {
+	t.Helper()
+	tr.checkComplete(t)
+	for _, e := range ofType(tr.events(t), "throttle") {
+		n++
+		nanos += e.DurationNanos
+		if e.Cgroup != g.path() || e.PID != p.Process.Pid || e.Kind != kind || e.HighPages != highPages || e.UsagePages <= highPages || e.DurationNanos <= 0 || e.DurationNanos > 2e9 {
+			t.Errorf("sleep %+v", e)
+		}
+	}
+	if n < 3 {
+		t.Errorf("%d sleeps", n)
+	}
+	return n, nanos
 }
 
 var killedSentence = regexp.MustCompile(`(\S+) \((\d+)\) was killed, rss `)
@@ -225,15 +241,7 @@ func TestVerdictHigh(t *testing.T) {
 			p.run(t)
 			tr.stop(t)
 
-			tr.checkComplete(t)
-			sleeps := ofType(tr.events(t), "throttle")
-			var slept int64
-			for _, e := range sleeps {
-				slept += e.DurationNanos
-				if e.Cgroup != a.path() || e.PID != p.Process.Pid || e.HighPages != 4<<20/pageSize || e.UsagePages <= e.HighPages || e.DurationNanos <= 0 || e.DurationNanos > 2e9 {
-					t.Errorf("sleep %+v", e)
-				}
-			}
+			sleeps, slept := tr.checkSleeps(t, a, p, "memory", 4<<20/pageSize)
 			// The kernel's own time has the reclaim too.
 			pressure := readFile(t, filepath.Join(string(a), "memory.pressure"))
 			var total int64
@@ -241,12 +249,12 @@ func TestVerdictHigh(t *testing.T) {
 			if _, err := fmt.Sscan(after, &total); err != nil {
 				t.Fatalf("%v: %s", err, pressure)
 			}
-			if len(sleeps) == 0 || total*1000 < slept || a.number(t, "memory.events", "max") != 0 || a.number(t, "memory.events", "high") < int64(len(sleeps)) {
-				t.Errorf("%d sleeps of %d ns, pressure %s", len(sleeps), slept, pressure)
+			if total*1000 < slept || a.number(t, "memory.events", "max") != 0 || a.number(t, "memory.events", "high") < sleeps {
+				t.Errorf("%d sleeps of %d ns, pressure %s", sleeps, slept, pressure)
 			}
 			f := text.Format{PageSize: int(pageSize)}
 			tr.want(t, fmt.Sprintf("  %s: memory.high of %s exceeded, ", a.path(), f.Limit(4<<20/pageSize)))
-			tr.want(t, fmt.Sprintf(" throttled, workload (%s) slept %d times, about %s in total; first at ", p.pid(), len(sleeps), text.Duration(slept)))
+			tr.want(t, fmt.Sprintf(" throttled, workload (%s) slept %d times, about %s in total; first at ", p.pid(), sleeps, text.Duration(slept)))
 		})
 	}
 }
@@ -366,21 +374,12 @@ func TestVerdictSwapHigh(t *testing.T) {
 	p.run(t)
 	tr.stop(t)
 
-	tr.checkComplete(t)
-	sleeps := ofType(tr.events(t), "throttle")
-	var slept int64
-	for _, e := range sleeps {
-		slept += e.DurationNanos
-		if e.Cgroup != g.path() || e.PID != p.Process.Pid || e.Kind != "swap" || e.HighPages != 1<<20/pageSize || e.UsagePages <= e.HighPages {
-			t.Errorf("sleep %+v", e)
-		}
-	}
-	if n := g.number(t, "memory.swap.events", "high"); len(sleeps) < 3 || n < int64(len(sleeps)) {
-		t.Errorf("%d sleeps, memory.swap.events has %d", len(sleeps), n)
+	sleeps, slept := tr.checkSleeps(t, g, p, "swap", 1<<20/pageSize)
+	if n := g.number(t, "memory.swap.events", "high"); n < sleeps {
+		t.Errorf("%d sleeps, memory.swap.events has %d", sleeps, n)
 	}
 	f := text.Format{PageSize: int(pageSize)}
-	times := fmt.Sprintf("%d times", len(sleeps))
-	tr.want(t, fmt.Sprintf("  %s: memory.swap.high of %s exceeded, workload (%s) slept %s, about %s in total; first at ", g.path(), f.Limit(1<<20/pageSize), p.pid(), times, text.Duration(slept)))
+	tr.want(t, fmt.Sprintf("  %s: memory.swap.high of %s exceeded, workload (%s) slept %d times, about %s in total; first at ", g.path(), f.Limit(1<<20/pageSize), p.pid(), sleeps, text.Duration(slept)))
 }
 
 // TestClockSet sets the wall clock forward during a trace.
