@@ -31,7 +31,8 @@ __noinline __u64 emit_cgroup(__u64 kn, __u64 hierarchy)
 	/* A failed read leaves 0, as for the root's parent. */
 	e->parent = BPF_CORE_READ(parent, id);
 	bpf_probe_read_kernel_str(e->name, sizeof(e->name), BPF_CORE_READ(node, name));
-	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	/* Wake the reader: the files with names of containers can be gone soon. */
+	bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
 	bpf_map_update_elem(&sent_cgroups, &key, &yes, BPF_ANY);
 	return (__u64)parent;
 }

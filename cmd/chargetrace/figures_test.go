@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"chargetrace/internal/golden"
 )
 
 // figures are the sums of a trace.
@@ -42,7 +44,7 @@ func TestSameFigures(t *testing.T) {
 			Total map[string]int64
 
 			Cgroups []struct {
-				Cgroup            string
+				Label             string
 				Charges, Failures int64
 				Pages             int64 `json:"charged_pages"`
 				Misses            int64 `json:"batch_misses"`
@@ -66,7 +68,7 @@ func TestSameFigures(t *testing.T) {
 		}
 
 		for _, c := range doc.Cgroups {
-			row := regexp.MustCompile(fmt.Sprintf(`(?m)^%s +- +%d +%d +%d +%d +\S.* +%d$`, regexp.QuoteMeta(c.Cgroup), c.Charges, c.Pages, c.Failures, c.Misses, c.Freed))
+			row := regexp.MustCompile(fmt.Sprintf(`(?m)^%s +%d +%d +%d +%d +\S.* +%d$`, regexp.QuoteMeta(c.Label), c.Charges, c.Pages, c.Failures, c.Misses, c.Freed))
 			if !row.MatchString(closing) {
 				t.Errorf("%s: no %s in the summary\n%s", recording, row, closing)
 			}
@@ -111,8 +113,7 @@ func recordingsIn(t *testing.T, dir string) []string {
 }
 
 // TestVerdictTexts compares what the closing text says of each way to run out of memory with
-// testdata/verdicts/texts, so that all are read together. UPDATE_SCRIPTS in the environment
-// rewrites it.
+// testdata/verdicts/texts, so that all are read together.
 func TestVerdictTexts(t *testing.T) {
 	const file = "testdata/verdicts/texts"
 	var got strings.Builder
@@ -129,18 +130,7 @@ func TestVerdictTexts(t *testing.T) {
 		}
 		fmt.Fprintf(&got, "-- %s --\n%s\n", filepath.Base(recording), closing[i[0]:])
 	}
-	if os.Getenv("UPDATE_SCRIPTS") != "" {
-		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.String() != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", &got, want)
-	}
+	golden.Compare(t, file, got.String())
 }
 
 // sumsOfEvents adds up the events of a .jsonl.

@@ -39,6 +39,7 @@ type kernelFlags struct {
 	stack, ustack, net bool
 	attach             capture.Attach
 	bufferBytes        int
+	root               string // where the machine's files are
 }
 
 // playFlags select the recordings to play.
@@ -120,8 +121,10 @@ func (cfg *config) filterFlags(fs *flag.FlagSet) {
 	fs.Func("pid", "", func(s string) (err error) { f.PIDs, err = appendPIDs(f.PIDs, s); return })
 	fs.BoolVar(&f.Follow, "f", false, "")
 	fs.Func("comm", "", func(s string) error { return cfg.addComm(s) })
-	fs.Func("cgroup", "", func(s string) (err error) { f.Cgroups, err = appendCgroup(f.Cgroups, s); return })
-	fs.Func("container", "", func(s string) (err error) { f.Containers, err = appendContainer(f.Containers, s); return })
+	fs.Func("cgroup", "", func(s string) error { return addCgroup(f, s) })
+	fs.Func("container", "", func(s string) (err error) { f.Containers, err = appendPattern(f.Containers, s); return })
+	fs.Func("pod", "", func(s string) (err error) { f.Pods, err = appendPattern(f.Pods, s); return })
+	fs.Func("namespace", "", func(s string) (err error) { f.Namespaces, err = appendPattern(f.Namespaces, s); return })
 	fs.Func("min-pages", "", set(&f.MinPages, parseCount))
 	fs.Func("counter", "", set(&f.Kinds, event.ParseKinds))
 	fs.BoolVar(&f.OnlyLimited, "limited", false, "")
@@ -135,6 +138,7 @@ func (k *kernelFlags) define(fs *flag.FlagSet) {
 	fs.BoolVar(&k.net, "net", false, "")
 	fs.Func("attach", "", set(&k.attach, capture.ParseAttach))
 	fs.Func("buffer", "", set(&k.bufferBytes, parseBuffer))
+	fs.StringVar(&k.root, "root", "/", "")
 }
 
 func (p *playFlags) define(fs *flag.FlagSet) {
@@ -200,6 +204,7 @@ func (cfg *config) validate() error {
 
 		{!plays && (p.from != "" || p.to != "" || p.follow), "-from, -to and -follow require -r"},
 		{plays && (k.stack || k.ustack), "-stack and -ustack apply while tracing: a recording has the stacks it was made with"},
+		{plays && k.root != "/", "-root applies while tracing: a recording has the names that were found"},
 		{plays && k.net, "-net applies while tracing: a recording has the uncharges it was made with"},
 		{k.net && (f.OnlyLimited || f.MinPages > 0 || f.MaxCharges > 0), "-net needs all charges; -limited, -min-pages and -n drop some"},
 		{f.Misses && !f.OnlyLimited, "-misses requires -limited; without that batch misses are shown"},

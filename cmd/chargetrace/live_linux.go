@@ -11,6 +11,7 @@ import (
 
 	"chargetrace/internal/capture"
 	"chargetrace/internal/cgroup"
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/sampler"
 	"chargetrace/internal/stream"
@@ -55,6 +56,7 @@ type kernelSource struct {
 
 	targets *processes
 	cgroups *cgroups
+	left    stream.Filter // what the kernel does not filter
 	closers []func()
 	// closeErr is what the tracer failed with when it was closed.
 	closeErr error
@@ -77,7 +79,12 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 		return nil, err
 	}
 	s.closers = append(s.closers, s.targets.close)
-	if s.cgroups, err = openCgroups(filter); err != nil {
+	finder, err := container.NewFinder(cfg.kernel.root)
+	if err != nil {
+		return nil, &hintedError{err, "-root is where the root directory of the machine is mounted"}
+	}
+	s.closers = append(s.closers, func() { finder.Close() })
+	if s.cgroups, err = openCgroups(filter, finder.Find); err != nil {
 		return nil, err
 	}
 	s.closers = append(s.closers, s.cgroups.close)
@@ -121,6 +128,9 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 	s.Source = clock
 	s.Source, s.info = sampler.NewHeld(s.Source, trees, capture.BootNanos), s.tracer.Info()
 	s.info.Program, s.info.CommandLine = version(), append([]string{"chargetrace"}, args...)
+	if s.left = filter.Left(); s.cgroups.byID {
+		s.left.Containers = nil
+	}
 	if s.info.Net && filter.BalancesMemory() {
 		r, err := sampler.New(s.Source, s.cgroups.targets, capture.BootNanos)
 		if err != nil {
@@ -129,6 +139,7 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 		s.closers = append(s.closers, r.Close)
 		s.Source = r
 	}
+	s.Source = sampler.NewNames(s.Source, finder.Find, capture.BootNanos)
 	return s, nil
 }
 
@@ -143,9 +154,9 @@ func (s *kernelSource) close() error {
 func (s *kernelSource) Info() stream.Info { return s.info }
 
 // filter implements source. The kernel filters by process and cgroup, with its own pids and
-// ids.
+// ids, as far as these are known.
 func (s *kernelSource) filter() (selected, left stream.Filter) {
-	return s.options.Filter, s.options.Filter.ByCharge()
+	return s.options.Filter, s.left
 }
 
 func (s *kernelSource) completeScreen(o *watch.Options) error {
@@ -161,6 +172,9 @@ func (s *kernelSource) completeScreen(o *watch.Options) error {
 func (s *kernelSource) warn(stderr io.Writer) {
 	if rounded := capture.RoundBuffer(s.cfg.kernel.bufferBytes); rounded != s.cfg.kernel.bufferBytes {
 		fmt.Fprintf(stderr, "chargetrace: buffer rounded up to %d bytes, a power of two of pages\n", rounded)
+	}
+	for _, note := range s.cgroups.notes {
+		fmt.Fprintln(stderr, note)
 	}
 	if s.cfg.kernel.attach == capture.Auto {
 		fmt.Fprintf(stderr, "chargetrace: attached with %s\n", s.info.Attach)

@@ -100,10 +100,10 @@ func TestNetRecording(t *testing.T) {
 	}
 	csv, _ := runOK(t, "-r", path, "-o", "-", "-format", "csv")
 	for _, want := range []string{
-		"usage,0,1970-01-01T00:00:01.000000000Z,,,,,/job,2,0,,,,pages,,10,,,,,,,,,,existing,,,,,,,,,,,,,,,\r\n",
-		"usage,6000000,1970-01-01T00:00:01.006000000Z,,,,,/job,2,0,,,,pages,,45,,,,,,,,,,,,,,,,,,,,,,,,,\r\n",
-		"uncharge,2000000,1970-01-01T00:00:01.002000000Z,0,8,8,kworker/0:1,/job/app,3,0,,memory,,pages,30,68,,,,,,,,,,,,,,,,,,,,,,,,,\r\n",
-		"forced_charge,3000000,1970-01-01T00:00:01.003000000Z,0,7,7,web,/job/app,3,0,,memory,,pages,2,38,,,,,,,,,,,,,,,,,,,,,,,,,\r\n",
+		"usage,0,1970-01-01T00:00:01.000000000Z,,,,,/job,2,0,,,,pages,,10,,,,,,,,,,existing,,,,,,,,,,,,,,,,/job,,,,,\r\n",
+		"usage,6000000,1970-01-01T00:00:01.006000000Z,,,,,/job,2,0,,,,pages,,45,,,,,,,,,,,,,,,,,,,,,,,,,,/job,,,,,\r\n",
+		"uncharge,2000000,1970-01-01T00:00:01.002000000Z,0,8,8,kworker/0:1,/job/app,3,0,,memory,,pages,30,68,,,,,,,,,,,,,,,,,,,,,,,,,,/job/app,,,,,\r\n",
+		"forced_charge,3000000,1970-01-01T00:00:01.003000000Z,0,7,7,web,/job/app,3,0,,memory,,pages,2,38,,,,,,,,,,,,,,,,,,,,,,,,,,/job/app,,,,,\r\n",
 	} {
 		if !strings.Contains(csv, "\r\n"+want) {
 			t.Errorf("no %q in\n%s", want, csv)

@@ -14,6 +14,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
 	"chargetrace/internal/verdict"
 	"chargetrace/internal/watch"
 	"chargetrace/internal/world"
@@ -64,6 +65,12 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 	selected, left := s.src.filter()
 	info := s.cfg.shownInfo(selected, s.src.Info(), stderr)
 	sum := summary.New(verdict.New(world.New(info), s.cfg.view.format))
+	if isTerminal(stderr) {
+		sum.Columns = columns(stderr)
+		if isTerminal(stdout) { // the table has the same sentences
+			sum.NameWidth = text.MaxName
+		}
+	}
 	outputs, err := s.cfg.open(stdout, sum)
 	if err != nil {
 		return s.cfg.writeError(err)
@@ -116,7 +123,7 @@ func printDropped(w io.Writer, c *stream.Counts, names *cgroup.Names) {
 	}
 	for _, id := range c.Dropped.Cgroups {
 		if id != (event.CgroupID{}) {
-			cgroups = append(cgroups, names.Printable(id))
+			cgroups = append(cgroups, names.Label(id))
 		}
 	}
 	for k := event.Unknown; event.AllKinds.Has(k); k++ {

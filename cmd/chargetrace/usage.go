@@ -10,7 +10,8 @@ Examples:
   sudo chargetrace -memory 10M -- ./alloc  run ./alloc with 10 MiB, and see it fail
   sudo chargetrace -pid 4711               what process 4711 charges, to its exit
   sudo chargetrace -pid 4711 -f            and what it forks
-  sudo chargetrace -cgroup /system.slice   what is charged there, and below
+  sudo chargetrace -cgroup leaky.service   what is charged to a unit, and below
+  sudo chargetrace -pod 'shop/cart-*'      to pods, and to those that replace them
   sudo chargetrace -pid 4711,4712 -n 100   the first 100 charges of two processes
   sudo chargetrace -for 10s -time clock    all charges of ten seconds
   sudo chargetrace -limited -wide          whatever hits a limit, at which level
@@ -47,11 +48,20 @@ What to trace (all that is asked for must hold, and of what is repeated, any):
   -f                and what they fork, or have forked
   -comm GLOB        repeatable; threads of that name only, as in 'java' or
                     'kworker/*'
-  -cgroup PATH      repeatable; charges to that cgroup or one below it: as in
-                    /proc/PID/cgroup, or with /sys/fs/cgroup before it; ends when
-                    the last is removed
-  -container ID     repeatable; likewise of a container, by the beginning of its
-                    id
+  -cgroup PATH|UNIT
+                    repeatable; charges to that cgroup or one below it: a path as
+                    in /proc/PID/cgroup, or with /sys/fs/cgroup before it; ends
+                    when the last is removed. Or a systemd unit, as in
+                    leaky.service or 'nginx@*.service', however often it starts
+  -container ID|NAME
+                    repeatable; likewise of a container: the beginning of its id,
+                    at least 4 digits; ends when it is removed. Or its name or a
+                    pattern, as in 'web-*', also of containers created later
+  -pod NAMESPACE/POD
+                    repeatable; likewise of a Kubernetes pod, by name or pattern,
+                    as in 'shop/cart-*', without NAMESPACE/ in any namespace; also
+                    of pods created later
+  -namespace NAME   repeatable; likewise of all pods in a namespace
   -counter KIND[,KIND...]
                     these kinds of counters only: memory, swap, hugetlb,
                     hugetlb_rsvd, dmem, and of cgroup v1 memsw, kmem, tcpmem
@@ -108,6 +118,9 @@ The kernel:
                     a kernel that preempts itself can skip its programs
   -buffer SIZE      between kernel and chargetrace, as in 512K (default 2M);
                     rounded up to a power of two of pages
+  -root DIR         where this machine's root directory is mounted, if chargetrace
+                    runs in a container: names of containers and pods come from
+                    files of their runtimes, such as /var/log/containers
   -check            print what this kernel and this user offer, and what to do
                     about each lack; exit 0 if a trace would start
 

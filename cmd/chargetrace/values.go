@@ -9,7 +9,9 @@ import (
 
 	"chargetrace/internal/capture"
 	"chargetrace/internal/cgroup"
+	"chargetrace/internal/container"
 	"chargetrace/internal/glob"
+	"chargetrace/internal/stream"
 )
 
 func (cfg *config) addComm(pattern string) (err error) {
@@ -21,18 +23,24 @@ func (cfg *config) addComm(pattern string) (err error) {
 	return nil
 }
 
-func appendCgroup(paths []cgroup.Path, path string) ([]cgroup.Path, error) {
-	if !strings.HasPrefix(path, "/") {
-		return nil, badValue("a path, as in /proc/PID/cgroup or /sys/fs/cgroup/system.slice")
+// addCgroup adds a systemd unit, or a path below the root of the cgroups.
+func addCgroup(f *stream.Filter, s string) (err error) {
+	if container.IsUnit(s) {
+		f.Units, err = appendPattern(f.Units, s)
+		return err
 	}
-	return append(paths, cgroup.ParsePath(path)), nil
+	if s == "" {
+		return badValue("a path, as in /proc/PID/cgroup or /sys/fs/cgroup/system.slice, or a unit, such as ssh.service")
+	}
+	f.Cgroups = append(f.Cgroups, cgroup.ParsePath(s))
+	return nil
 }
 
-func appendContainer(ids []string, id string) ([]string, error) {
-	if id == "" || strings.Trim(id, "0123456789abcdef") != "" {
-		return nil, badValue("a container id or a prefix of one, in hexadecimal digits, as crictl ps or docker ps prints it")
+func appendPattern(patterns []string, pattern string) ([]string, error) {
+	if pattern == "" || container.CheckPattern(pattern) != nil {
+		return nil, badValue("a name or a pattern, as in 'cart-*'")
 	}
-	return append(ids, id), nil
+	return append(patterns, pattern), nil
 }
 
 // parseRotate parses a size or a duration.

@@ -1,6 +1,6 @@
-// Package cgroup resolves the paths and containers of cgroups in a trace. [Names] and
-// [ContainerOf] use only the events of the trace, never this machine, so that recordings
-// and removed cgroups have the same names.
+// Package cgroup resolves the paths and labels of cgroups in a trace. [Names] uses only the
+// events of the trace, never this machine, so that recordings and removed cgroups have the same
+// names.
 //
 // It also finds cgroups of this machine for filters, reads their usage, and makes cgroups
 // with limits for commands; see [Trees], [Target] and [Make].
@@ -12,19 +12,30 @@ import (
 	"strconv"
 	"strings"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 )
 
 // Names are the names of the cgroups in a trace. The zero value is empty.
 type Names struct {
 	nodes map[event.CgroupID]*node
+	// replaced counts the names that replaced others: those below them have other paths and
+	// labels from then on.
+	replaced int
 }
 
+// node has the fields of an event of type [event.CgroupName].
 type node struct {
-	parent          uint64
-	name            string
-	path, printable string     // cached by lookup
-	container       *Container // cached by Container
+	parent         uint64
+	name, identity string
+	described      *description // cached by describe
+}
+
+// description is what the names of a cgroup and its ancestors say.
+type description struct {
+	path, printable, label string
+	identity               container.Identity
+	replaced               int // of Names
 }
 
 // Add adds the name in an event of type [event.CgroupName].
@@ -32,14 +43,17 @@ func (n *Names) Add(e *event.Event) {
 	if n.nodes == nil {
 		n.nodes = make(map[event.CgroupID]*node)
 	}
-	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name}
+	if n.Replaces(e) {
+		n.replaced++
+	}
+	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name, identity: e.Identity}
 }
 
-// Replaces reports whether an event of type [event.CgroupName] has another name or parent
-// for a cgroup than the event before it.
+// Replaces reports whether an event of type [event.CgroupName] has another name, parent or
+// identity for a cgroup than the event before it.
 func (n *Names) Replaces(e *event.Event) bool {
 	nd := n.nodes[e.Cgroup]
-	return nd != nil && (nd.parent != e.ParentID || nd.name != e.Name)
+	return nd != nil && (nd.parent != e.ParentID || nd.name != e.Name || nd.identity != e.Identity)
 }
 
 // Parent returns the parent of a cgroup. ok is false unless both have names.
@@ -68,42 +82,50 @@ const maxDepth = 256
 // "/system.slice/docker-1a2b.scope": the directory's path below the host's mount.
 // "(cgroup 4711)" replaces a cgroup without a name and everything above it. A path can
 // contain any bytes: print it with [event.AppendPrintable], or use [Names.Printable].
-func (n *Names) Path(id event.CgroupID) string {
-	path, _ := n.lookup(id)
-	return path
-}
+func (n *Names) Path(id event.CgroupID) string { return n.describe(id).path }
 
 // Printable returns the path as [event.AppendPrintable] prints it.
-func (n *Names) Printable(id event.CgroupID) string {
-	_, printable := n.lookup(id)
-	return printable
-}
+func (n *Names) Printable(id event.CgroupID) string { return n.describe(id).printable }
 
-// Container returns the container of a cgroup; see [ContainerOf].
-func (n *Names) Container(id event.CgroupID) Container {
-	path, _ := n.lookup(id)
+// Label returns what people call the cgroup, printable; see [container.Identity.Label].
+func (n *Names) Label(id event.CgroupID) string { return n.describe(id).label }
+
+// Identity returns the container, pod or user of the cgroup, printable.
+func (n *Names) Identity(id event.CgroupID) container.Identity { return n.describe(id).identity }
+
+func (n *Names) describe(id event.CgroupID) *description {
 	nd := n.nodes[id]
-	if nd == nil || nd.path == "" {
-		return ContainerOf(path)
-	}
-	if nd.container == nil {
-		c := ContainerOf(path)
-		nd.container = &c
-	}
-	return *nd.container
-}
-
-func (n *Names) lookup(id event.CgroupID) (path, printable string) {
-	if nd := n.nodes[id]; nd != nil && nd.path != "" {
-		return nd.path, nd.printable
+	if nd != nil && nd.described != nil && nd.described.replaced == n.replaced {
+		return nd.described
 	}
 	path, complete := n.join(id)
-	printable = event.Printable(path)
-	if complete {
-		nd := n.nodes[id]
-		nd.path, nd.printable = path, printable
+	i, own := container.Of(path)
+	if own != "" {
+		i = i.Update(n.namesOf(id, i, len(path)-len(own)))
 	}
-	return path, printable
+	d := &description{path, event.Printable(path), event.Printable(i.Label(path, own)), i.Map(event.Printable[string]), n.replaced}
+	if complete {
+		nd.described = d
+	}
+	return d
+}
+
+// namesOf returns the names in the events of a cgroup's ancestors: those of its container, pod or
+// user, whose path is shorter by some bytes, and of the pod that the container is in.
+func (n *Names) namesOf(id event.CgroupID, i container.Identity, shorter int) (names container.Identity) {
+	for ancestor := range n.Lineage(id) {
+		nd := n.nodes[ancestor]
+		if nd == nil {
+			break
+		}
+		if known := container.Decode(nd.identity); shorter == 0 {
+			names = known
+		} else if shorter < 0 && names.Pod == "" && i.PodUID != "" && known.PodUID == i.PodUID {
+			names.Namespace, names.Pod = known.Namespace, known.Pod
+		}
+		shorter -= len("/") + len(nd.name)
+	}
+	return names
 }
 
 func (n *Names) join(id event.CgroupID) (path string, complete bool) {

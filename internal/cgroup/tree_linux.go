@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -151,29 +153,31 @@ func (t Tree) target(dir string) (Target, error) {
 	}
 }
 
-// ContainersIn returns the containers in trees, each with its cgroups.
-func ContainersIn(trees []Tree) (map[Container][]Target, error) {
-	containers := make(map[Container][]Target)
-	for _, t := range trees {
-		err := filepath.WalkDir(t.Dir, func(dir string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.IsDir() {
-				return nil // removed by now
-			}
-			path := strings.TrimPrefix(dir, t.Dir)
-			c := ContainerOf(path)
-			if c.ID == "" || c == ContainerOf(filepath.Dir(path)) {
+// Walk yields the cgroups of the trees by tree and path, each after its parent.
+func Walk(trees []Tree) iter.Seq2[Tree, string] {
+	return func(yield func(Tree, string) bool) {
+		for _, t := range trees {
+			stopped := false
+			// WalkDir fails only for cgroups removed by now.
+			filepath.WalkDir(t.Dir, func(dir string, entry fs.DirEntry, err error) error {
+				if err != nil || !entry.IsDir() {
+					return nil
+				}
+				if stopped = !yield(t, path.Clean("/"+strings.TrimPrefix(dir, t.Dir))); stopped {
+					return fs.SkipAll
+				}
 				return nil
+			})
+			if stopped {
+				return
 			}
-			if target, err := t.target(dir); err == nil {
-				containers[c] = append(containers[c], target)
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, err
 		}
 	}
-	return containers, nil
+}
+
+// Target returns the cgroup with a path.
+func (t Tree) Target(cgroupPath string) (Target, error) {
+	return t.target(filepath.Join(t.Dir, cgroupPath))
 }
 
 // Exists reports whether the cgroup still exists.

@@ -80,13 +80,19 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s: %+v", path, got)
 		}
 	}
-	containers, err := ContainersIn(trees)
-	if err != nil {
-		t.Fatal(err)
+	var paths []string
+	for tree, path := range Walk(trees) {
+		paths = append(paths, path)
+		target, err := tree.Target(path)
+		if err != nil || target.Dir != filepath.Join(tree.Dir, path) {
+			t.Errorf("%s: %+v, %v", path, target, err)
+		}
 	}
-	got := containers[Container{Runtime: "docker", ID: id}]
-	if len(containers) != 1 || len(got) != 1 || got[0].Dir != filepath.Join(root, container) {
-		t.Errorf("%+v", containers)
+	if want := []string{"/", "/a", "/a/docker", "/" + container, "/" + container + "/inner", "/"}; !slices.Equal(paths, want) {
+		t.Errorf("%q, want %q", paths, want)
+	}
+	for range Walk(trees) {
+		break // it can be stopped
 	}
 }
 

@@ -132,7 +132,7 @@ func (e *Event) decodeCgroupName(src []byte) error {
 	e.Type = CgroupName
 	e.Cgroup = CgroupID{ne.Uint64(src[8:]), ne.Uint32(src[4:])}
 	e.ParentID = ne.Uint64(src[16:])
-	e.Name = string(name)
+	e.Name, e.Identity = string(name), ""
 	return nil
 }
 

@@ -47,8 +47,8 @@ func (r OOMResult) Valid() bool { return r > 0 && r < endOOMResults }
 // HeldPages is the resident memory of the process, without swap.
 func (v *Victim) HeldPages() uint64 { return v.AnonPages + v.FilePages + v.ShmemPages }
 
-// MaxStat is the maximum length of [Event.Stat].
-const MaxStat = 4096
+// MaxStat and MaxIdentity are the maximum lengths of [Event.Stat] and [Event.Identity].
+const MaxStat, MaxIdentity = 4096, 4096
 
 func (e *Event) decodeOOMState(b []byte) {
 	e.OOMNanos = ne.Uint64(b)

@@ -46,7 +46,7 @@ var columns = []struct {
 	{"cgroup", ofCgroup, func(c *CSV, e *event.Event) { c.cgroup(e.Cgroup) }},
 	{"cgroup_id", ofCgroup, func(c *CSV, e *event.Event) { c.uint(e.Cgroup.ID) }},
 	{"hierarchy", ofCgroup, func(c *CSV, e *event.Event) { c.uint(uint64(e.Cgroup.Hierarchy)) }},
-	{"container", ofCgroup, func(c *CSV, e *event.Event) { c.string(c.container(e.Cgroup).short) }},
+	{"container", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).short) }},
 	{"kind", ofCounter | throttle, func(c *CSV, e *event.Event) { c.string(e.Kind.String()) }},
 	{"outcome", charge, func(c *CSV, e *event.Event) { c.string(e.Outcome.String()) }},
 	{"unit", ofCounter | usage | oomKill | oom | throttle | memoryStat, func(c *CSV, e *event.Event) { c.string(unit(e)) }},
@@ -97,6 +97,12 @@ var columns = []struct {
 			c.int(int64(e.Order))
 		}
 	}},
+	{"label", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).label) }},
+	{"container_id", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).ID) }},
+	{"container_name", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).Name) }},
+	{"namespace", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).Namespace) }},
+	{"pod", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).Pod) }},
+	{"pod_uid", ofCgroup, func(c *CSV, e *event.Event) { c.field(c.describe(e.Cgroup).PodUID) }},
 }
 
 // Write writes the lines of a batch.
@@ -181,6 +187,9 @@ func (c *CSV) int(n int64)   { c.buf = appendInt(c.buf, n) }
 
 // string appends text that needs no quotes.
 func (c *CSV) string(s string) { c.buf = append(c.buf, s...) }
+
+// field appends a printable name.
+func (c *CSV) field(s string) { c.buf = appendField(c.buf, s) }
 
 func (c *CSV) comm(comm *event.Comm) {
 	var printable [printableComm]byte

@@ -3,10 +3,11 @@
 package export
 
 import (
+	"cmp"
 	"io"
 	"strconv"
 
-	"chargetrace/internal/cgroup"
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/world"
 )
@@ -48,19 +49,21 @@ var typeNames = [...]string{
 // writer is the common part of the sinks. It encodes events one by one, and writes once
 // per batch.
 type writer struct {
-	w          io.Writer
-	world      *world.World
-	buf        []byte
-	containers map[event.CgroupID]*container // a cache
+	w       io.Writer
+	world   *world.World
+	buf     []byte
+	cgroups map[event.CgroupID]*described // a cache
 }
 
-type container struct {
-	cgroup.Container
-	short string // its String
+// described is what is written of each cgroup.
+type described struct {
+	container.Identity
+	label, short string
+	members      []byte // of an object of JSONL
 }
 
 func newWriter(w io.Writer, world *world.World) writer {
-	return writer{w: w, world: world, containers: make(map[event.CgroupID]*container)}
+	return writer{w: w, world: world, cgroups: make(map[event.CgroupID]*described)}
 }
 
 // write encodes a batch and writes it.
@@ -68,7 +71,7 @@ func (w *writer) write(batch []event.Event, encode func(e *event.Event)) error {
 	for i := range batch {
 		e := &batch[i]
 		if e.Type == event.CgroupName {
-			delete(w.containers, e.Cgroup)
+			clear(w.cgroups) // those below have other paths, too
 			continue
 		}
 		encode(e)
@@ -85,14 +88,31 @@ func (w *writer) flush() error {
 	return err
 }
 
-func (w *writer) container(id event.CgroupID) *container {
-	c := w.containers[id]
-	if c == nil {
-		c = &container{Container: w.world.Names.Container(id)}
-		c.short = c.String()
-		w.containers[id] = c
+func (w *writer) describe(id event.CgroupID) *described {
+	d := w.cgroups[id]
+	if d == nil {
+		d = &described{Identity: w.world.Names.Identity(id)}
+		if id.ID != 0 {
+			d.label = w.world.Names.Label(id)
+		}
+		d.short = short(d.Identity)
+		w.cgroups[id] = d
 	}
-	return c
+	return d
+}
+
+// short returns docker:1a2b3c4d5e6f for a container, machine:NAME for one of systemd-machined,
+// and pod:UID for a pod.
+func short(i container.Identity) string {
+	switch {
+	case i.ID != "":
+		return cmp.Or(i.Runtime, "container") + ":" + i.ShortID()
+	case i.IsContainer():
+		return i.Runtime + ":" + i.Name
+	case i.PodUID != "":
+		return "pod:" + i.PodUID
+	}
+	return ""
 }
 
 // sinceStart returns the nanoseconds from the start of the trace to an event.

@@ -92,10 +92,10 @@ func jsonl(w io.Writer) stream.Sink { return fed(NewJSONL, w, info) }
 
 func TestJSONL(t *testing.T) {
 	got := render(t, jsonl)
-	const when = `"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null`
-	const container = `"container":{"runtime":"docker","id":"` + id + `","pod":""}`
+	const when = `"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"label":"/a,\"\\n","container":null`
+	const container = `"label":"0123456789ab","container":{"runtime":"docker","id":"` + id + `","name":"","namespace":"","pod":"","pod_uid":""}`
 	const path = `"cgroup":"/a,\"\\n/docker-` + id + `.scope"`
-	const read = `"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null`
+	const read = `"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"label":"/a,\"\\n","container":null`
 	const victim = `{"pid":9,"comm":"+big","anon_pages":1,"file_pages":2,"shmem_pages":3,"swap_pages":4,"page_table_bytes":4096,"cgroup":"/a,\"\\n"}`
 	want := strings.Join([]string{
 		`{"type":"charge","time_ns":1500,"wall_time":"2026-01-02T03:04:06.000001500Z","cpu":1,"pid":7,"tid":8,"comm":"=1\\x1b\",x",` + path + `,"cgroup_id":3,"hierarchy":0,` + container +
@@ -104,7 +104,7 @@ func TestJSONL(t *testing.T) {
 			`,"kind":"dmem","outcome":"ok","requested_bytes":64,"usage_bytes":-3,"max_bytes":8192,"limiting":{` + path + `,"usage_bytes":-3,"max_bytes":8192,"room_bytes":8195},"high":{"cgroup":"/a,\"\\n","usage_bytes":1,"max_bytes":2,"room_bytes":1},"failed_at":null,"cause":null,"kernel_stack":null,"user_stack":null,"flags":[]}`,
 		`{"type":"reclaim_begin","time_ns":0,` + when + `}`,
 		`{"type":"reclaim_end","time_ns":0,` + when + `,"freed_pages":5,"duration_ns":6}`,
-		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"container":null,"usage_pages":null,"max_pages":null,"flags":[],"order":0,"victim":` + victim + `}`,
+		`{"type":"oom_kill","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"a\\xff","cgroup":null,"cgroup_id":0,"hierarchy":0,"label":null,"container":null,"usage_pages":null,"max_pages":null,"flags":[],"order":0,"victim":` + victim + `}`,
 		`{"type":"oom_kill","time_ns":0,` + when + `,"usage_pages":90,"max_pages":64,"flags":["limit_write"],"order":0,"victim":` + victim + `}`,
 		`{"type":"oom","time_ns":0,` + when + `,"usage_pages":90,"max_pages":null,"flags":["unknown_cgroup","cpuset","mempolicy"],"order":null,"result":"disabled"}`,
 		`{"type":"throttle","time_ns":0,` + when + `,"kind":"swap","usage_pages":80,"high_pages":70,"duration_ns":2000000000}`,
@@ -113,7 +113,7 @@ func TestJSONL(t *testing.T) {
 		`{"type":"fork","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cpu":0,"pid":7,"tid":8,"comm":"sh","child_pid":10,"existing":true}`,
 		`{"type":"lost","time_ns":-1,"wall_time":"2026-01-02T03:04:05.999999999Z","cpu":2,"events":12}`,
 		`{"type":"clock_step","time_ns":5000,"wall_time":"2026-01-02T03:04:05.000005000Z"}`,
-		`{"type":"usage","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"container":null,"usage_pages":70,"existing":true}`,
+		`{"type":"usage","time_ns":0,"wall_time":"2026-01-02T03:04:06.000000000Z","cgroup":"/a,\"\\n","cgroup_id":2,"hierarchy":0,"label":"/a,\"\\n","container":null,"usage_pages":70,"existing":true}`,
 		`{"type":"uncharge","time_ns":0,` + when + `,"kind":"memory","pages":63,"usage_pages":90}`,
 		`{"type":"forced_charge","time_ns":0,` + when + `,"kind":"dmem","bytes":4,"usage_bytes":-5}`,
 		`{"type":"end","charges":2}`,
@@ -143,11 +143,11 @@ func TestCSV(t *testing.T) {
 	}
 	for i, want := range []map[string]string{
 		{"type": "charge", "time_ns": "1500", "wall_time": "2026-01-02T03:04:06.000001500Z", "cpu": "1", "pid": "7", "tid": "8", "comm": `'=1\x1b",x`,
-			"cgroup": `/a,"\n/docker-` + id + ".scope", "cgroup_id": "3", "hierarchy": "0", "container": "docker:0123456789ab", "kind": "memory",
+			"cgroup": `/a,"\n/docker-` + id + ".scope", "cgroup_id": "3", "hierarchy": "0", "container": "docker:0123456789ab", "label": "0123456789ab", "container_id": id, "kind": "memory",
 			"outcome": "failed", "unit": "pages", "requested": "64", "usage": "-3", "limiting_cgroup": `/a,"\n`, "limiting_usage": "101",
 			"limiting_max": "100", "limiting_room": "-1", "failed_at": `/a,"\n`, "flags": "remote predicted"},
 		{"type": "charge", "time_ns": "1500", "wall_time": "2026-01-02T03:04:06.000001500Z", "cpu": "1", "pid": "7", "tid": "8", "comm": "x",
-			"cgroup": `/a,"\n/docker-` + id + ".scope", "cgroup_id": "3", "hierarchy": "0", "container": "docker:0123456789ab", "kind": "dmem",
+			"cgroup": `/a,"\n/docker-` + id + ".scope", "cgroup_id": "3", "hierarchy": "0", "container": "docker:0123456789ab", "label": "0123456789ab", "container_id": id, "kind": "dmem",
 			"outcome": "ok", "unit": "bytes", "requested": "64", "usage": "-3", "max": "8192", "limiting_cgroup": `/a,"\n/docker-` + id + ".scope",
 			"limiting_usage": "-3", "limiting_max": "8192", "limiting_room": "8195", "high_cgroup": `/a,"\n`, "high_usage": "1", "high_max": "2"},
 		{"type": "reclaim_begin"},
@@ -164,11 +164,11 @@ func TestCSV(t *testing.T) {
 		{"type": "lost", "time_ns": "-1", "wall_time": "2026-01-02T03:04:05.999999999Z", "cpu": "2", "lost_events": "12"},
 		{"type": "clock_step", "time_ns": "5000", "wall_time": "2026-01-02T03:04:05.000005000Z"},
 		{"type": "usage", "time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0",
-			"unit": "pages", "usage": "70", "flags": "existing"},
+			"label": `/a,"\n`, "unit": "pages", "usage": "70", "flags": "existing"},
 		{"type": "uncharge", "time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cpu": "0", "pid": "7", "tid": "8", "comm": `a\xff`,
-			"cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0", "kind": "memory", "unit": "pages", "requested": "63", "usage": "90"},
+			"cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0", "label": `/a,"\n`, "kind": "memory", "unit": "pages", "requested": "63", "usage": "90"},
 		{"type": "forced_charge", "time_ns": "0", "wall_time": "2026-01-02T03:04:06.000000000Z", "cpu": "0", "pid": "7", "tid": "8", "comm": `a\xff`,
-			"cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0", "kind": "dmem", "unit": "bytes", "requested": "4", "usage": "-5"},
+			"cgroup": `/a,"\n`, "cgroup_id": "2", "hierarchy": "0", "label": `/a,"\n`, "kind": "dmem", "unit": "bytes", "requested": "4", "usage": "-5"},
 	} {
 		record := records[i+1]
 		for name, value := range want {
@@ -190,7 +190,8 @@ func TestCSV(t *testing.T) {
 const csvHeader = "type,time_ns,wall_time,cpu,pid,tid,comm,cgroup,cgroup_id,hierarchy,container,kind,outcome,unit," +
 	"requested,usage,max,limiting_cgroup,limiting_usage,limiting_max,limiting_room,high_cgroup,high_usage,high_max," +
 	"failed_at,flags,freed_pages,duration_ns,victim_pid,victim_comm,victim_anon_pages,victim_file_pages," +
-	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause,victim_page_table_bytes,victim_cgroup,result,order\r\n"
+	"victim_shmem_pages,victim_swap_pages,lost_events,child_pid,cause,victim_page_table_bytes,victim_cgroup,result,order," +
+	"label,container_id,container_name,namespace,pod,pod_uid\r\n"
 
 func TestCSVAllocations(t *testing.T) {
 	c := fed(NewCSV, io.Discard, info)
@@ -214,7 +215,7 @@ func TestCSVUnknownCause(t *testing.T) {
 	if err := errors.Join(c.Write([]event.Event{e}), c.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasSuffix(b.String(), ",'-,,,,\r\n") {
+	if !strings.HasSuffix(b.String(), ",'-,,,,,(cgroup 3),,,,,\r\n") {
 		t.Errorf("%q", b.String())
 	}
 }

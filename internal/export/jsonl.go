@@ -15,13 +15,13 @@ import (
 // stack and end have "time_ns", the nanoseconds since the trace began, and "wall_time",
 // in UTC. The other members, in the order of the line:
 //
-//	charge         cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, container, kind,
+//	charge         cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, label, container, kind,
 //	               outcome (ok, failed, miss), requested_pages, usage_pages,
 //	               max_pages, limiting, high, failed_at, cause, kernel_stack,
 //	               user_stack, flags
 //	stack          stack, the number that later charges have as their kernel_stack or
 //	               user_stack, and frames, an array of functions, innermost first
-//	reclaim_begin  cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, container
+//	reclaim_begin  cpu, pid, tid, comm, cgroup, cgroup_id, hierarchy, label, container
 //	reclaim_end    the same, and freed_pages, duration_ns
 //	oom_kill       cpu to container, usage_pages and max_pages of the cgroup when the OOM
 //	               killer started, flags, order (of the allocation, of 1 << order
@@ -33,16 +33,16 @@ import (
 //	throttle       cpu to container, and kind, usage_pages, high_pages, duration_ns: the
 //	               task sleeps about so long, since the cgroup is above its memory.high, or
 //	               for the kind swap its memory.swap.high
-//	memory_stat    cgroup, cgroup_id, hierarchy, container, usage_pages, and stat: what
+//	memory_stat    cgroup, cgroup_id, hierarchy, label, container, usage_pages, and stat: what
 //	               memory.stat has but zeros, read after an oom_kill or an oom in that
 //	               cgroup, and at the end if charges failed there and it is full. The same without stat
 //	               for its children
-//	held           cgroup, cgroup_id, hierarchy, container, and process: like victim, of a
+//	held           cgroup, cgroup_id, hierarchy, label, container, and process: like victim, of a
 //	               process in the cgroup at that time
 //	uncharge       cpu to container, and kind, pages, usage_pages: a call of
 //	               page_counter_uncharge, with the usage before it
 //	forced_charge  the same, for page_counter_charge, which ignores the limit
-//	usage          cgroup, cgroup_id, hierarchy, container, usage_pages, existing:
+//	usage          cgroup, cgroup_id, hierarchy, label, container, usage_pages, existing:
 //	               a reading of memory.current; existing is true for the one when
 //	               the trace began, false for the one when it ended
 //	fork           cpu, pid, tid, comm of the parent, child_pid, existing: whether
@@ -50,6 +50,9 @@ import (
 //	clock_step     the wall clock was set; wall_time is the new time
 //	lost           cpu, events
 //	end            charges
+//
+// label is what people call the cgroup, and container an object with the runtime, id, name,
+// namespace, pod and pod_uid of the container or pod, each empty if it is unknown.
 //
 // limiting and high are levels: cgroup, usage_pages, max_pages, room_pages. null stands
 // for a missing value: max_pages without a limit, a level if none has a limit,
@@ -101,10 +104,7 @@ var members = []struct {
 	{byTask, func(j *JSONL, e *event.Event) { j.uint("tid", uint64(e.TID)) }},
 	{byTask, func(j *JSONL, e *event.Event) { j.comm("comm", &e.Comm) }},
 	{fork, func(j *JSONL, e *event.Event) { j.uint("child_pid", uint64(e.ChildPID)) }},
-	{ofCgroup, func(j *JSONL, e *event.Event) { j.cgroup("cgroup", e.Cgroup) }},
-	{ofCgroup, func(j *JSONL, e *event.Event) { j.uint("cgroup_id", e.Cgroup.ID) }},
-	{ofCgroup, func(j *JSONL, e *event.Event) { j.uint("hierarchy", uint64(e.Cgroup.Hierarchy)) }},
-	{ofCgroup, (*JSONL).container},
+	{ofCgroup, (*JSONL).ofCgroup},
 	{ofCounter | throttle, func(j *JSONL, e *event.Event) { j.string("kind", e.Kind.String()) }},
 	{charge, func(j *JSONL, e *event.Event) { j.string("outcome", e.Outcome.String()) }},
 	{charge, func(j *JSONL, e *event.Event) { j.uint(amounts(e).requested, e.RequestedPages) }},
@@ -298,17 +298,42 @@ func (j *JSONL) cgroup(name string, id event.CgroupID) {
 	j.buf = appendQuoted(j.buf, j.world.Names.Printable(id))
 }
 
-func (j *JSONL) container(e *event.Event) {
-	c := j.writer.container(e.Cgroup)
-	if c.ID == "" && c.Pod == "" {
+// ofCgroup appends the members that say which cgroup it is.
+func (j *JSONL) ofCgroup(e *event.Event) {
+	d := j.describe(e.Cgroup)
+	if d.members == nil {
+		begin := len(j.buf)
+		j.cgroup("cgroup", e.Cgroup)
+		j.uint("cgroup_id", e.Cgroup.ID)
+		j.uint("hierarchy", uint64(e.Cgroup.Hierarchy))
+		j.container(d)
+		d.members = bytes.Clone(j.buf[begin:])
+		j.buf = j.buf[:begin]
+	}
+	j.buf = append(j.buf, d.members...)
+}
+
+func (j *JSONL) container(d *described) {
+	if d.label == "" {
+		j.null("label")
+	} else {
+		j.key("label")
+		j.buf = appendQuoted(j.buf, d.label)
+	}
+	if !d.IsContainer() && !d.HasPod() {
 		j.null("container")
 		return
 	}
 	j.key("container")
-	j.buf = append(j.buf, `{"runtime":"`...)
-	j.buf = append(append(j.buf, c.Runtime...), `","id":"`...)
-	j.buf = append(append(j.buf, c.ID...), `","pod":"`...)
-	j.buf = append(append(j.buf, c.Pod...), `"}`...)
+	separator := byte('{')
+	for _, member := range []struct{ name, value string }{
+		{"runtime", d.Runtime}, {"id", d.ID}, {"name", d.Name}, {"namespace", d.Namespace}, {"pod", d.Pod}, {"pod_uid", d.PodUID},
+	} {
+		j.buf = append(append(append(append(j.buf, separator, '"'), member.name...), '"'), ':')
+		j.buf = appendQuoted(j.buf, member.value)
+		separator = ','
+	}
+	j.buf = append(j.buf, '}')
 }
 
 func (j *JSONL) level(name string, e *event.Event, l *event.Level) {

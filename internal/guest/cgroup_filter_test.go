@@ -82,7 +82,7 @@ func TestContainer(t *testing.T) {
 	id := strings.Repeat("0123456789abcdef", 4)
 	const maxPages = 5120
 	runc, output := startContainer(t, id, maxPages*pageSize)
-	mustFail(t, exec.Command(command, "-container", "fedcba"), 1, "there is no container fedcba", "hint: there are container:"+id[:12])
+	mustFail(t, exec.Command(command, "-container", "fedcba"), 1, "there is no container fedcba", "hint: there are "+id[:12])
 	tr := trace(t, "-container", id[:6])
 	runc.begin(t)
 	runc.Wait()
@@ -110,8 +110,8 @@ func TestContainer(t *testing.T) {
 	if kills := ofType(tr.events(t), "oom_kill"); len(kills) != 1 || kills[0].Container.ID != id || kills[0].Victim.Comm != "busybox" {
 		t.Errorf("kills %v", kills)
 	}
-	checkVerdict(t, tr.stderr.String(), "/"+id, "", "memory", maxPages*pageSize)
-	for _, want := range []string{"/" + id + " was removed\n", "container:" + id[:12]} {
+	checkVerdict(t, tr.stderr.String(), id[:12], "", "memory", maxPages*pageSize)
+	for _, want := range []string{"/" + id + " was removed\n", "\n" + id[:12] + " "} {
 		if !strings.Contains(tr.stderr.String(), want) {
 			t.Errorf("no %q in %s", want, tr.stderr)
 		}

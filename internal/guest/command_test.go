@@ -179,7 +179,8 @@ func TestReadme(t *testing.T) {
 	if err := os.Symlink(workloadPath, "alloc"); err != nil {
 		t.Fatal(err)
 	}
-	g := newCgroup(t)
+	g := newTop(t)
+	unit, container := g.child(t, "leaky.service"), newPod(t, g, 0, "java").containers["java"]
 	ran := 0
 	for line := range strings.Lines(string(readme)) {
 		line, sudo := strings.CutPrefix(strings.TrimSpace(line), "sudo ")
@@ -193,15 +194,15 @@ func TestReadme(t *testing.T) {
 		if piped && !strings.HasPrefix(strings.TrimSpace(pipe), "grep ") {
 			t.Errorf("no test for a pipe into %q", pipe)
 		}
-		runReadme(t, g, line, sudo)
+		runReadme(t, g, unit, container, line, sudo)
 	}
 	if ran < 10 {
 		t.Errorf("ran only %d commands", ran)
 	}
 }
 
-// runReadme runs a command of the README.
-func runReadme(t *testing.T, g cgroup, line string, sudo bool) {
+// runReadme runs a command of the README. g has the unit and the container of its examples.
+func runReadme(t *testing.T, g, unit, container cgroup, line string, sudo bool) {
 	t.Helper()
 	force := func(args []string) []string { // several commands record to oom.ctrace
 		if slices.Contains(args, "-o") {
@@ -223,10 +224,10 @@ func runReadme(t *testing.T, g cgroup, line string, sudo bool) {
 		chargetraceOutput(t, force(strings.Fields(line))...)
 		return
 	}
-	p, q := startWorkload(t, g, "named 8 java"), startWorkload(t, g, "named 8 nginx")
+	p, q := startWorkload(t, unit, "named 8 java"), startWorkload(t, container, "named 8 nginx")
 	line = strings.NewReplacer(
 		"4711", p.pid(), "4712", q.pid(), "-for 10s", "-for 2s", "/system.slice", g.path(),
-		"'ngin?'", "ngin?", "'java*'", "java*", "-min-pages 512", "-min-pages 2",
+		"'ngin?'", "ngin?", "'java*'", "java*", "'shop/cart-*'", "shop/cart-*", "-min-pages 512", "-min-pages 2",
 	).Replace(line)
 	args := force(strings.Fields(line))
 	tr := chargetrace(t, args...)

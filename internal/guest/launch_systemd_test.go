@@ -21,7 +21,7 @@ func TestLaunchSystemd(t *testing.T) {
 	t.Run("OOM", func(t *testing.T) {
 		tr := startTracer(t, "", launching("-memory 10M", workloadPath, "-now", "touch", "20")...)
 		tr.status(t, 128+int(unix.SIGKILL))
-		want := fmt.Sprintf("was killed by the OOM killer: /system.slice/chargetrace-%d.scope/command ran out of memory\n", tr.Process.Pid)
+		want := fmt.Sprintf("was killed by the OOM killer: chargetrace-%d.scope/command ran out of memory\n", tr.Process.Pid)
 		if !strings.Contains(tr.stderr.String(), want) {
 			t.Errorf("no %q in %s", want, tr.stderr)
 		}

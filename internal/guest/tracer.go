@@ -264,7 +264,10 @@ type event struct {
 	Charges       uint64 // end
 }
 
-type container struct{ Runtime, ID, Pod string }
+type container struct {
+	Runtime, ID, Name, Namespace, Pod string
+	PodUID                            string `json:"pod_uid"`
+}
 
 type level struct {
 	Cgroup     string

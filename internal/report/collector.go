@@ -20,7 +20,8 @@ const maxSeries = 128
 // number of cgroups and processes, like the summary's.
 type collector struct {
 	sum         *summary.Summary
-	first, last uint64 // BootNanos of the first and the last event; 0: none yet
+	labels      map[event.CgroupID]string // what cgroups are called, at the end
+	first, last uint64                    // BootNanos of the first and the last event; 0: none yet
 	series      map[event.CounterID]*series
 	dropped     map[event.CounterID]bool
 	byProcess   breakdown

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"chargetrace/internal/cgroup"
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/summary"
 	"chargetrace/internal/text"
@@ -68,15 +70,15 @@ func (f *figures) add(s *Side, t *summary.Totals) *figures {
 	return f
 }
 
-// Compare matches two traces by cgroup path, process name and kind of counter: these
-// are the same in two runs, IDs are not.
+// Compare matches two traces by cgroup, process name and kind of counter: these are the same in
+// two runs, IDs are not.
 func Compare(before, after Side) *Comparison {
 	c := &Comparison{before: before, after: after}
 	c.total = change{"all", (*figures)(nil).add(&before, &before.Summary.Total), (*figures)(nil).add(&after, &after.Summary.Total)}
 	c.sections = []section{
 		c.section("By cgroup", "CGROUP", func(s *Side, add func(string, *summary.Totals)) {
 			for id, t := range s.Summary.Cgroups {
-				add(s.Summary.Names.Printable(id), t)
+				add(labelWithoutID(&s.Summary.Names, id), t)
 			}
 		}),
 		c.section("By process", "COMM", func(s *Side, add func(string, *summary.Totals)) {
@@ -96,6 +98,15 @@ func Compare(before, after Side) *Comparison {
 		}),
 	}
 	return c
+}
+
+// labelWithoutID returns the label of a cgroup, which for a container with a name has no id.
+func labelWithoutID(names *cgroup.Names, id event.CgroupID) string {
+	i, label := names.Identity(id), names.Label(id)
+	if i.Name == "" || i.ID == "" {
+		return label
+	}
+	return strings.Replace(label, container.Separator+i.ShortID(), "", 1)
 }
 
 func (c *Comparison) section(title, column string, each func(*Side, func(string, *summary.Totals))) section {

@@ -22,12 +22,9 @@ type legend struct{ Class, Name string }
 // usageView returns the view of the i-th usage plot.
 func (r *Report) usageView(i int, u *usagePlot) plotView {
 	v := plotView{
-		ID: fmt.Sprintf("plot-%d", i), Title: r.path(u.key.Cgroup), Note: u.key.Kind.String(), Caption: r.caption(u),
+		ID: fmt.Sprintf("plot-%d", i), Title: r.name(u.key.Cgroup), Note: u.key.Kind.String(), Caption: r.caption(u),
 		Legend: []legend{{"usage", "in use"}},
 		Wide:   inline(u, "wide", 1080, 330), Narrow: inline(u, "narrow", 360, 300),
-	}
-	if container := r.sum.Names.Container(u.key.Cgroup).String(); container != "" {
-		v.Note += ", " + event.Printable(container)
 	}
 	if u.partial {
 		v.Caption += " Its beginning is missing: the trace has too many cgroups."

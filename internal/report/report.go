@@ -5,6 +5,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"image/png"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
+	"chargetrace/internal/text"
 )
 
 // Report is a [stream.Sink] that writes a report when it is closed.
@@ -25,7 +27,13 @@ type Report struct {
 var _ stream.Sink = (*Report)(nil)
 
 // Close writes the report. The summary is closed before it.
-func (r *Report) Close(stream.Counts) error { return r.write() }
+func (r *Report) Close(stream.Counts) error {
+	// Bound the size of a page whose cgroups have long names.
+	sum, told := *r.sum, *r.sum.Verdict
+	told.NameWidth, sum.Verdict = text.MaxName, &told
+	r.sum, r.labels = &sum, sum.Labels()
+	return r.write()
+}
 
 // NewHTML returns a Report that writes an HTML page. Events go to the summary first.
 func NewHTML(w io.Writer, sum *summary.Summary) *Report {
@@ -101,11 +109,13 @@ func (c *collector) noCharges() string {
 
 // title names the page counter of a plot.
 func (c *collector) title(u *usagePlot) string {
-	return fmt.Sprintf("%s: %v", c.path(u.key.Cgroup), u.key.Kind)
+	return fmt.Sprintf("%s: %v", c.name(u.key.Cgroup), u.key.Kind)
 }
 
-// path returns the printable path of a cgroup, shortened.
-func (c *collector) path(id event.CgroupID) string { return shorten(c.sum.Names.Printable(id)) }
+// name returns what people call a cgroup.
+func (c *collector) name(id event.CgroupID) string {
+	return fit(cmp.Or(c.labels[id], c.sum.Names.Label(id)))
+}
 
 // caption describes a plot in a sentence.
 func (c *collector) caption(u *usagePlot) string {

@@ -80,7 +80,7 @@ func (c *collector) tellRoom() string {
 	if nearest == nil {
 		return s + " No charged counter has a limit."
 	}
-	return s + fmt.Sprintf(" The nearest to its limit was %s (%v): %s of %s, %.0f %%.", c.path(nearest.key.Cgroup), nearest.key.Kind,
+	return s + fmt.Sprintf(" The nearest to its limit was %s (%v): %s of %s, %.0f %%.", c.name(nearest.key.Cgroup), nearest.key.Kind,
 		c.size(nearest.peak, nearest.key.Kind), c.size(nearest.max, nearest.key.Kind), 100*share(nearest))
 }
 

@@ -110,7 +110,7 @@ func (r *Report) limitTable() table {
 			limit = r.sizeCell(int64(l.MaxPages), l.Kind)
 		}
 		t.Rows = append(t.Rows, []cell{
-			textCell(r.path(l.Cgroup)), textCell(kind), limit,
+			textCell(r.name(l.Cgroup)), textCell(kind), limit,
 			countCell(l.Hits), countCell(l.Failures), durationCell(l.SleepNanos), r.timeCell(l.FirstNanos), textCell(l.ByComm.Of(l.ByPID)),
 		})
 	}
@@ -146,13 +146,15 @@ func (r *Report) processTable() table {
 }
 
 func (r *Report) cgroupTable() table {
-	t := table{ID: "cgroups", Title: "By cgroup", Columns: append([]column{{"Cgroup", false}, {"Container", false}}, totalsColumns...)}
+	t := table{ID: "cgroups", Title: "By cgroup", Columns: append([]column{{"Cgroup", false}}, totalsColumns...)}
 	for _, id := range slices.SortedFunc(maps.Keys(r.sum.Cgroups), func(a, b event.CgroupID) int {
 		return cmp.Or(worst(r.sum.Cgroups[a], r.sum.Cgroups[b]), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
 	}) {
-		container := event.Printable(r.sum.Names.Container(id).String())
-		row := append([]cell{textCell(r.path(id)), textCell(cmp.Or(container, "–"))}, r.totals(r.sum.Cgroups[id])...)
-		t.Rows = append(t.Rows, row)
+		label := textCell(r.name(id))
+		if path := r.sum.Names.Printable(id); path != r.sum.Names.Label(id) {
+			label.Exact = shorten(path)
+		}
+		t.Rows = append(t.Rows, append([]cell{label}, r.totals(r.sum.Cgroups[id])...))
 	}
 	return t
 }
@@ -170,7 +172,7 @@ func (r *Report) netTable() table {
 	for _, n := range nets {
 		kind := n.Counter.Kind
 		row := []cell{
-			textCell(r.path(n.Counter.Cgroup)), textCell(kind.String()), r.sizeCell(int64(n.ChargedPages), kind),
+			textCell(r.name(n.Counter.Cgroup)), textCell(kind.String()), r.sizeCell(int64(n.ChargedPages), kind),
 			r.sizeCell(int64(n.ForcedPages), kind), r.sizeCell(int64(n.UnchargedPages), kind), r.sizeCell(n.Pages(), kind),
 		}
 		if difference, ok := n.Difference(); ok {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/text"
 )
@@ -42,6 +43,9 @@ func shown(name string) string { return shorten(event.Printable(name)) }
 
 // shorten cuts a name in the middle if it is long.
 func shorten(name string) string { return text.Shorten(name, text.MaxName) }
+
+// fit shortens the label of a cgroup.
+func fit(label string) string { return shorten(container.Fit(label, text.MaxName)) }
 
 // list joins words: a, b and c.
 func list(words []string) string {

@@ -38,7 +38,7 @@ func NewHeld(src stream.Source, trees []cgroup.Tree, now func() uint64) *HeldSam
 
 // minInterval is the least time in nanoseconds between two readings of a cgroup, and maxFull
 // the number of cgroups that are read at the end.
-const minInterval, maxFull = 1e9, 16
+const minInterval, maxFull = 1e9, 64
 
 // Read implements [stream.Source]. It copies events only after one of the OOM killer.
 func (s *HeldSampler) Read(batch []event.Event) (int, error) {

@@ -3,9 +3,9 @@ package stream
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"chargetrace/internal/cgroup"
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/glob"
 )
@@ -21,11 +21,13 @@ type Filter struct {
 	// Comms match the names of the threads whose events are shown, and of the victims of
 	// OOM kills; nil matches all.
 	Comms *glob.Set
-	// Cgroups are the cgroups whose charges are shown, with their descendants; none means
-	// all. Reclaim and OOM kills in their ancestors are shown too.
-	Cgroups []cgroup.Path
-	// Containers are prefixes of container ids. Their cgroups are added to Cgroups.
-	Containers []string
+	// Cgroups and Units, Containers, Pods, and Namespaces select the cgroups whose charges are
+	// shown, with their descendants; none means all. Reclaim and OOM kills in their ancestors
+	// are shown too. Cgroups are paths, and Units the names of systemd units that are as good;
+	// the others are patterns of names, of containers also the beginnings of ids. See
+	// [container.Identity.MatchContainer] and the like.
+	Cgroups                             []cgroup.Path
+	Units, Containers, Pods, Namespaces []string
 	// Kinds are the kinds of counters whose charges are shown; none means all.
 	Kinds event.Kinds
 	// MinPages drops smaller charges, and all events of [event.Type.IsNet], because a
@@ -41,10 +43,15 @@ type Filter struct {
 	MaxCharges uint64
 }
 
-// ByCharge returns the part of the filter that depends only on the charge. A live source
-// has already filtered by task and cgroup.
-func (f Filter) ByCharge() Filter {
-	return Filter{Kinds: f.Kinds, MinPages: f.MinPages, OnlyLimited: f.OnlyLimited, Misses: f.Misses, MaxCharges: f.MaxCharges}
+// Left returns the part of the filter for the events of a source that has applied it by task and
+// by the paths of cgroups.
+func (f Filter) Left() Filter {
+	left := f
+	left.PIDs, left.Follow, left.Comms = nil, false, nil
+	if !f.NeedsNames() {
+		left.Cgroups = nil
+	}
+	return left
 }
 
 // Balances reports whether the shown charges and uncharges give a balance. Those of
@@ -69,7 +76,12 @@ func (f Filter) Info(i Info) Info {
 }
 
 // FiltersCgroups reports whether the filter selects cgroups.
-func (f Filter) FiltersCgroups() bool { return len(f.Cgroups)+len(f.Containers) > 0 }
+func (f Filter) FiltersCgroups() bool { return len(f.Cgroups) > 0 || f.NeedsNames() }
+
+// NeedsNames reports whether the filter selects cgroups by what people call them.
+func (f Filter) NeedsNames() bool {
+	return len(f.Units)+len(f.Containers)+len(f.Pods)+len(f.Namespaces) > 0
+}
 
 // dropsCharges reports whether the filter drops charges by their size or limit.
 func (f Filter) dropsCharges() bool { return f.MinPages > 0 || f.OnlyLimited }
@@ -90,11 +102,11 @@ type matcher struct {
 
 	names  cgroup.Names
 	places map[event.CgroupID]place
-	// found maps each prefix in Filter.Containers to the full id; containers are their
-	// cgroups.
-	found      map[string]string
-	containers []cgroup.Path
-	err        error
+	// above are the ancestors of those cgroups within the filter that have a place.
+	above map[event.CgroupID]bool
+	// ids maps each beginning of an id in Filter.Containers to the container.
+	ids map[string]event.CgroupID
+	err error
 }
 
 // place is the position of a cgroup relative to those of the filter.
@@ -110,7 +122,7 @@ const (
 func newMatcher(filter Filter, pageSize int) *matcher {
 	m := &matcher{
 		Filter: filter, pageSize: uint64(pageSize), targets: make(map[uint32]bool), children: make(map[uint32][]uint32),
-		places: make(map[event.CgroupID]place), found: make(map[string]string),
+		places: make(map[event.CgroupID]place), above: make(map[event.CgroupID]bool), ids: make(map[string]event.CgroupID),
 	}
 	for _, pid := range filter.PIDs {
 		m.targets[pid] = true
@@ -125,6 +137,9 @@ func (m *matcher) matches(e *event.Event) bool {
 		return true
 	case event.CgroupName:
 		if m.FiltersCgroups() {
+			if m.names.Replaces(e) {
+				clear(m.places) // those below have other names, too
+			}
 			m.names.Add(e)
 			delete(m.places, e.Cgroup)
 		}
@@ -217,48 +232,78 @@ func (m *matcher) placeOf(id event.CgroupID) place {
 	}
 	p, ok := m.places[id]
 	if !ok {
-		p = m.findPlace(id, m.names.Path(id))
+		p = m.findPlace(id)
 		m.places[id] = p
 	}
 	return p
 }
 
-func (m *matcher) findPlace(id event.CgroupID, path string) place {
-	m.findContainer(path)
-	p := unrelated
-	for _, target := range slices.Concat(m.Cgroups, m.containers) {
-		in := target.In(id.Hierarchy)
-		switch {
-		case cgroup.IsWithin(path, in):
-			return within
-		case cgroup.IsWithin(in, path):
-			p = above
+func (m *matcher) findPlace(id event.CgroupID) place {
+	if m.isWithin(id) {
+		for ancestor := range m.names.Lineage(id) {
+			if ancestor != id && !m.above[ancestor] {
+				m.above[ancestor] = true
+				delete(m.places, ancestor)
+			}
 		}
+		return within
 	}
-	return p
+	path := m.names.Path(id)
+	isAbove := func(target cgroup.Path) bool { return cgroup.IsWithin(target.In(id.Hierarchy), path) }
+	if m.above[id] || !m.NeedsNames() && slices.ContainsFunc(m.Cgroups, isAbove) {
+		return above
+	}
+	return unrelated
 }
 
-// findContainer adds the container of a path to m.containers if the filter selects it.
-func (m *matcher) findContainer(path string) {
-	container := cgroup.ContainerOf(path)
-	for _, prefix := range m.Containers {
-		if container.ID == "" || !strings.HasPrefix(container.ID, prefix) {
-			continue
-		}
-		switch other, ok := m.found[prefix]; {
-		case !ok:
-			m.found[prefix] = container.ID
-		case other != container.ID:
-			m.err = fmt.Errorf("-container %s is ambiguous: it matches %s and %s", prefix, other, container.ID)
-		}
-		end := strings.Index(path, container.ID) + len(container.ID)
-		if slash := strings.IndexByte(path[end:], '/'); slash >= 0 {
-			path = path[:end+slash]
-		}
-		target := cgroup.Path{V1: path, V2: path}
-		if !slices.Contains(m.containers, target) {
-			m.containers = append(m.containers, target)
-			clear(m.places)
+// isWithin reports whether the cgroup or one above it matches each of the filter's lists.
+func (m *matcher) isWithin(id event.CgroupID) bool {
+	return m.anyMatches(id, len(m.Cgroups)+len(m.Units), m.matchesPath) &&
+		m.anyMatches(id, len(m.Containers), m.matchesContainer) &&
+		m.anyMatches(id, len(m.Pods), func(id event.CgroupID) bool {
+			return slices.ContainsFunc(m.Pods, m.names.Identity(id).MatchPod)
+		}) &&
+		m.anyMatches(id, len(m.Namespaces), func(id event.CgroupID) bool {
+			return slices.ContainsFunc(m.Namespaces, m.names.Identity(id).MatchNamespace)
+		})
+}
+
+// anyMatches reports whether the cgroup or one above it matches; all do if there are no patterns.
+func (m *matcher) anyMatches(id event.CgroupID, patterns int, matches func(event.CgroupID) bool) bool {
+	if patterns == 0 {
+		return true
+	}
+	for ancestor := range m.names.Lineage(id) {
+		if matches(ancestor) {
+			return true
 		}
 	}
+	return false
+}
+
+func (m *matcher) matchesPath(id event.CgroupID) bool {
+	path := m.names.Path(id)
+	if slices.ContainsFunc(m.Cgroups, func(target cgroup.Path) bool { return target.In(id.Hierarchy) == path }) {
+		return true
+	}
+	unit := container.Unit(path)
+	return slices.ContainsFunc(m.Units, func(pattern string) bool { return container.Match(pattern, unit) })
+}
+
+func (m *matcher) matchesContainer(id event.CgroupID) (matches bool) {
+	i := m.names.Identity(id)
+	for _, pattern := range m.Containers {
+		byName, byID := i.MatchContainer(pattern)
+		matches = matches || byName || byID
+		if !byID {
+			continue
+		}
+		other, ok := m.ids[pattern]
+		if !ok {
+			m.ids[pattern] = id
+		} else if m.names.Identity(other).ID != i.ID && m.err == nil {
+			m.err = fmt.Errorf("-container %s is ambiguous: it matches %s and %s", pattern, m.names.Label(other), m.names.Label(id))
+		}
+	}
+	return matches
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"chargetrace/internal/cgroup"
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/glob"
 )
@@ -295,7 +296,7 @@ func TestCopy(t *testing.T) {
 		{
 			name:   "containers",
 			src:    fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(3, memory), in(6, reclaim))}},
-			filter: Filter{Containers: []string{"cc"}},
+			filter: Filter{Containers: []string{"cccc"}},
 			want:   append(slices.Clone(tree), in(6, memory), in(6, reclaim)),
 			counts: Counts{Read: 2, Shown: 1},
 		},
@@ -393,11 +394,84 @@ func TestCopy(t *testing.T) {
 	}
 }
 
-func TestAmbiguousContainer(t *testing.T) {
-	src := fakeSource{batches: [][]event.Event{append(slices.Clone(tree), in(6, memory), in(7, memory))}}
-	_, err := Copy(&fakeSink{}, &src, Filter{Containers: []string{"c"}})
-	if err == nil || !strings.Contains(err.Error(), "-container c is ambiguous") {
-		t.Errorf("%v", err)
+// identified returns the name of a cgroup with an identity.
+func identified(id, parent uint64, name string, i container.Identity) event.Event {
+	e := cgroupName(id, parent, name)
+	e.Identity = i.Encode()
+	return e
+}
+
+// TestNamedCgroups selects cgroups by what people call them: two pods, the second restarted
+// under another name, and a unit that is started again.
+func TestNamedCgroups(t *testing.T) {
+	const uid1, uid2 = "11111111-0b1e-4f3a-9c5d-6e7f80918273", "22222222-0b1e-4f3a-9c5d-6e7f80918273"
+	containerID := func(digit string) string { return strings.Repeat("abcd", 15) + strings.Repeat(digit, 4) }
+	java := func(pod string) container.Identity {
+		return container.Identity{Name: "java", Namespace: "shop", Pod: pod}
+	}
+	names := []event.Event{
+		cgroupName(1, 0, ""),
+		cgroupName(2, 1, "kubepods"),
+		identified(3, 2, "pod"+uid1, container.Identity{Namespace: "shop", Pod: "cart-1"}),
+		identified(4, 3, containerID("1"), java("cart-1")),
+		cgroupName(5, 4, "worker"),
+		identified(6, 3, containerID("2"), container.Identity{Name: "envoy", Namespace: "shop", Pod: "cart-1"}),
+		cgroupName(7, 2, "pod"+uid2), // its name comes later
+		cgroupName(8, 1, "system.slice"),
+		cgroupName(9, 8, "leaky.service"),
+		cgroupName(10, 8, "docker-"+containerID("3")+".scope"),
+		cgroupName(11, 10, "leaky.service"), // in a container
+	}
+	events := slices.Clone(names)
+	for id := uint64(1); id <= 11; id++ {
+		events = append(events, in(id, charge(id)))
+	}
+	later := []event.Event{
+		identified(7, 2, "pod"+uid2, container.Identity{Namespace: "shop", Pod: "cart-2"}),
+		identified(12, 7, containerID("4"), java("cart-2")),
+		cgroupName(13, 8, "leaky.service"),
+		in(7, charge(7)), in(12, charge(12)), in(13, charge(13)), in(2, reclaim), in(3, reclaim), in(8, reclaim),
+	}
+	for _, tc := range []struct {
+		filter  Filter
+		charges []uint64 // ids of the cgroups of shown charges, and of reclaim
+		reclaim []uint64
+	}{
+		{Filter{Pods: []string{"shop/cart-1"}}, []uint64{3, 4, 5, 6}, []uint64{2, 3}},
+		{Filter{Pods: []string{"shop/cart-*"}}, []uint64{3, 4, 5, 6, 7, 12}, []uint64{2, 3}},
+		{Filter{Pods: []string{uid2}}, []uint64{7, 7, 12}, []uint64{2}},
+		{Filter{Pods: []string{"other/cart-*"}}, nil, nil},
+		{Filter{Namespaces: []string{"shop"}}, []uint64{3, 4, 5, 6, 7, 12}, []uint64{2, 3}},
+		{Filter{Containers: []string{"java"}}, []uint64{4, 5, 12}, []uint64{2, 3}},
+		{Filter{Containers: []string{containerID("3")}}, []uint64{10, 11}, []uint64{8}},
+		{Filter{Containers: []string{"java"}, Pods: []string{"cart-2"}}, []uint64{12}, []uint64{2}},
+		{Filter{Containers: []string{"java", "envoy"}, Namespaces: []string{"other", "shop"}}, []uint64{4, 5, 6, 12}, []uint64{2, 3}},
+		{Filter{Units: []string{"leaky.service"}}, []uint64{9, 13}, []uint64{8}},
+		{Filter{Units: []string{"leaky.service"}, Cgroups: []cgroup.Path{cgroup.ParsePath("/kubepods/pod" + uid1)}}, []uint64{3, 4, 5, 6, 9, 13}, []uint64{2, 3, 8}},
+		{Filter{Cgroups: []cgroup.Path{cgroup.ParsePath("kubepods")}, Containers: []string{"envoy"}}, []uint64{6}, []uint64{2, 3}},
+		{Filter{Units: []string{"system.slice"}}, []uint64{8, 9, 10, 11, 13}, []uint64{8}},
+	} {
+		var dst fakeSink
+		if _, err := Copy(&dst, &fakeSource{batches: [][]event.Event{slices.Clone(events), slices.Clone(later)}}, tc.filter); err != nil {
+			t.Fatal(err)
+		}
+		var charges, reclaim []uint64
+		for _, e := range dst.events {
+			switch e.Type {
+			case event.Charge:
+				charges = append(charges, e.Cgroup.ID)
+			case event.ReclaimBegin:
+				reclaim = append(reclaim, e.Cgroup.ID)
+			}
+		}
+		if !slices.Equal(charges, tc.charges) || !slices.Equal(reclaim, tc.reclaim) {
+			t.Errorf("%+v: charges to %d, want %d; reclaim in %d, want %d", tc.filter, charges, tc.charges, reclaim, tc.reclaim)
+		}
+	}
+	_, err := Copy(&fakeSink{}, &fakeSource{batches: [][]event.Event{events}}, Filter{Containers: []string{"abcd"}})
+	const want = "-container abcd is ambiguous: it matches java · abcdabcdabcd · shop/cart-1 and envoy · abcdabcdabcd · shop/cart-1"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
 

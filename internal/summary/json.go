@@ -16,16 +16,18 @@ import (
 
 // jsonVersion is the version of the form below. It changes when a member is removed or
 // changes its meaning, not when one is added.
-const jsonVersion = 1
+const jsonVersion = 2
 
 // NewJSON returns a Sink that writes the summary as one JSON object when it is closed. Events
 // go to the summary first.
 //
 // The members have the units in their names: _ns for nanoseconds, those of times since the
 // trace began, and _pages; amounts of device memory (kind dmem) are bytes instead. null stands
-// for a missing value. Names are escaped as in the table. Arrays have the order of the tables:
+// for a missing value. Names are escaped as in the table. label is what people call a cgroup,
+// and container its runtime, id, name, namespace, pod, and pod_uid, or null. Arrays have the order
+// of the tables:
 //
-//	version      1; it changes when a member is removed or changes its meaning
+//	version      2; it changes when a member is removed or changes its meaning
 //	program, command_line, host, kernel_release, architecture, attach
 //	page_size    in bytes
 //	start        wall-clock time
@@ -37,7 +39,7 @@ const jsonVersion = 1
 //	             cgroup; machine, or for the results task_exits and nofs perhaps some of its
 //	             memory nodes; cpuset and mempolicy, its memory nodes; unknown_cgroup, the
 //	             victim's or one above it, since the start was not seen), cgroup (null for
-//	             another scope), cgroup_id, hierarchy, container, pid, tid, comm of its task,
+//	             another scope), cgroup_id, hierarchy, label, container, pid, tid, comm of its task,
 //	             trigger (failed_charge, failed_allocation, limit_lowered, requested, or
 //	             unknown: an older recording, or the start was not seen), kind, max_pages of the
 //	             limit, usage_pages, full_since_ns (charges hit the limit from then on),
@@ -60,16 +62,17 @@ const jsonVersion = 1
 //	             memory.swap.max is 0, on a machine with swap
 //	  victims    pid, comm, rss_pages, anon_pages, file_pages, shmem_pages, swap_pages,
 //	             page_table_bytes
-//	limits       those that were hit: cgroup, cgroup_id, hierarchy, container, kind, high
+//	limits       those that were hit: cgroup, cgroup_id, hierarchy, label, container, kind, high
 //	             (whether it is memory.high or memory.swap.high), max_pages, hits, failures,
 //	             first_ns, pid, comm, held at the end of the trace, and for memory.high sleeps
 //	             and sleep_ns, how often and about how long tasks slept
 //	total, kinds, cgroups, processes, causes
 //	             charges, charged_pages, failures, batch_misses, first_hit_ns, reclaims,
-//	             reclaim_ns, freed_pages; in all, by kind, by cgroup, by pid and comm, by cause.
+//	             reclaim_ns, freed_pages, first_ns, last_ns; in all, by kind, by cgroup, by pid
+//	             and comm, by cause.
 //	             A process with pid null has all that are too many to list
 //	balances     of counters and those below them, in a trace with -net: cgroup, cgroup_id,
-//	             hierarchy, container, kind, charged_pages, forced_pages, uncharged_pages,
+//	             hierarchy, label, container, kind, charged_pages, forced_pages, uncharged_pages,
 //	             begin_pages and end_pages, the readings of memory.current
 func NewJSON(w io.Writer, s *Summary) stream.Sink { return &jsonSink{w, s} }
 
@@ -124,13 +127,17 @@ type jsonCgroup struct {
 	Cgroup    *string        `json:"cgroup"`
 	CgroupID  uint64         `json:"cgroup_id"`
 	Hierarchy uint32         `json:"hierarchy"`
+	Label     *string        `json:"label"`
 	Container *jsonContainer `json:"container"`
 }
 
 type jsonContainer struct {
-	Runtime string `json:"runtime"`
-	ID      string `json:"id"`
-	Pod     string `json:"pod"`
+	Runtime   string `json:"runtime"`
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	Pod       string `json:"pod"`
+	PodUID    string `json:"pod_uid"`
 }
 
 type jsonOOM struct {
@@ -225,6 +232,8 @@ type jsonTotals struct {
 	Reclaims      uint64 `json:"reclaims"`
 	ReclaimNanos  uint64 `json:"reclaim_ns"`
 	FreedPages    uint64 `json:"freed_pages"`
+	FirstNanos    *int64 `json:"first_ns"`
+	LastNanos     *int64 `json:"last_ns"`
 }
 
 type jsonKind struct {
@@ -333,10 +342,7 @@ func (s *Summary) oom(o *verdict.OOM) jsonOOM {
 	if o.Trigger == verdict.FailedAllocation && o.Order >= 0 {
 		j.Order = &o.Order
 	}
-	if o.FullSinceNanos != 0 {
-		since := s.sinceStart(o.FullSinceNanos)
-		j.FullSince = &since
-	}
+	j.FullSince = s.sinceStartOrNil(o.FullSinceNanos)
 	return j
 }
 
@@ -388,21 +394,27 @@ func (s *Summary) cgroupOf(id event.CgroupID) jsonCgroup {
 	if id.ID == 0 {
 		return j
 	}
-	path := s.Names.Printable(id)
-	j.Cgroup = &path
-	if c := s.Names.Container(id); c.ID != "" || c.Pod != "" {
-		j.Container = &jsonContainer{c.Runtime, c.ID, c.Pod}
+	path, label := s.Names.Printable(id), s.Names.Label(id)
+	j.Cgroup, j.Label = &path, &label
+	if i := s.Names.Identity(id); i.IsContainer() || i.HasPod() {
+		j.Container = &jsonContainer{i.Runtime, i.ID, i.Name, i.Namespace, i.Pod, i.PodUID}
 	}
 	return j
 }
 
 func (s *Summary) totals(t *Totals) jsonTotals {
-	j := jsonTotals{t.Charges, t.ChargedPages, t.Failures, t.BatchMisses, nil, t.Reclaims, t.ReclaimNanos, t.FreedPages}
-	if t.FirstAtLimitNanos != 0 {
-		first := s.sinceStart(t.FirstAtLimitNanos)
-		j.FirstHitNanos = &first
+	return jsonTotals{
+		t.Charges, t.ChargedPages, t.Failures, t.BatchMisses, s.sinceStartOrNil(t.FirstAtLimitNanos), t.Reclaims, t.ReclaimNanos, t.FreedPages,
+		s.sinceStartOrNil(t.FirstNanos), s.sinceStartOrNil(t.LastNanos),
 	}
-	return j
+}
+
+func (s *Summary) sinceStartOrNil(bootNanos uint64) *int64 {
+	if bootNanos == 0 {
+		return nil
+	}
+	nanos := s.sinceStart(bootNanos)
+	return &nanos
 }
 
 // known returns the size of a limit, or nil if it is unknown.

@@ -7,9 +7,10 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	"chargetrace/internal/cause"
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/text"
 	"chargetrace/internal/verdict"
@@ -55,10 +56,32 @@ func (p *printer) amount(kind event.Kind, n int64) string {
 func (p *printer) pages(n uint64) string { return p.amount(event.Memory, int64(n)) }
 
 func (p *printer) cgroups() {
-	totals(p, "CGROUP\tCONTAINER", p.s.sortedCgroups(), func(id event.CgroupID) (string, *Totals) {
-		container := p.s.Names.Container(id).String()
-		return p.s.Names.Printable(id) + "\t" + cmp.Or(container, "-"), p.s.Cgroups[id]
+	cgroups := p.s.sortedCgroups()
+	labels := p.s.Labels()
+	totals(p, []string{"CGROUP"}, cgroups, func(id event.CgroupID) ([]string, *Totals) {
+		return []string{labels[id]}, p.s.Cgroups[id]
 	})
+}
+
+// Labels returns the labels of the cgroups. Equal ones, such as of a unit that was started again,
+// are numbered, and have the time of their charges: leaky.service #2 (690.0 ms to 700.0 ms).
+func (s *Summary) Labels() map[event.CgroupID]string {
+	labels, count := make(map[event.CgroupID]string), make(map[string]int)
+	for id := range s.Cgroups {
+		label := s.Names.Label(id)
+		labels[id] = label
+		count[label]++
+	}
+	times := make(map[string]int)
+	for _, id := range slices.SortedFunc(maps.Keys(labels), func(a, b event.CgroupID) int {
+		return cmp.Or(cmp.Compare(s.Cgroups[a].FirstNanos, s.Cgroups[b].FirstNanos), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
+	}) {
+		if t, label := s.Cgroups[id], labels[id]; count[label] > 1 {
+			times[label]++
+			labels[id] = fmt.Sprintf("%s #%d (%s to %s)", label, times[label], s.Format.Moment(t.FirstNanos), s.Format.Moment(t.LastNanos))
+		}
+	}
+	return labels
 }
 
 // balances prints the balances of counters with own events or with readings.
@@ -70,23 +93,25 @@ func (p *printer) balances() {
 	if len(balances) == 0 {
 		return
 	}
-	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "\nCGROUP, AND BELOW\tCHARGED\tFORCED\tGIVEN BACK\tNET\tAT BEGIN\tAT END\tDIFFERENCE\n")
+	labels := p.s.Labels()
+	rows := [][]string{{"CGROUP, AND BELOW", "CHARGED", "FORCED", "GIVEN BACK", "NET", "AT BEGIN", "AT END", "DIFFERENCE"}}
 	for _, b := range balances[:min(len(balances), maxLines)] {
-		name, kind := p.s.Names.Printable(b.Counter.Cgroup), b.Counter.Kind
+		id, kind := b.Counter.Cgroup, b.Counter.Kind
+		name := cmp.Or(labels[id], p.s.Names.Label(id))
 		if kind != event.Memory {
 			name += " [" + kind.String() + "]"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s", name, p.amount(kind, int64(b.ChargedPages)), p.amount(kind, int64(b.ForcedPages)),
-			p.amount(kind, int64(b.UnchargedPages)), p.amount(kind, b.Pages()))
+		row := []string{name, p.amount(kind, int64(b.ChargedPages)), p.amount(kind, int64(b.ForcedPages)),
+			p.amount(kind, int64(b.UnchargedPages)), p.amount(kind, b.Pages())}
 		if difference, ok := b.Difference(); ok {
 			begin, end, _ := b.Readings()
-			fmt.Fprintf(w, "\t%s\t%s\t%s\n", p.amount(kind, begin), p.amount(kind, end), p.amount(kind, difference))
+			row = append(row, p.amount(kind, begin), p.amount(kind, end), p.amount(kind, difference))
 		} else {
-			fmt.Fprint(w, "\t-\t-\t-\n")
+			row = append(row, "-", "-", "-")
 		}
+		rows = append(rows, row)
 	}
-	w.Flush()
+	p.table(rows)
 	if n := len(balances) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "and %d more\n", n)
 	}
@@ -96,15 +121,17 @@ func (p *printer) balances() {
 }
 
 func (p *printer) processes() {
-	totals(p, "PID\tCOMM", p.s.sortedProcesses(), func(proc *Process) (string, *Totals) {
-		return fmt.Sprintf("%d\t%v", proc.PID, proc.Comm), &proc.Totals
+	totals(p, []string{"PID", "COMM"}, p.s.sortedProcesses(), func(proc *Process) ([]string, *Totals) {
+		return []string{fmt.Sprint(proc.PID), proc.Comm.String()}, &proc.Totals
 	})
 }
 
 // causes prints the charges by cause, the largest callers of slabs, and the most frequent
 // stacks of [cause.Other], which show where the rules have gaps.
 func (p *printer) causes() {
-	totals(p, "CAUSE", p.s.sortedCauses(), func(c cause.Cause) (string, *Totals) { return c.String(), p.s.Causes[c] })
+	totals(p, []string{"CAUSE"}, p.s.sortedCauses(), func(c cause.Cause) ([]string, *Totals) {
+		return []string{c.String()}, p.s.Causes[c]
+	})
 	callers := slices.SortedFunc(maps.Keys(p.s.SlabCallers), func(a, b string) int {
 		return cmp.Or(cmp.Compare(p.s.SlabCallers[b], p.s.SlabCallers[a]), cmp.Compare(a, b))
 	})
@@ -120,24 +147,71 @@ func (p *printer) causes() {
 }
 
 // totals prints a table with the Totals of items.
-func totals[T any](p *printer, head string, items []T, line func(T) (string, *Totals)) {
+func totals[T any](p *printer, head []string, items []T, line func(T) ([]string, *Totals)) {
 	if len(items) == 0 {
 		return
 	}
-	w := tabwriter.NewWriter(&p.b, 0, 0, 2, ' ', 0)
 	charged := "CHARGED"
 	if p.s.Format.InPages() {
 		charged = "PAGES"
 	}
-	fmt.Fprintf(w, "\n%s\tCHARGES\t%s\tFAILED\tMISSES\tFIRST HIT\tRECLAIM\tFREED\n", head, charged)
+	rows := [][]string{append(head, "CHARGES", charged, "FAILED", "MISSES", "FIRST HIT", "RECLAIM", "FREED")}
 	for _, item := range items[:min(len(items), maxLines)] {
-		name, t := line(item)
-		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t%s\t%s\t%s\n", name, t.Charges, p.pages(t.ChargedPages), t.Failures, t.BatchMisses,
-			p.moment(t.FirstAtLimitNanos), text.Duration(int64(t.ReclaimNanos)), p.pages(t.FreedPages))
+		names, t := line(item)
+		rows = append(rows, append(names, fmt.Sprint(t.Charges), p.pages(t.ChargedPages), fmt.Sprint(t.Failures), fmt.Sprint(t.BatchMisses),
+			p.moment(t.FirstAtLimitNanos), text.Duration(int64(t.ReclaimNanos)), p.pages(t.FreedPages)))
 	}
-	w.Flush()
+	p.table(rows)
 	if n := len(items) - maxLines; n > 0 {
 		fmt.Fprintf(&p.b, "and %d more\n", n)
+	}
+}
+
+// maxName is the width of a column of names. A longer name has a line of its own.
+const maxName = 100
+
+// table prints rows of columns, the head first.
+func (p *printer) table(rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row[1:] {
+			widths[i+1] = max(widths[i+1], utf8.RuneCountInString(cell))
+		}
+	}
+	most := maxName
+	if p.s.Columns > 0 {
+		const least = 20
+		most = p.s.Columns
+		for _, width := range widths[1:] {
+			most -= len("  ") + width
+		}
+		most = max(least, min(most, maxName))
+	}
+	if p.s.Columns > 0 {
+		names := make([]string, len(rows))
+		for i, row := range rows {
+			names[i] = row[0]
+		}
+		for i, name := range container.FitAll(names, most) {
+			rows[i][0] = name
+		}
+	}
+	for _, row := range rows {
+		if n := utf8.RuneCountInString(row[0]); n <= most {
+			widths[0] = max(widths[0], n)
+		}
+	}
+	p.b.WriteByte('\n')
+	for _, row := range rows {
+		if utf8.RuneCountInString(row[0]) > most {
+			p.b.WriteString(row[0] + "\n")
+			row[0] = ""
+		}
+		last := len(row) - 1
+		for i, cell := range row[:last] {
+			fmt.Fprintf(&p.b, "%-*s  ", widths[i], cell)
+		}
+		p.b.WriteString(row[last] + "\n")
 	}
 }
 

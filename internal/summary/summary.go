@@ -22,6 +22,9 @@ type Totals struct {
 	// FirstAtLimitNanos is the time of the first charge that hit a limit, on the clock
 	// of [event.Event.BootNanos]; 0 if none did.
 	FirstAtLimitNanos uint64
+	// FirstNanos and LastNanos are the times of the first and the last charge or reclaim, on
+	// the same clock.
+	FirstNanos, LastNanos uint64
 	// Reclaims is the number of reclaims, ReclaimNanos their total time, and FreedPages
 	// the pages they freed.
 	Reclaims, ReclaimNanos, FreedPages uint64
@@ -30,6 +33,7 @@ type Totals struct {
 // AddCharge adds a charge, and its pages if they add up.
 func (t *Totals) AddCharge(e *event.Event, addsUp bool) {
 	t.Charges++
+	t.lived(e.BootNanos, e.BootNanos)
 	switch e.Outcome {
 	case event.OK:
 		if addsUp {
@@ -45,8 +49,17 @@ func (t *Totals) AddCharge(e *event.Event, addsUp bool) {
 	}
 }
 
+// lived adds a time in which there were charges or reclaim.
+func (t *Totals) lived(from, to uint64) {
+	if t.FirstNanos == 0 {
+		t.FirstNanos = from
+	}
+	t.LastNanos = to
+}
+
 // add adds the charges of later totals.
 func (t *Totals) add(o *Totals) {
+	t.lived(o.FirstNanos, o.LastNanos)
 	t.Charges += o.Charges
 	t.ChargedPages += o.ChargedPages
 	t.Failures += o.Failures
@@ -58,6 +71,7 @@ func (t *Totals) add(o *Totals) {
 
 // AddReclaim adds the end of a reclaim.
 func (t *Totals) AddReclaim(e *event.Event) {
+	t.lived(e.BootNanos, e.BootNanos)
 	t.Reclaims++
 	t.ReclaimNanos += e.DurationNanos
 	t.FreedPages += e.FreedPages
@@ -97,6 +111,9 @@ type Summary struct {
 	Others    Totals
 	// Counts is set by Close.
 	Counts stream.Counts
+	// Columns is the width of the terminal that the summary is printed on; 0 is none, which
+	// shortens no name.
+	Columns int
 
 	// run sums up the last charges with the same process, cgroup and kind. Until the end of
 	// a Write its Totals are missing in the sums above.

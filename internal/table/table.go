@@ -17,7 +17,8 @@ import (
 
 // Options control the look of a [Table]. The zero value is the script's table.
 type Options struct {
-	// Wide selects the wide table. Its rows fit into Columns, at least 120, flags aside.
+	// Wide selects the wide table. Names of cgroups are shortened so that its rows fit into
+	// Columns, at least 120, flags and long names aside; 0 shortens none.
 	Wide    bool
 	Columns int
 }
@@ -35,8 +36,10 @@ type Table struct {
 	bootWallNanos int64
 
 	wide bool
-	// Widths of the wide table's columns for paths.
+	// Widths of the wide table's columns for names of cgroups. They grow with the names unless
+	// those are shortened.
 	cgroupWidth, limitedByWidth int
+	shortens                    bool
 	// charged and limiting are the cgroups of the last row, often also those of the next
 	// one. limitingRoom is the width that limiting was shortened to.
 	charged, limiting cachedCgroup
@@ -134,7 +137,8 @@ func New(w io.Writer, v *verdict.Verdict, o Options) *Table {
 	case text.Date:
 		t.timeWidth = len(text.DateLayout)
 	}
-	t.setPathWidths(max(o.Columns, 120))
+	t.shortens = o.Columns > 0
+	t.setNameWidths(max(o.Columns, wideColumnsToFit))
 	return t
 }
 
@@ -296,7 +300,7 @@ func (t *Table) appendCharge(e *event.Event) {
 		// The row already shows the counter's own limit.
 		if e.Limiting.CgroupID != e.Cgroup.ID {
 			b = append(b, ' ')
-			b = append(b, t.verdict.Names.Printable(e.InCgroup(e.Limiting.CgroupID))...)
+			b = append(b, t.verdict.Names.Label(e.InCgroup(e.Limiting.CgroupID))...)
 		}
 		b = append(b, ' ')
 	}

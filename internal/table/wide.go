@@ -5,14 +5,15 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/text"
 	"chargetrace/internal/verdict"
 )
 
-// The widths of the columns of the wide table. The columns for paths also take what
-// the screen has beyond wideColumnsToFit. Without flags, the shortest rows are 118
-// characters wide.
+// The widths of the columns of the wide table. The columns for names of cgroups also take what
+// the screen has beyond wideColumnsToFit; otherwise they grow up to maxNameWidth. Without flags,
+// the shortest rows are 118 characters wide.
 const (
 	widePIDWidth     = 7
 	wideCommWidth    = 15
@@ -20,15 +21,16 @@ const (
 	wideCountWidth   = 7
 	kindWidth        = 7
 	outcomeWidth     = 7
-	minCgroupWidth   = 14
-	minLimitedBy     = 19
+	minCgroupWidth   = 22
+	minLimitedBy     = 11
+	maxNameWidth     = 80
 	roomWidth        = 6
 	causeWidth       = 12
 	wideColumnsToFit = 120
 )
 
-// setPathWidths distributes the width beyond wideColumnsToFit to the columns for paths.
-func (t *Table) setPathWidths(columns int) {
+// setNameWidths distributes the width beyond wideColumnsToFit to the columns for names.
+func (t *Table) setNameWidths(columns int) {
 	extra := columns - wideColumnsToFit
 	if t.verdict.Info.KernelStacks {
 		extra = max(0, extra-causeWidth-1)
@@ -100,23 +102,47 @@ func endLine(b []byte) []byte {
 	return append(b, '\n')
 }
 
-// cachedCgroup holds a column with the path of a cgroup.
+// cachedCgroup holds a column with the name of a cgroup.
 type cachedCgroup struct {
 	id     event.CgroupID
 	column []byte // padded
 }
 
-// appendCgroup appends the shortened path of a cgroup.
+// appendCgroup appends the column CGROUP.
 func (t *Table) appendCgroup(b []byte, id event.CgroupID) []byte {
 	if t.charged.id != id || len(t.charged.column) == 0 {
-		column := text.AppendShort(t.charged.column[:0], t.verdict.Names.Printable(id), t.cgroupWidth)
-		t.charged = cachedCgroup{id, padRunes(column, 0, t.cgroupWidth)}
+		column := append(t.charged.column[:0], t.label(id, t.cgroupWidth)...)
+		t.charged = cachedCgroup{id, t.padName(column, 0, &t.cgroupWidth)}
 	}
 	return append(b, t.charged.column...)
 }
 
-// appendLimitedBy appends the path of the limiting level, or = for the charged cgroup,
-// and its usage and limit.
+// label returns the label of a cgroup, on a terminal shortened.
+func (t *Table) label(id event.CgroupID, width int) string {
+	label := t.verdict.Names.Label(id)
+	if t.shortens {
+		return container.Fit(label, width)
+	}
+	return label
+}
+
+// isPodOf reports whether a cgroup is the pod of the container with another one.
+func (t *Table) isPodOf(pod, id event.CgroupID) bool {
+	p, c := t.verdict.Names.Identity(pod), t.verdict.Names.Identity(id)
+	return p.ID == "" && c.ID != "" && p.PodUID != "" && p.PodUID == c.PodUID
+}
+
+// padName fills a column for names up to its width, which grows with the names unless they are
+// shortened.
+func (t *Table) padName(b []byte, from int, width *int) []byte {
+	if n := utf8.RuneCount(b[from:]); !t.shortens {
+		*width = max(*width, min(n, maxNameWidth))
+	}
+	return padRunes(b, from, *width)
+}
+
+// appendLimitedBy appends the name of the limiting level, or = for the charged cgroup, and its
+// usage and limit.
 func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
 	l := &e.Limiting
 	if !l.Limited() {
@@ -129,15 +155,19 @@ func (t *Table) appendLimitedBy(b []byte, e *event.Event) []byte {
 		b = append(append(b, '=', ' '), t.level...)
 		return pad(b, from, t.limitedByWidth)
 	}
-	const minPath = 6 // characters of a path
-	room := max(minPath, t.limitedByWidth-len(t.level)-1)
+	room := t.limitedByWidth - len(t.level) - 1
 	id := e.InCgroup(l.CgroupID)
 	if t.limiting.id != id || len(t.limiting.column) == 0 || t.limitingRoom != room {
-		column := text.AppendShort(t.limiting.column[:0], t.verdict.Names.Printable(id), room)
+		label := t.label(id, room)
+		if utf8.RuneCountInString(label) > room && t.shortens && t.isPodOf(id, e.Cgroup) {
+			b = append(append(b, "pod "...), t.level...) // the row names the container
+			return pad(b, from, t.limitedByWidth)
+		}
+		column := append(t.limiting.column[:0], label...)
 		t.limiting, t.limitingRoom = cachedCgroup{id, append(column, ' ')}, room
 	}
 	b = append(append(b, t.limiting.column...), t.level...)
-	return padRunes(b, from, t.limitedByWidth)
+	return t.padName(b, from, &t.limitedByWidth)
 }
 
 func (t *Table) appendFlags(b []byte, e *event.Event) []byte {
@@ -163,7 +193,7 @@ func (t *Table) appendFlags(b []byte, e *event.Event) []byte {
 	}
 	if e.FailedAt != 0 && e.FailedAt != e.Limiting.CgroupID {
 		b = append(b, "at="...)
-		b = append(b, t.verdict.Names.Printable(e.InCgroup(e.FailedAt))...)
+		b = append(b, t.verdict.Names.Label(e.InCgroup(e.FailedAt))...)
 	}
 	return b
 }

@@ -1,7 +1,9 @@
 package trace
 
 import (
+	"cmp"
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"chargetrace/internal/event"
@@ -31,6 +33,8 @@ type blockWriter struct {
 	// or without a name so far.
 	mentionedCgroups map[event.CgroupID]bool
 	mentionedStacks  map[uint32]bool
+	// renamed are the cgroups with another name than the last that was written.
+	renamed map[event.CgroupID]bool
 
 	// numbers are the numbers of the contexts by their encoding. last is the number of
 	// the last context of each type, -1 for none: most events of a type share one.
@@ -40,15 +44,18 @@ type blockWriter struct {
 	buf []byte
 }
 
+// cgroup has the fields of an event of type [event.CgroupName].
 type cgroup struct {
-	parent uint64
-	name   string
+	parent         uint64
+	name, identity string
 }
+
+func cgroupOf(e *event.Event) cgroup { return cgroup{e.ParentID, e.Name, e.Identity} }
 
 func newBlockWriter() blockWriter {
 	b := blockWriter{
 		cgroups: make(map[event.CgroupID]cgroup), frames: make(map[uint32]string),
-		mentionedCgroups: make(map[event.CgroupID]bool), mentionedStacks: make(map[uint32]bool),
+		mentionedCgroups: make(map[event.CgroupID]bool), mentionedStacks: make(map[uint32]bool), renamed: make(map[event.CgroupID]bool),
 		numbers: make(map[string]int),
 		coder:   coder{encoding: true, version: Version},
 	}
@@ -81,16 +88,20 @@ func (b *blockWriter) redefines(e *event.Event) bool {
 		return b.mentionedStacks[e.StackNumber] && b.frames[e.StackNumber] != e.Frames
 	}
 	known, ok := b.cgroups[e.Cgroup]
-	return b.mentionedCgroups[e.Cgroup] && (!ok || known != cgroup{e.ParentID, e.Name})
+	return b.mentionedCgroups[e.Cgroup] && (!ok || known != cgroupOf(e))
 }
 
 // define stores a name or a stack for the contexts that follow.
 func (b *blockWriter) define(e *event.Event) {
 	if e.Type == event.Stack {
 		b.frames[e.StackNumber] = e.Frames
-	} else {
-		b.cgroups[e.Cgroup] = cgroup{e.ParentID, e.Name}
+		return
 	}
+	known, ok := b.cgroups[e.Cgroup]
+	if ok && known != cgroupOf(e) {
+		b.renamed[e.Cgroup] = true
+	}
+	b.cgroups[e.Cgroup] = cgroupOf(e)
 }
 
 // add encodes an event.
@@ -150,12 +161,26 @@ func (b *blockWriter) addContext(begin int) {
 func (b *blockWriter) mentionCgroup(id event.CgroupID) {
 	for !b.mentionedCgroups[id] {
 		b.mentionedCgroups[id] = true
+		delete(b.renamed, id)
 		known, ok := b.cgroups[id]
 		if !ok {
 			return
 		}
-		codeCgroupName(&b.coder, &event.Event{Cgroup: id, ParentID: known.parent, Name: known.name})
+		codeCgroupName(&b.coder, &event.Event{Cgroup: id, ParentID: known.parent, Name: known.name, Identity: known.identity})
 		id.ID = known.parent
+	}
+}
+
+// mentionRenamed adds the names of renamed cgroups to a block without events, as many as fit.
+func (b *blockWriter) mentionRenamed() {
+	b.firstTime, b.least, b.greatest = b.lastTime, b.lastTime, b.lastTime
+	ids := slices.SortedFunc(maps.Keys(b.renamed), func(x, y event.CgroupID) int {
+		return cmp.Or(cmp.Compare(x.Hierarchy, y.Hierarchy), cmp.Compare(x.ID, y.ID))
+	})
+	for _, id := range ids {
+		if len(b.names.b) < blockBytes {
+			b.mentionCgroup(id)
+		}
 	}
 }
 

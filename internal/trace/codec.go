@@ -207,6 +207,10 @@ func codeCgroupName(x *coder, e *event.Event) {
 	x.uint64(&x.names, &e.ParentID)
 	x.text(&x.names, &e.Name)
 	x.bad = x.bad || len(e.Name) > 255 || strings.ContainsAny(e.Name, "/\x00")
+	if x.version >= 6 {
+		x.text(&x.names, &e.Identity)
+		x.bad = x.bad || len(e.Identity) > event.MaxIdentity
+	}
 }
 
 // codeStack encodes or decodes an entry of the section stacks.

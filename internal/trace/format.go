@@ -28,13 +28,16 @@
 // object ([stream.Info]), the last block of a complete recording the kind end and another JSON
 // object ([stream.Counts]).
 //
+// If names were found late, the last block of events has no events, but these names.
+//
 // A block of events needs no other block: a reader can skip it by its times, and damage
 // costs that block alone, unless it hits the first four bytes or the length of the payload
 // in the file, which locate the next block. The payload has these sections, each after
 // its length as a uvarint:
 //
 //	names     for each cgroup of the contexts, and its ancestors: uvarint
-//	          hierarchy, id, id of the parent, length of the name; the name
+//	          hierarchy, id, id of the parent, length of the name; the name;
+//	          length of the identity; the identity ([event.Event.Identity])
 //	stacks    for each stack of the contexts: uvarint number, length of the
 //	          frames; the frames ([event.Event.Frames])
 //	contexts  fields that many events share, see below
@@ -52,6 +55,7 @@
 // kernel stack and the user stack (0: none). An uncharge or a forced charge adds a byte for
 // the kind and uvarint counter, and a sleep for memory.high a byte for the kind.
 //
+// Version 5 has no identities of cgroups.
 // Version 4 has no kind of sleeps, which are all for memory.high, no order in OOM, and no
 // wall-clock time in the headers.
 // Version 3 has no runs of the OOM killer that killed nobody, sleeps for memory.high,
@@ -106,7 +110,7 @@ import (
 const (
 	signature = "CTRACE\r\n"
 	// Version is the version of the format.
-	Version = 5
+	Version = 6
 
 	blockMagic  = "CTB1"
 	headerBytes = 48

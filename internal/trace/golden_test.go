@@ -62,11 +62,11 @@ func TestOldRecordings(t *testing.T) {
 	}
 }
 
-// TestSameBytes records the events of v5.ctrace again and expects the same blocks. It
+// TestSameBytes records the events of v6.ctrace again and expects the same blocks. It
 // compares payloads before compression: another release of the compressor may pack them
 // differently.
 func TestSameBytes(t *testing.T) {
-	file, err := os.ReadFile("testdata/v5.ctrace")
+	file, err := os.ReadFile("testdata/v6.ctrace")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,8 @@ func TestSameBytes(t *testing.T) {
 	w := newWriter(t, &again, info)
 	events := story(300)
 	renamed := event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "renamed"}
-	for i, chunk := range [][]event.Event{events[:100], events[100:200], {renamed}, events[200:]} {
+	identified := event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 2}, ParentID: 1, Name: "renamed", Identity: "pod=cart\n"}
+	for i, chunk := range [][]event.Event{events[:100], events[100:200], {renamed}, events[200:250], {identified}, events[250:]} {
 		if err := w.Write(chunk); err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +100,7 @@ func TestSameBytes(t *testing.T) {
 	for _, p := range payloads(t, record(t, story(blockEvents+5000))) {
 		sum.Write(p.bytes)
 	}
-	if got, want := hex.EncodeToString(sum.Sum(nil)), "33c0bb52cb088bd7cf3c5348a519b75898014db0165377bfaacfa19ebcc44a0b"; got != want {
+	if got, want := hex.EncodeToString(sum.Sum(nil)), "b4d131b10f208a6aebd10752f465a860ea9f21ff27bc677511be231ac9d37b47"; got != want {
 		t.Errorf("the payloads of two blocks have the SHA-256 %s, want %s", got, want)
 	}
 }

@@ -171,7 +171,7 @@ func (r *Reader) filter(batch []event.Event) int {
 		e := &batch[i]
 		switch {
 		case e.Type == event.CgroupName:
-			name := cgroup{e.ParentID, e.Name}
+			name := cgroupOf(e)
 			if known, ok := r.cgroups[e.Cgroup]; ok && known == name {
 				continue
 			}

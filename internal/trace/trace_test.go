@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -60,6 +61,9 @@ func storyOf(version uint32, n int) []event.Event {
 		{Type: event.CgroupName, Cgroup: event.CgroupID{ID: 3, Hierarchy: 4}, ParentID: 1, Name: "v1"},
 		{Type: event.Stack, StackNumber: 7, Frames: "charge_memcg+0x3a;do_anonymous_page+0x1"},
 		{Type: event.Stack, StackNumber: 1 << 20, Frames: "main.fill [app]+0x3a;0x7fff12345678"},
+	}
+	if version >= 6 {
+		events[0].Identity = "name=java\npod=cart\xff\n"
 	}
 	usage := int64(100)
 	for i := range n {
@@ -328,6 +332,45 @@ func TestMerged(t *testing.T) {
 	}
 	if want := []string{"a k u", "a k v", "a l v", "b l v", "b l v"}; err != io.EOF || !slices.Equal(got, want) {
 		t.Errorf("%q, %v, want %q", got, err, want)
+	}
+}
+
+// TestLateNames records names that change after the last event with the cgroup, and at a time in
+// which nothing else happens.
+func TestLateNames(t *testing.T) {
+	var file bytes.Buffer
+	w := newWriter(t, &file, info)
+	e := event.Event{Type: event.ReclaimBegin, BootNanos: info.StartBootNanos + 5, Cgroup: event.CgroupID{ID: 3}}
+	name := func(id, parent uint64, name, identity string) event.Event {
+		return event.Event{Type: event.CgroupName, Cgroup: event.CgroupID{ID: id}, ParentID: parent, Name: name, Identity: identity}
+	}
+	first := []event.Event{name(2, 1, "a", ""), name(1, 0, "", ""), name(3, 2, "b", ""), e}
+	late := []event.Event{name(3, 2, "b", "name=late\n"), name(2, 1, "a", "pod=late\n")}
+	if err := errors.Join(w.Write(first), w.Write(late), w.Close(counted)); err != nil {
+		t.Fatal(err)
+	}
+	for _, from := range []uint64{0, e.BootNanos} {
+		rd, err := NewReader(bytes.NewReader(file.Bytes()), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rd.Limit(from, 0)
+		last := make(map[uint64]string)
+		batch, events := make([]event.Event, 16), 0
+		for err == nil {
+			var n int
+			n, err = rd.Read(batch)
+			for _, e := range batch[:n] {
+				if e.Type == event.CgroupName {
+					last[e.Cgroup.ID] = e.Identity
+				} else {
+					events++
+				}
+			}
+		}
+		if want := (map[uint64]string{1: "", 2: "pod=late\n", 3: "name=late\n"}); err != io.EOF || events != 1 || !maps.Equal(last, want) {
+			t.Errorf("from %d: %d events, names %v, %v", from, events, last, err)
+		}
 	}
 }
 
@@ -601,7 +644,7 @@ func TestRefuses(t *testing.T) {
 	}{
 		"empty":     {nil, "x: not a recording of chargetrace: EOF"},
 		"text":      {[]byte("TIME     PID    COMM"), "x: not a recording of chargetrace"},
-		"newer":     {newer, "x: format version 6 is not supported: this program reads versions 1 to 5"},
+		"newer":     {newer, "x: format version 7 is not supported: this program reads versions 1 to 6"},
 		"cut":       {file[:40], "x: first block: unexpected EOF"},
 		"huge":      {huge, "x: first block: damaged block: its length of 1073741824 bytes exceeds 16777216"},
 		"text mode": {bytes.ReplaceAll(file, []byte("\r\n"), []byte("\n")), "x: not a recording of chargetrace"},

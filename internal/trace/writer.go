@@ -118,6 +118,12 @@ func (w *Writer) Close(c stream.Counts) error {
 	if err := errors.Join(w.err, w.flush()); err != nil {
 		return err
 	}
+	for len(w.block.renamed) > 0 {
+		w.block.mentionRenamed()
+		if err := w.writeEvents(); err != nil {
+			return err
+		}
+	}
 	c.RecordedEvents, c.RecordedCharges = w.events, w.charges
 	payload, err := json.Marshal(c)
 	if err != nil {
@@ -132,6 +138,11 @@ func (w *Writer) flush() error {
 	if w.block.events == 0 {
 		return nil
 	}
+	return w.writeEvents()
+}
+
+// writeEvents writes the block of events, even if it has only names.
+func (w *Writer) writeEvents() error {
 	h := blockHeader{kind: kindEvents, events: uint32(w.block.events), least: w.block.least, greatest: w.block.greatest, bootWallNanos: w.bootWallNanos}
 	payload := w.block.payload()
 	w.block.reset()

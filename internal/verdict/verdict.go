@@ -15,7 +15,8 @@ type Verdict struct {
 	*world.World
 	// Format is how it writes amounts and times.
 	Format text.Format
-	// NameWidth is the number of characters of a cgroup's name in a sentence.
+	// NameWidth is the number of characters of a cgroup's name in a sentence, as
+	// [container.Fit] shortens it; 0 does not.
 	NameWidth int
 
 	// Limits are the limits that were hit; see HitsOf.
@@ -53,7 +54,7 @@ type Verdict struct {
 func New(w *world.World, f text.Format) *Verdict {
 	f.PageSize, f.StartBootNanos, f.WallClock = w.Info.PageSize, w.Info.StartBootNanos, w.Clock.Wall
 	return &Verdict{
-		World: w, Format: f, NameWidth: text.MaxName,
+		World: w, Format: f,
 		Limits:   make(map[LimitID]*Limit),
 		reclaims: make(map[event.CgroupID]*Reclaim),
 		chargers: chargers{byID: make(map[chargerID]*charger)},

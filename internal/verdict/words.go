@@ -6,17 +6,21 @@ import (
 	"slices"
 	"strings"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/text"
 )
 
-// Name returns the printable path of a cgroup, shortened; of none, "the machine".
+// Name returns what people call a cgroup; of none, "the machine".
 func (v *Verdict) Name(id event.CgroupID) string {
 	if id.ID == 0 {
 		return "the machine"
 	}
-	return text.Shorten(v.Names.Printable(id), v.NameWidth)
+	if v.NameWidth > 0 {
+		return text.Shorten(container.Fit(v.Names.Label(id), v.NameWidth), max(v.NameWidth, text.MaxName))
+	}
+	return v.Names.Label(id)
 }
 
 // Size writes an amount of a kind of counter.

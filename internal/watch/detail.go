@@ -7,12 +7,12 @@ import (
 	"strings"
 	"time"
 
-	"chargetrace/internal/text"
+	"chargetrace/internal/container"
 )
 
 // detail writes the usage and the limit of a cgroup, its causes, and its net growth.
 func (p *painter) detail(r *row) {
-	p.line(p.rule(r.path))
+	p.line(p.rule(r.name))
 	var b strings.Builder
 	switch {
 	case r.gone:
@@ -32,11 +32,11 @@ func (p *painter) detail(r *row) {
 			b.WriteString("; its own " + limit)
 		} else {
 			b.WriteString("; " + limit + " of ")
-			b.Write(text.AppendShort(nil, r.limitedBy, max(10, p.width-b.Len())))
+			b.WriteString(container.Fit(r.limitedBy, max(10, p.width-b.Len())))
 		}
 	}
-	if c := p.container(r.id); c != "" {
-		b.WriteString("; " + c)
+	if path := p.Names.Printable(r.id); path != r.name {
+		b.WriteString("; " + path)
 	}
 	p.line(b.String())
 	if p.Info.KernelStacks {

@@ -43,6 +43,7 @@ const helpText = `
   MISS     batch charges a second that failed and were retried smaller
   RECL     time spent in reclaim for the cgroup; 200% is two tasks all the time
   OOM      processes killed because the cgroup ran out of memory
+  +3.82s   after a name that two cgroups have: since when this one has charges
   for:     with -stack: the causes of the pages charged in five seconds
 `
 

@@ -35,7 +35,7 @@ func (w *Watch) printLine() {
 		return
 	}
 	r := rows[0]
-	cgroup := r.path
+	cgroup := r.name
 	limit := []any{"-", "max", "-"}
 	if r.limitedBy != "" {
 		limit = []any{p.amount(r.limitingPages), p.amount(int64(r.maxPages)), p.amount(r.roomPages())}

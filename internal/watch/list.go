@@ -8,6 +8,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/text"
 )
 
@@ -72,8 +73,19 @@ func (p *painter) table(rows []*row, selected, height int) {
 		limitedBy = left * 3 / 10
 		left -= 1 + limitedBy
 	}
-	bar := max(5, (left-1)*2/5)
-	name := max(1, left-1-bar)
+	first := max(0, min(selected-height/2, len(rows)-height))
+	visible := rows[first:min(len(rows), first+height)]
+	const minBar = 5
+	name := max(1, left-1-max(minBar, (left-1)*2/5))
+	var labels []string
+	for _, r := range visible {
+		labels = append(labels, r.name)
+	}
+	for _, label := range container.FitAll(labels, name) { // names before bars
+		name = max(name, min(ansi.StringWidth(label), left-1-minBar))
+	}
+	labels = container.FitAll(labels, name)
+	bar := max(minBar, left-1-name)
 
 	var head strings.Builder
 	head.WriteString("  " + fit("CGROUP", name) + " " + fit("", bar))
@@ -84,15 +96,14 @@ func (p *painter) table(rows []*row, selected, height int) {
 		head.WriteString(" LIMITED BY")
 	}
 	p.line(faint.Styled(head.String()))
-	first := max(0, min(selected-height/2, len(rows)-height))
-	for i, r := range rows[first:min(len(rows), first+height)] {
+	for i, r := range visible {
 		var b strings.Builder
-		b.WriteString(fit(string(text.AppendShort(nil, r.path, name)), name) + " " + p.style(r).Styled(p.bar(r, bar)))
+		b.WriteString(fit(string(text.AppendShort(nil, labels[i], name)), name) + " " + p.style(r).Styled(p.bar(r, bar)))
 		for _, c := range numbers {
 			b.WriteString(" " + fitRight(c.cell(p, r), max(c.width, p.amountWidth(c.width))))
 		}
 		if limitedBy > 0 {
-			b.WriteString(" " + string(text.AppendShort(nil, r.limitedBy, limitedBy)))
+			b.WriteString(" " + short(r.limitedBy, limitedBy))
 		}
 		switch {
 		case first+i == selected && !p.entered:

@@ -2,6 +2,7 @@ package watch
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -13,12 +14,12 @@ import (
 // row is a cgroup on the screen, as of the last tick.
 type row struct {
 	id    event.CgroupID
-	path  string // printable
+	name  string // what people call it, printable
 	group *group // nil: no event yet
 	known bool   // the usage is
 	gone  bool   // the cgroup has been removed
 	sample
-	limitedBy string // the path of the limiting level; empty: no limit
+	limitedBy string // the name of the limiting level; empty: no limit
 	ownLimit  bool   // the cgroup is the limiting level
 	// fillRate is the growth of the limiting level, or of the cgroup if it has no limit,
 	// in pages a second; NaN: unknown.
@@ -45,21 +46,21 @@ func (r *row) fullness() float64 {
 // row returns the row of a cgroup.
 func (s *state) row(id event.CgroupID) row {
 	names := &s.Names
-	r := row{id: id, path: names.Printable(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
+	r := row{id: id, name: names.Label(id), group: s.groups[id], toLimit: -1, fillRate: math.NaN()}
 	filling := s.levels[id]
 	r.known = filling != nil
 	r.gone = r.group != nil && r.group.gone
 	if g := r.group; g != nil && len(g.graph) > 0 {
 		r.sample = g.last
 		if r.limiting != (event.CgroupID{}) {
-			r.limitedBy, r.ownLimit = names.Printable(r.limiting), r.limiting == id
+			r.limitedBy, r.ownLimit = names.Label(r.limiting), r.limiting == id
 			filling = s.levels[r.limiting]
 		}
 		r.setRates(g)
 	} else if filling != nil && len(filling.history) > 0 {
 		r.usagePages = filling.history[len(filling.history)-1].usagePages
 		if l := (event.Level{MaxPages: min(filling.maxPages, filling.highPages)}); l.Limited() {
-			r.limitingPages, r.maxPages, r.limitedBy, r.ownLimit = r.usagePages, l.MaxPages, r.path, true
+			r.limitingPages, r.maxPages, r.limitedBy, r.ownLimit = r.usagePages, l.MaxPages, r.name, true
 			r.high = filling.highPages < filling.maxPages
 		}
 	}
@@ -135,17 +136,9 @@ func (o order) compare(a, b *row) int {
 	return 0
 }
 
-// container returns the printable name of a cgroup's container, or "".
-func (s *state) container(id event.CgroupID) string {
-	if c := s.Names.Container(id); c.ID != "" {
-		return event.Printable(c.String())
-	}
-	return ""
-}
-
-// matches reports whether the path or the container of a row contains a text.
+// matches reports whether the name or the path of a row contains a text.
 func (s *state) matches(r *row, filter string) bool {
-	return filter == "" || strings.Contains(strings.ToLower(r.path+" "+s.container(r.id)), strings.ToLower(filter))
+	return filter == "" || strings.Contains(strings.ToLower(r.name+" "+s.Names.Printable(r.id)), strings.ToLower(filter))
 }
 
 // rows returns the sorted rows that the keys select.
@@ -167,13 +160,14 @@ func (s *state) rows(k *keys) (rows []*row) {
 			rows = append(rows, &all[len(all)-1])
 		}
 	}
+	s.tellApart(rows)
 	slices.SortFunc(rows, func(a, b *row) int {
 		if c := boolCompare(a.gone, b.gone); c != 0 { // removed cgroups come last
 			return c
 		}
 		c := k.order.compare(a, b)
 		if c == 0 {
-			c = cmp.Or(strings.Compare(a.path, b.path), cmp.Compare(a.id.ID, b.id.ID))
+			c = cmp.Or(strings.Compare(a.name, b.name), cmp.Compare(a.id.ID, b.id.ID))
 		}
 		if k.reverse {
 			c = -c
@@ -181,6 +175,20 @@ func (s *state) rows(k *keys) (rows []*row) {
 		return c
 	})
 	return rows
+}
+
+// tellApart adds to equal names, such as of a unit that was started again, how long after the
+// start of the trace there were charges: leaky.service +3.82s.
+func (s *state) tellApart(rows []*row) {
+	count := make(map[string]int)
+	for _, r := range rows {
+		count[r.name]++
+	}
+	for _, r := range rows {
+		if first := r.group.totals.FirstNanos; count[r.name] > 1 && first != 0 {
+			r.name += fmt.Sprintf(" +%.2fs", time.Duration(first-s.start).Seconds())
+		}
+	}
 }
 
 func boolCompare(a, b bool) int {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/text"
 )
@@ -15,6 +16,7 @@ import (
 type screen struct {
 	width, height int
 	ascii         bool // it shows ASCII only
+	shortens      bool // names of cgroups have to fit
 }
 
 // painter writes a view line by line.
@@ -147,13 +149,18 @@ func (p *painter) body(rows []*row) {
 	p.logLines(log)
 }
 
+// short shortens a name of a cgroup. One that is too long for the screen is cut in the middle.
+func short(name string, width int) string {
+	return string(text.AppendShort(nil, container.Fit(name, width), width))
+}
+
 // rule is a title across the screen.
 func (p *painter) rule(title string) string {
 	line := "─"
 	if p.ascii {
 		line = "-"
 	}
-	title = string(text.AppendShort(nil, title, max(8, p.width-6)))
+	title = short(title, max(8, p.width-6))
 	return faint.Styled(strings.Repeat(line, 2)) + " " + bold.Styled(title) + " " +
 		faint.Styled(strings.Repeat(line, max(0, p.width-4-ansi.StringWidth(title))))
 }
@@ -169,7 +176,10 @@ func (p *painter) logLines(height int) {
 // entry returns a line of the log.
 func (p *painter) entry(x *entry) string {
 	v := *p.Verdict
-	v.Format.Units, v.NameWidth = p.units, max(20, p.width/3)
+	v.Format.Units = p.units
+	if p.shortens {
+		v.NameWidth = max(20, p.width/3)
+	}
 	b := p.time(x.bootNanos) + "  "
 	switch {
 	case x.kill != nil:

@@ -74,7 +74,7 @@ func New(out io.Writer, v *verdict.Verdict, o Options) *Watch {
 	w := &Watch{
 		o: o, out: out, state: newState(v), position: min(v.Info.StartBootNanos, maxBootNanos),
 		keys:   keys{units: o.Units},
-		screen: screen{width: 80, height: 24, ascii: o.ASCII},
+		screen: screen{width: 80, height: 24, ascii: o.ASCII, shortens: o.Keys != nil},
 		left:   make(chan struct{}), pressed: make(chan struct{}, 1), closing: make(chan struct{}),
 	}
 	if o.Keys != nil {

@@ -200,7 +200,7 @@ func TestReadings(t *testing.T) {
 	s.read(map[event.CgroupID]cgroup.Memory{{ID: pod}: memory(640, 2560, unlimited), {ID: db}: memory(640, unlimited, unlimited)})
 	s.tick(s.lastTick + second)
 	rows := s.rows(&keys{})
-	if len(rows) != 2 || rows[0].path != "/pod/db" || rows[1].path != "/pod/web" || !rows[1].gone {
+	if len(rows) != 2 || rows[0].name != "/pod/db" || rows[1].name != "/pod/web" || !rows[1].gone {
 		t.Errorf("it was removed: %+v", rows)
 	}
 	if _, ok := s.toRead()[event.CgroupID{ID: web}]; ok {
@@ -279,7 +279,7 @@ func TestLog(t *testing.T) {
 func paths(rows []*row) string {
 	var list []string
 	for _, r := range rows {
-		list = append(list, r.path)
+		list = append(list, r.name)
 	}
 	return strings.Join(list, " ")
 }
@@ -345,7 +345,7 @@ func TestAnySize(t *testing.T) {
 		for _, ascii := range []bool{false, true} {
 			for width := 1; width < 220; width += 3 {
 				for _, height := range []int{1, 2, 5, 10, 24, 60} {
-					view := s.view(&k, screen{width, height, ascii})
+					view := s.view(&k, screen{width, height, ascii, true})
 					lines := strings.Split(view, "\n")
 					if len(lines) != height {
 						t.Fatalf("%d lines on %dx%d", len(lines), width, height)
