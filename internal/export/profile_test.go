@@ -3,6 +3,7 @@ package export
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/pprof/profile"
@@ -87,11 +88,26 @@ func TestPprof(t *testing.T) {
 		if len(s.Location) == 0 {
 			continue
 		}
-		if s.Label["cause"][0] != "shmem" || s.Label["cgroup"][0] != "/g" || s.NumLabel["pid"][0] != 7 || s.Location[0].Line[0].Function.Name != "charge_memcg" {
+		if s.Label["cause"][0] != "shmem" || s.Label["cgroup"][0] != "/g" || s.NumLabel["pid"][0] != 7 || s.Location[0].Line[0].Function.Name != "shmem_fault" {
 			t.Errorf("%+v", s)
 		}
 	}
-	if want := [3]int64{5, 72, 64}; sums != want {
-		t.Errorf("charges, pages, failed pages: %v, want %v", sums, want)
+	pageSize := int64(info.PageSize)
+	if want := [3]int64{5, 72 * pageSize, 64 * pageSize}; sums != want || got.DefaultSampleType != "bytes" {
+		t.Errorf("charges, bytes, failed bytes: %v, want %v", sums, want)
+	}
+}
+
+// TestWithoutCharging trims stacks to what needed the memory.
+func TestWithoutCharging(t *testing.T) {
+	for stack, want := range map[string]string{
+		"page_counter_try_charge;try_charge_memcg;charge_memcg;__mem_cgroup_charge;shmem_fault": "shmem_fault",
+		"try_charge_memcg;obj_cgroup_charge;__memcg_slab_post_alloc_hook;kmem_cache_alloc;dup":  "kmem_cache_alloc;dup",
+		"page_counter_try_charge;charge_memcg":                                                  "page_counter_try_charge;charge_memcg", // all there is
+		"do_fault":                                                                              "do_fault", "0xffffffff81234567;a": "0xffffffff81234567;a",
+	} {
+		if got := strings.Join(withoutCharging(strings.Split(stack, ";")), ";"); got != want {
+			t.Errorf("%s: %s, want %s", stack, got, want)
+		}
 	}
 }
