@@ -78,6 +78,8 @@ type Machine struct {
 	Disk, Systemd bool
 	// Nodes is the number of memory nodes, if not one. Such a machine boots for each test too.
 	Nodes int
+	// Runtimes adds containerd, Podman, runc and runpod. Such a machine boots for each test too.
+	Runtimes bool
 	// Kept gets the files that the test passes to [Keep], unless it is nil.
 	Kept Kept
 }

@@ -24,7 +24,7 @@ const (
 // start runs the tests of this package that args select in a machine.
 func (m Machine) start(ctx context.Context, k vm.Kernel, out io.Writer, args ...string) (int, error) {
 	argv := append([]string{"/init"}, args...)
-	if m.Disk || m.Systemd || m.Nodes > 0 { // no snapshot
+	if m.Disk || m.Systemd || m.Runtimes || m.Nodes > 0 { // no snapshot
 		machine, err := m.machine(ctx, k)
 		if err != nil {
 			return 0, err
@@ -56,7 +56,9 @@ func (m Machine) machine(ctx context.Context, k vm.Kernel) (*vm.Machine, error) 
 	suite, packages := bpftraceSuite, []string{"busybox-static", "libc-bin", "ncurses-base", "runc", "tmux", "trace-cmd"}
 	switch {
 	case m.Systemd:
-		suite, packages = "trixie", []string{"systemd", "busybox-static"}
+		suite, packages = "trixie", []string{"busybox-static", "systemd", "systemd-container"}
+	case m.Runtimes:
+		packages = []string{"busybox-static", "containerd", "podman", "runc"}
 	case !m.Disk:
 		packages = append(packages, "bpftrace")
 	}
@@ -95,6 +97,9 @@ func (m Machine) machine(ctx context.Context, k vm.Kernel) (*vm.Machine, error) 
 	if m.Disk {
 		machine.DiskMiB = 64 // for swap
 	}
+	if m.Runtimes {
+		machine.Files["/usr/bin/runpod"] = filepath.Join(bin, "runpod")
+	}
 	if m.Systemd {
 		machine.Files["/etc/systemd/system/guest.service"] = filepath.Join(root, "internal/guest/testdata/guest.service")
 		machine.KernelArgs = append(machine.KernelArgs, "rdinit=/usr/lib/systemd/systemd", "systemd.unit=guest.service")
@@ -121,6 +126,7 @@ func build(ctx context.Context, dir, arch string) error {
 	for _, args := range [][]string{
 		{"go", "build", "-trimpath", "-o", filepath.Join(dir, "chargetrace"), "chargetrace/cmd/chargetrace"},
 		{"go", "test", "-c", "-trimpath", "-o", filepath.Join(dir, "guest"), "."},
+		{"go", "build", "-trimpath", "-o", filepath.Join(dir, "runpod"), "chargetrace/internal/guest/runpod"},
 		{"clang-" + clangVersion, "--target=" + target, "-fuse-ld=lld", "-nostdlib", "-static", "-O2", "-Wall", "-Werror", "-fno-builtin",
 			"-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-Wl,-z,max-page-size=65536",
 			"-o", filepath.Join(dir, "workload"), filepath.Join(root, "internal/guest/testdata/workload.c")},
