@@ -53,7 +53,7 @@ func openCgroups(filter stream.Filter, find func(string) (container.Identity, bo
 	return cs, cs.watch()
 }
 
-// named is a cgroup of this machine with what people call it.
+// named is a cgroup of this machine with its label.
 type named struct {
 	container.Identity
 	label string

@@ -87,7 +87,7 @@ func (n *Names) Path(id event.CgroupID) string { return n.describe(id).path }
 // Printable returns the path as [event.AppendPrintable] prints it.
 func (n *Names) Printable(id event.CgroupID) string { return n.describe(id).printable }
 
-// Label returns what people call the cgroup, printable; see [container.Identity.Label].
+// Label returns the printable label of the cgroup; see [container.Identity.Label].
 func (n *Names) Label(id event.CgroupID) string { return n.describe(id).label }
 
 // Identity returns the container, pod or user of the cgroup, printable.

@@ -1,6 +1,6 @@
-// Package container says what people call a cgroup: the container, the pod, the systemd unit or
-// the login session. [Of] and [Identity.Label] use the path of the cgroup alone; [Finder] reads
-// the names that container runtimes and the kubelet keep in files. It must not know events.
+// Package container labels cgroups by their container, pod, systemd unit or login session. [Of]
+// and [Identity.Label] use the path of the cgroup alone; [Finder] reads the names that container
+// runtimes and the kubelet keep in files. It must not know events.
 package container
 
 import (
@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Identity is what people call a cgroup. Unknown fields are empty. The names can contain any
-// bytes.
+// Identity has the names of a cgroup's container, pod or user. Unknown fields are empty. The names
+// can contain any bytes.
 type Identity struct {
 	// Runtime is docker, containerd, cri-o or podman, or machine for a container or virtual
 	// machine of systemd-machined.
@@ -170,10 +170,10 @@ func Unit(path string) string {
 // Separator is between the parts of a label.
 const Separator = " · "
 
-// Label returns what people call the cgroup with a path, given its identity with all that is
-// known, and own as [Of] returns it: "java · 3f2a7c1e6b9d · shop/cart-7d9f" for a container,
-// "pod shop/cart-7d9f" for a pod, "leaky.service" for a systemd unit, "session-3.scope · alice"
-// for one of a user, otherwise the path. What is in them has its path there after the name:
+// Label returns the label of the cgroup with a path, given its identity with all names, and own as
+// [Of] returns it: "java · 3f2a7c1e6b9d · shop/cart-7d9f" for a container, "pod shop/cart-7d9f"
+// for a pod, "leaky.service" for a systemd unit, "session-3.scope · alice" for one of a user,
+// otherwise the path. A cgroup below a container has its path there after the container's name:
 // "java/worker · 3f2a7c1e6b9d".
 func (i Identity) Label(path, own string) string {
 	inside := path[min(len(own), len(path)):]

@@ -223,7 +223,7 @@ type Event struct {
 	// Name is the name of the cgroup's directory; empty for the root. It can contain
 	// any bytes but NUL and '/'.
 	Name string
-	// Identity says what people call the cgroup: lines of a key and a value, which package
+	// Identity has the names of the container or pod: lines of a key and a value, which package
 	// container encodes; empty if nothing is known but the name. At most [MaxIdentity] bytes.
 	Identity string
 

@@ -51,7 +51,7 @@ import (
 //	lost           cpu, events
 //	end            charges
 //
-// label is what people call the cgroup, and container an object with the runtime, id, name,
+// label is the cgroup's in the table, and container an object with the runtime, id, name,
 // namespace, pod and pod_uid of the container or pod, each empty if it is unknown.
 //
 // limiting and high are levels: cgroup, usage_pages, max_pages, room_pages. null stands

@@ -370,7 +370,7 @@ func (p *Perfetto) annotate(name, value string) {
 	p.message = appendBytes(p.message, eventAnnotations, a)
 }
 
-// annotateCgroup adds the path of a cgroup, and what people call it if that differs.
+// annotateCgroup adds the path of a cgroup, and its label if that differs.
 func (p *Perfetto) annotateCgroup(name string, id event.CgroupID) {
 	path, label := p.world.Names.Printable(id), p.world.Names.Label(id)
 	p.annotate(name, path)

@@ -112,7 +112,7 @@ func (c *collector) title(u *usagePlot) string {
 	return fmt.Sprintf("%s: %v", c.name(u.key.Cgroup), u.key.Kind)
 }
 
-// name returns what people call a cgroup.
+// name returns the label of a cgroup.
 func (c *collector) name(id event.CgroupID) string {
 	return fit(cmp.Or(c.labels[id], c.sum.Names.Label(id)))
 }

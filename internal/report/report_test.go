@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"chargetrace/internal/container"
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
@@ -299,7 +300,9 @@ func TestHostile(t *testing.T) {
 	h.Host, h.CommandLine = attack, []string{attack, "\x1b[31m"}
 	stacked := charge(2, 8, 1, 1, event.OK)
 	stacked.KernelStack = 1
-	events := []event.Event{name(3, 2, attack), name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), stackName(1, "shmem_fault;"+attack+";x\x1b[31m"), e, stacked, kill}
+	hostile := name(3, 2, strings.Repeat("ab", 32))
+	hostile.Identity = container.Identity{Name: attack, Namespace: "<img src=x>", Pod: "\x1b"}.Encode()
+	events := []event.Event{hostile, name(2, 1, `<svg onload=x>&"'`), name(1, 0, ""), stackName(1, "shmem_fault;"+attack+";x\x1b[31m"), e, stacked, kill}
 	for form, r := range map[string]func(*bytes.Buffer) *Report{
 		"html": func(b *bytes.Buffer) *Report { return NewHTML(b, newSummary(h)) },
 		"svg":  func(b *bytes.Buffer) *Report { return NewSVG(b, newSummary(info)) },
@@ -316,8 +319,11 @@ func TestHostile(t *testing.T) {
 				t.Errorf("%s: %q got through", form, bad)
 			}
 		}
-		if !strings.Contains(got, "&lt;svg onload=x&gt;") {
-			t.Errorf("%s: the name is not there", form)
+		if !strings.Contains(got, `&lt;/script&gt;&lt;script&gt; · abababababab · &lt;img src=x&gt;/\x1b`) {
+			t.Errorf("%s: the container is not there", form)
+		}
+		if form == "html" && !strings.Contains(got, "&lt;svg onload=x&gt;") {
+			t.Errorf("%s: the path is not there", form)
 		}
 	}
 }

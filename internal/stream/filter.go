@@ -23,9 +23,9 @@ type Filter struct {
 	Comms *glob.Set
 	// Cgroups and Units, Containers, Pods, and Namespaces select the cgroups whose charges are
 	// shown, with their descendants; none means all. Reclaim and OOM kills in their ancestors
-	// are shown too. Cgroups are paths, and Units the names of systemd units that are as good;
-	// the others are patterns of names, of containers also the beginnings of ids. See
-	// [container.Identity.MatchContainer] and the like.
+	// are shown too. Cgroups are paths; a cgroup matches if its path or its unit does. The
+	// others are patterns of names, or the beginnings of the ids of containers; see
+	// [container.Identity.MatchContainer].
 	Cgroups                             []cgroup.Path
 	Units, Containers, Pods, Namespaces []string
 	// Kinds are the kinds of counters whose charges are shown; none means all.
@@ -78,7 +78,7 @@ func (f Filter) Info(i Info) Info {
 // FiltersCgroups reports whether the filter selects cgroups.
 func (f Filter) FiltersCgroups() bool { return len(f.Cgroups) > 0 || f.NeedsNames() }
 
-// NeedsNames reports whether the filter selects cgroups by what people call them.
+// NeedsNames reports whether the filter selects cgroups by names.
 func (f Filter) NeedsNames() bool {
 	return len(f.Units)+len(f.Containers)+len(f.Pods)+len(f.Namespaces) > 0
 }

@@ -401,7 +401,7 @@ func identified(id, parent uint64, name string, i container.Identity) event.Even
 	return e
 }
 
-// TestNamedCgroups selects cgroups by what people call them: two pods, the second restarted
+// TestNamedCgroups selects cgroups by names: two pods, the second restarted
 // under another name, and a unit that is started again.
 func TestNamedCgroups(t *testing.T) {
 	const uid1, uid2 = "11111111-0b1e-4f3a-9c5d-6e7f80918273", "22222222-0b1e-4f3a-9c5d-6e7f80918273"

@@ -23,7 +23,7 @@ const jsonVersion = 2
 //
 // The members have the units in their names: _ns for nanoseconds, those of times since the
 // trace began, and _pages; amounts of device memory (kind dmem) are bytes instead. null stands
-// for a missing value. Names are escaped as in the table. label is what people call a cgroup,
+// for a missing value. Names are escaped as in the table. label is the cgroup's in the table,
 // and container its runtime, id, name, namespace, pod, and pod_uid, or null. Arrays have the order
 // of the tables:
 //

@@ -12,7 +12,7 @@ import (
 	"chargetrace/internal/text"
 )
 
-// Name returns what people call a cgroup; of none, "the machine".
+// Name returns the label of a cgroup; of none, "the machine".
 func (v *Verdict) Name(id event.CgroupID) string {
 	if id.ID == 0 {
 		return "the machine"

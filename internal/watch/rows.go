@@ -14,7 +14,7 @@ import (
 // row is a cgroup on the screen, as of the last tick.
 type row struct {
 	id    event.CgroupID
-	name  string // what people call it, printable
+	name  string // the label
 	group *group // nil: no event yet
 	known bool   // the usage is
 	gone  bool   // the cgroup has been removed
