@@ -46,7 +46,12 @@ func TestSystemdUnit(t *testing.T) {
 			t.Errorf("%v", e)
 		}
 	}
-	checkVerdict(t, tr.stderr.String(), "leaky.service", "", "memory", 20<<20)
+	for _, n := range []string{"#1", "#2"} {
+		if want := " leaky.service " + n + " ran out of memory"; strings.Count(tr.stderr.String(), want) != 1 {
+			t.Errorf("not once %q in %s", want, tr.stderr)
+		}
+	}
+	checkVerdict(t, regexp.MustCompile(` #[12] ran`).ReplaceAllString(tr.stderr.String(), " ran"), "leaky.service", "", "memory", 20<<20)
 	if n := len(regexp.MustCompile(`(?m)^leaky\.service #[12] \(.* to .*\) `).FindAllString(tr.stderr.String(), -1)); n != 2 || len(cgroups) != 2 {
 		t.Errorf("%d rows of %d cgroups: %s", n, len(cgroups), tr.stderr)
 	}

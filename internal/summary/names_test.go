@@ -1,6 +1,7 @@
 package summary
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ func TestNames(t *testing.T) {
 	for _, columns := range []int{80, 120, 200, 0} {
 		s := newSummary(stream.Info{PageSize: 4096, StartBootNanos: cgrouptest.Start})
 		s.Columns = columns
-		if err := s.Feed(s).Write(cgrouptest.Node()); err != nil {
+		if err := errors.Join(s.Feed(s).Write(cgrouptest.Node()), s.Close(stream.Counts{})); err != nil {
 			t.Fatal(err)
 		}
 		var b strings.Builder
@@ -42,10 +43,10 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestGenerations tells two runs of a unit apart by when they charged.
+// TestGenerations numbers two runs of a unit, with the time of their charges.
 func TestGenerations(t *testing.T) {
 	s := newSummary(stream.Info{PageSize: 4096, StartBootNanos: cgrouptest.Start})
-	if err := s.Feed(s).Write(cgrouptest.Node()); err != nil {
+	if err := errors.Join(s.Feed(s).Write(cgrouptest.Node()), s.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 	var labels []string

@@ -63,25 +63,39 @@ func (p *printer) cgroups() {
 	})
 }
 
-// Labels returns the labels of the cgroups. Equal ones, such as of a unit that was started again,
-// are numbered, and have the time of their charges: leaky.service #2 (690.0 ms to 700.0 ms).
+// Labels returns the labels of the cgroups. Equal ones have their number and the time of their
+// charges: leaky.service #2 (690.0 ms to 700.0 ms).
 func (s *Summary) Labels() map[event.CgroupID]string {
-	labels, count := make(map[event.CgroupID]string), make(map[string]int)
-	for id := range s.Cgroups {
-		label := s.Names.Label(id)
-		labels[id] = label
-		count[label]++
-	}
-	times := make(map[string]int)
-	for _, id := range slices.SortedFunc(maps.Keys(labels), func(a, b event.CgroupID) int {
-		return cmp.Or(cmp.Compare(s.Cgroups[a].FirstNanos, s.Cgroups[b].FirstNanos), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
-	}) {
-		if t, label := s.Cgroups[id], labels[id]; count[label] > 1 {
-			times[label]++
-			labels[id] = fmt.Sprintf("%s #%d (%s to %s)", label, times[label], s.Format.Moment(t.FirstNanos), s.Format.Moment(t.LastNanos))
+	labels := make(map[event.CgroupID]string)
+	for id, t := range s.Cgroups {
+		labels[id] = s.Names.Label(id)
+		if n := s.Numbers[id]; n > 0 {
+			labels[id] += fmt.Sprintf(" #%d (%s to %s)", n, s.Format.Moment(t.FirstNanos), s.Format.Moment(t.LastNanos))
 		}
 	}
 	return labels
+}
+
+// numbers returns the numbers of cgroups with equal labels, in the order of their first charges.
+func (s *Summary) numbers() map[event.CgroupID]int {
+	same := make(map[string][]event.CgroupID)
+	for id := range s.Cgroups {
+		label := s.Names.Label(id)
+		same[label] = append(same[label], id)
+	}
+	numbers := make(map[event.CgroupID]int)
+	for _, ids := range same {
+		if len(ids) == 1 {
+			continue
+		}
+		slices.SortFunc(ids, func(a, b event.CgroupID) int {
+			return cmp.Or(cmp.Compare(s.Cgroups[a].FirstNanos, s.Cgroups[b].FirstNanos), cmp.Compare(a.Hierarchy, b.Hierarchy), cmp.Compare(a.ID, b.ID))
+		})
+		for i, id := range ids {
+			numbers[id] = i + 1
+		}
+	}
+	return numbers
 }
 
 // balances prints the balances of counters with own events or with readings.

@@ -190,7 +190,9 @@ func (s *Summary) endRun() {
 
 // Close implements [stream.Sink].
 func (s *Summary) Close(c stream.Counts) error {
-	s.Counts = c
+	s.Lock() // a screen can still be shown
+	defer s.Unlock()
+	s.Counts, s.Numbers = c, s.numbers()
 	return nil
 }
 

@@ -18,6 +18,9 @@ type Verdict struct {
 	// NameWidth is the number of characters of a cgroup's name in a sentence, as
 	// [container.Fit] shortens it; 0 does not.
 	NameWidth int
+	// Numbers are the numbers of cgroups with equal labels, such as of a unit that was started
+	// again. The summary sets them at the end.
+	Numbers map[event.CgroupID]int
 
 	// Limits are the limits that were hit; see HitsOf.
 	Limits map[LimitID]*Limit

@@ -12,15 +12,19 @@ import (
 	"chargetrace/internal/text"
 )
 
-// Name returns the label of a cgroup; of none, "the machine".
+// Name returns the label of a cgroup, with its number; of none, "the machine".
 func (v *Verdict) Name(id event.CgroupID) string {
 	if id.ID == 0 {
 		return "the machine"
 	}
+	name := v.Names.Label(id)
 	if v.NameWidth > 0 {
-		return text.Shorten(container.Fit(v.Names.Label(id), v.NameWidth), max(v.NameWidth, text.MaxName))
+		name = text.Shorten(container.Fit(name, v.NameWidth), max(v.NameWidth, text.MaxName))
 	}
-	return v.Names.Label(id)
+	if n := v.Numbers[id]; n > 0 {
+		name = fmt.Sprintf("%s #%d", name, n)
+	}
+	return name
 }
 
 // Size writes an amount of a kind of counter.
