@@ -305,12 +305,9 @@ func waitAsleep(t *testing.T, tr *tracer) {
 			fd, _ := strconv.ParseUint(f[1], 0, 64)
 			watched, _ := os.ReadFile(fmt.Sprintf("%sfdinfo/%d", proc, fd))
 			for line := range strings.Lines(string(watched)) {
-				var target int
-				if _, err := fmt.Sscanf(line, "tfd: %d", &target); err != nil {
-					continue
-				}
-				// The tracer has closed its descriptor of the ring buffer; only epoll has it.
-				if !exists(fmt.Sprintf("%sfdinfo/%d", proc, target)) {
+				// The tracer's data are the descriptors, and those of Go's runtime are pointers.
+				var target, data uint64
+				if _, err := fmt.Sscanf(line, "tfd: %d events: %x data: %x", &target, new(uint64), &data); err == nil && data == target {
 					return true
 				}
 			}
