@@ -11,6 +11,7 @@
 #include "levels.h"
 #include "retries.h"
 #include "stacks.h"
+#include "threshold.h"
 
 static __always_inline __u32 task_flags(void)
 {
@@ -73,7 +74,7 @@ static __always_inline bool may_be_sent(struct cpu_state *n, struct page_counter
 		return true;
 	if (min_pages && is_small(nr_pages, info.kind))
 		return false;
-	if (!only_limited)
+	if (!only_limited || threshold_percent)
 		return true;
 	walk(&w, false, counter, 0);
 	ignore_high(&w, info.kind);
@@ -121,7 +122,7 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 				   const struct call *c, __u64 pid_tgid, __u64 charged)
 {
 	__u32 cpu = bpf_get_smp_processor_id(), kernel_stack = 0, user_stack = 0;
-	bool retry = false;
+	bool retry = false, crosses;
 	struct cgroup_subsys_state *css, *current;
 	struct counter_info info;
 	struct charge_event *e;
@@ -151,7 +152,8 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 		cache_counter(n, &info);
 	}
 	ignore_high(&w, info.kind);
-	if (only_limited && charged && !retry && w.limiting.usage < (__s64)w.limiting.max &&
+	crosses = crosses_threshold(&w, info.kind, c->nr_pages & -charged);
+	if (only_limited && charged && !retry && !crosses && w.limiting.usage < (__s64)w.limiting.max &&
 	    w.high.usage + c->nr_pages <= w.high.max)
 		return false;
 
@@ -203,6 +205,8 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 	e->e.outcome = charged ? OUTCOME_OK : OUTCOME_FAILED;
 	e->e.flags = (retry ? FLAG_RETRY : 0) | (w.cut ? FLAG_WALK_CUT : 0) | (task_flags() & PF_KTHREAD ? FLAG_KTHREAD : 0) |
 		     (css && css != current && is_remote(css, info.kind) ? FLAG_REMOTE : 0);
+	if (crosses)
+		e->e.flags |= FLAG_THRESHOLD;
 	e->counter = c->counter;
 	e->sp = c->sp;
 	e->requested = c->nr_pages;
@@ -214,7 +218,8 @@ static __always_inline bool record(void *ctx, bool typed, struct cpu_state *n, s
 	e->lost = n->lost;
 	e->kernel_stack = kernel_stack;
 	e->user_stack = user_stack;
-	bpf_ringbuf_submit(e, wakeup(n));
+	/* At the threshold there is not much time until the limit. */
+	bpf_ringbuf_submit(e, crosses ? BPF_RB_FORCE_WAKEUP : wakeup(n));
 	return true;
 }
 

@@ -199,6 +199,18 @@ int BPF_PROG(fentry_oom_kill, struct task_struct *victim, const void *message)
 	return on_oom_kill(victim, message);
 }
 
+/* Runs when nothing refers to a cgroup any more, neither a process nor a page. */
+SEC("raw_tp/cgroup_release")
+int BPF_PROG(cgroup_release, struct cgroup *cgroup)
+{
+	struct cgroup_released_event e = {.type = EVENT_CGROUP_RELEASED};
+
+	e.hierarchy = BPF_CORE_READ(cgroup, root, hierarchy_id);
+	e.cgroup = BPF_CORE_READ(cgroup, kn, id);
+	send(&e, sizeof(e));
+	return 0;
+}
+
 /* Runs before the child. */
 SEC("raw_tp/sched_process_fork")
 int BPF_PROG(process_fork, struct task_struct *parent, struct task_struct *child)

@@ -34,6 +34,9 @@ const volatile __u32 page_size = 4096;
 /* Drop charges that neither fail, nor find a level at its limit, nor leave one above its high. */
 const volatile bool only_limited;
 
+/* Flag charges that take a level to this part of its limit; 0 flags none. */
+const volatile __u32 threshold_percent;
+
 /* The nanoseconds of a jiffy. */
 const volatile __u64 jiffy_ns = 4000000;
 

@@ -21,6 +21,7 @@ enum event_type {
 	EVENT_STACK = 12, /* the reader converts it to type 8 */
 	EVENT_OOM = 13,
 	EVENT_THROTTLE = 14,
+	EVENT_CGROUP_RELEASED = 18,
 };
 
 /* The kinds of page counters. */
@@ -67,6 +68,8 @@ enum event_flag {
 	FLAG_MEMPOLICY = 1 << 10,
 	/* The victim was killed with its group (memory.oom.group), after another of the same run. */
 	FLAG_GROUP = 1 << 11,
+	/* The charge takes its limiting level to threshold_percent of the limit. */
+	FLAG_THRESHOLD = 1 << 12,
 };
 
 /* How a run of the OOM killer ended that killed nobody. */
@@ -201,6 +204,13 @@ struct cgroup_event {
 	char name[256];
 };
 
+/* A cgroup is gone. */
+struct cgroup_released_event {
+	__u32 type;
+	__u32 hierarchy;
+	__u64 cgroup;
+};
+
 /* These put types that no map uses into BTF, for bpf2go. */
 const struct reclaim_event *reclaim_event_type __attribute__((unused));
 const struct oom_kill_event *oom_kill_event_type __attribute__((unused));
@@ -209,6 +219,7 @@ const struct throttle_event *throttle_event_type __attribute__((unused));
 const struct fork_event *fork_event_type __attribute__((unused));
 const struct uncharge_event *uncharge_event_type __attribute__((unused));
 const struct cgroup_event *cgroup_event_type __attribute__((unused));
+const struct cgroup_released_event *cgroup_released_event_type __attribute__((unused));
 const union {
 	enum event_type event_type;
 	enum kind kind;

@@ -134,18 +134,19 @@ type bpfEvent struct {
 type bpfEventType uint32
 
 const (
-	bpfEventTypeEVENT_CHARGE        bpfEventType = 1
-	bpfEventTypeEVENT_LOST          bpfEventType = 2
-	bpfEventTypeEVENT_RECLAIM_BEGIN bpfEventType = 3
-	bpfEventTypeEVENT_RECLAIM_END   bpfEventType = 4
-	bpfEventTypeEVENT_OOM_KILL      bpfEventType = 5
-	bpfEventTypeEVENT_CGROUP        bpfEventType = 6
-	bpfEventTypeEVENT_FORK          bpfEventType = 7
-	bpfEventTypeEVENT_UNCHARGE      bpfEventType = 9
-	bpfEventTypeEVENT_FORCED_CHARGE bpfEventType = 10
-	bpfEventTypeEVENT_STACK         bpfEventType = 12
-	bpfEventTypeEVENT_OOM           bpfEventType = 13
-	bpfEventTypeEVENT_THROTTLE      bpfEventType = 14
+	bpfEventTypeEVENT_CHARGE          bpfEventType = 1
+	bpfEventTypeEVENT_LOST            bpfEventType = 2
+	bpfEventTypeEVENT_RECLAIM_BEGIN   bpfEventType = 3
+	bpfEventTypeEVENT_RECLAIM_END     bpfEventType = 4
+	bpfEventTypeEVENT_OOM_KILL        bpfEventType = 5
+	bpfEventTypeEVENT_CGROUP          bpfEventType = 6
+	bpfEventTypeEVENT_FORK            bpfEventType = 7
+	bpfEventTypeEVENT_UNCHARGE        bpfEventType = 9
+	bpfEventTypeEVENT_FORCED_CHARGE   bpfEventType = 10
+	bpfEventTypeEVENT_STACK           bpfEventType = 12
+	bpfEventTypeEVENT_OOM             bpfEventType = 13
+	bpfEventTypeEVENT_THROTTLE        bpfEventType = 14
+	bpfEventTypeEVENT_CGROUP_RELEASED bpfEventType = 18
 )
 
 type bpfForkEvent struct {
@@ -264,82 +265,86 @@ type bpfUnchargeEvent struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapCallStacks           = "call_stacks"
-	bpfMapCpuStates            = "cpu_states"
-	bpfMapEvents               = "events"
-	bpfMapFailureCounts        = "failure_counts"
-	bpfMapFailures             = "failures"
-	bpfMapInitialPids          = "initial_pids"
-	bpfMapLimitWriters         = "limit_writers"
-	bpfMapMigratedCalls        = "migrated_calls"
-	bpfMapOoms                 = "ooms"
-	bpfMapReclaims             = "reclaims"
-	bpfMapSentCgroups          = "sent_cgroups"
-	bpfMapSentStacks           = "sent_stacks"
-	bpfMapTargetCgroups        = "target_cgroups"
-	bpfMapTargets              = "targets"
-	bpfMapThrottled            = "throttled"
-	bpfProgFentryForcedCharge  = "fentry_forced_charge"
-	bpfProgFentryLimitWrite    = "fentry_limit_write"
-	bpfProgFentryOom           = "fentry_oom"
-	bpfProgFentryOomKill       = "fentry_oom_kill"
-	bpfProgFentryOomWait       = "fentry_oom_wait"
-	bpfProgFentryOverHigh      = "fentry_over_high"
-	bpfProgFentryReclaimBegin  = "fentry_reclaim_begin"
-	bpfProgFentrySleep         = "fentry_sleep"
-	bpfProgFentryUncharge      = "fentry_uncharge"
-	bpfProgFexitLimitWrite     = "fexit_limit_write"
-	bpfProgFexitOom            = "fexit_oom"
-	bpfProgFexitTryCharge      = "fexit_try_charge"
-	bpfProgFindProcesses       = "find_processes"
-	bpfProgKprobeForcedCharge  = "kprobe_forced_charge"
-	bpfProgKprobeLimitWrite    = "kprobe_limit_write"
-	bpfProgKprobeOom           = "kprobe_oom"
-	bpfProgKprobeOomKill       = "kprobe_oom_kill"
-	bpfProgKprobeOomWait       = "kprobe_oom_wait"
-	bpfProgKprobeOverHigh      = "kprobe_over_high"
-	bpfProgKprobeReclaimBegin  = "kprobe_reclaim_begin"
-	bpfProgKprobeSleep         = "kprobe_sleep"
-	bpfProgKprobeTryCharge     = "kprobe_try_charge"
-	bpfProgKprobeUncharge      = "kprobe_uncharge"
-	bpfProgKretprobeLimitWrite = "kretprobe_limit_write"
-	bpfProgKretprobeOom        = "kretprobe_oom"
-	bpfProgKretprobeTryCharge  = "kretprobe_try_charge"
-	bpfProgLearnRoots          = "learn_roots"
-	bpfProgProcessFork         = "process_fork"
-	bpfProgProcessFree         = "process_free"
-	bpfProgReclaimEnd          = "reclaim_end"
-	bpfProgTaskMigrates        = "task_migrates"
-	bpfVarCgroupEventType      = "cgroup_event_type"
-	bpfVarCommAccepts          = "comm_accepts"
-	bpfVarCommEnd              = "comm_end"
-	bpfVarCommLoops            = "comm_loops"
-	bpfVarCommStart            = "comm_start"
-	bpfVarEnumTypes            = "enum_types"
-	bpfVarFilterCgroups        = "filter_cgroups"
-	bpfVarFilterComms          = "filter_comms"
-	bpfVarFilterTargets        = "filter_targets"
-	bpfVarFollow               = "follow"
-	bpfVarForkEventType        = "fork_event_type"
-	bpfVarFound                = "found"
-	bpfVarJiffyNs              = "jiffy_ns"
-	bpfVarMinPages             = "min_pages"
-	bpfVarOnlyLimited          = "only_limited"
-	bpfVarOomEventType         = "oom_event_type"
-	bpfVarOomKillEventType     = "oom_kill_event_type"
-	bpfVarPageSize             = "page_size"
-	bpfVarReaderIdle           = "reader_idle"
-	bpfVarReclaimEventType     = "reclaim_event_type"
-	bpfVarSendForks            = "send_forks"
-	bpfVarTakeKernelStacks     = "take_kernel_stacks"
-	bpfVarTakeUserStacks       = "take_user_stacks"
-	bpfVarTargetKinds          = "target_kinds"
-	bpfVarTargetTgid           = "target_tgid"
-	bpfVarThrottleEventType    = "throttle_event_type"
-	bpfVarTracerTgid           = "tracer_tgid"
-	bpfVarUnchargeEventType    = "uncharge_event_type"
-	bpfVarUnfollowed           = "unfollowed"
-	bpfVarWakeupEvents         = "wakeup_events"
+	bpfMapAboveThreshold          = "above_threshold"
+	bpfMapCallStacks              = "call_stacks"
+	bpfMapCpuStates               = "cpu_states"
+	bpfMapEvents                  = "events"
+	bpfMapFailureCounts           = "failure_counts"
+	bpfMapFailures                = "failures"
+	bpfMapInitialPids             = "initial_pids"
+	bpfMapLimitWriters            = "limit_writers"
+	bpfMapMigratedCalls           = "migrated_calls"
+	bpfMapOoms                    = "ooms"
+	bpfMapReclaims                = "reclaims"
+	bpfMapSentCgroups             = "sent_cgroups"
+	bpfMapSentStacks              = "sent_stacks"
+	bpfMapTargetCgroups           = "target_cgroups"
+	bpfMapTargets                 = "targets"
+	bpfMapThrottled               = "throttled"
+	bpfProgCgroupRelease          = "cgroup_release"
+	bpfProgFentryForcedCharge     = "fentry_forced_charge"
+	bpfProgFentryLimitWrite       = "fentry_limit_write"
+	bpfProgFentryOom              = "fentry_oom"
+	bpfProgFentryOomKill          = "fentry_oom_kill"
+	bpfProgFentryOomWait          = "fentry_oom_wait"
+	bpfProgFentryOverHigh         = "fentry_over_high"
+	bpfProgFentryReclaimBegin     = "fentry_reclaim_begin"
+	bpfProgFentrySleep            = "fentry_sleep"
+	bpfProgFentryUncharge         = "fentry_uncharge"
+	bpfProgFexitLimitWrite        = "fexit_limit_write"
+	bpfProgFexitOom               = "fexit_oom"
+	bpfProgFexitTryCharge         = "fexit_try_charge"
+	bpfProgFindProcesses          = "find_processes"
+	bpfProgKprobeForcedCharge     = "kprobe_forced_charge"
+	bpfProgKprobeLimitWrite       = "kprobe_limit_write"
+	bpfProgKprobeOom              = "kprobe_oom"
+	bpfProgKprobeOomKill          = "kprobe_oom_kill"
+	bpfProgKprobeOomWait          = "kprobe_oom_wait"
+	bpfProgKprobeOverHigh         = "kprobe_over_high"
+	bpfProgKprobeReclaimBegin     = "kprobe_reclaim_begin"
+	bpfProgKprobeSleep            = "kprobe_sleep"
+	bpfProgKprobeTryCharge        = "kprobe_try_charge"
+	bpfProgKprobeUncharge         = "kprobe_uncharge"
+	bpfProgKretprobeLimitWrite    = "kretprobe_limit_write"
+	bpfProgKretprobeOom           = "kretprobe_oom"
+	bpfProgKretprobeTryCharge     = "kretprobe_try_charge"
+	bpfProgLearnRoots             = "learn_roots"
+	bpfProgProcessFork            = "process_fork"
+	bpfProgProcessFree            = "process_free"
+	bpfProgReclaimEnd             = "reclaim_end"
+	bpfProgTaskMigrates           = "task_migrates"
+	bpfVarCgroupEventType         = "cgroup_event_type"
+	bpfVarCgroupReleasedEventType = "cgroup_released_event_type"
+	bpfVarCommAccepts             = "comm_accepts"
+	bpfVarCommEnd                 = "comm_end"
+	bpfVarCommLoops               = "comm_loops"
+	bpfVarCommStart               = "comm_start"
+	bpfVarEnumTypes               = "enum_types"
+	bpfVarFilterCgroups           = "filter_cgroups"
+	bpfVarFilterComms             = "filter_comms"
+	bpfVarFilterTargets           = "filter_targets"
+	bpfVarFollow                  = "follow"
+	bpfVarForkEventType           = "fork_event_type"
+	bpfVarFound                   = "found"
+	bpfVarJiffyNs                 = "jiffy_ns"
+	bpfVarMinPages                = "min_pages"
+	bpfVarOnlyLimited             = "only_limited"
+	bpfVarOomEventType            = "oom_event_type"
+	bpfVarOomKillEventType        = "oom_kill_event_type"
+	bpfVarPageSize                = "page_size"
+	bpfVarReaderIdle              = "reader_idle"
+	bpfVarReclaimEventType        = "reclaim_event_type"
+	bpfVarSendForks               = "send_forks"
+	bpfVarTakeKernelStacks        = "take_kernel_stacks"
+	bpfVarTakeUserStacks          = "take_user_stacks"
+	bpfVarTargetKinds             = "target_kinds"
+	bpfVarTargetTgid              = "target_tgid"
+	bpfVarThresholdPercent        = "threshold_percent"
+	bpfVarThrottleEventType       = "throttle_event_type"
+	bpfVarTracerTgid              = "tracer_tgid"
+	bpfVarUnchargeEventType       = "uncharge_event_type"
+	bpfVarUnfollowed              = "unfollowed"
+	bpfVarWakeupEvents            = "wakeup_events"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -384,6 +389,7 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
+	CgroupRelease       *ebpf.ProgramSpec `ebpf:"cgroup_release"`
 	FentryForcedCharge  *ebpf.ProgramSpec `ebpf:"fentry_forced_charge"`
 	FentryLimitWrite    *ebpf.ProgramSpec `ebpf:"fentry_limit_write"`
 	FentryOom           *ebpf.ProgramSpec `ebpf:"fentry_oom"`
@@ -421,57 +427,60 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	CallStacks    *ebpf.MapSpec `ebpf:"call_stacks"`
-	CpuStates     *ebpf.MapSpec `ebpf:"cpu_states"`
-	Events        *ebpf.MapSpec `ebpf:"events"`
-	FailureCounts *ebpf.MapSpec `ebpf:"failure_counts"`
-	Failures      *ebpf.MapSpec `ebpf:"failures"`
-	InitialPids   *ebpf.MapSpec `ebpf:"initial_pids"`
-	LimitWriters  *ebpf.MapSpec `ebpf:"limit_writers"`
-	MigratedCalls *ebpf.MapSpec `ebpf:"migrated_calls"`
-	Ooms          *ebpf.MapSpec `ebpf:"ooms"`
-	Reclaims      *ebpf.MapSpec `ebpf:"reclaims"`
-	SentCgroups   *ebpf.MapSpec `ebpf:"sent_cgroups"`
-	SentStacks    *ebpf.MapSpec `ebpf:"sent_stacks"`
-	TargetCgroups *ebpf.MapSpec `ebpf:"target_cgroups"`
-	Targets       *ebpf.MapSpec `ebpf:"targets"`
-	Throttled     *ebpf.MapSpec `ebpf:"throttled"`
+	AboveThreshold *ebpf.MapSpec `ebpf:"above_threshold"`
+	CallStacks     *ebpf.MapSpec `ebpf:"call_stacks"`
+	CpuStates      *ebpf.MapSpec `ebpf:"cpu_states"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	FailureCounts  *ebpf.MapSpec `ebpf:"failure_counts"`
+	Failures       *ebpf.MapSpec `ebpf:"failures"`
+	InitialPids    *ebpf.MapSpec `ebpf:"initial_pids"`
+	LimitWriters   *ebpf.MapSpec `ebpf:"limit_writers"`
+	MigratedCalls  *ebpf.MapSpec `ebpf:"migrated_calls"`
+	Ooms           *ebpf.MapSpec `ebpf:"ooms"`
+	Reclaims       *ebpf.MapSpec `ebpf:"reclaims"`
+	SentCgroups    *ebpf.MapSpec `ebpf:"sent_cgroups"`
+	SentStacks     *ebpf.MapSpec `ebpf:"sent_stacks"`
+	TargetCgroups  *ebpf.MapSpec `ebpf:"target_cgroups"`
+	Targets        *ebpf.MapSpec `ebpf:"targets"`
+	Throttled      *ebpf.MapSpec `ebpf:"throttled"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	CgroupEventType   *ebpf.VariableSpec `ebpf:"cgroup_event_type"`
-	CommAccepts       *ebpf.VariableSpec `ebpf:"comm_accepts"`
-	CommEnd           *ebpf.VariableSpec `ebpf:"comm_end"`
-	CommLoops         *ebpf.VariableSpec `ebpf:"comm_loops"`
-	CommStart         *ebpf.VariableSpec `ebpf:"comm_start"`
-	EnumTypes         *ebpf.VariableSpec `ebpf:"enum_types"`
-	FilterCgroups     *ebpf.VariableSpec `ebpf:"filter_cgroups"`
-	FilterComms       *ebpf.VariableSpec `ebpf:"filter_comms"`
-	FilterTargets     *ebpf.VariableSpec `ebpf:"filter_targets"`
-	Follow            *ebpf.VariableSpec `ebpf:"follow"`
-	ForkEventType     *ebpf.VariableSpec `ebpf:"fork_event_type"`
-	Found             *ebpf.VariableSpec `ebpf:"found"`
-	JiffyNs           *ebpf.VariableSpec `ebpf:"jiffy_ns"`
-	MinPages          *ebpf.VariableSpec `ebpf:"min_pages"`
-	OnlyLimited       *ebpf.VariableSpec `ebpf:"only_limited"`
-	OomEventType      *ebpf.VariableSpec `ebpf:"oom_event_type"`
-	OomKillEventType  *ebpf.VariableSpec `ebpf:"oom_kill_event_type"`
-	PageSize          *ebpf.VariableSpec `ebpf:"page_size"`
-	ReaderIdle        *ebpf.VariableSpec `ebpf:"reader_idle"`
-	ReclaimEventType  *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
-	SendForks         *ebpf.VariableSpec `ebpf:"send_forks"`
-	TakeKernelStacks  *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
-	TakeUserStacks    *ebpf.VariableSpec `ebpf:"take_user_stacks"`
-	TargetKinds       *ebpf.VariableSpec `ebpf:"target_kinds"`
-	TargetTgid        *ebpf.VariableSpec `ebpf:"target_tgid"`
-	ThrottleEventType *ebpf.VariableSpec `ebpf:"throttle_event_type"`
-	TracerTgid        *ebpf.VariableSpec `ebpf:"tracer_tgid"`
-	UnchargeEventType *ebpf.VariableSpec `ebpf:"uncharge_event_type"`
-	Unfollowed        *ebpf.VariableSpec `ebpf:"unfollowed"`
-	WakeupEvents      *ebpf.VariableSpec `ebpf:"wakeup_events"`
+	CgroupEventType         *ebpf.VariableSpec `ebpf:"cgroup_event_type"`
+	CgroupReleasedEventType *ebpf.VariableSpec `ebpf:"cgroup_released_event_type"`
+	CommAccepts             *ebpf.VariableSpec `ebpf:"comm_accepts"`
+	CommEnd                 *ebpf.VariableSpec `ebpf:"comm_end"`
+	CommLoops               *ebpf.VariableSpec `ebpf:"comm_loops"`
+	CommStart               *ebpf.VariableSpec `ebpf:"comm_start"`
+	EnumTypes               *ebpf.VariableSpec `ebpf:"enum_types"`
+	FilterCgroups           *ebpf.VariableSpec `ebpf:"filter_cgroups"`
+	FilterComms             *ebpf.VariableSpec `ebpf:"filter_comms"`
+	FilterTargets           *ebpf.VariableSpec `ebpf:"filter_targets"`
+	Follow                  *ebpf.VariableSpec `ebpf:"follow"`
+	ForkEventType           *ebpf.VariableSpec `ebpf:"fork_event_type"`
+	Found                   *ebpf.VariableSpec `ebpf:"found"`
+	JiffyNs                 *ebpf.VariableSpec `ebpf:"jiffy_ns"`
+	MinPages                *ebpf.VariableSpec `ebpf:"min_pages"`
+	OnlyLimited             *ebpf.VariableSpec `ebpf:"only_limited"`
+	OomEventType            *ebpf.VariableSpec `ebpf:"oom_event_type"`
+	OomKillEventType        *ebpf.VariableSpec `ebpf:"oom_kill_event_type"`
+	PageSize                *ebpf.VariableSpec `ebpf:"page_size"`
+	ReaderIdle              *ebpf.VariableSpec `ebpf:"reader_idle"`
+	ReclaimEventType        *ebpf.VariableSpec `ebpf:"reclaim_event_type"`
+	SendForks               *ebpf.VariableSpec `ebpf:"send_forks"`
+	TakeKernelStacks        *ebpf.VariableSpec `ebpf:"take_kernel_stacks"`
+	TakeUserStacks          *ebpf.VariableSpec `ebpf:"take_user_stacks"`
+	TargetKinds             *ebpf.VariableSpec `ebpf:"target_kinds"`
+	TargetTgid              *ebpf.VariableSpec `ebpf:"target_tgid"`
+	ThresholdPercent        *ebpf.VariableSpec `ebpf:"threshold_percent"`
+	ThrottleEventType       *ebpf.VariableSpec `ebpf:"throttle_event_type"`
+	TracerTgid              *ebpf.VariableSpec `ebpf:"tracer_tgid"`
+	UnchargeEventType       *ebpf.VariableSpec `ebpf:"uncharge_event_type"`
+	Unfollowed              *ebpf.VariableSpec `ebpf:"unfollowed"`
+	WakeupEvents            *ebpf.VariableSpec `ebpf:"wakeup_events"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -494,25 +503,27 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	CallStacks    *ebpf.Map `ebpf:"call_stacks"`
-	CpuStates     *ebpf.Map `ebpf:"cpu_states"`
-	Events        *ebpf.Map `ebpf:"events"`
-	FailureCounts *ebpf.Map `ebpf:"failure_counts"`
-	Failures      *ebpf.Map `ebpf:"failures"`
-	InitialPids   *ebpf.Map `ebpf:"initial_pids"`
-	LimitWriters  *ebpf.Map `ebpf:"limit_writers"`
-	MigratedCalls *ebpf.Map `ebpf:"migrated_calls"`
-	Ooms          *ebpf.Map `ebpf:"ooms"`
-	Reclaims      *ebpf.Map `ebpf:"reclaims"`
-	SentCgroups   *ebpf.Map `ebpf:"sent_cgroups"`
-	SentStacks    *ebpf.Map `ebpf:"sent_stacks"`
-	TargetCgroups *ebpf.Map `ebpf:"target_cgroups"`
-	Targets       *ebpf.Map `ebpf:"targets"`
-	Throttled     *ebpf.Map `ebpf:"throttled"`
+	AboveThreshold *ebpf.Map `ebpf:"above_threshold"`
+	CallStacks     *ebpf.Map `ebpf:"call_stacks"`
+	CpuStates      *ebpf.Map `ebpf:"cpu_states"`
+	Events         *ebpf.Map `ebpf:"events"`
+	FailureCounts  *ebpf.Map `ebpf:"failure_counts"`
+	Failures       *ebpf.Map `ebpf:"failures"`
+	InitialPids    *ebpf.Map `ebpf:"initial_pids"`
+	LimitWriters   *ebpf.Map `ebpf:"limit_writers"`
+	MigratedCalls  *ebpf.Map `ebpf:"migrated_calls"`
+	Ooms           *ebpf.Map `ebpf:"ooms"`
+	Reclaims       *ebpf.Map `ebpf:"reclaims"`
+	SentCgroups    *ebpf.Map `ebpf:"sent_cgroups"`
+	SentStacks     *ebpf.Map `ebpf:"sent_stacks"`
+	TargetCgroups  *ebpf.Map `ebpf:"target_cgroups"`
+	Targets        *ebpf.Map `ebpf:"targets"`
+	Throttled      *ebpf.Map `ebpf:"throttled"`
 }
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.AboveThreshold,
 		m.CallStacks,
 		m.CpuStates,
 		m.Events,
@@ -535,42 +546,45 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	CgroupEventType   *ebpf.Variable `ebpf:"cgroup_event_type"`
-	CommAccepts       *ebpf.Variable `ebpf:"comm_accepts"`
-	CommEnd           *ebpf.Variable `ebpf:"comm_end"`
-	CommLoops         *ebpf.Variable `ebpf:"comm_loops"`
-	CommStart         *ebpf.Variable `ebpf:"comm_start"`
-	EnumTypes         *ebpf.Variable `ebpf:"enum_types"`
-	FilterCgroups     *ebpf.Variable `ebpf:"filter_cgroups"`
-	FilterComms       *ebpf.Variable `ebpf:"filter_comms"`
-	FilterTargets     *ebpf.Variable `ebpf:"filter_targets"`
-	Follow            *ebpf.Variable `ebpf:"follow"`
-	ForkEventType     *ebpf.Variable `ebpf:"fork_event_type"`
-	Found             *ebpf.Variable `ebpf:"found"`
-	JiffyNs           *ebpf.Variable `ebpf:"jiffy_ns"`
-	MinPages          *ebpf.Variable `ebpf:"min_pages"`
-	OnlyLimited       *ebpf.Variable `ebpf:"only_limited"`
-	OomEventType      *ebpf.Variable `ebpf:"oom_event_type"`
-	OomKillEventType  *ebpf.Variable `ebpf:"oom_kill_event_type"`
-	PageSize          *ebpf.Variable `ebpf:"page_size"`
-	ReaderIdle        *ebpf.Variable `ebpf:"reader_idle"`
-	ReclaimEventType  *ebpf.Variable `ebpf:"reclaim_event_type"`
-	SendForks         *ebpf.Variable `ebpf:"send_forks"`
-	TakeKernelStacks  *ebpf.Variable `ebpf:"take_kernel_stacks"`
-	TakeUserStacks    *ebpf.Variable `ebpf:"take_user_stacks"`
-	TargetKinds       *ebpf.Variable `ebpf:"target_kinds"`
-	TargetTgid        *ebpf.Variable `ebpf:"target_tgid"`
-	ThrottleEventType *ebpf.Variable `ebpf:"throttle_event_type"`
-	TracerTgid        *ebpf.Variable `ebpf:"tracer_tgid"`
-	UnchargeEventType *ebpf.Variable `ebpf:"uncharge_event_type"`
-	Unfollowed        *ebpf.Variable `ebpf:"unfollowed"`
-	WakeupEvents      *ebpf.Variable `ebpf:"wakeup_events"`
+	CgroupEventType         *ebpf.Variable `ebpf:"cgroup_event_type"`
+	CgroupReleasedEventType *ebpf.Variable `ebpf:"cgroup_released_event_type"`
+	CommAccepts             *ebpf.Variable `ebpf:"comm_accepts"`
+	CommEnd                 *ebpf.Variable `ebpf:"comm_end"`
+	CommLoops               *ebpf.Variable `ebpf:"comm_loops"`
+	CommStart               *ebpf.Variable `ebpf:"comm_start"`
+	EnumTypes               *ebpf.Variable `ebpf:"enum_types"`
+	FilterCgroups           *ebpf.Variable `ebpf:"filter_cgroups"`
+	FilterComms             *ebpf.Variable `ebpf:"filter_comms"`
+	FilterTargets           *ebpf.Variable `ebpf:"filter_targets"`
+	Follow                  *ebpf.Variable `ebpf:"follow"`
+	ForkEventType           *ebpf.Variable `ebpf:"fork_event_type"`
+	Found                   *ebpf.Variable `ebpf:"found"`
+	JiffyNs                 *ebpf.Variable `ebpf:"jiffy_ns"`
+	MinPages                *ebpf.Variable `ebpf:"min_pages"`
+	OnlyLimited             *ebpf.Variable `ebpf:"only_limited"`
+	OomEventType            *ebpf.Variable `ebpf:"oom_event_type"`
+	OomKillEventType        *ebpf.Variable `ebpf:"oom_kill_event_type"`
+	PageSize                *ebpf.Variable `ebpf:"page_size"`
+	ReaderIdle              *ebpf.Variable `ebpf:"reader_idle"`
+	ReclaimEventType        *ebpf.Variable `ebpf:"reclaim_event_type"`
+	SendForks               *ebpf.Variable `ebpf:"send_forks"`
+	TakeKernelStacks        *ebpf.Variable `ebpf:"take_kernel_stacks"`
+	TakeUserStacks          *ebpf.Variable `ebpf:"take_user_stacks"`
+	TargetKinds             *ebpf.Variable `ebpf:"target_kinds"`
+	TargetTgid              *ebpf.Variable `ebpf:"target_tgid"`
+	ThresholdPercent        *ebpf.Variable `ebpf:"threshold_percent"`
+	ThrottleEventType       *ebpf.Variable `ebpf:"throttle_event_type"`
+	TracerTgid              *ebpf.Variable `ebpf:"tracer_tgid"`
+	UnchargeEventType       *ebpf.Variable `ebpf:"uncharge_event_type"`
+	Unfollowed              *ebpf.Variable `ebpf:"unfollowed"`
+	WakeupEvents            *ebpf.Variable `ebpf:"wakeup_events"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
+	CgroupRelease       *ebpf.Program `ebpf:"cgroup_release"`
 	FentryForcedCharge  *ebpf.Program `ebpf:"fentry_forced_charge"`
 	FentryLimitWrite    *ebpf.Program `ebpf:"fentry_limit_write"`
 	FentryOom           *ebpf.Program `ebpf:"fentry_oom"`
@@ -606,6 +620,7 @@ type bpfPrograms struct {
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
+		p.CgroupRelease,
 		p.FentryForcedCharge,
 		p.FentryLimitWrite,
 		p.FentryOom,

@@ -52,6 +52,12 @@ type Options struct {
 	// costs as much as some of them. After an interval without events it asks the programs
 	// to wake it, and sleeps.
 	Interval time.Duration
+	// Releases sends an event when a cgroup is gone ([event.CgroupReleased]).
+	Releases bool
+	// ThresholdPercent flags the charges that take their limiting level to this part of its memory
+	// limit ([event.Threshold]), and wakes the reader for them; 0 flags none. A level is flagged
+	// again once it was 5 percent of the limit below that.
+	ThresholdPercent int
 	// Net also sends an event for each uncharge, and for each charge that ignores the
 	// limit. The tracer is traced too, so that the balance is complete.
 	Net bool

@@ -117,6 +117,13 @@ var hooks = []hook{
 		without:  "reclaim",
 	},
 	{
+		name:     "cgroup_release",
+		programs: map[Attach]string{Kprobe: bpfProgCgroupRelease, Fentry: bpfProgCgroupRelease},
+		attach:   attachTracepoint,
+		without:  "the end of cgroups",
+		needed:   func(o *Options) bool { return o.Releases },
+	},
+	{
 		name:     "sched_migrate_task",
 		programs: map[Attach]string{Kprobe: bpfProgTaskMigrates},
 		attach:   attachTracepoint,

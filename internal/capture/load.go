@@ -106,6 +106,10 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs, onlineCPUs i
 		spec.Maps[bpfMapCallStacks].MaxEntries = uint32(possibleCPUs * len(bpfCpuState{}.Call))
 	}
 
+	if o.ThresholdPercent == 0 {
+		spec.Maps[bpfMapAboveThreshold].MaxEntries = 1
+	}
+
 	// All CPUs that are online now together wake the reader before a quarter of the buffer is full.
 	const recordBytes = 8 + event.ChargeSize // struct bpf_ringbuf_hdr
 	wakeupEvents := max(1, bufferBytes/4/recordBytes/onlineCPUs)
@@ -120,6 +124,7 @@ func configure(spec *ebpf.CollectionSpec, o *Options, possibleCPUs, onlineCPUs i
 		bpfVarTakeKernelStacks: o.KernelStacks,
 		bpfVarTakeUserStacks:   o.UserStacks,
 		bpfVarJiffyNs:          uint64(jiffy()),
+		bpfVarThresholdPercent: uint32(o.ThresholdPercent),
 	}
 	if o.Net {
 		// Do not exclude the tracer: interrupts on top of it uncharge for others.

@@ -46,14 +46,14 @@ func TestRecord(t *testing.T) {
 	tracer, err := Start(Options{
 		CgroupIDs: []event.CgroupID{cgroupID(t, parent)},
 		AboveIDs:  []event.CgroupID{cgroupID(t, "/sys/fs/cgroup")},
-		Forks:     true, KernelStacks: true, UserStacks: true, Net: true,
+		Forks:     true, KernelStacks: true, UserStacks: true, Net: true, Releases: true,
 		BufferBytes: 32 << 10,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tracer.Close()
-	gate := &gatedRing{ring: tracer.ring}
+	gate := &gatedRing{ring: tracer.ring, released: make(chan event.CgroupID, 64)}
 	tracer.ring = gate
 	rec := recordRaw(tracer.reader, tracer.Info())
 
@@ -72,6 +72,13 @@ func TestRecord(t *testing.T) {
 		runWorkload(t, steady, "steady", "1", "200") // the reader sleeps and wakes
 	}
 	runWorkload(t, other, "touch", "1") // filtered
+	gone := makeCgroup(t, "/sys/fs/cgroup/gone")
+	goneID := cgroupID(t, gone)
+	if err := os.Remove(gone); err != nil {
+		t.Fatal(err)
+	}
+	for <-gate.released != goneID {
+	}
 	runWorkload(t, leaky, "touch", "2") // hits the limit and is OOM-killed
 	gate.Lock()
 	loseEvents() // no charge follows
@@ -91,13 +98,19 @@ func TestRecord(t *testing.T) {
 }
 
 // gatedRing blocks the reader at its next record while a test holds the lock.
+// It sends the cgroups that are released.
 type gatedRing struct {
 	ring
 	sync.Mutex
+	released chan event.CgroupID
 }
 
 func (g *gatedRing) next() ([]byte, error) {
 	sample, err := g.ring.next()
+	var e event.Event
+	if err == nil && e.Decode(sample) == nil && e.Type == event.CgroupReleased {
+		g.released <- e.Cgroup
+	}
 	g.Lock()
 	defer g.Unlock()
 	return sample, err

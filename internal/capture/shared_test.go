@@ -62,7 +62,7 @@ func TestEnums(t *testing.T) {
 			"EVENT_OOM_KILL": uint64(event.OOMKill), "EVENT_CGROUP": uint64(event.CgroupName), "EVENT_FORK": uint64(event.Fork),
 			"EVENT_UNCHARGE": uint64(event.Uncharge), "EVENT_FORCED_CHARGE": uint64(event.ForcedCharge),
 			"EVENT_STACK": uint64(bpfEventTypeEVENT_STACK), // decoded to an event.Stack
-			"EVENT_OOM":   uint64(event.OOM), "EVENT_THROTTLE": uint64(event.Throttle),
+			"EVENT_OOM":   uint64(event.OOM), "EVENT_THROTTLE": uint64(event.Throttle), "EVENT_CGROUP_RELEASED": uint64(event.CgroupReleased),
 		},
 		"kind": {
 			"KIND_UNKNOWN": uint64(event.Unknown), "KIND_MEMORY": uint64(event.Memory), "KIND_MEMSW": uint64(event.Memsw),
@@ -74,7 +74,7 @@ func TestEnums(t *testing.T) {
 			"FLAG_REMOTE": uint64(event.Remote), "FLAG_KTHREAD": uint64(event.KernelThread),
 			"FLAG_WALK_CUT": uint64(event.WalkCut), "FLAG_RETRY": uint64(event.Retry), "FLAG_EXISTING": uint64(event.Existing),
 			"FLAG_LIMIT_WRITE": uint64(event.LimitWrite), "FLAG_SYSRQ": uint64(event.SysRq), "FLAG_UNKNOWN_CGROUP": uint64(event.UnknownCgroup),
-			"FLAG_CPUSET": uint64(event.Cpuset), "FLAG_MEMPOLICY": uint64(event.Mempolicy), "FLAG_GROUP": uint64(event.Group),
+			"FLAG_CPUSET": uint64(event.Cpuset), "FLAG_MEMPOLICY": uint64(event.Mempolicy), "FLAG_GROUP": uint64(event.Group), "FLAG_THRESHOLD": uint64(event.Threshold),
 		},
 		"oom_result": {
 			"OOM_NO_VICTIM": uint64(event.NoVictim), "OOM_VICTIM_EXITS": uint64(event.VictimExits),

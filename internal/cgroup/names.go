@@ -49,6 +49,12 @@ func (n *Names) Add(e *event.Event) {
 	n.nodes[e.Cgroup] = &node{parent: e.ParentID, name: e.Name, identity: e.Identity}
 }
 
+// Remove forgets the name of a cgroup that is gone, after those below it.
+func (n *Names) Remove(id event.CgroupID) { delete(n.nodes, id) }
+
+// Has reports whether a cgroup has a name.
+func (n *Names) Has(id event.CgroupID) bool { return n.nodes[id] != nil }
+
 // Replaces reports whether an event of type [event.CgroupName] has another name, parent or
 // identity for a cgroup than the event before it.
 func (n *Names) Replaces(e *event.Event) bool {

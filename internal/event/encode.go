@@ -20,6 +20,7 @@ const (
 	forkSize       = commonSize + 8
 	unchargeSize   = commonSize + 24
 	cgroupNameSize = 24 + nameSize
+	releasedSize   = 16
 	// nameSize is NAME_MAX plus the NUL.
 	nameSize = 256
 )
@@ -28,7 +29,7 @@ var sizes = [...]int{
 	Charge: ChargeSize, Lost: ChargeSize, ReclaimBegin: reclaimSize, ReclaimEnd: reclaimSize,
 	OOMKill: oomKillSize, CgroupName: cgroupNameSize, Fork: forkSize,
 	Uncharge: unchargeSize, ForcedCharge: unchargeSize,
-	OOM: oomSize, Throttle: throttleSize,
+	OOM: oomSize, Throttle: throttleSize, CgroupReleased: releasedSize,
 }
 
 var ne = binary.NativeEndian
@@ -47,8 +48,12 @@ func (e *Event) Decode(src []byte) error {
 	if len(src) != sizes[typ] {
 		return fmt.Errorf("event of type %d has %d bytes, want %d", typ, len(src), sizes[typ])
 	}
-	if typ == CgroupName {
+	switch typ {
+	case CgroupName:
 		return e.decodeCgroupName(src)
+	case CgroupReleased:
+		e.Type, e.Cgroup = typ, CgroupID{ne.Uint64(src[8:]), ne.Uint32(src[4:])}
+		return nil
 	}
 	// With an array, the compiler checks bounds only at the conversion.
 	common, rest := (*[commonSize]byte)(src), src[commonSize:]
@@ -140,6 +145,9 @@ func (e *Event) decodeCgroupName(src []byte) error {
 // Stack, Usage, MemoryStat, Held and ClockStep have no encoding: no BPF program sends them.
 func (e *Event) AppendEncoded(dst []byte) []byte {
 	dst = ne.AppendUint32(dst, uint32(e.Type))
+	if e.Type == CgroupReleased {
+		return ne.AppendUint64(ne.AppendUint32(dst, e.Cgroup.Hierarchy), e.Cgroup.ID)
+	}
 	if e.Type == CgroupName {
 		dst = ne.AppendUint32(dst, e.Cgroup.Hierarchy)
 		dst = ne.AppendUint64(dst, e.Cgroup.ID)

@@ -63,6 +63,10 @@ const (
 	// ClockStep says that the wall clock was set: events from then on have another
 	// BootWallNanos. It has no task.
 	ClockStep Type = 17
+	// CgroupReleased says that a cgroup is gone from the kernel: no later event has its ID, and
+	// its name can be forgotten. It has nothing but the Cgroup. Only traces that can last for
+	// weeks have it, and no recording.
+	CgroupReleased Type = 18
 )
 
 // Comm is the name of a thread, NUL-terminated. A process can set it to any bytes:
@@ -96,8 +100,8 @@ func (c Comm) Of(pid uint32) string {
 	return c.String() + " (" + strconv.FormatUint(uint64(pid), 10) + ")"
 }
 
-// IsName reports whether events of the type are names, which have no time.
-func (t Type) IsName() bool { return t == CgroupName || t == Stack }
+// IsName reports whether events of the type are about names. They have no time.
+func (t Type) IsName() bool { return t == CgroupName || t == Stack || t == CgroupReleased }
 
 // CgroupID identifies a cgroup: each hierarchy has its own inode numbers. The ID of
 // the zero value means no cgroup.

@@ -133,6 +133,9 @@ const (
 	// Group means that the victim of an OOMKill was killed with its group (memory.oom.group),
 	// after another victim of the same run.
 	Group
+	// Threshold means that the charge took its limiting level above the part of its limit that
+	// the trace watches. It is set again only after the level was well below that.
+	Threshold
 )
 
 // Idle reports whether the current task was the idle task: the charge was made in

@@ -81,6 +81,11 @@ func (s *HeldSampler) add(batch []event.Event) (before int) {
 		case event.CgroupName:
 			s.names.Add(e)
 			s.known[e.Cgroup] = true
+		case event.CgroupReleased:
+			s.names.Remove(e.Cgroup)
+			delete(s.known, e.Cgroup)
+			delete(s.read, e.Cgroup)
+			s.full = slices.DeleteFunc(s.full, func(id event.CgroupID) bool { return id == e.Cgroup })
 		case event.Charge:
 			if e.Outcome == event.Failed && e.Kind == event.Memory && len(s.full) < maxFull {
 				if id := e.InCgroup(e.FailedAt); !slices.Contains(s.full, id) {

@@ -88,6 +88,11 @@ func (s *NameSampler) identify(batch []event.Event) {
 	}
 	for i := range batch {
 		e := &batch[i]
+		if e.Type == event.CgroupReleased {
+			s.names.Remove(e.Cgroup)
+			delete(s.sent, e.Cgroup)
+			delete(s.unknown, e.Cgroup)
+		}
 		if e.Type != event.CgroupName {
 			continue
 		}

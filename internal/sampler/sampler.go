@@ -151,6 +151,10 @@ func (s *Sampler) merge(batch []event.Event) {
 		if e.Type == event.CgroupName {
 			s.names.Add(e)
 			s.named = append(s.named, e.Cgroup)
+		} else if e.Type == event.CgroupReleased {
+			s.names.Remove(e.Cgroup)
+			delete(s.started, e.Cgroup)
+			delete(s.first, e.Cgroup)
 		} else if !e.Type.IsName() && e.Type != event.MemoryStat && e.Type != event.Held {
 			// The excluded types are later than the events after them.
 			s.queueSamples(e.BootNanos)

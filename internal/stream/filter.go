@@ -135,6 +135,11 @@ func (m *matcher) matches(e *event.Event) bool {
 	switch e.Type {
 	case event.Lost, event.Stack, event.ClockStep:
 		return true
+	case event.CgroupReleased:
+		m.names.Remove(e.Cgroup)
+		delete(m.places, e.Cgroup)
+		delete(m.above, e.Cgroup)
+		return true
 	case event.CgroupName:
 		if m.FiltersCgroups() {
 			if m.names.Replaces(e) {
@@ -189,7 +194,7 @@ func (m *matcher) matchesEvent(e *event.Event) bool {
 		minimum *= m.pageSize
 	}
 	return e.RequestedPages >= minimum &&
-		(!m.OnlyLimited || e.LimitHit() || e.Throttled() || m.Misses && e.Outcome == event.BatchMiss)
+		(!m.OnlyLimited || e.LimitHit() || e.Throttled() || e.Flags&event.Threshold != 0 || m.Misses && e.Outcome == event.BatchMiss)
 }
 
 func (m *matcher) matchesTask(pid uint32, comm *event.Comm) bool {
