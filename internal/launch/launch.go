@@ -9,12 +9,14 @@
 // # Processes
 //
 // chargetrace executes itself for this. A child's role is in the environment variable
-// CHARGETRACE_ROLE, as JSON. main first calls [PlayRole], which plays it. There are two roles:
+// CHARGETRACE_ROLE, as JSON. main first calls [PlayRole], which plays it. There are three roles:
 //
 //   - execAs assumes the identity of a user, waits, and execs the command. It has the command's
 //     pid, arguments, files and terminal from the start.
 //   - cgroupReaper makes the command's cgroup, and outlives chargetrace to remove it. It has its
 //     own session and ignores signals. It is started only for limits.
+//   - limitRestorer raises memory limits for [Grace], and outlives chargetrace to put them back. It
+//     is not started for a command.
 //
 // Each child holds one end of a socket pair, chargetrace the other. If chargetrace dies, even by
 // SIGKILL, the kernel closes its end, and the child reads EOF.

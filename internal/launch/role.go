@@ -19,8 +19,9 @@ const roleVariable = "CHARGETRACE_ROLE"
 type role struct {
 	// Socket is the file descriptor of the child's end.
 	Socket int
-	// Reap is the task of a cgroupReaper. It is nil for execAs.
-	Reap *cgroupReaper
+	// Reap is the task of a cgroupReaper, and Restore that of a limitRestorer. Both are nil for execAs.
+	Reap    *cgroupReaper
+	Restore *limitRestorer
 	// ExecAs is the identity for execAs. A nil one is chargetrace's own.
 	ExecAs *identity
 }
@@ -70,7 +71,7 @@ func startRole(cmd *exec.Cmd, r role) (*os.File, error) {
 	return ours, nil
 }
 
-// PlayRole plays the role of a child of [Start], and exits. In any other process it does nothing.
+// PlayRole plays the role of a child of [Start] or [StartGrace], and exits. In any other process it does nothing.
 // main calls it first.
 func PlayRole() {
 	encoded, ok := os.LookupEnv(roleVariable)
@@ -86,9 +87,13 @@ func PlayRole() {
 	unix.CloseOnExec(r.Socket)
 	socket := os.NewFile(uintptr(r.Socket), "socket")
 	var last message
-	if r.Reap != nil {
+	switch {
+	case r.Reap != nil:
 		last = r.Reap.run(socket)
-	} else {
+	case r.Restore != nil:
+		r.Restore.run(socket)
+		os.Exit(0) // chargetrace does not wait for a message
+	default:
 		last.Error = execAs(r.ExecAs, socket, os.Args[1:])
 	}
 	if err := send(socket, last); err != nil {
