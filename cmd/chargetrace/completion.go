@@ -42,6 +42,7 @@ var flagWords = map[string][]string{
 	"format":     formatNames(),
 	"time":       wordsOf(text.AllTimeFormats),
 	"units":      wordsOf(text.AllUnits),
+	"when":       {"oom", "limit", "high", "95%", "lost", "exit"},
 }
 
 func wordsOf[S ~string](values []S) []string {

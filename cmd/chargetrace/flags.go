@@ -27,6 +27,8 @@ type config struct {
 	view   viewFlags
 	out    outputFlags
 
+	recorder recorderFlags
+
 	// Actions other than a trace.
 	check      bool
 	completion string // a shell
@@ -69,10 +71,11 @@ type outputFlags struct {
 	format string
 	force  bool
 	// A new recording starts after rotateBytes or rotateAfter; 0 is never. The last keep
-	// recordings are kept; 0 is all.
+	// recordings are kept, or those that have keepBytes together; 0 is all.
 	rotateBytes int64
 	rotateAfter time.Duration
 	keep        int
+	keepBytes   int64
 
 	outputs []output // of paths and format
 }
@@ -88,6 +91,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	cfg.child.define(fs)
 	cfg.view.define(fs)
 	cfg.out.define(fs)
+	cfg.recorder.define(fs)
 	fs.Func("for", "", set(&cfg.duration, parsePositiveDuration))
 	fs.BoolVar(&cfg.check, "check", false, "")
 	fs.Func("completion", "", set(&cfg.completion, parseShell))
@@ -100,7 +104,7 @@ func parseFlags(fs *flag.FlagSet, args []string) (*config, error) {
 	if err := cfg.child.parseCommand(args, fs.Args()); err != nil {
 		return nil, err
 	}
-	if len(cfg.out.paths) > 0 || !cfg.view.watch { // the screen replaces the table
+	if cfg.recorder.keep == 0 && (len(cfg.out.paths) > 0 || !cfg.view.watch) { // the screen replaces the table
 		if err := cfg.out.parseOutputs(); err != nil {
 			return nil, err
 		}
@@ -168,7 +172,19 @@ func (o *outputFlags) define(fs *flag.FlagSet) {
 	fs.StringVar(&o.format, "format", "", "")
 	fs.BoolVar(&o.force, "force", false, "")
 	fs.Func("rotate", "", o.parseRotate)
+	fs.Func("keep-size", "", set(&o.keepBytes, parseSize))
 	fs.Func("keep", "", func(s string) error { n, err := parseCount(s); o.keep = int(min(n, 1<<30)); return err })
+}
+
+func (r *recorderFlags) define(fs *flag.FlagSet) {
+	r.after, r.every = defaultAfter, defaultEvery
+	fs.Func("keep-last", "", r.parseKeep)
+	fs.Func("when", "", r.when.Parse)
+	fs.Func("after", "", set(&r.after, parseDuration))
+	fs.Func("every", "", set(&r.every, parseDuration))
+	fs.BoolVar(&r.report, "report", false, "")
+	fs.Func("exec", "", r.parseCommand)
+	fs.Func("grace", "", set(&r.graceBytes, parseSize))
 }
 
 // parseCommand sets the command to the remaining arguments. They must follow --.
@@ -190,7 +206,8 @@ func (c *childFlags) parseCommand(args, left []string) error {
 func (cfg *config) validate() error {
 	f, k, p, c, v, o := &cfg.filter, &cfg.kernel, &cfg.play, &cfg.child, &cfg.view, &cfg.out
 	plays, runs, compares := len(p.paths) > 0, c.argv != nil, p.diff != ""
-	rotates := o.rotateBytes > 0 || o.rotateAfter > 0
+	keepsLast := cfg.recorder.keep > 0
+	rotates := cfg.rotates()
 	isRecording := func(x output) bool { return x.format == "ctrace" && x.path != "-" }
 	comparable := len(o.outputs) == 1 && (o.outputs[0].format == "table" || o.outputs[0].format == "html")
 	for _, rule := range []struct {
@@ -214,7 +231,17 @@ func (cfg *config) validate() error {
 
 		{v.watch && (v.wide || compares || slices.Contains(o.paths, "-") || o.format != "" && len(o.paths) == 0),
 			"-watch replaces the table and any other output on stdout"},
-		{o.keep > 0 && !rotates, "-keep requires -rotate"},
+		{(o.keep > 0 || o.keepBytes > 0) && !rotates && !keepsLast, "-keep and -keep-size require -rotate or -keep-last"},
+		{!keepsLast && !cfg.recorder.isEmpty(), "-when, -after, -every, -report, -exec and -grace require -keep-last"},
+		{keepsLast && (len(o.paths) != 1 || !isFolder(o.paths[0])), "-keep-last requires one -o DIR/, a directory for the recordings"},
+		{keepsLast && (v.watch || v.wide || compares || o.format != "" || rotates || o.force),
+			"-keep-last saves recordings alone, and cannot be combined with -watch, -wide, -diff, -format, -rotate or -force"},
+		{keepsLast && f.MinPages > 0 && cfg.recorder.when.Percent > 0, "-when with a percentage needs all charges; -min-pages drops some"},
+		{plays && cfg.recorder.command != nil, "-exec applies while tracing"},
+		{plays && cfg.recorder.when.Percent > 0, "-when with a percentage applies while tracing"},
+		{keepsLast && cfg.recorder.after > cfg.recorder.keep && cfg.recorder.after != defaultAfter, "-after is longer than -keep-last"},
+		{cfg.recorder.graceBytes > 0 && (cfg.recorder.command == nil || cfg.recorder.when.Percent == 0),
+			"-grace raises the limit while -exec runs: it requires -exec, and -when with a percentage, such as 95%"},
 		{rotates && !slices.ContainsFunc(o.outputs, isRecording), "-rotate requires -o x.ctrace"},
 
 		{compares && !plays, "-diff requires -r, the recording to compare with"},
@@ -228,6 +255,9 @@ func (cfg *config) validate() error {
 	}
 	return nil
 }
+
+// rotates reports whether recordings are rotated.
+func (cfg *config) rotates() bool { return cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0 }
 
 // isEmpty reports whether no time is between -from and -to, as far as that does not depend on
 // the start of a recording.

@@ -34,11 +34,13 @@ func TestImports(t *testing.T) {
 		"export":            {"event", "stream", "world", "container", "cause"},
 		"report":            {"event", "stream", "world", "cgroup", "container", "verdict", "summary", "cause", "text"},
 		"trace":             {"event", "stream"},
+		"recorder":          {"event", "stream", "cgroup", "container", "trace", "verdict"},
 		"watch":             {"event", "stream", "world", "cgroup", "container", "verdict", "summary", "cause", "text"},
 		"vm":                {},
 		"vm/demo":           {"vm"},
 		"guest":             {"vm"},
 		"guest/runpod":      {},
+		"guest/leak":        {},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "chargetrace/internal/...").CombinedOutput()
 	if err != nil {

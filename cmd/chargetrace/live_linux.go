@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -23,16 +24,22 @@ import (
 func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	if child == nil { // otherwise signals go to the command
-		ctx, cancel = untilSignal()
+		ctx, cancel = cfg.untilSignal(stderr)
 	}
 	defer cancel()
 	if untested := capture.UntestedWarning(runtime.GOARCH); untested != "" {
 		fmt.Fprintf(stderr, "chargetrace: warning: %s\n", untested)
 	}
+	var saves chan os.Signal
+	if cfg.recorder.keep > 0 {
+		var stop func()
+		saves, stop = saveSignals(child == nil && !hangsUp(stderr))
+		defer stop()
+	}
 	interval := capture.DefaultInterval
 	// Without a terminal, fewer wakeups matter more than the delay. With user stacks they do
 	// not: a stack can be resolved only while its process exists.
-	if !isTerminal(stdout) && !cfg.kernel.ustack {
+	if (!isTerminal(stdout) || cfg.recorder.keep > 0) && !cfg.kernel.ustack {
 		interval = 200 * time.Millisecond
 	}
 	src, err := newKernelSource(cfg, args, child, interval)
@@ -41,8 +48,8 @@ func live(cfg *config, args []string, child *child, stdout, stderr io.Writer) (e
 	}
 	defer func() { err = errors.Join(err, src.close()) }()
 	defer capture.Prioritize()()
-	s := session{cfg, src, child}
-	return s.run(ctx, cancel, stdout, stderr)
+	s := session{cfg: cfg, src: src, child: child, saves: saves}
+	return s.start(ctx, cancel, stdout, stderr)
 }
 
 // kernelSource is the source that traces the running kernel.
@@ -93,7 +100,7 @@ func newKernelSource(cfg *config, args []string, child *child, interval time.Dur
 		Filter: filter, Attach: cfg.kernel.attach, BufferBytes: cfg.kernel.bufferBytes,
 		Forks:        filter.Follow || len(filter.PIDs) == 0 && cfg.writesRecording(),
 		KernelStacks: cfg.kernel.stack, UserStacks: cfg.kernel.ustack, Net: cfg.kernel.net,
-		Interval: interval,
+		Interval: interval, ThresholdPercent: cfg.recorder.when.Percent, Releases: cfg.recorder.keep > 0 || cfg.onlyRotates(),
 	}
 	for _, t := range s.cgroups.targets {
 		s.options.CgroupIDs = append(s.options.CgroupIDs, t.ID)

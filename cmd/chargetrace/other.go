@@ -5,6 +5,9 @@ package main
 import (
 	"errors"
 	"io"
+	"os"
+
+	"chargetrace/internal/recorder"
 )
 
 // errNoTracing is the error of functions that need the Linux kernel.
@@ -19,3 +22,14 @@ func runCommand(*config, []string, io.Reader, io.Writer, io.Writer) (int, error)
 func printCheck(io.Writer) error { return errNoTracing }
 
 func playRole() {}
+
+func saveSignals(bool) (chan os.Signal, func()) { return nil, func() {} }
+
+// commandRunner runs the command of -exec, which applies while tracing.
+type commandRunner struct{}
+
+func newCommandRunner(*recorderFlags, io.Writer) (*commandRunner, error) { return nil, errNoTracing }
+
+func (*commandRunner) runUrgently(s recorder.Save, verdict string) {}
+func (*commandRunner) run(s recorder.Save, verdict string)         {}
+func (*commandRunner) close() error                                { return nil }

@@ -6,16 +6,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
-	"chargetrace/internal/trace"
 )
 
 // output is a value of -o.
@@ -53,9 +49,9 @@ func (o *outputFlags) parseOutputs() error {
 	return nil
 }
 
-// writesRecording reports whether an output contains forks, which a replay with -f needs.
+// writesRecording reports whether there are recordings: they contain forks, which a replay with -f needs.
 func (cfg *config) writesRecording() bool {
-	return slices.ContainsFunc(cfg.out.outputs, func(o output) bool { return o.format == "ctrace" })
+	return cfg.recorder.keep > 0 || slices.ContainsFunc(cfg.out.outputs, func(o output) bool { return o.format == "ctrace" })
 }
 
 // shownInfo returns the Info of the events that pass the filter. It prints a warning if the
@@ -91,11 +87,11 @@ func (o *outputs) discard() error {
 }
 
 // open opens the outputs of a trace. If one fails, it leaves no new file behind.
-func (cfg *config) open(stdout io.Writer, sum *summary.Summary) (*outputs, error) {
+func (cfg *config) open(stdout, log io.Writer, sum *summary.Summary) (*outputs, error) {
 	o := new(outputs)
 	var sinks []stream.Sink
 	for _, out := range cfg.out.outputs {
-		sink, created, err := cfg.openOutput(out, stdout, sum)
+		sink, created, err := cfg.openOutput(out, stdout, log, sum)
 		if err != nil {
 			stream.Tee(sinks...).Close(stream.Counts{})
 			return nil, errors.Join(err, o.discard())
@@ -109,19 +105,19 @@ func (cfg *config) open(stdout io.Writer, sum *summary.Summary) (*outputs, error
 	return o, nil
 }
 
-// openOutput opens one output. created is its file if that is new.
-func (cfg *config) openOutput(o output, stdout io.Writer, sum *summary.Summary) (_ stream.Sink, created string, err error) {
+// openOutput opens one output, whose warnings go to log. created is its file if that is new.
+func (cfg *config) openOutput(o output, stdout, log io.Writer, sum *summary.Summary) (_ stream.Sink, created string, err error) {
 	format := formatNamed(o.format)
 	if o.path == "-" {
 		sink, err := format.newSink(cfg, stdout, sum)
 		return sink, "", err
 	}
-	if o.format == "ctrace" && (cfg.out.rotateBytes > 0 || cfg.out.rotateAfter > 0) {
-		r, err := newRotator(o.path, cfg, sum.Info)
+	if o.format == "ctrace" && cfg.rotates() {
+		r, err := cfg.newRotation(o.path, sum.Info, log)
 		if err != nil {
 			return nil, "", err
 		}
-		return r, r.file.Name(), nil
+		return r, r.Path(), nil
 	}
 	f, isNew, err := cfg.create(o.path)
 	if err != nil {
@@ -169,14 +165,20 @@ func (cfg *config) create(path string) (_ *os.File, isNew bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
-	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
-	if uidErr == nil && gidErr == nil && os.Geteuid() == 0 {
-		if err := f.Chown(uid, gid); err != nil {
-			return nil, false, errors.Join(err, f.Close(), os.Remove(path))
-		}
+	if err := giveToCaller(f); err != nil {
+		return nil, false, errors.Join(err, f.Close(), os.Remove(path))
 	}
 	return f, true, nil
+}
+
+// giveToCaller makes a file of root that of the user who called sudo.
+func giveToCaller(f *os.File) error {
+	uid, uidErr := strconv.Atoi(os.Getenv("SUDO_UID"))
+	gid, gidErr := strconv.Atoi(os.Getenv("SUDO_GID"))
+	if uidErr != nil || gidErr != nil || os.Geteuid() != 0 {
+		return nil
+	}
+	return f.Chown(uid, gid)
 }
 
 // overwrite opens an existing file.
@@ -220,105 +222,4 @@ func (cfg *config) plays(file os.FileInfo) bool {
 		}
 	}
 	return false
-}
-
-// rotator is a sink that starts a new recording when the current one is large or old
-// enough: x-1.ctrace, x-2.ctrace and so on for x.ctrace, after the last one of an earlier
-// trace.
-type rotator struct {
-	cfg     *config
-	path    string
-	earlier int // the last number of an earlier trace; 0: none
-	number  int
-	current *trace.Writer
-	file    *os.File
-	begun   time.Time
-}
-
-func newRotator(path string, cfg *config, info stream.Info) (*rotator, error) {
-	r := &rotator{cfg: cfg, path: path}
-	var err error
-	if r.earlier, err = r.last(); err != nil {
-		return nil, err
-	}
-	r.number = r.earlier
-	if err := r.create(); err != nil {
-		return nil, err
-	}
-	w, err := trace.NewWriter(r.file, info)
-	if err != nil {
-		return nil, errors.Join(err, r.file.Close(), os.Remove(r.file.Name()))
-	}
-	r.current = w
-	return r, nil
-}
-
-func (r *rotator) name(number int) string {
-	ext := filepath.Ext(r.path)
-	return fmt.Sprintf("%s-%d%s", strings.TrimSuffix(r.path, ext), number, ext)
-}
-
-// last returns the highest number of an existing file; 0 is none.
-func (r *rotator) last() (highest int, err error) {
-	entries, err := os.ReadDir(filepath.Dir(r.path))
-	if err != nil {
-		return 0, err
-	}
-	ext := filepath.Ext(r.path)
-	prefix := strings.TrimSuffix(filepath.Base(r.path), ext) + "-"
-	for _, entry := range entries {
-		name, isPart := strings.CutPrefix(entry.Name(), prefix)
-		n, err := strconv.Atoi(strings.TrimSuffix(name, ext))
-		if isPart && err == nil && n > highest && entry.Name() == filepath.Base(r.name(n)) {
-			highest = n
-		}
-	}
-	return highest, nil
-}
-
-// create creates the next file.
-func (r *rotator) create() error {
-	f, _, err := r.cfg.create(r.name(r.number + 1))
-	if err != nil {
-		return err
-	}
-	r.number++
-	r.file, r.begun = f, time.Now()
-	return nil
-}
-
-func (r *rotator) Write(batch []event.Event) error {
-	if r.cfg.out.rotateBytes > 0 && r.current.Bytes() >= r.cfg.out.rotateBytes ||
-		r.cfg.out.rotateAfter > 0 && time.Since(r.begun) >= r.cfg.out.rotateAfter {
-		if err := r.rotate(); err != nil {
-			return err
-		}
-	}
-	return r.current.Write(batch)
-}
-
-func (r *rotator) rotate() error {
-	old := r.file
-	if err := r.create(); err != nil {
-		return err
-	}
-	next, err := r.current.Next(r.file)
-	if err := errors.Join(err, old.Close()); err != nil {
-		r.current = nil // it has ended
-		return errors.Join(err, r.file.Close(), os.Remove(r.file.Name()))
-	}
-	r.current = next
-	if oldest := r.number - r.cfg.out.keep; r.cfg.out.keep > 0 && oldest > r.earlier {
-		if err := os.Remove(r.name(oldest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-func (r *rotator) Close(c stream.Counts) error {
-	if r.current == nil {
-		return nil
-	}
-	return errors.Join(r.current.Close(c), r.file.Close())
 }

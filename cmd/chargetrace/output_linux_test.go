@@ -55,7 +55,7 @@ func TestOutputWriteError(t *testing.T) {
 	dir := t.TempDir()
 	for format, kept := range map[string]bool{"html": false, "svg": false, "png": false, "pb.gz": false, "folded": false, "csv": true, "ctrace": true} {
 		path := filepath.Join(dir, "x."+format)
-		sink, created, err := new(config).openOutput(output{path, format}, nil, summary.New(verdict.New(world.New(stream.Info{PageSize: 4096}), text.Format{})))
+		sink, created, err := new(config).openOutput(output{path, format}, nil, io.Discard, summary.New(verdict.New(world.New(stream.Info{PageSize: 4096}), text.Format{})))
 		if err != nil || created != path {
 			t.Fatalf("%s: created %q, %v", format, created, err)
 		}
@@ -71,28 +71,6 @@ func TestOutputWriteError(t *testing.T) {
 	}
 }
 
-// TestRotateError cannot end a part: the next one does not stay behind.
-func TestRotateError(t *testing.T) {
-	dir := t.TempDir()
-	r, err := newRotator(filepath.Join(dir, "x.ctrace"), new(config), stream.Info{PageSize: 4096})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.file.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.rotate(); !errors.Is(err, os.ErrClosed) {
-		t.Errorf("%v", err)
-	}
-	if err := r.Close(stream.Counts{}); err != nil {
-		t.Errorf("closed twice: %v", err)
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil || len(files) != 1 || filepath.Base(files[0]) != "x-1.ctrace" {
-		t.Errorf("%q, %v", files, err)
-	}
-}
-
 // TestDiscard abandons a session before its first event.
 func TestDiscard(t *testing.T) {
 	dir := t.TempDir()
@@ -105,7 +83,7 @@ func TestDiscard(t *testing.T) {
 	for _, name := range []string{"x.ctrace", "x.html", "existing.csv"} {
 		cfg.out.outputs = append(cfg.out.outputs, output{filepath.Join(dir, name), name[strings.Index(name, ".")+1:]})
 	}
-	o, err := cfg.open(io.Discard, summary.New(verdict.New(world.New(stream.Info{PageSize: 4096}), text.Format{})))
+	o, err := cfg.open(io.Discard, io.Discard, summary.New(verdict.New(world.New(stream.Info{PageSize: 4096}), text.Format{})))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,12 @@ import (
 	"slices"
 	"time"
 
+	"chargetrace/internal/event"
+	"chargetrace/internal/recorder"
 	"chargetrace/internal/stream"
+	"chargetrace/internal/text"
 	"chargetrace/internal/trace"
+	"chargetrace/internal/verdict"
 	"chargetrace/internal/watch"
 )
 
@@ -22,17 +26,20 @@ func replay(cfg *config, stdin io.Reader, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer src.close()
-	ctx, cancel := untilSignal()
+	ctx, cancel := cfg.untilSignal(stderr)
 	defer cancel()
 	s := session{cfg: cfg, src: src}
-	return s.run(ctx, cancel, stdout, stderr)
+	return s.start(ctx, cancel, stdout, stderr)
 }
 
 // recordings is a source that plays recordings, one after the other.
 type recordings struct {
 	*trace.Sequence
 	files    []*os.File
+	infos    []stream.Info
+	empty    []string // skipped: after a crash, one part of a trace can be empty
 	selected stream.Filter
+	format   text.Format
 }
 
 // filter implements source.
@@ -40,13 +47,46 @@ func (r *recordings) filter() (selected, left stream.Filter) { return r.selected
 
 func (r *recordings) completeScreen(*watch.Options) error { return nil }
 
-func (r *recordings) warn(io.Writer) {}
+func (r *recordings) completeRecorder(*recorder.Options) {}
+
+// warn implements source. It prints why the flight recorder saved a recording.
+func (r *recordings) warn(stderr io.Writer) {
+	for _, path := range r.empty {
+		fmt.Fprintf(stderr, "chargetrace: warning: %s is empty: skipped\n", event.Printable(path))
+	}
+	for i := range r.infos {
+		if info := &r.infos[i]; info.Saved != nil {
+			printSaved(stderr, info, r.format)
+		}
+	}
+}
+
+// maxToldTriggers is the maximum number of triggers that printSaved prints: a recorder has one
+// of each reason.
+const maxToldTriggers = 10
+
+func printSaved(w io.Writer, info *stream.Info, f text.Format) {
+	clock := event.NewClock(info.BootWallNanos)
+	f.PageSize, f.StartBootNanos, f.WallClock = info.PageSize, info.StartBootNanos, clock.Wall
+	s := info.Saved
+	for i := range s.Triggers[:min(len(s.Triggers), maxToldTriggers)] {
+		t := &s.Triggers[i]
+		fmt.Fprintf(w, "chargetrace: saved by -keep-last: at %s %s", f.Moment(t.BootNanos), verdict.TellTrigger(&f, t))
+		if t.Times > 1 {
+			fmt.Fprintf(w, " (%d times)", t.Times)
+		}
+		fmt.Fprintln(w)
+	}
+	if s.Suppressed > 0 {
+		fmt.Fprintf(w, "chargetrace: %d earlier triggers saved no recording (-every)\n", s.Suppressed)
+	}
+}
 
 // begin implements source. Recordings end by themselves.
 func (r *recordings) begin(context.Context, io.Writer, func()) error { return nil }
 
 func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings, err error) {
-	r := &recordings{selected: cfg.filter}
+	r := &recordings{selected: cfg.filter, format: cfg.view.format}
 	defer func() {
 		if err != nil {
 			r.close()
@@ -62,6 +102,10 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 				return nil, err
 			}
 			r.files = append(r.files, f)
+			if info, err := f.Stat(); err == nil && info.Mode().IsRegular() && info.Size() == 0 && len(paths) > 1 {
+				r.empty = append(r.empty, path)
+				continue
+			}
 			in = f
 		}
 		reader, err := newReader(in, path, cfg)
@@ -69,8 +113,12 @@ func openRecordings(paths []string, cfg *config, stdin io.Reader) (_ *recordings
 			return nil, err
 		}
 		h := reader.Info()
+		r.infos = append(r.infos, h)
 		begins[reader] = h.BootWallNanos + int64(h.StartBootNanos)
 		readers = append(readers, reader)
+	}
+	if len(readers) == 0 {
+		return nil, errors.New("all of these files are empty")
 	}
 	slices.SortStableFunc(readers, func(a, b *trace.Reader) int { return cmp.Compare(begins[a], begins[b]) })
 	r.Sequence, err = trace.NewSequence(readers...)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -12,6 +13,7 @@ import (
 
 	"chargetrace/internal/cgroup"
 	"chargetrace/internal/event"
+	"chargetrace/internal/recorder"
 	"chargetrace/internal/stream"
 	"chargetrace/internal/summary"
 	"chargetrace/internal/text"
@@ -30,6 +32,9 @@ type source interface {
 	completeScreen(*watch.Options) error
 	// warn prints warnings about the trace, such as of missing hooks and symbols.
 	warn(stderr io.Writer)
+	// completeRecorder sets the counts and the clock of a flight recorder, if the source has
+	// them.
+	completeRecorder(*recorder.Options)
 	// begin is called when the outputs are ready. The source calls end when everything it
 	// traces is gone, unless ctx is done before.
 	begin(ctx context.Context, stderr io.Writer, end func()) error
@@ -42,6 +47,8 @@ type session struct {
 	cfg   *config
 	src   source
 	child *child // nil: no command is run
+	// saves delivers the signals that make the flight recorder save; nil: there are none.
+	saves <-chan os.Signal
 }
 
 // child is the command that chargetrace runs and traces.
@@ -55,6 +62,17 @@ type child struct {
 	// oomKill describes its OOM kill, at the end of the session; empty if there was none.
 	oomKill string
 	output  lateWriter // the destination of its output while the screen is shown
+}
+
+// start runs the trace, or the replay.
+func (s *session) start(ctx context.Context, restoreSignals func(), stdout, stderr io.Writer) error {
+	switch {
+	case s.cfg.recorder.keep > 0:
+		return s.record(ctx, restoreSignals, stderr)
+	case s.cfg.onlyRotates():
+		return s.rotate(ctx, restoreSignals, stderr)
+	}
+	return s.run(ctx, restoreSignals, stdout, stderr)
 }
 
 // run copies events until the source ends or ctx is done. restoreSignals restores the
@@ -71,7 +89,9 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 			sum.NameWidth = text.MaxName
 		}
 	}
-	outputs, err := s.cfg.open(stdout, sum)
+	var log lateWriter // the outputs' goroutines write to it
+	log.set(stderr)
+	outputs, err := s.cfg.open(stdout, &log, sum)
 	if err != nil {
 		return s.cfg.writeError(err)
 	}
@@ -87,6 +107,7 @@ func (s *session) run(ctx context.Context, restoreSignals func(), stdout, stderr
 		sinks = append(sinks, screen)
 		pace = screen.Pace
 		stderr, leave = screen.LogWriter(), screen.Leave
+		log.set(stderr)
 		if s.child != nil {
 			s.child.output.set(screen.HoldWriter())
 		}
@@ -167,10 +188,17 @@ func (s *session) abandon(o *outputs, dst stream.Sink, err error) error {
 	return errors.Join(err, dst.Close(stream.Counts{}), o.discard())
 }
 
-// untilSignal returns a context that ends at SIGINT, SIGTERM or SIGHUP.
-func untilSignal() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+// untilSignal returns a context that ends at SIGINT, SIGTERM or SIGHUP; see saveSignals.
+func (cfg *config) untilSignal(stderr io.Writer) (context.Context, context.CancelFunc) {
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if cfg.recorder.keep == 0 || hangsUp(stderr) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signal.NotifyContext(context.Background(), signals...)
 }
+
+// hangsUp reports whether SIGHUP says that the terminal is gone.
+func hangsUp(stderr io.Writer) bool { return isTerminal(stderr) || isTerminal(os.Stdin) }
 
 // leaveScreen restores the terminal, and then the default effect of signals. If the
 // terminal blocks, it restores the signals after 2 s, so that a second one ends the process.

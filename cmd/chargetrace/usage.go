@@ -19,6 +19,8 @@ Examples:
   sudo chargetrace -o oom.ctrace           record, for a look at any time, anywhere:
   chargetrace -r oom.ctrace -limited       with flags as above
   chargetrace -r oom.ctrace -o oom.html    a report to look at in a browser
+  sudo chargetrace -keep-last 60s -o /var/lib/chargetrace/
+                                           the minute before each OOM kill
   chargetrace -check                       can this kernel be traced by this user?
 
 Where from:
@@ -108,8 +110,39 @@ Where to (the table on stdout, if nothing else is asked for):
   -force            overwrite files
   -rotate SIZE|DURATION
                     go on in another recording after so much, as in 100M, or 1h:
-                    x-1.ctrace, x-2.ctrace, ..., after the last that is there
-  -keep N           of these, keep the last N only
+                    x-1.ctrace, x-2.ctrace, ..., after the last that is there.
+                    Without another output there is no summary at the end
+  -keep N           keep the last N recordings of -rotate, or of -keep-last
+
+The flight recorder:
+  -keep-last DURATION[,SIZE]
+                    keep the last DURATION of events in memory, as in 60s, or
+                    60s,64M with its size (default 64M), and save them when
+                    something happens, as oom-20261129T170625Z-NAME.ctrace, for
+                    -r, in the directory of -o DIR/. SIGUSR2 saves them too, and
+                    without a terminal SIGHUP
+  -when REASON[,REASON...]
+                    repeatable; when to save: oom, an OOM kill; limit, a charge
+                    at its limit; high, a charge throttled by memory.high; N%, as
+                    in 95%, usage reaches this part of the memory limit; lost,
+                    lost events; exit, the end of the trace (default oom,limit)
+  -after DURATION   keep recording this long after it (default 2s). Further reasons
+                    in that cgroup extend it, to at most that of -keep-last
+  -every DURATION   save at most one recording of a cgroup in this time (default
+                    1m). A graver reason still saves one: oom, N%, limit, high, in
+                    this order
+  -keep-size SIZE   remove the oldest recordings of -rotate or -keep-last beyond
+                    this size; for -keep-last the default is 1G, or none with
+                    -keep. A renamed recording is never removed
+  -report           save a page beside each recording
+  -exec COMMAND     run this command for each recording, without a shell. Sets
+                    CHARGETRACE_FILE, _REASON, _CGROUP, _CONTAINER, _POD,
+                    _NAMESPACE, _PID and _VERDICT in its environment, and expands
+                    them in its arguments: 'logger -- $CHARGETRACE_VERDICT'. At N%
+                    it runs at once, while the process is alive, and before there
+                    is a file. One at a time, for 30 s at most
+  -grace SIZE       at N%, raise the limits that the process is about to reach by
+                    this much until the command has ended
 
 The kernel:
   -attach HOW       kprobe, fentry for kernels without kprobes, or auto: whichever

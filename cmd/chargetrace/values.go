@@ -86,6 +86,14 @@ func parsePositiveDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
+func parseDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, badValue("a time, such as 0s, 500ms or 5m")
+	}
+	return d, nil
+}
+
 func parseCount(s string) (uint64, error) {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil || n == 0 {

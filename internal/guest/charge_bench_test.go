@@ -49,6 +49,12 @@ func BenchmarkCharge(b *testing.B) {
 		{"record", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))
 		}},
+		{"keep-last", func(b *testing.B, pid string) *tracer {
+			return chargetrace(b, "-pid", pid, "-keep-last", "60s", "-when", "oom", "-o", b.TempDir())
+		}},
+		{"rotate", func(b *testing.B, pid string) *tracer {
+			return chargetrace(b, "-pid", pid, "-rotate", "1G", "-o", filepath.Join(b.TempDir(), "x.ctrace"))
+		}},
 		{"record-fentry", func(b *testing.B, pid string) *tracer {
 			return chargetrace(b, "-attach", "fentry", "-pid", pid, "-o", filepath.Join(b.TempDir(), "x.ctrace"))
 		}},
@@ -215,8 +221,12 @@ func measure(b *testing.B, start startFunc, levels int, work string) (c cost) {
 		c.tracer += quietNanos(b, s, tr)
 		tr.Process.Signal(unix.SIGINT)
 		tr.end(b)
-		if i := slices.Index(tr.Args, "-o"); i >= 0 && tr.Args[0] == command {
-			c.recordedBytes = fileBytes(b, tr.Args[i+1])
+		if i := slices.Index(tr.Args, "-o"); i >= 0 && tr.Args[0] == command && !slices.Contains(tr.Args, "-keep-last") {
+			file := tr.Args[i+1]
+			if slices.Contains(tr.Args, "-rotate") {
+				file = strings.Replace(file, ".ctrace", "-1.ctrace", 1)
+			}
+			c.recordedBytes = fileBytes(b, file)
 		}
 	}
 	p.wait(b)

@@ -5,6 +5,7 @@ package guest
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -176,7 +177,7 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir())
-	if err := os.Symlink(workloadPath, "alloc"); err != nil {
+	if err := errors.Join(os.Symlink(workloadPath, "alloc"), os.MkdirAll("/var/lib", 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	g := newTop(t)
@@ -205,7 +206,7 @@ func TestReadme(t *testing.T) {
 func runReadme(t *testing.T, g, unit, container cgroup, line string, sudo bool) {
 	t.Helper()
 	force := func(args []string) []string { // several commands record to oom.ctrace
-		if slices.Contains(args, "-o") {
+		if slices.Contains(args, "-o") && !slices.Contains(args, "-keep-last") {
 			args = append(args, "-force")
 		}
 		return args

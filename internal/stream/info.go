@@ -33,6 +33,40 @@ type Info struct {
 	// Net means that the trace has all uncharges and all forced charges, so that a
 	// counter has a balance.
 	Net bool `json:"net,omitempty"`
+
+	// Saved is set in a recording that the flight recorder saved.
+	Saved *Saved `json:"saved,omitempty"`
+}
+
+// Saved says why the flight recorder saved a recording.
+type Saved struct {
+	// File is the name that it gave the file: a file with another name is not its own any more.
+	File string `json:"file"`
+	// Triggers are the first triggers for each reason, in the order of time.
+	Triggers []Trigger `json:"triggers"`
+	// Suppressed is the number of triggers since the file before that saved nothing: there was
+	// a file of their cgroup already.
+	Suppressed uint64 `json:"suppressed,omitempty"`
+}
+
+// Trigger is an event for which the flight recorder saves a recording.
+type Trigger struct {
+	// Reason is the value of -when, or "signal".
+	Reason    string `json:"reason"`
+	BootNanos uint64 `json:"boot_ns"`
+	// Times is the number of triggers with this reason.
+	Times uint64 `json:"times"`
+	// Cgroup is the path of the cgroup at whose limit it happened, and Label what people call
+	// it. Both are empty for a trigger of no cgroup.
+	Cgroup string `json:"cgroup,omitempty"`
+	Label  string `json:"label,omitempty"`
+	// PID and Comm are the process that was killed, or whose charge it was; 0: none.
+	PID  uint32 `json:"pid,omitempty"`
+	Comm string `json:"comm,omitempty"`
+	// MaxPages is the limit of that charge, or memory.high, and Kind the kind of its counter; in
+	// bytes for the kind "dmem". 0: unknown.
+	MaxPages uint64 `json:"max_pages,omitempty"`
+	Kind     string `json:"kind,omitempty"`
 }
 
 // Counts are the numbers of traced, filtered, lost and shown charges. A recording

@@ -25,6 +25,7 @@ type blockWriter struct {
 	frames  map[uint32]string
 
 	coder
+	limit               int // see blockBytes
 	events              int
 	firstTime, lastTime uint64
 	least, greatest     uint64 // time
@@ -35,6 +36,9 @@ type blockWriter struct {
 	mentionedStacks  map[uint32]bool
 	// renamed are the cgroups with another name than the last that was written.
 	renamed map[event.CgroupID]bool
+	// released are cgroups whose names are forgotten after this block: what is read of a cgroup
+	// late can come after its end.
+	released []event.CgroupID
 
 	// numbers are the numbers of the contexts by their encoding. last is the number of
 	// the last context of each type, -1 for none: most events of a type share one.
@@ -58,6 +62,7 @@ func newBlockWriter() blockWriter {
 		mentionedCgroups: make(map[event.CgroupID]bool), mentionedStacks: make(map[uint32]bool), renamed: make(map[event.CgroupID]bool),
 		numbers: make(map[string]int),
 		coder:   coder{encoding: true, version: Version},
+		limit:   blockBytes,
 	}
 	b.reset()
 	return b
@@ -65,6 +70,11 @@ func newBlockWriter() blockWriter {
 
 func (b *blockWriter) reset() {
 	b.events = 0
+	for _, id := range b.released {
+		delete(b.cgroups, id)
+		delete(b.renamed, id)
+	}
+	b.released = b.released[:0]
 	clear(b.mentionedCgroups)
 	clear(b.mentionedStacks)
 	clear(b.numbers)
@@ -77,9 +87,19 @@ func (b *blockWriter) reset() {
 	}
 }
 
+// maxReleased is the number of released cgroups that wait for the next event.
+const maxReleased = 1024
+
+// release forgets the name of a cgroup that is gone.
+func (b *blockWriter) release(id event.CgroupID) {
+	if b.released = append(b.released, id); b.events == 0 && len(b.released) >= maxReleased {
+		b.reset()
+	}
+}
+
 func (b *blockWriter) full() bool {
 	size := len(b.names.b) + len(b.stacks.b) + len(b.contexts.b) + b.events*eventBytes
-	return b.events == blockEvents || size >= blockBytes
+	return b.events == blockEvents || size >= b.limit
 }
 
 // redefines reports whether e gives another name to a cgroup or stack of the block.

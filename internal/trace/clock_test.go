@@ -2,6 +2,7 @@ package trace
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -23,26 +24,35 @@ func TestClockSteps(t *testing.T) {
 	}
 	var files [3]bytes.Buffer
 	trace := stream.Info{PageSize: 4096, StartBootNanos: start, BootWallNanos: wall}
-	w := newWriter(t, &files[0], trace)
-	write := func(events ...event.Event) {
-		t.Helper()
-		if err := w.Write(events); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(charged(1001), charged(1002), step(1003, 500), charged(1004), charged(start)) // the last is late
-	next, err := w.Next(&files[1])
+	ring, err := NewRing(trace, RingOptions{Memory: make([]byte, MinRingBytes)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w = next
-	write(charged(1005), step(1006, 500), step(1007, -20), charged(1008))
-	if err := w.Close(stream.Counts{}); err != nil {
-		t.Fatal(err)
+	tail := ring.Tail()
+	// write writes a part of the trace.
+	write := func(part *bytes.Buffer, events ...event.Event) {
+		t.Helper()
+		if err := errors.Join(ring.Write(events), ring.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		piece, err := tail.Begin(trace)
+		part.Write(piece)
+		for err == nil && tail.Pending() {
+			piece, err = tail.Next()
+			part.Write(piece)
+		}
+		if err == nil {
+			piece, err = tail.End(nil)
+			part.Write(piece)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	w = newWriter(t, &files[2], stream.Info{PageSize: 4096, StartBootNanos: 10, BootWallNanos: wall + 5000})
-	write(charged(11))
-	if err := w.Close(stream.Counts{}); err != nil {
+	write(&files[0], charged(1001), charged(1002), step(1003, 500), charged(1004), charged(start)) // the last is late
+	write(&files[1], charged(1005), step(1006, 500), step(1007, -20), charged(1008))
+	w := newWriter(t, &files[2], stream.Info{PageSize: 4096, StartBootNanos: 10, BootWallNanos: wall + 5000})
+	if err := errors.Join(w.Write([]event.Event{charged(11)}), w.Close(stream.Counts{})); err != nil {
 		t.Fatal(err)
 	}
 

@@ -513,7 +513,7 @@ func TestDamagedInside(t *testing.T) {
 		spoil(&h, payload)
 		var file bytes.Buffer
 		w := newWriter(t, &file, info)
-		w.writeBlock(h, payload)
+		w.encoder.putBlock(&h, payload)
 		w.Write(events[:storyNames+1])
 		w.Close(counted)
 		return file.Bytes()
@@ -897,23 +897,35 @@ func BenchmarkReader(b *testing.B) {
 	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds()/1e6, "Mevents/s")
 }
 
+// BenchmarkWriter writes to a file, and to the memory of a Ring.
 func BenchmarkWriter(b *testing.B) {
 	const n = 1 << 20
+	newRing := func(b *testing.B) stream.Sink {
+		r, err := NewRing(info, RingOptions{Keep: time.Minute, Memory: make([]byte, 64<<20)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return r
+	}
 	for name, events := range map[string][]event.Event{"charges": touch(n), "net": churn(n)} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				w := newWriter(b, io.Discard, info)
-				for chunk := range slices.Chunk(events, 256) {
-					if err := w.Write(chunk); err != nil {
+		for to, newSink := range map[string]func(*testing.B) stream.Sink{
+			"file": func(b *testing.B) stream.Sink { return newWriter(b, io.Discard, info) }, "ring": newRing,
+		} {
+			b.Run(name+"/"+to, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					w := newSink(b)
+					for chunk := range slices.Chunk(events, 256) {
+						if err := w.Write(chunk); err != nil {
+							b.Fatal(err)
+						}
+					}
+					if err := w.Close(counted); err != nil {
 						b.Fatal(err)
 					}
 				}
-				if err := w.Close(counted); err != nil {
-					b.Fatal(err)
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
-		})
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/event")
+			})
+		}
 	}
 }

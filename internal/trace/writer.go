@@ -2,14 +2,10 @@ package trace
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 
 	"chargetrace/internal/event"
 	"chargetrace/internal/stream"
@@ -20,40 +16,35 @@ const maxDelay = time.Second
 
 // Writer is a [stream.Sink] that writes a recording. Only one goroutine may use it.
 type Writer struct {
-	w    io.Writer
-	info stream.Info
-	zstd *zstd.Encoder
+	w io.Writer
 
 	mu              sync.Mutex // the timer's goroutine writes blocks too
 	timer           *time.Timer
 	delay           time.Duration // maxDelay, but for tests that need the same blocks each time
 	err             error         // of the timer's goroutine
-	block           blockWriter
-	bootWallNanos   int64  // of the events of the block
+	encoder         encoder
 	events, charges uint64 // written so far
 	bytes           int64
 }
 
 // NewWriter begins a recording.
 func NewWriter(w io.Writer, info stream.Info) (*Writer, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
-	if err != nil {
+	wr := &Writer{w: w, delay: maxDelay}
+	if err := wr.encoder.init(info.BootWallNanos, wr.put); err != nil {
 		return nil, err
 	}
-	wr := &Writer{w: w, info: info, zstd: enc, delay: maxDelay, block: newBlockWriter(), bootWallNanos: info.BootWallNanos}
 	wr.timer = time.AfterFunc(time.Hour, wr.tick)
 	wr.timer.Stop()
-	head := binary.LittleEndian.AppendUint32([]byte(signature), Version)
-	if _, err := w.Write(head); err != nil {
-		return nil, err
-	}
-	wr.bytes = int64(len(head))
-	payload, err := json.Marshal(info)
+	n, err := w.Write(fileHead())
 	if err != nil {
 		return nil, err
 	}
-	return wr, wr.writeBlock(blockHeader{kind: kindMeta}, payload)
+	wr.bytes = int64(n)
+	return wr, wr.encoder.putJSON(kindMeta, info)
 }
+
+// fileHead returns the bytes before the first block.
+func fileHead() []byte { return binary.LittleEndian.AppendUint32([]byte(signature), Version) }
 
 // Bytes is the number of bytes written so far.
 func (w *Writer) Bytes() int64 {
@@ -66,37 +57,14 @@ func (w *Writer) Bytes() int64 {
 func (w *Writer) Write(batch []event.Event) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	block := &w.encoder.block
 	for i := range batch {
-		e := &batch[i]
-		if e.Type.IsName() {
-			// The events so far mean the old name.
-			if w.block.redefines(e) {
-				if err := w.flush(); err != nil {
-					return err
-				}
-			}
-			w.block.define(e)
-			continue
+		wasEmpty := block.events == 0
+		if err := w.encoder.add(&batch[i]); err != nil {
+			return err
 		}
-		if e.Type == event.ClockStep {
-			if err := w.flush(); err != nil {
-				return err
-			}
-			w.bootWallNanos = e.BootWallNanos
-			continue
-		}
-		if w.block.events == 0 {
+		if wasEmpty && block.events > 0 {
 			w.timer.Reset(w.delay)
-		}
-		w.block.add(e)
-		w.events++
-		if e.Type == event.Charge {
-			w.charges++
-		}
-		if w.block.full() {
-			if err := w.flush(); err != nil {
-				return err
-			}
 		}
 	}
 	return w.err
@@ -106,7 +74,17 @@ func (w *Writer) Write(batch []event.Event) error {
 func (w *Writer) tick() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.err = errors.Join(w.err, w.flush())
+	w.err = errors.Join(w.err, w.encoder.flush())
+}
+
+// put writes a block to the file.
+func (w *Writer) put(h *blockHeader, encoded []byte) error {
+	w.timer.Stop()
+	w.events += uint64(h.events)
+	w.charges += w.encoder.charges
+	n, err := w.w.Write(encoded)
+	w.bytes += int64(n)
+	return err
 }
 
 // Close writes the last block of events, and the end with the counts. Of those,
@@ -115,67 +93,12 @@ func (w *Writer) Close(c stream.Counts) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer.Stop()
-	if err := errors.Join(w.err, w.flush()); err != nil {
+	if err := errors.Join(w.err, w.encoder.flush()); err != nil {
 		return err
 	}
-	for len(w.block.renamed) > 0 {
-		w.block.mentionRenamed()
-		if err := w.writeEvents(); err != nil {
-			return err
-		}
+	if err := w.encoder.putRenamed(); err != nil {
+		return err
 	}
 	c.RecordedEvents, c.RecordedCharges = w.events, w.charges
-	payload, err := json.Marshal(c)
-	if err != nil {
-		return err
-	}
-	return w.writeBlock(blockHeader{kind: kindEnd}, payload)
-}
-
-// flush writes the block of events.
-func (w *Writer) flush() error {
-	w.timer.Stop()
-	if w.block.events == 0 {
-		return nil
-	}
-	return w.writeEvents()
-}
-
-// writeEvents writes the block of events, even if it has only names.
-func (w *Writer) writeEvents() error {
-	h := blockHeader{kind: kindEvents, events: uint32(w.block.events), least: w.block.least, greatest: w.block.greatest, bootWallNanos: w.bootWallNanos}
-	payload := w.block.payload()
-	w.block.reset()
-	return w.writeBlock(h, payload)
-}
-
-func (w *Writer) writeBlock(h blockHeader, payload []byte) error {
-	buf := make([]byte, headerBytes, headerBytes+len(payload))
-	buf = w.zstd.EncodeAll(payload, buf)
-	stored := buf[headerBytes:]
-	if len(payload) > maxPayload || len(stored) > maxPayload {
-		return fmt.Errorf("block of %d bytes exceeds %d", len(payload), maxPayload)
-	}
-	h.stored, h.size = uint32(len(stored)), uint32(len(payload))
-	h.append(buf[:0])
-	h.checksum = checksum(buf, stored)
-	h.append(buf[:0])
-	n, err := w.w.Write(buf)
-	w.bytes += int64(n)
-	return err
-}
-
-// Next closes the recording and returns a Writer that continues it in another file, with
-// the same Info, names, stacks and clock.
-func (w *Writer) Next(out io.Writer) (*Writer, error) {
-	// The last part has the counts.
-	if err := w.Close(stream.Counts{}); err != nil {
-		return nil, err
-	}
-	next, err := NewWriter(out, w.info)
-	if err != nil {
-		return nil, err
-	}
-	next.block.cgroups, next.block.frames, next.bootWallNanos = w.block.cgroups, w.block.frames, w.bootWallNanos
-	return next, nil
+	return w.encoder.putJSON(kindEnd, c)
 }
