@@ -189,7 +189,7 @@ func TestLastWord(t *testing.T) {
 		}
 	}
 
-	g, leak, _, r = start("exec sleep 1000")
+	g, leak, _, r = start("exec tail -f /dev/null")
 	leak.begin(t)
 	waitForWrite(t, filepath.Join(string(g), "memory.max"), isMax(g, limit+grace))
 	if err := r.Process.Kill(); err != nil {
@@ -220,8 +220,9 @@ func TestRecorderIdle(t *testing.T) {
 		}
 		return b.String()
 	}
-	time.Sleep(10 * time.Second) // until it sleeps
+	waitAsleep(t, r.tracer)
 	before := ran()
+	// Ten seconds of the machine's clock, in which nothing may happen, are the subject of the test.
 	time.Sleep(10 * time.Second)
 	if after := ran(); after != before {
 		t.Errorf("before\n%safter\n%s", before, after)

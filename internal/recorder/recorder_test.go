@@ -73,7 +73,7 @@ func options(when string) Options {
 	return o
 }
 
-// record writes events in batches, and returns the recordings: their names and what is in them.
+// record writes events in batches, and returns the recordings as contents does.
 func record(t *testing.T, o Options, events ...event.Event) []string {
 	t.Helper()
 	dir := t.TempDir()

@@ -236,7 +236,7 @@ func (r *Rotation) run() {
 	}
 }
 
-// drain writes the blocks that there are. If that fails, it leaves the rest for another attempt.
+// drain writes the pending blocks. After an error it keeps the rest for the next attempt.
 func (r *Rotation) drain() {
 	for r.err == nil && (r.unwritten != nil || r.tail.Pending()) {
 		if err := r.writeNext(); err != nil {

@@ -144,8 +144,8 @@ func check(t *testing.T, dir string, n int, c stream.Counts) (files []string) {
 	return files
 }
 
-// TestRotation begins a file every 10 s, of which a file of another and that of an earlier trace
-// are in the way. Each event is on the disk after some seconds.
+// TestRotation begins a file every 10 s. Other files already have some of the names. fsync(2) follows
+// each write within some seconds.
 func TestRotation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
