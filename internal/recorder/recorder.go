@@ -381,10 +381,10 @@ func (r *Recorder) saveQueue() {
 		p := r.queue[0]
 		r.queue = r.queue[1:]
 		r.saving = p
-		suppressed := r.suppressed
+		suppressed, name := r.suppressed, r.fileName(p)
 		r.suppressed = 0
 		r.mu.Unlock()
-		s, err := r.save(p, suppressed)
+		s, err := r.save(p, name, suppressed)
 		if err != nil {
 			r.o.Failed(err)
 		}
@@ -404,19 +404,20 @@ func (r *Recorder) saveQueue() {
 	r.queue = nil
 }
 
-func (r *Recorder) save(p *pending, suppressed uint64) (Save, error) {
+func (r *Recorder) save(p *pending, name string, suppressed uint64) (Save, error) {
 	snapshot, err := r.ring.Snapshot(p.first - min(p.first, uint64(r.o.Keep)))
 	if err != nil {
 		return Save{}, err
 	}
 	saved := stream.Saved{Triggers: p.triggers, Suppressed: suppressed}
-	name, err := r.folder.Save(r.fileName(p), snapshot.Bytes(), func(w io.Writer, name string) error {
+	path := r.folder.Path(name)
+	name, err = r.folder.Save(name, snapshot.Bytes(), func(w io.Writer, name string) error {
 		saved.File = name
 		snapshot.Info.Saved = &saved
 		return snapshot.Write(w)
 	})
 	if name == "" {
-		return Save{}, fmt.Errorf("cannot save %s: %w", r.folder.Path(r.fileName(p)), err)
+		return Save{}, fmt.Errorf("cannot save %s: %w", path, err)
 	}
 	return Save{
 		Path: r.folder.Path(name), Name: name, Trigger: p.triggers[p.worst], Identity: p.identity,
