@@ -245,7 +245,7 @@ func (r *Rotation) drain() {
 		}
 		if r.failing {
 			r.failing = false
-			r.o.Warn(fmt.Sprintf("writes to %s again", r.folder.Path(r.name)))
+			r.o.Warn(fmt.Sprintf("writing to %s works again", r.folder.Path(r.name)))
 		}
 	}
 }
@@ -345,7 +345,8 @@ func (r *Rotation) begin() error {
 		r.number--
 		return err
 	}
-	return r.dropOld()
+	r.dropOld()
+	return nil
 }
 
 // append writes a piece to the file, or nothing of it.
@@ -356,7 +357,7 @@ func (r *Rotation) append(piece []byte) error {
 	}
 	r.bytes += int64(len(piece))
 	if r.bytes > r.room {
-		return r.dropOld()
+		r.dropOld()
 	}
 	return nil
 }
@@ -372,14 +373,18 @@ func (r *Rotation) sync() {
 }
 
 // dropOld removes the oldest recordings beyond the limits, and computes how large the current one
-// can become without that.
-func (r *Rotation) dropOld() error {
+// can become before the next attempt. If one cannot be removed, the trace goes on.
+func (r *Rotation) dropOld() {
 	left, err := r.folder.dropOld(r.name)
+	limit := r.o.Folder.MaxBytes
 	r.room = math.MaxInt64
-	if r.o.Folder.MaxBytes > 0 && left > r.bytes { // there are others
-		r.room = r.bytes + max(0, r.o.Folder.MaxBytes-left)
+	switch {
+	case err != nil:
+		r.o.Warn(fmt.Sprintf("older recordings are not removed: %v", err))
+		r.room = r.bytes + limit/8
+	case limit > 0 && left > r.bytes: // there are others
+		r.room = r.bytes + max(0, limit-left)
 	}
-	return err
 }
 
 // finish ends the recording, the last one with the counts of the trace.

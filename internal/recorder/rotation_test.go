@@ -219,7 +219,7 @@ func TestRotationFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(warnings) != 3 || !strings.Contains(warnings[1], errNothingToDrop.Error()) || !strings.HasSuffix(warnings[1], ": events wait in memory until it can be written") ||
-			!strings.HasSuffix(warnings[2], "/x-3.ctrace again") {
+			!strings.HasSuffix(warnings[2], "/x-3.ctrace works again") {
 			t.Errorf("%q", warnings)
 		}
 		files, events, _ := parts(t, dir)
@@ -331,6 +331,36 @@ func TestRotationStalled(t *testing.T) {
 	if lost == 0 || c.Lost != lost || c.RecordedCharges+lost != n*batches || c.Seen != n*batches || len(events) < n {
 		t.Errorf("%d events, %d lost: %+v", len(events), lost, c)
 	}
+}
+
+// TestRotationKeepsWriting cannot remove older recordings: it says so, and writes each block once.
+func TestRotationKeepsWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		var warnings []string
+		o := rotationOptions(&warnings)
+		earlier, err := NewRotation(filepath.Join(dir, "x.ctrace"), info, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := earlier.Close(stream.Counts{}); err != nil {
+			t.Fatal(err)
+		}
+		o.Folder.MaxBytes = 1500
+		r, err := NewRotation(filepath.Join(dir, "x.ctrace"), info, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.folder.root.Close()
+		write(t, r, 0, 20)
+		if err := r.Close(stream.Counts{Seen: 20}); err == nil {
+			t.Error("the folder is closed, but there is no error")
+		}
+		if len(warnings) == 0 || !strings.HasPrefix(warnings[0], "older recordings are not removed: ") {
+			t.Errorf("%q", warnings)
+		}
+		check(t, dir, 20, stream.Counts{Seen: 20})
+	})
 }
 
 // TestRotationFails has a disk that fails until the end: Close says so. A replay ends at once.
